@@ -1,0 +1,129 @@
+"""Decode one image file: whatever Pillow reads becomes an upright RGB square of the model's size.
+
+Colour profiles are ignored, as in the published preprocessing of CelebA and its kind; of an animation
+the first frame is read. A truncated file is an error: half a grey face must not become training data.
+"""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# What the pictures look like depends on this file: raise it with every change that alters a pixel.
+PREPROCESSING_VERSION = 1
+
+# Pillow registers these too, but they start other programs (Ghostscript) or have no decoder of their own.
+_NOT_IMAGES = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+class UnusableImageError(ValueError):
+    """Say why one image can't be used, and in `hint` what its owner can do about it."""
+
+    def __init__(self, message: str, hint: str):
+        super().__init__(message, hint)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Name the formats that this Pillow decodes by itself."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _NOT_IMAGES))
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """List the file suffixes of `readable_formats`, in lower case with their dot."""
+    formats = {*readable_formats(), "MPO"}  # several JPEGs in one file: the JPEG reader opens it
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def decode_image(content: Path | bytes, *, resolution: int, crop: int | None, upscale: bool) -> np.ndarray:
+    """Read an image file, or the bytes of one, as an upright RGB square.
+
+    Args:
+        content: Path of the file, or what is in it.
+        resolution: Side of the result in pixels.
+        crop: Side in pixels of the centre square that is kept; `None` keeps the largest.
+        upscale: Whether a square smaller than `resolution` is enlarged or refused.
+
+    Returns:
+        uint8 [3, resolution, resolution].
+
+    Raises:
+        UnusableImageError: The content is no image, is damaged or too small.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    try:
+        with Image.open(file, formats=readable_formats()) as image:
+            check_size(image.size, resolution=resolution, crop=crop, upscale=upscale)
+            ImageOps.exif_transpose(image, in_place=True)
+            return square(to_rgb(image), resolution=resolution, crop=crop)
+    except UnusableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnusableImageError("is not an image", "Remove or replace what is not an image.") from error
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(
+            f"is too large to be decoded safely ({error})", "Shrink the largest images first."
+        ) from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        message = f"can't be decoded ({type(error).__name__}: {error})"
+        raise UnusableImageError(message, "Replace or remove the damaged images.") from error
+
+
+def check_size(size: tuple[int, int], *, resolution: int, crop: int | None, upscale: bool) -> None:
+    """Refuse an image that can't fill the square, before the work of decoding it.
+
+    Raises:
+        UnusableImageError: The image is smaller than `crop`, or than `resolution` while `upscale` is off.
+    """
+    width, height = size
+    if crop is not None and min(size) < crop:
+        raise UnusableImageError(
+            f"has {width}x{height} pixels, too few to crop {crop}x{crop}",
+            "A smaller `--crop`, or none, keeps the largest centre square.",
+        )
+    if min(size) < resolution and not upscale:
+        raise UnusableImageError(
+            f"has {width}x{height} pixels, fewer than the target of {resolution}x{resolution}",
+            "`--upscale true` enlarges small images; a model with a smaller resolution needs none of it.",
+        )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB: transparency shows white, 16-bit grey and floats in [0, 1] are scaled."""
+    if image.mode.startswith("I"):  # 16-bit PNG, TIFF and PGM
+        return _grey(np.asarray(image), white=65535)
+    if image.mode == "F":
+        return _grey(np.asarray(image), white=1)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _grey(values: np.ndarray, white: int) -> Image.Image:
+    """Scale numbers in [0, white] to grey: no guessing, since a guess would differ from image to image."""
+    if not (values.min() >= 0 and values.max() <= white):  # a NaN is refused too
+        raise ValueError(f"grey values from {values.min()} to {values.max()}, allowed are 0 to {white}")
+    return Image.fromarray(np.rint(values / white * 255).astype(np.uint8)).convert("RGB")
+
+
+def square(image: Image.Image, *, resolution: int, crop: int | None) -> np.ndarray:
+    """Cut the centre square out of an RGB image and resize it with an antialiasing Lanczos filter.
+
+    Returns:
+        uint8 [3, resolution, resolution].
+    """
+    side = crop or min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

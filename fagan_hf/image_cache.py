@@ -1,0 +1,204 @@
+"""Keep prepared images on disk: a folder that is complete or absent, memory-mapped when it is read.
+
+A cache folder holds `images.npy` (uint8 [N, 3, R, R]), `labels.npy` (float32 [N, L]) and `about.json`. It is
+written aside, synced and renamed, so that an interruption leaves nothing that could be taken for a cache.
+"""
+
+import errno
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import torch
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SPARE_BYTES = 1 << 20  # headers, about.json, the file system's own blocks
+
+
+class Images:
+    """Hold prepared images as they lie on disk, memory-mapped: opened at once, and shared by processes.
+
+    Attributes:
+        array: uint8 [N, 3, R, R], read only.
+        labels: float32 [N, L], 0 or 1.
+        label_names: What each of the L columns claims.
+        fingerprint: Identifies source and preprocessing: the same fingerprint means the same pixels.
+        description: Facts for a card: dataset, split, revision, licence, attribution, count, preprocessing.
+        folder: Where all this lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        self.folder = folder
+        self.array: np.memmap = np.load(folder / "images.npy", mmap_mode="r")
+        self.labels: np.ndarray = np.load(folder / "labels.npy")
+        self.label_names: tuple[str, ...] = tuple(about["label_names"])
+        self.fingerprint: str = about["fingerprint"]
+        self.description: dict[str, Any] = about["description"]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.array.shape))
+        return f"<Images {self.description['dataset']}: {size}, labels {self.label_names}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Images, (self.folder,)  # a process that receives it maps the file again instead of copying it
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Copy some images and their labels out of the file.
+
+        Args:
+            indices: B positions in [0, N), in any order; a negative one counts from the end.
+
+        Returns:
+            uint8 [B, 3, R, R] in [0, 255], and float32 [B, L] of 0 and 1.
+
+        Raises:
+            IndexError: An index is not below N.
+        """
+        import torch
+
+        rows = np.asarray(indices, dtype=np.int64)
+        return torch.from_numpy(np.asarray(self.array[rows])), torch.from_numpy(self.labels[rows])
+
+
+def cache_root(cache_dir: Path | None) -> Path:
+    """Choose where caches lie: `cache_dir`, else `$FAGAN_CACHE`, else `~/.cache/fagan_hf`."""
+    root = cache_dir or os.environ.get("FAGAN_CACHE") or Path("~/.cache/fagan_hf")
+    return Path(root).expanduser()
+
+
+def open_cache(folder: Path) -> Images | None:
+    """Open a cache folder if it is complete: no file is missing, each is as long as it should be."""
+    try:
+        images = Images(folder)
+        is_complete = (
+            images.array.dtype == np.uint8
+            and images.labels.shape == (len(images), len(images.label_names))
+            and (folder / "images.npy").stat().st_size == images.array.offset + images.array.nbytes
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return images if is_complete else None
+
+
+@contextmanager
+def only_one_process(folder: Path, *, tell: bool) -> Iterator[None]:
+    """Let one process at a time prepare a cache folder; the others wait here, then find it ready.
+
+    The lock ends with the process that holds it, however that ends. So what lies aside once it is ours was left
+    by a process that died, and is removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if tell:
+            print(f"Waiting for another process that prepares {folder} ...", file=sys.stderr)
+        lock.acquire()
+    try:
+        for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def write_cache(
+    folder: Path,
+    chunks: Iterable[np.ndarray],
+    *,
+    shape: tuple[int, int, int, int],
+    labels: np.ndarray,
+    about: dict[str, Any],
+) -> Images:
+    """Write a cache folder, aside first: it is complete or absent.
+
+    Args:
+        folder: Where it shall be. What is there is replaced.
+        chunks: uint8 [any, 3, R, R] each, together `shape`.
+        shape: Of all images, [N, 3, R, R].
+        labels: float32 [N, L].
+        about: `label_names`, `fingerprint`, `description`.
+
+    Raises:
+        OSError: The disk is too small; says how many bytes are needed. Nothing is left behind.
+        ValueError: Chunks or labels are not as many as announced.
+    """
+    needed_bytes = int(np.prod(shape)) + labels.nbytes + _SPARE_BYTES
+    _check_free_space(folder.parent, needed_bytes)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        aside.mkdir()
+        with _synced(aside / "images.npy") as file:
+            # Plain writes: on a full disk they raise OSError; a writable memory map would die of SIGBUS.
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in chunks:
+                file.write(np.ascontiguousarray(chunk).data)
+        with _synced(aside / "labels.npy") as file:
+            np.save(file, labels)
+        with _synced(aside / "about.json") as file:
+            file.write(json.dumps(about, indent=2, ensure_ascii=False).encode())
+        _put_in_place(aside, folder)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise _disk_full(folder.parent, needed_bytes) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Images(folder)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[Any]:
+    """Open a new file for writing, and have it on disk at the end."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of a damaged one but not of a complete one.
+
+    Two can only meet here on a file system without locks.
+    """
+    if open_cache(aside) is None:
+        raise ValueError("the chunks and labels do not make up the announced shape")
+    if open_cache(folder) is not None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        aside.rename(folder)
+    except OSError:
+        if open_cache(folder) is None:
+            raise
+
+
+def _check_free_space(root: Path, needed_bytes: int) -> None:
+    if shutil.disk_usage(root).free < needed_bytes:
+        raise _disk_full(root, needed_bytes)
+
+
+def _disk_full(root: Path, needed_bytes: int) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"Too little disk space for the prepared images: they need {needed_bytes:,} bytes, "
+        f"{shutil.disk_usage(root).free:,} are free. Free some, or set the environment variable FAGAN_CACHE "
+        "to a folder on another disk",
+        str(root),
+    )

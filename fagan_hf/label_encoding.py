@@ -1,0 +1,46 @@
+"""Encode the label columns of a data set as numbers in {0, 1}."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAX_CLASSES = 1024  # one column each: more is an identity or a file name rather than a class
+
+
+class LabelColumn(NamedTuple):
+    """The values of one column, and the classes they come from where the data set declares them."""
+
+    values: Sequence[Any]
+    classes: Sequence[str | int] | None = None
+
+
+def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.ndarray]:
+    """Encode one column: claims (bool, 0/1, CelebA's -1/1) as they are, classes as one column each.
+
+    Returns:
+        Names (`name`, or `name=class` for each class) and float32 [values, names] of 0 and 1.
+
+    Raises:
+        ValueError: A value is missing, is no bool, int or str, is no declared class; or classes are too many.
+    """
+    values, classes = column
+    for row, value in enumerate(values):
+        if not isinstance(value, bool | int | str | np.bool_ | np.integer):
+            raise ValueError(
+                f"Label column {name!r} holds {value!r} ({type(value).__name__}) in row {row}; "
+                "a label is a bool, an int or a str."
+            )
+    distinct = set(values)
+    if classes is None and (distinct <= {0, 1} or distinct <= {-1, 1}):  # True == 1
+        return (name,), np.array([[value == 1] for value in values], np.float32).reshape(-1, 1)
+    if classes is None:
+        classes = sorted(distinct, key=lambda value: (isinstance(value, str), value))
+    if unknown := distinct - set(classes):
+        raise ValueError(f"Label column {name!r} holds {unknown.pop()!r}, which is none of {list(classes)}.")
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(f"Label column {name!r} has {len(classes)} classes; at most {MAX_CLASSES} are allowed.")
+    position = {value: index for index, value in enumerate(classes)}
+    one_hot = np.zeros((len(values), len(classes)), np.float32)
+    one_hot[np.arange(len(values)), [position[value] for value in values]] = 1
+    return tuple(f"{name}={value}" for value in classes), one_hot
