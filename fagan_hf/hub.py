@@ -1,0 +1,228 @@
+"""The one place where a model becomes files and files become a model.
+
+`PyTorchModelHubMixin` alone is lenient: unknown config keys are dropped, missing weights stay random, a pickle is
+loaded where safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
+"""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import HfApi, PyTorchModelHubMixin, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.files import replacing
+
+CONFIG_FILE = constants.CONFIG_NAME
+WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["gan"], license="mit"):
+    """A network with a config that is saved, loaded and pushed as ``config.json`` and ``model.safetensors``.
+
+    Attributes:
+        config_class: The dataclass that ``config.json`` is read as.
+        subfolder: Where the network lives in a repository or run folder.
+    """
+
+    config_class: ClassVar[type[GeneratorConfig] | type[DiscriminatorConfig]]
+    subfolder: ClassVar[str]
+
+    def __init__(self, config: GeneratorConfig | DiscriminatorConfig):
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ValueError(
+                f"{type(self).__name__} was given {type(config).__name__}; it takes a {self.config_class.__name__} "
+                f"(there is also {type(self).__name__}.from_preset(name))"
+            )
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        return next(self.parameters()).dtype
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write ``config.json`` and ``model.safetensors`` into a folder, each complete or not at all.
+
+        Args:
+            save_directory: The folder, made if need be.
+            **kwargs: None is taken; they are the mixin's, whose other ways of saving would bypass the config.
+
+        Raises:
+            TypeError: Something else was passed.
+        """
+        if kwargs:
+            raise TypeError(f"save_pretrained takes a folder only, not {', '.join(kwargs)}; to push use push_to_hub")
+        folder = Path(save_directory)
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(folder / WEIGHTS_FILE) as path:
+            save_file(weights, path, metadata={"format": "pt"})
+        with replacing(folder / CONFIG_FILE) as path:
+            path.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        dtype: torch.dtype | str | None = None,
+    ) -> Self:
+        """Load a network, in eval mode, from a local folder or a repository on the Hub.
+
+        Args:
+            pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name``.
+            subfolder: Where in there the two files are. By default in the class's own subfolder, else at the top.
+            revision: Branch, tag or commit on the Hub. Config and weights come from one commit.
+            token: Access token; by default the one that ``hf auth login`` stored.
+            cache_dir: Where downloads are kept; by default the Hub's own cache.
+            force_download: Download even what is in the cache.
+            local_files_only: Use only what is in the cache.
+            dtype: What the weights become, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as they were saved.
+
+        Raises:
+            FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
+                are not read, for they can run code.
+            ValueError: The config is no valid one, or the weights don't fit it to the last key and shape.
+        """
+        folder = cls._fetch(
+            str(pretrained_model_name_or_path),
+            subfolders=(cls.subfolder, "") if subfolder is None else (subfolder,),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        dtype = _parse_dtype(dtype)
+        model = cls(_read_config(folder / CONFIG_FILE, cls.config_class))
+        _load_weights(model, folder / WEIGHTS_FILE, dtype)
+        return model.eval()
+
+    @classmethod
+    def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
+        """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
+        root = Path(path).expanduser()
+        if not root.is_dir():
+            # Pickles are listed, not downloaded: see _missing_files.
+            patterns = [str(Path(folder, name)) for folder in subfolders for name in (CONFIG_FILE, WEIGHTS_FILE)]
+            root = _download(path, allow_patterns=patterns, **download)
+        for folder in (root / name for name in subfolders):
+            if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+                return folder
+        raise _missing_files(cls.__name__, path, root, subfolders)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload config and weights in one commit, into the class's own subfolder; a card that is there stays.
+
+        Args:
+            repo_id: ``user/name``; the repository is made if need be.
+            commit_message: By default it names the class.
+            private: Make a new repository private?
+            token: Access token; by default the one that ``hf auth login`` stored.
+            revision: Branch to commit to; by default ``main``.
+            create_pr: Open a pull request instead of committing.
+
+        Returns:
+            Address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                path_in_repo=self.subfolder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                revision=revision,
+                create_pr=create_pr,
+            ).commit_url
+
+
+def _download(repo_id: str, **kwargs: Any) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, **kwargs))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{repo_id!r} is no folder here ({os.getcwd()}), and the Hub did not give it either: {error}. "
+            "Give the path of a run folder or a Hub id like 'user/name'; a private one needs `hf auth login`."
+        ) from error
+
+
+def _missing_files(name: str, path: str, root: Path, subfolders: tuple[str, ...]) -> FileNotFoundError:
+    places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
+    found = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+    pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
+    refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
+    listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    return FileNotFoundError(
+        f"{path!r} is no {name}: it needs {CONFIG_FILE} and {WEIGHTS_FILE} in {places}; found {listing or 'nothing'}."
+        f"{refused}"
+    )
+
+
+def _read_config(path: Path, config_class: type) -> Any:
+    try:
+        return config_class.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        raise ValueError(f"{path} is no {config_class.__name__}: {error}") from error
+
+
+def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
+        raise ValueError(f"dtype is {dtype!r}; it must be a floating point one, such as 'float32' or torch.bfloat16")
+    return parsed
+
+
+def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+    expected = model.state_dict()
+    if problems := list(_mismatches(expected, weights)):
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{path} does not fit its {CONFIG_FILE}:\n  " + "\n  ".join(problems[:10]) + more)
+    floating = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    model.to(dtype or floating)
+    model.load_state_dict(weights)
+
+
+def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            yield f"{name} is missing"
+        elif name not in expected:
+            yield f"{name} is not known"
+        elif weights[name].shape != expected[name].shape:
+            yield f"{name} is {list(weights[name].shape)}; it must be {list(expected[name].shape)}"

@@ -1,0 +1,119 @@
+"""The two attention layers: SAGAN's, on top of a feature map, and FAGAN's, which makes the feature map itself."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.layers.activations import build_activation
+from fagan_hf.layers.conv import normalised
+from fagan_hf.layers.functional import attention
+
+
+class SelfAttention(nn.Module):
+    """Add to a feature map what its positions gather from each other: ``gamma * attention(x) + x``.
+
+    Args:
+        in_channels: Channels that come in and go out.
+        squeeze_factor: Query and key have ``in_channels // squeeze_factor`` channels.
+        heads: Number of groups of channels that attend on their own; the paper has one.
+        bias: Do query, key and value have a bias?
+
+    Attributes:
+        query, key, value: 1x1 convolutions.
+        gamma: The gate, a trained scalar that starts at 0: the layer begins as the identity.
+
+    Reference:
+        SAGAN, arXiv:1805.08318, equation 3.
+    """
+
+    def __init__(self, in_channels: int, *, squeeze_factor: int = 8, heads: int = 1, bias: bool = True):
+        super().__init__()
+        squeezed = in_channels // squeeze_factor
+        self.heads = heads
+        self.query = nn.Conv2d(in_channels, squeezed, kernel_size=1, bias=bias)
+        self.key = nn.Conv2d(in_channels, squeezed, kernel_size=1, bias=bias)
+        self.value = nn.Conv2d(in_channels, in_channels, kernel_size=1, bias=bias)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(
+        self, feature_map: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch in_channels height width"]:
+        """Give the feature map with what it attended to added."""
+        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        return self.gamma * gathered + feature_map
+
+
+class FullAttention(nn.Module):
+    """Extract features and attend at once: ``alpha * f(attention(x)) + (1 - alpha) * f(batch_norm(conv(x)))``.
+
+    Query, key and value are k x k convolutions (or transposed ones) like the convolution path's own, so the layer
+    shrinks or enlarges in both paths alike. Spectral and batch norm act on the convolution path only, the activation f
+    on both paths before they are blended.
+
+    Args:
+        in_channels: Channels that come in.
+        out_channels: Channels that go out.
+        kernel_size: Height and width of all four kernels [pixels].
+        stride: Their step [pixels].
+        padding: Zeros around the input [pixels].
+        transposed: Enlarge, by transposed convolutions?
+        squeeze_factor: Query and key have ``in_channels // squeeze_factor`` channels.
+        bias: Do the four convolutions have a bias?
+        spectral_norm: Divide the convolution path's weight by its spectral norm?
+        spectral_norm_dim: The weight's dimension that counts as rows for that norm.
+        batch_norm: Normalise the convolution path over the batch?
+        activation: A name such as ``"leaky_relu(0.2)"``.
+        heads: Number of groups of channels that attend on their own; the original has one.
+
+    Attributes:
+        query, key, value: The attention path's convolutions.
+        residual: The convolution path's.
+        batch_norm: Behind `residual`; an identity where there is none.
+        alpha: The gate, a trained scalar that starts at 0: the layer begins as a convolution. It is unbounded, as in
+            the original, so a network may also learn to subtract what attention finds.
+
+    Reference:
+        FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        transposed: bool = False,
+        squeeze_factor: int = 8,
+        bias: bool = True,
+        spectral_norm: bool = True,
+        spectral_norm_dim: int = 0,
+        batch_norm: bool = True,
+        activation: str = "leaky_relu(0.2)",
+        heads: int = 1,
+    ):
+        super().__init__()
+        conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
+        squeezed = in_channels // squeeze_factor
+
+        def conv(channels: int) -> nn.Module:
+            return conv_class(in_channels, channels, kernel_size, stride, padding, bias=bias)
+
+        self.heads = heads
+        self.query = conv(squeezed)
+        self.key = conv(squeezed)
+        self.value = conv(out_channels)
+        self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
+        self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+        self.activation = build_activation(activation)
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(
+        self, feature_map: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        """Give the blend of both paths."""
+        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        gathered = self.activation(gathered)
+        convolved = self.activation(self.batch_norm(self.residual(feature_map)))
+        return convolved + self.alpha * (gathered - convolved)

@@ -1,0 +1,63 @@
+"""Convolutions as the networks use them: spectral norm on the weight, batch norm behind, an activation at the end."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.layers.activations import build_activation
+from fagan_hf.layers.spectral_norm import spectral_norm
+
+
+class Conv(nn.Module):
+    """Convolve, normalise, activate.
+
+    Args:
+        in_channels: Channels that come in.
+        out_channels: Channels that go out.
+        kernel_size: Height and width of the kernel [pixels].
+        stride: Step of the kernel [pixels].
+        padding: Zeros around the input [pixels].
+        bias: Does the convolution have a bias?
+        spectral_norm: Divide the weight by its spectral norm?
+        spectral_norm_dim: The weight's dimension that counts as rows for that norm.
+        batch_norm: Normalise over the batch before the activation?
+        activation: A name such as ``"leaky_relu(0.2)"``.
+    """
+
+    conv_class: type[nn.Conv2d] | type[nn.ConvTranspose2d] = nn.Conv2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        spectral_norm: bool = True,
+        spectral_norm_dim: int = 0,
+        batch_norm: bool = False,
+        activation: str = "identity",
+    ):
+        super().__init__()
+        conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.conv = normalised(conv, spectral_norm, spectral_norm_dim)
+        self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+        self.activation = build_activation(activation)
+
+    def forward(
+        self, feature_map: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        """Give the activated feature map."""
+        return self.activation(self.batch_norm(self.conv(feature_map)))
+
+
+class ConvTranspose(Conv):
+    """`Conv` with a transposed convolution: it enlarges where `Conv` shrinks."""
+
+    conv_class = nn.ConvTranspose2d
+
+
+def normalised(module: nn.Module, is_normalised: bool, dim: int) -> nn.Module:
+    """Put spectral norm on a module's weight if asked for."""
+    return spectral_norm(module, dim) if is_normalised else module

@@ -1,0 +1,84 @@
+"""Spectral normalisation as a parametrization (Miyato et al., arXiv:1802.05957, algorithm 1).
+
+Why not torch's own: torch updates u before v, the original attn-gan-pytorch v before u as the paper does, and the two
+agree only once the iteration has converged. In this order a fresh network agrees with the original to rounding.
+Unlike the original's, ours leaves u and v alone in eval mode, so the same input gives the same output.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+EPSILON = 1e-12  # the original's, added to a length before dividing by it
+
+
+def _unit(vector: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+    return vector / (vector.norm() + EPSILON)
+
+
+class SpectralNorm(nn.Module):
+    """Divide a weight by an estimate of its largest singular value.
+
+    One power iteration a call in training mode moves the estimate; eval mode uses it as it is.
+
+    Args:
+        weight: The weight, for its shape and dtype.
+        dim: The weight's dimension that counts as rows; all others together are the columns.
+
+    Attributes:
+        u: Left singular vector ``[rows]``, of length 1.
+        v: Right singular vector ``[columns]``, of length 1.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor, dim: int = 0):
+        super().__init__()
+        self.dim = dim
+        rows, columns = self._matrix(weight).shape
+        self.register_buffer("u", _unit(torch.randn(rows, device=weight.device, dtype=weight.dtype)))
+        self.register_buffer("v", _unit(torch.randn(columns, device=weight.device, dtype=weight.dtype)))
+
+    def _matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
+        return weight.movedim(self.dim, 0).flatten(1)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor, iterations: int = 1) -> None:
+        """Move `u` and `v` towards the singular vectors of ``weight``."""
+        matrix = self._matrix(weight)
+        for _ in range(iterations):
+            # Copied in place: the buffers stay the same tensors, for a saved state and for other processes.
+            self.v.copy_(_unit(matrix.mT @ self.u))
+            self.u.copy_(_unit(matrix @ self.v))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Give the weight divided by its estimated norm, in the weight's shape."""
+        if self.training:
+            self.iterate(weight)
+        # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
+        u, v = self.u.clone(), self.v.clone()
+        return weight / torch.dot(u, self._matrix(weight) @ v)
+
+
+def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
+    """Normalise a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
+    parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, dim))  # pyright: ignore[reportArgumentType]
+    return module
+
+
+def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
+    """Let the estimates of a network catch up with weights that were set from outside, such as averaged ones.
+
+    Args:
+        network: Any module; each spectrally normalised weight in it is refreshed in place.
+        iterations: Power iterations; 20 bring the estimate of averaged weights to about 1e-3 of the true norm.
+    """
+    for module in network.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrizations = module.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+            for norm in parametrizations:
+                if isinstance(norm, SpectralNorm):
+                    norm.iterate(parametrizations.original, iterations)

@@ -1,0 +1,66 @@
+"""The discriminator: from images to one logit each."""
+
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.configs import DiscriminatorConfig
+from fagan_hf.hub import HubModel
+from fagan_hf.layers import build_layer
+from fagan_hf.models.labels import check_labels
+from fagan_hf.presets import preset
+
+
+class Discriminator(HubModel):
+    """A discriminator as its config describes it: layer after layer, from an image to a 1x1 feature map, its logit.
+
+    Args:
+        config: The architecture.
+
+    Raises:
+        ValueError: ``config`` is no `DiscriminatorConfig`.
+    """
+
+    config_class = DiscriminatorConfig
+    subfolder = "discriminator"
+    config: DiscriminatorConfig
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__(config)
+        self.layers = nn.Sequential(*map(build_layer, config.layers))
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """Make the untrained discriminator of a preset; `fagan_hf.presets.PRESETS` has the names.
+
+        Raises:
+            ValueError: There is no such preset.
+        """
+        return cls(preset(name)[1])
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 size size"], labels: Float[Tensor, "batch num_labels"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Judge images.
+
+        Args:
+            images: In [-1, 1], of the config's `image_size`.
+            labels: One number in [0, 1] for each of the config's `label_names`; none if it is unconditional.
+
+        Returns:
+            Logits, unbounded; higher means more real.
+
+        Raises:
+            ValueError: Images or labels have another shape.
+        """
+        size = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"images are {list(images.shape)}; they must be [batch, 3, {size}, {size}]")
+        labels = check_labels(labels, self.config.label_names, len(images))
+        if labels is None:
+            return self.layers(images).flatten()
+        features = self.layers[:-1](images)
+        planes = labels.to(features)[..., None, None].expand(-1, -1, *features.shape[2:])
+        return self.layers[-1](torch.cat([features, planes], dim=1)).flatten()

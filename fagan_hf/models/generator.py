@@ -1,0 +1,68 @@
+"""The generator: from latent vectors to images."""
+
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.configs import GeneratorConfig
+from fagan_hf.hub import HubModel
+from fagan_hf.layers import build_layer
+from fagan_hf.models.labels import check_labels
+from fagan_hf.presets import preset
+
+
+class Generator(HubModel):
+    """A generator as its config describes it: layer after layer, from a 1x1 feature map to an image.
+
+    Args:
+        config: The architecture.
+
+    Raises:
+        ValueError: ``config`` is no `GeneratorConfig`.
+    """
+
+    config_class = GeneratorConfig
+    subfolder = "generator"
+    config: GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__(config)
+        self.layers = nn.Sequential(*map(build_layer, config.layers))
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """Make the untrained generator of a preset; `fagan_hf.presets.PRESETS` has the names.
+
+        Raises:
+            ValueError: There is no such preset.
+        """
+        return cls(preset(name)[0])
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch latent_dim *one_by_one"],
+        labels: Float[Tensor, "batch num_labels"] | None = None,
+    ) -> Float[Tensor, "batch 3 size size"]:
+        """Turn latents into images.
+
+        Args:
+            latents: Standard normal vectors, ``[batch, latent_dim]`` or ``[batch, latent_dim, 1, 1]``.
+            labels: One number in [0, 1] for each of the config's `label_names`; none for an unconditional generator.
+
+        Returns:
+            Images in [-1, 1].
+
+        Raises:
+            ValueError: Latents or labels have another shape.
+        """
+        latent_dim = self.config.latent_dim
+        if latents.shape[1:] not in ((latent_dim,), (latent_dim, 1, 1)):
+            raise ValueError(
+                f"latents are {list(latents.shape)}; they must be [batch, {latent_dim}] or [batch, {latent_dim}, 1, 1]"
+            )
+        latents = latents.flatten(1)
+        if (labels := check_labels(labels, self.config.label_names, len(latents))) is not None:
+            latents = torch.cat([latents, labels.to(latents)], dim=1)
+        return self.layers(latents[..., None, None])

@@ -1,0 +1,23 @@
+"""Labels of a conditional network, checked where they come in."""
+
+from torch import Tensor
+
+
+def check_labels(labels: Tensor | None, names: tuple[str, ...], batch: int) -> Tensor | None:
+    """Let labels pass that fit a config.
+
+    Args:
+        labels: ``[batch, len(names)]``, or none for an unconditional network.
+        names: The config's `label_names`.
+        batch: Length of the batch that they belong to.
+
+    Raises:
+        ValueError: They are missing, not wanted, or of another shape.
+    """
+    if labels is None and not names:
+        return None
+    if labels is None or labels.shape != (batch, len(names)):
+        got = "missing" if labels is None else f"{list(labels.shape)}"
+        wanted = f"[{batch}, {len(names)}], a column for each of {', '.join(names)}" if names else "left out"
+        raise ValueError(f"labels are {got}; they must be {wanted}")
+    return labels

@@ -1,0 +1,136 @@
+"""The diffusers pipeline: from nothing, or from seeds, to pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from fagan_hf.models import Generator
+from fagan_hf.repository import save_repository
+from fagan_hf.sampling import latents_from_seeds, sample, to_uint8
+from fagan_hf.seeds import MAX_SEED
+
+OutputType = Literal["pil", "np", "pt"]
+
+
+@dataclass
+class FAGANPipelineOutput(ImagePipelineOutput):
+    """What a call gives.
+
+    Attributes:
+        images: Pictures, in the form that ``output_type`` asked for.
+        seeds: The seed of each picture; ``None`` if latents were given.
+    """
+
+    seeds: list[int] | None = None
+
+
+class FAGANPipeline(DiffusionPipeline):
+    """Pictures from a trained generator.
+
+    Args:
+        generator: What draws them.
+
+    Example:
+        >>> pipe = FAGANPipeline.from_pretrained("runs/avatars-32")  # doctest: +SKIP
+        >>> pipe(num_images=16).images[0].save("portrait.png")  # doctest: +SKIP
+    """
+
+    generator: Generator
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.register_modules(generator=generator)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        **download: Any,
+    ) -> Self:
+        """Load a run folder or a repository on the Hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder, or a Hub id ``user/name``.
+            dtype: What the weights become; by default as they were saved.
+            torch_dtype: The same, by diffusers' older name.
+            **download: As in `Generator.from_pretrained`: ``revision``, ``token``, ``cache_dir`` and so on.
+
+        Raises:
+            FileNotFoundError: See `Generator.from_pretrained`.
+            ValueError: See `Generator.from_pretrained`.
+        """
+        dtype = torch_dtype if dtype is None else dtype
+        return cls(Generator.from_pretrained(pretrained_model_name_or_path, dtype=dtype, **download))
+
+    def save_pretrained(self, save_directory: str | Path) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write a folder that `from_pretrained` loads, and that diffusers' bare `DiffusionPipeline` loads as well.
+
+        Args:
+            save_directory: Made if need be.
+        """
+        save_repository(save_directory, self.generator)
+
+    def __call__(
+        self,
+        num_images: int | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        latents: Float[Tensor, "count latent_dim"] | None = None,
+        truncation: float = 1.0,
+        batch_size: int = 64,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> FAGANPipelineOutput | tuple[Any]:
+        """Draw pictures: of new seeds, of given seeds, or of given latents.
+
+        Args:
+            num_images: So many pictures of seeds that torch's global generator draws; 1 if nothing else is given.
+            seeds: One picture for each: the same on every call, device and batch size.
+            latents: One picture for each, as they are.
+            truncation: What the latents of seeds are multiplied with; below 1: less varied, nearer to the mean.
+            batch_size: Pictures at a time; changes memory and speed only.
+            output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, 3]``,
+                ``"pt"`` for a float32 tensor ``[count, 3, size, size]``, both in [0, 1].
+            return_dict: Give a `FAGANPipelineOutput` (otherwise the tuple that diffusers' pipelines give)?
+
+        Raises:
+            ValueError: More than one of the three was given, a number is out of range, or the latents don't fit.
+        """
+        if sum(given is not None for given in (num_images, seeds, latents)) > 1:
+            raise ValueError("num_images, seeds and latents exclude each other; give one of them")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np' or 'pt'")
+        if latents is None:
+            seeds = _draw_seeds(1 if num_images is None else num_images) if seeds is None else list(seeds)
+            latents = latents_from_seeds(seeds, self.generator.config.latent_dim, truncation)
+        elif truncation != 1.0:
+            raise ValueError("truncation is for seeds; multiply latents yourself")
+        progress = not getattr(self, "_progress_bar_config", {}).get("disable", False)
+        batches = sample(self.generator, latents, batch_size=batch_size, progress=progress)
+        images = _convert(batches, output_type)
+        return FAGANPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
+
+
+def _draw_seeds(count: int) -> list[int]:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"num_images is {count!r}; it must be a whole number of at least 1")
+    return torch.randint(0, min(2**32, MAX_SEED), (count,)).tolist()
+
+
+def _convert(batches: Any, output_type: OutputType) -> Any:
+    if output_type == "pil":
+        return [Image.fromarray(pixels) for batch in batches for pixels in to_uint8(batch)]
+    images = torch.cat([(batch.cpu() / 2 + 0.5).clamp(0, 1) for batch in batches])
+    return images if output_type == "pt" else np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())

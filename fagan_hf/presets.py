@@ -1,0 +1,125 @@
+"""One table: the name of an architecture -> its generator and its discriminator."""
+
+from fagan_hf.configs import (
+    ConvSpec,
+    ConvTransposeSpec,
+    DiscriminatorConfig,
+    FullAttentionSpec,
+    GeneratorConfig,
+    LayerSpec,
+    SelfAttentionSpec,
+)
+from fagan_hf.suggest import suggest
+
+# How a 4x4 kernel doubles or halves a feature map, and how it opens 1x1 to 4x4 or closes 4x4 to 1x1.
+_DOUBLE = {"kernel_size": 4, "stride": 2, "padding": 1}
+_ENDS = {"kernel_size": 4, "stride": 1, "padding": 0}
+
+
+def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """FAGAN's own networks (its configurations fagan_1 and fagan_2), 8.09 M and 3.77 M parameters."""
+    up = {"transposed": True, "activation": "leaky_relu(0.3)"}
+    relu = {"batch_norm": True, "activation": "relu"}
+    generator = GeneratorConfig(
+        latent_dim=128,
+        image_size=64,
+        layers=(
+            FullAttentionSpec(in_channels=128, out_channels=512, **_ENDS, **up),
+            FullAttentionSpec(in_channels=512, out_channels=256, **_DOUBLE, **up),
+            ConvTransposeSpec(in_channels=256, out_channels=128, **_DOUBLE, **relu),
+            SelfAttentionSpec(in_channels=128),
+            ConvTransposeSpec(in_channels=128, out_channels=64, **_DOUBLE, **relu),
+            SelfAttentionSpec(in_channels=64),
+            ConvTransposeSpec(in_channels=64, out_channels=3, **_DOUBLE, spectral_norm=False, activation="tanh"),
+        ),
+    )
+    first = {"squeeze_factor": 1, "batch_norm": False, "activation": "leaky_relu(0.1)"}
+    leaky = {"activation": "leaky_relu(0.1)"}
+    discriminator = DiscriminatorConfig(
+        image_size=64,
+        layers=(
+            FullAttentionSpec(in_channels=3, out_channels=64, **_DOUBLE, **first),
+            ConvSpec(in_channels=64, out_channels=128, **_DOUBLE, **leaky),
+            FullAttentionSpec(in_channels=128, out_channels=256, **_DOUBLE, activation="leaky_relu(0.3)"),
+            SelfAttentionSpec(in_channels=256),
+            ConvSpec(in_channels=256, out_channels=512, **_DOUBLE, **leaky),
+            SelfAttentionSpec(in_channels=512),
+            ConvSpec(in_channels=512, out_channels=1, **_ENDS, spectral_norm=False),
+        ),
+    )
+    return generator, discriminator
+
+
+def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """DCGAN (arXiv:1511.06434): convolutions only, the baseline without attention."""
+    up = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "relu"}
+    down = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "leaky_relu(0.2)"}
+    last = {"spectral_norm": False, "bias": False}
+    widths = (512, 256, 128, 64)
+    pairs = list(zip(widths, widths[1:], strict=False))
+    generator = GeneratorConfig(
+        latent_dim=100,
+        image_size=64,
+        layers=(
+            ConvTransposeSpec(in_channels=100, out_channels=widths[0], **_ENDS, **up),
+            *(ConvTransposeSpec(in_channels=wide, out_channels=narrow, **_DOUBLE, **up) for wide, narrow in pairs),
+            ConvTransposeSpec(in_channels=widths[-1], out_channels=3, **_DOUBLE, **last, activation="tanh"),
+        ),
+    )
+    discriminator = DiscriminatorConfig(
+        image_size=64,
+        layers=(
+            ConvSpec(in_channels=3, out_channels=widths[-1], **_DOUBLE, **last, activation="leaky_relu(0.2)"),
+            *(ConvSpec(in_channels=b, out_channels=a, **_DOUBLE, **down) for a, b in reversed(pairs)),
+            ConvSpec(in_channels=widths[0], out_channels=1, **_ENDS, **last),
+        ),
+    )
+    return generator, discriminator
+
+
+def _fagan_32() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Every layer full attention, small enough to train on two CPU cores in minutes."""
+    return _every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48))
+
+
+def _every_layer_full_attention(
+    *, image_size: int, latent_dim: int, widths: tuple[int, ...]
+) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Mirror a generator and a discriminator, ``widths`` channels from the 4x4 feature map outwards."""
+    pairs = list(zip(widths, widths[1:], strict=False))
+    up = {"transposed": True, "activation": "leaky_relu(0.2)"}
+    to_image = {"transposed": True, "spectral_norm": False, "batch_norm": False, "activation": "tanh"}
+    down = {"batch_norm": False, "activation": "leaky_relu(0.2)"}
+    generator: list[LayerSpec] = [
+        FullAttentionSpec(in_channels=latent_dim, out_channels=widths[0], **_ENDS, **up),
+        *(FullAttentionSpec(in_channels=wide, out_channels=narrow, **_DOUBLE, **up) for wide, narrow in pairs),
+        FullAttentionSpec(in_channels=widths[-1], out_channels=3, **_DOUBLE, **to_image),
+    ]
+    discriminator: list[LayerSpec] = [
+        FullAttentionSpec(in_channels=3, out_channels=widths[-1], **_DOUBLE, **down, squeeze_factor=1),
+        *(FullAttentionSpec(in_channels=b, out_channels=a, **_DOUBLE, **down) for a, b in reversed(pairs)),
+        # One position is left: attention over it would be a second convolution, so the logit is a plain one.
+        ConvSpec(in_channels=widths[0], out_channels=1, **_ENDS),
+    ]
+    return (
+        GeneratorConfig(latent_dim=latent_dim, image_size=image_size, layers=tuple(generator)),
+        DiscriminatorConfig(image_size=image_size, layers=tuple(discriminator)),
+    )
+
+
+PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
+    "fagan-32": _fagan_32(),
+    "fagan-classic-64": _fagan_classic_64(),
+    "dcgan-64": _dcgan_64(),
+}
+
+
+def preset(name: str) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Look an architecture up.
+
+    Raises:
+        ValueError: There is no such preset; lists those that there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,97 @@
+"""From seeds to images: the same picture for a seed whatever the batch, the device and the day."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fagan_hf.models import Generator
+from fagan_hf.seeds import MAX_SEED
+
+PROGRESS_FROM_IMAGES = 256  # below, a job is over before a bar could be read
+
+
+def latents_from_seeds(
+    seeds: Sequence[int], latent_dim: int, truncation: float = 1.0
+) -> Float[Tensor, "seeds latent_dim"]:
+    """Draw one latent per seed, each from a CPU generator of its own, so that no seed depends on another.
+
+    Args:
+        seeds: Whole numbers from 0 to `MAX_SEED`.
+        latent_dim: Length of a latent.
+        truncation: What the standard normal latents are multiplied with, above 0: below 1 for pictures nearer to the
+            mean and less varied.
+
+    Returns:
+        float32, on the CPU.
+
+    Raises:
+        ValueError: A seed is no whole number in the range, or ``truncation`` is not positive and finite.
+    """
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {MAX_SEED}")
+    if not 0 < truncation < float("inf"):
+        raise ValueError(f"truncation is {truncation}; it must be above 0, usually between 0.5 and 1")
+    draw = torch.Generator()
+    rows = [torch.randn(latent_dim, generator=draw.manual_seed(int(seed))) for seed in seeds]
+    return truncation * torch.stack(rows) if rows else torch.empty(0, latent_dim)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode and leave every module's mode as it was found."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def sample(
+    generator: Generator, latents: Float[Tensor, "count latent_dim"], *, batch_size: int = 64, progress: bool = True
+) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+    """Turn latents into images, batch by batch.
+
+    Args:
+        generator: On any device, in any mode: it works in eval mode and comes back as it was.
+        latents: On any device.
+        batch_size: Images at a time; changes memory and speed, not the pictures.
+        progress: Show a bar, on jobs of some length?
+
+    Yields:
+        Images in [-1, 1], float32, on the generator's device.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive, or the latents have another length than the generator's.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    is_hidden = not progress or len(latents) < PROGRESS_FROM_IMAGES
+    with tqdm(total=len(latents), desc="Generating", unit="img", disable=is_hidden) as bar:
+        for batch in latents.split(batch_size):
+            with eval_mode(generator), torch.inference_mode():
+                images = generator(batch.to(generator.device, generator.dtype)).float()
+            yield images
+            bar.update(len(batch))
+
+
+def to_uint8(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
+    """Turn images in [-1, 1] into 8-bit RGB, rounded to the nearest."""
+    scaled = (images * 127.5 + 127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def generate_images(
+    generator: Generator, latents: Float[Tensor, "count latent_dim"], *, batch_size: int = 64, progress: bool = True
+) -> UInt8[np.ndarray, "count height width 3"]:
+    """Turn latents into 8-bit RGB pictures; arguments and errors are those of `sample`."""
+    size = generator.config.image_size
+    batches = [to_uint8(batch) for batch in sample(generator, latents, batch_size=batch_size, progress=progress)]
+    return np.concatenate([np.empty((0, size, size, 3), np.uint8), *batches])

@@ -1,0 +1,27 @@
+"""Seeds as people write them."""
+
+import re
+
+MAX_SEED = 2**63 - 1
+MAX_SEEDS = 1_000_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds and ranges of them: ``"0-15, 42"`` gives 0 to 15 and 42.
+
+    Raises:
+        ValueError: A part is neither a number nor a range that rises, a seed is above `MAX_SEED`, or there are more
+            than `MAX_SEEDS`.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, flags=re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ValueError(f"seeds are {text!r}, of which {part!r} is none; write them like '0-15, 42'")
+        if last > MAX_SEED:
+            raise ValueError(f"seed is {last}; it must be at most {MAX_SEED}")
+        if len(seeds) + last - first + 1 > MAX_SEEDS:
+            raise ValueError(f"seeds are {text!r}: more than {MAX_SEEDS:,}; ask for fewer at a time")
+        seeds += range(first, last + 1)
+    return seeds

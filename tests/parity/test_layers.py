@@ -1,0 +1,50 @@
+"""Our layers against the original's, in float64: outputs and gradients from a fresh state, weights copied."""
+
+import pytest
+import torch
+
+from fagan_hf.configs import ConvSpec, ConvTransposeSpec, FullAttentionSpec, SelfAttentionSpec
+from fagan_hf.layers import build_layer
+from tests.parity.peer import copy_weights, peer_layer, wake
+
+HALVE = {"kernel_size": 4, "stride": 2, "padding": 1}
+LEAKY = "leaky_relu(0.3)"
+SPECS = {
+    "full": FullAttentionSpec(in_channels=16, out_channels=24, **HALVE, activation=LEAKY),
+    "full, squeezed by 1": FullAttentionSpec(in_channels=3, out_channels=16, **HALVE, squeeze_factor=1),
+    "full, without batch norm": FullAttentionSpec(in_channels=16, out_channels=24, **HALVE, batch_norm=False),
+    "full, without spectral norm": FullAttentionSpec(in_channels=16, out_channels=8, **HALVE, spectral_norm=False),
+    "full, transposed": FullAttentionSpec(in_channels=16, out_channels=8, **HALVE, transposed=True, activation=LEAKY),
+    "full, 5x5 kernel": FullAttentionSpec(in_channels=16, out_channels=8, kernel_size=5, padding=2),
+    "full, to the image": FullAttentionSpec(in_channels=16, out_channels=3, **HALVE, transposed=True, activation="tanh"),
+    "self": SelfAttentionSpec(in_channels=16),
+    "self, squeezed by 2": SelfAttentionSpec(in_channels=16, squeeze_factor=2),
+    "conv": ConvSpec(in_channels=16, out_channels=24, **HALVE, activation="leaky_relu(0.1)"),
+    "conv, transposed": ConvTransposeSpec(in_channels=16, out_channels=24, **HALVE, batch_norm=True, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_layer_equals_the_original(spec, training):
+    theirs = wake(peer_layer(spec).double()).train(training)
+    ours = build_layer(spec).double().train(training)
+    copy_weights(theirs, ours)
+    feature_map = torch.randn(2, spec.channels[0], 12, 12, dtype=torch.float64)
+    their_input, our_input = (feature_map.clone().requires_grad_() for _ in range(2))
+    expected = theirs(their_input)
+    if not training:  # their vectors move even in eval mode: ours take them after the move
+        copy_weights(theirs, ours)
+    result = ours(our_input)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+
+    upstream = torch.randn_like(expected)
+    expected.backward(upstream)
+    result.backward(upstream)
+    torch.testing.assert_close(our_input.grad, their_input.grad, rtol=0, atol=1e-11)
+
+
+def test_the_gate_matters():
+    """A parity test with silent gates would compare convolutions only."""
+    theirs = wake(peer_layer(SPECS["full"]))
+    assert abs(theirs[0].gamma.item()) > 1e-3

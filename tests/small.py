@@ -1,0 +1,25 @@
+"""Networks small enough to be made in every test."""
+
+from fagan_hf.configs import ConvSpec, DiscriminatorConfig, FullAttentionSpec, GeneratorConfig, SelfAttentionSpec
+
+GENERATOR = GeneratorConfig(
+    latent_dim=8,
+    image_size=8,
+    layers=(
+        FullAttentionSpec(in_channels=8, out_channels=16, kernel_size=4, transposed=True),
+        SelfAttentionSpec(in_channels=16),
+        FullAttentionSpec(
+            in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1, transposed=True, batch_norm=False,
+            activation="tanh",
+        ),
+    ),
+)  # fmt: skip
+DISCRIMINATOR = DiscriminatorConfig(
+    image_size=8,
+    layers=(
+        FullAttentionSpec(
+            in_channels=3, out_channels=16, kernel_size=4, stride=2, padding=1, squeeze_factor=1, batch_norm=False
+        ),
+        ConvSpec(in_channels=16, out_channels=1, kernel_size=4),
+    ),
+)
