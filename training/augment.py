@@ -1,0 +1,89 @@
+"""Differentiable augmentation (DiffAugment, Zhao et al., arXiv:2006.10738): one policy for real and fake.
+
+The strength of every distortion is drawn first, for each image, as plain numbers on the CPU; applying them is a
+deterministic, differentiable function of the images. So a step's randomness does not depend on device or processes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+TRANSLATION = 1 / 8  # of the image's size, at most, in each direction
+CUTOUT = 1 / 2  # of the image's size: side of the erased square
+DRAWS = 3  # numbers in [0, 1) that one distortion of one image takes
+
+
+def colour(images: Tensor, draws: Tensor) -> Tensor:
+    """Change brightness by up to 0.5 either way, saturation by a factor up to 2, contrast by one of 0.5 to 1.5."""
+    brightness, saturation, contrast = (draws[:, i, None, None, None] for i in range(3))
+    images = images + (brightness - 0.5)
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * (2 * saturation) + grey
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (images - mean) * (contrast + 0.5) + mean
+
+
+def translation(images: Tensor, draws: Tensor) -> Tensor:
+    """Shift by up to an eighth of the size in each direction; zeros come in from outside."""
+    size = images.shape[-1]
+    reach = round(size * TRANSLATION)
+    shifts = (draws[:, :2] * (2 * reach + 1)).long() - reach
+    padded = functional.pad(images, (reach,) * 4)
+    positions = torch.arange(size, device=images.device) + reach
+    rows = (positions + shifts[:, :1])[:, None, :, None]
+    columns = (positions + shifts[:, 1:])[:, None, None, :]
+    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return padded[batch, channels, rows, columns]
+
+
+def cutout(images: Tensor, draws: Tensor) -> Tensor:
+    """Set a square of half the size to 0; its centre may be anywhere, so part of it may lie outside."""
+    size = images.shape[-1]
+    side = round(size * CUTOUT)
+    positions = torch.arange(size, device=images.device)
+    starts = (draws[:, :2] * (size + 1)).long() - side // 2
+    is_inside = (positions >= starts[..., None]) & (positions < starts[..., None] + side)  # (B, 2, size)
+    is_erased = is_inside[:, 0, :, None] & is_inside[:, 1, None, :]
+    return images * ~is_erased[:, None]
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "colour": colour,
+    "translation": translation,
+    "cutout": cutout,
+}
+
+
+def draw_augmentation(
+    random: torch.Generator, count: int, policy: Sequence[str]
+) -> Float[Tensor, "count distortions 3"]:
+    """Draw how each image of a batch will be distorted."""
+    return torch.rand(count, len(policy), DRAWS, generator=random)
+
+
+def augment(
+    images: Float[Tensor, "batch 3 height width"],
+    draws: Float[Tensor, "batch distortions 3"],
+    policy: Sequence[str],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Distort images, each in its own way, one distortion of the policy after the other.
+
+    Args:
+        images: In [-1, 1]; what comes out may leave that range.
+        draws: From `draw_augmentation`, on the images' device.
+        policy: Names out of `AUGMENTATIONS`; empty changes nothing.
+    """
+    for index, name in enumerate(policy):
+        images = AUGMENTATIONS[name](images, draws[:, index])
+    return images
+
+
+def flip(
+    images: Float[Tensor, "batch 3 height width"], draws: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Mirror the images whose draw is below one half."""
+    return torch.where((draws < 0.5)[:, None, None, None], images.flip(-1), images)

@@ -1,0 +1,149 @@
+"""Checkpoints: a folder each, complete or absent, in safetensors and JSON.
+
+``checkpoints/images-00064000/`` holds a safetensors file for every network and optimiser, ``state.json`` for the
+plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced and renamed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        folder: Where they are.
+        networks: What is saved and restored, by file name.
+        optimizers: The same for optimisers.
+        keep: The newest so many stay.
+    """
+
+    def __init__(
+        self, folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], keep: int
+    ):
+        self.folder = folder
+        self.networks = dict(networks)
+        self.optimizers = dict(optimizers)
+        self.keep = keep
+
+    def save(self, images_seen: int, state: Mapping[str, Any]) -> Path:
+        """Write everything as it is now, then remove the oldest beyond `keep`.
+
+        Args:
+            images_seen: Names the checkpoint.
+            state: Plain numbers and texts to be found again.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            OSError: It could not be written, a full disk for example; earlier checkpoints are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"images-{images_seen:08d}"
+        aside = self.folder / f".{final.name}.{os.getpid()}"
+        try:
+            self._write(aside, state)
+            if final.exists():  # the same moment of the run, saved before: the bytes are as good
+                shutil.rmtree(final)
+            aside.rename(final)
+            _sync(self.folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old)
+        return final
+
+    def _write(self, folder: Path, state: Mapping[str, Any]) -> None:
+        folder.mkdir()
+        for name, network in self.networks.items():
+            weights = {key: tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
+            save_file(weights, folder / f"{name}.safetensors")
+        for name, optimizer in self.optimizers.items():
+            save_file(_optimizer_tensors(optimizer), folder / f"{name}.safetensors")
+        (folder / STATE).write_text(json.dumps(state, indent=2))
+        hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2))
+        for path in folder.iterdir():
+            _sync(path)
+        _sync(folder)
+
+    def all(self) -> list[Path]:
+        """List the checkpoint folders, oldest first, whole or not."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"images-\d+", path.name))
+
+    def restore(self) -> dict[str, Any] | None:
+        """Put everything back as the newest whole checkpoint has it; a broken one is named and passed over.
+
+        Returns:
+            The state that was saved with it; ``None`` if there is no whole checkpoint.
+        """
+        for path in reversed(self.all()):
+            if problem := _problem(path):
+                logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
+                continue
+            for name, network in self.networks.items():
+                network.load_state_dict(load_file(path / f"{name}.safetensors"))
+            for name, optimizer in self.optimizers.items():
+                _restore_optimizer(optimizer, load_file(path / f"{name}.safetensors"))
+            return json.loads((path / STATE).read_text())
+        return None
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimiser's state: ``"3.exp_avg"`` is the gradient's mean of its parameter number 3."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": tensor.contiguous() for index, slots in state.items() for name, tensor in slots.items()
+    }
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _problem(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint; nothing if every file is as its manifest says."""
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text())
+        for name, expected in hashes.items():
+            if _sha256(folder / name) != expected:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,285 @@
+"""A run from its first image to its last: when to step, show, save and stop."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from torch.optim import Adam
+from tqdm import tqdm
+
+from fagan_hf import __version__
+from fagan_hf.data import prepare_images
+from fagan_hf.files import replacing
+from fagan_hf.layers import gates
+from fagan_hf.losses import LOSSES
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import save_repository
+from fagan_hf.sampling import generate_images, latents_from_seeds
+from training.batches import Batches
+from training.checkpoint import Checkpoints
+from training.ema import AveragedGenerator
+from training.randomness import random_stream
+from training.recipe import HOW_LONG_AND_WHERE, Recipe
+from training.report import Report
+from training.steps import Player, Trainer
+
+SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
+
+
+class Run:
+    """A training run in its folder.
+
+    Args:
+        recipe: What to train, on what, and how.
+
+    Raises:
+        ValueError: The images can't be used or are too few, the batch can't be shared by the processes, or the folder
+            belongs to another recipe.
+        FileNotFoundError: There is no such data set.
+        OSError: The folder or the image cache can't be written.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            # Buffers are not sent around before a forward pass: two passes of one network before its backward pass
+            # would find them changed. Rank 0's are the ones that are saved.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.is_main = self.accelerator.is_main_process
+        if self.is_main:
+            check_folder(recipe)
+        with self.accelerator.main_process_first():
+            images = prepare_images(recipe.source(), progress=self.is_main)
+        generator_config, discriminator_config = recipe.networks()
+        self.batches = Batches(
+            images,
+            recipe,
+            generator_config.latent_dim,
+            self.accelerator.device,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        torch.manual_seed(random_stream(recipe.seed, "initial_weights").initial_seed())
+        generator, discriminator = Generator(generator_config), Discriminator(discriminator_config)
+        self.generator, self.discriminator = generator, discriminator
+        self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
+        self.averaged.model.to(self.accelerator.device)
+        players = [self._player(generator), self._player(discriminator)]
+        self.trainer = Trainer(self.accelerator, *players, LOSSES[recipe.loss], recipe.augment)
+        self.checkpoints = Checkpoints(
+            recipe.run_dir / "checkpoints",
+            {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
+            {"generator_optimizer": players[0].optimizer, "discriminator_optimizer": players[1].optimizer},
+            recipe.keep_checkpoints,
+        )
+        self.report = Report(recipe.run_dir)
+        self.images_seen = 0
+        self.seconds = 0.0  # of training, over all sessions
+        self._started = time.monotonic()
+        self._sums: dict[str, Tensor] = {}
+        self._logged = (0, 0.0)  # images and seconds at the last line
+        self._stop_requested = False
+
+    def _player(self, network: Generator | Discriminator) -> Player:
+        is_generator = isinstance(network, Generator)
+        rate = self.recipe.generator_learning_rate if is_generator else self.recipe.discriminator_learning_rate
+        # channels_last is what convolutions are fastest in, on CPU and GPU.
+        wrapped = self.accelerator.prepare_model(network.train().to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+        optimizer = Adam(network.parameters(), lr=rate, betas=self.recipe.betas, fused=True)
+        return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
+
+    def train(self) -> None:
+        """Train until the recipe's end, from the newest checkpoint if there is one."""
+        self._restore()
+        with self._stopping_on_signals(), self._progress_bar() as bar:
+            while not self._is_over():
+                self._step()
+                bar.update(self.recipe.batch_size)
+                if self._is_due("log"):
+                    self._log(bar)
+                if self._is_due("sample"):
+                    self._show()
+                if self._is_due("checkpoint") or self._stop_requested:
+                    self._save()
+                if self._stop_requested:
+                    return
+        self._finish()
+
+    def _restore(self) -> None:
+        state = self.checkpoints.restore()
+        self._started = time.monotonic()
+        if state is not None:
+            self.images_seen = state["images_seen"]
+            self.seconds = state["seconds"]
+            self._started -= self.seconds
+            self._logged = (self.images_seen, self.seconds)
+        if self.is_main:
+            self.recipe.run_dir.mkdir(parents=True, exist_ok=True)
+            with replacing(self.recipe.run_dir / "recipe.yaml") as path:
+                path.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            self.report.rewind(self.images_seen)
+            if self.images_seen:
+                self._tell(f"Going on after {self.images_seen:,} images.")
+
+    def _step(self) -> None:
+        batch_size = self.recipe.batch_size
+        for_discriminator, for_generator = self.batches.make(self.images_seen)
+        self._set_learning_rates(self.images_seen + batch_size)
+        numbers = self.trainer.discriminator_step(for_discriminator)
+        numbers |= self.trainer.generator_step(for_generator)
+        self.images_seen += batch_size
+        self.averaged.update(self.generator, batch_size, self.images_seen)
+        for name, number in numbers.items():
+            self._sums[name] = self._sums.get(name, 0) + number  # stays on the device: nothing waits for it
+        self.seconds = time.monotonic() - self._started
+
+    def _set_learning_rates(self, images: int) -> None:
+        """Warm up: the rates are those of the recipe times the share of `warmup_images` that the step ends at."""
+        if self.recipe.warmup_images == 0:
+            return
+        share = min(1.0, images / self.recipe.warmup_images)
+        self.trainer.generator.optimizer.param_groups[0]["lr"] = share * self.recipe.generator_learning_rate
+        self.trainer.discriminator.optimizer.param_groups[0]["lr"] = share * self.recipe.discriminator_learning_rate
+
+    def _is_due(self, what: str) -> bool:
+        interval = getattr(self.recipe, f"{what}_every_images")
+        return self.images_seen // interval > (self.images_seen - self.recipe.batch_size) // interval
+
+    def _is_over(self) -> bool:
+        minutes = self.recipe.max_minutes
+        is_late = minutes is not None and self.seconds >= 60 * minutes
+        if self.accelerator.num_processes > 1:  # clocks differ: the first process decides for all
+            verdict = torch.tensor(float(is_late and self.is_main), device=self.accelerator.device)
+            is_late = bool(self.accelerator.reduce(verdict, "sum") > 0)
+        return is_late or self.images_seen >= self.recipe.max_images
+
+    def _log(self, bar: tqdm) -> None:
+        logged_images, logged_seconds = self._logged
+        images, seconds = self.images_seen - logged_images, self.seconds - logged_seconds
+        steps = images / self.recipe.batch_size
+        means = {name: self.accelerator.reduce(total / steps, "mean").item() for name, total in self._sums.items()}
+        self._sums, self._logged = {}, (self.images_seen, self.seconds)
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        blends = {
+            f"{player}.{name}": gate.item() for player, network in networks.items() for name, gate in gates(network).items()
+        }
+        speed = images / max(seconds, 1e-9)
+        numbers = {"images": self.images_seen, "seconds": round(self.seconds, 2), "images_per_second": round(speed, 2)}
+        if self.is_main:
+            self.report.add_line(numbers | means | blends)
+        bar.total = self._expected_images()
+        bar.set_postfix(G=f"{means['generator_loss']:.3f}", D=f"{means['discriminator_loss']:.3f}")
+
+    def _expected_images(self) -> int:
+        """Estimate how many images the run will see, for the bar's time of arrival."""
+        if self.recipe.max_minutes is None or not self.images_seen:
+            return self.recipe.max_images
+        by_then = round(self.images_seen * 60 * self.recipe.max_minutes / self.seconds)
+        return min(self.recipe.max_images, max(by_then, self.images_seen))
+
+    def _show(self) -> None:
+        if self.is_main:
+            self.averaged.refresh(self.recipe.seed)
+            latents = latents_from_seeds(SAMPLE_SEEDS, self.generator.config.latent_dim)
+            images = generate_images(self.averaged.model, latents, progress=False)
+            self.report.add_samples(self.images_seen, images)
+            self.report.draw_plots()
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        if self.is_main:
+            self.averaged.refresh(self.recipe.seed)
+            save_repository(self.recipe.run_dir, self.averaged.model, self.discriminator)
+            state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
+            self.checkpoints.save(self.images_seen, state)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> None:
+        self._show()
+        self._save()
+        if self.is_main:
+            self.report.make_gif(self.recipe.gif_frames)
+            self._tell(_farewell(self.recipe.run_dir, self.images_seen, self.seconds))
+        self.accelerator.end_training()
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            initial=self.images_seen,
+            total=self._expected_images(),
+            unit="img",
+            desc=self.recipe.name,
+            disable=not self.is_main,
+            smoothing=0.05,
+            mininterval=1 if sys.stderr.isatty() else 20,  # a log file wants fewer lines
+        )
+
+    def _tell(self, message: str) -> None:
+        if self.is_main:
+            tqdm.write(message)
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """Finish the step and save when asked to end (Ctrl-C, preemption); a second time ends at once."""
+
+        def request(number: int, frame: FrameType | None) -> None:
+            self._stop_requested = True
+            self._tell(f"{signal.Signals(number).name}: saving after this step; the same command goes on from there.")
+            for each in before:
+                signal.signal(each, signal.SIG_DFL)
+
+        before: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, request)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def check_folder(recipe: Recipe) -> None:
+    """Refuse a run folder that another recipe has begun.
+
+    Raises:
+        ValueError: Says which fields differ.
+    """
+    path = recipe.run_dir / "recipe.yaml"
+    if not path.exists():
+        return
+    begun, wanted = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(recipe.to_yaml())
+    names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
+    different = sorted(name for name in names if begun.get(name) != wanted.get(name))
+    if different:
+        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r}" for name in different)
+        raise ValueError(
+            f"{recipe.run_dir} belongs to another recipe: {changes}. "
+            "Give another --name, or remove that folder to start anew."
+        )
+
+
+def _farewell(folder: Path, images_seen: int, seconds: float) -> str:
+    return f"""
+{images_seen:,} images in {seconds / 60:.1f} minutes.
+  samples    {folder / "samples.png"}
+  plots      {folder / "loss.png"}, {folder / "alpha.png"}
+  progress   {folder / "training_progress.gif"}
+  model      {folder}
+
+Make images:
+
+  from fagan_hf import FAGANPipeline
+  images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images
+
+or: fagan-hf generate --model {folder} --seeds 0-15 --out grid.png"""

@@ -1,0 +1,228 @@
+"""A recipe: everything that a training run is made of, as one flat dataclass, from YAML and flags."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jsonargparse
+import yaml
+
+from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.data import ImageSource
+from fagan_hf.losses import LOSSES
+from fagan_hf.presets import PRESETS, preset
+from fagan_hf.suggest import suggest
+
+LossName = Literal["hinge", "relativistic_hinge"]
+AugmentationName = Literal["colour", "translation", "cutout"]
+MixedPrecision = Literal["no", "bf16"]
+
+# Changing one of these continues the same run; changing any other makes it another one.
+HOW_LONG_AND_WHERE = {
+    "output_dir",
+    "max_images",
+    "max_minutes",
+    "log_every_images",
+    "sample_every_images",
+    "checkpoint_every_images",
+    "keep_checkpoints",
+    "gif_frames",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run. Every field is a key of the YAML file and a flag of the command."""
+
+    name: str
+    """Name of the run; its folder is <output_dir>/<name>."""
+    model: str
+    """Architecture: the name of a preset."""
+    dataset: str = "avatars"
+    """Images: "avatars", "avatars:<style>", a folder, or a data set id on the Hub."""
+    split: str = "train"
+    """Split of the data set; a folder has only "train"."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the Hub."""
+    image_column: str = "image"
+    """Column of a Hub data set that holds the images."""
+    crop: int | None = None
+    """Side of the centre square that is cut out before resizing [pixels]; none: the largest. CelebA's custom is 178."""
+    upscale: bool = False
+    """Accept images smaller than the model's, by enlarging them?"""
+    horizontal_flip: bool = True
+    """Mirror every second real image, at random?"""
+    loss: LossName = "relativistic_hinge"
+    """What both networks minimise."""
+    batch_size: int = 32
+    """Images of one step, over all processes and accumulation steps."""
+    gradient_accumulation: int = 1
+    """Forward and backward passes that make one step; each takes batch_size / gradient_accumulation images."""
+    generator_learning_rate: float = 1e-4
+    """Adam's step size for the generator."""
+    discriminator_learning_rate: float = 4e-4
+    """Adam's step size for the discriminator."""
+    betas: tuple[float, float] = (0.0, 0.9)
+    """Adam's decay rates of the gradient's mean and of its square, for both networks."""
+    warmup_images: int = 0
+    """Learning rates rise linearly from 0 over so many images."""
+    max_gradient_norm: float | None = None
+    """Gradients longer than this are shortened to it; none: never."""
+    augment: tuple[AugmentationName, ...] = ()
+    """Differentiable augmentation of real and fake: any of colour, translation, cutout, in this order."""
+    ema_half_life_images: int = 10_000
+    """Half-life of the averaged generator's memory; shorter while the run is young."""
+    ema_ramp: float = 0.05
+    """While the run is young the half-life is this share of the images seen."""
+    mixed_precision: MixedPrecision = "no"
+    """"bf16" computes the layers in bfloat16, on hardware that has it; losses and weights stay float32."""
+    seed: int = 0
+    """Of everything random: weights, order of the images, latents, augmentation."""
+    max_images: int = 1_000_000
+    """The run ends after so many real images."""
+    max_minutes: float | None = None
+    """The run also ends after so many minutes of training, over all its sessions."""
+    output_dir: str = "runs"
+    """Where run folders are made."""
+    log_every_images: int = 1_000
+    """Interval between lines in metrics.jsonl."""
+    sample_every_images: int = 10_000
+    """Interval between grids of samples and redrawn plots."""
+    checkpoint_every_images: int = 20_000
+    """Interval between checkpoints; a run that is killed loses at most so much."""
+    keep_checkpoints: int = 2
+    """The newest so many checkpoints stay."""
+    gif_frames: int = 60
+    """Frames of training_progress.gif at the most, spread over the run."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            self._check_number(field.name, getattr(self, field.name))
+        if self.model not in PRESETS:
+            raise ValueError(f"model is {self.model!r}; {suggest(self.model, PRESETS)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and gradient_accumulation {self.gradient_accumulation}; "
+                "the first must be a multiple of the second"
+            )
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ValueError(f"name is {self.name!r}; it must be the name of a folder, without slashes or a leading dot")
+
+    def _check_number(self, name: str, value: Any) -> None:
+        may_be_zero = name in ("warmup_images", "seed")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
+            raise ValueError(f"{name} is {value}; it must be {'0 or more' if may_be_zero else 'above 0'}")
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.output_dir, self.name)
+
+    def networks(self) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+        """Look up what `model` names."""
+        return preset(self.model)
+
+    def source(self) -> ImageSource:
+        """Say which images are read, and how they are cut and resized."""
+        return ImageSource(
+            dataset=self.dataset,
+            resolution=self.networks()[0].image_size,
+            split=self.split,
+            image_column=self.image_column,
+            crop=self.crop,
+            upscale=self.upscale,
+            revision=self.revision,
+        )
+
+    def to_yaml(self) -> str:
+        """Give the recipe as it stands in ``recipe.yaml``, every field resolved."""
+        fields = dataclasses.asdict(self)
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+FIELDS = {field.name for field in dataclasses.fields(Recipe)}
+
+assert set(get_args(LossName)) == set(LOSSES)
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Read a recipe's YAML, and refuse keys that no recipe has.
+
+    Raises:
+        FileNotFoundError: There is no such file; lists the recipes beside it.
+        ValueError: It is no YAML mapping, or has an unknown key; names the nearest.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipes there"
+        raise FileNotFoundError(f"recipe {str(path)!r} does not exist; {there}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {str(path)!r} is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"recipe {str(path)!r} holds {type(data).__name__}; it must be a mapping of fields to values")
+    _check_names(f"recipe {str(path)!r} has the unknown field", data)
+    return data
+
+
+def _check_names(complaint: str, names: Any) -> None:
+    for name in names:
+        if name not in FIELDS:
+            raise ValueError(f"{complaint} {name!r}; {suggest(str(name), FIELDS)}")
+
+
+def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
+    """Read the recipe of a command line: ``--config FILE`` and a flag for each field that shall differ from it.
+
+    Args:
+        arguments: Without the program's name; by default the process's own.
+
+    Raises:
+        SystemExit: After ``--help``, or with status 2 and a message about what is wrong.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog="training/train.py",
+        description="Train a generator and a discriminator. The same command goes on where a run was stopped.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", type=Path, help="Recipe to start from; see training/recipes/.")
+    parser.add_class_arguments(Recipe, as_group=False)
+    try:
+        return _parse(parser, arguments)
+    except (ValueError, FileNotFoundError, jsonargparse.ArgumentError) as error:
+        print(f"train.py: error: {error}\n(--help explains every field)", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _parse(parser: Any, arguments: list[str]) -> Recipe:
+    flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
+    _check_names("unknown flag", [flag for flag in flags if flag not in ("config", "help", "")])
+    path = _config_path(arguments)
+    if path is not None:
+        parser.set_defaults(**read_recipe_file(path))
+    values = parser.parse_args(arguments).as_dict()
+    values.pop("config", None)
+    values["betas"], values["augment"] = tuple(values["betas"]), tuple(values["augment"])
+    return Recipe(**values)
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+        if argument == "--config":
+            if index + 1 == len(arguments):
+                raise ValueError("--config needs the path of a recipe")
+            return Path(arguments[index + 1])
+    return None

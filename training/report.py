@@ -1,0 +1,107 @@
+"""What a run shows of itself: lines of numbers, grids, plots, and the film of its progress."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from fagan_hf.files import replacing
+from fagan_hf.grids import image_grid
+
+GIF_FRAME_MILLISECONDS = 120
+GIF_LAST_FRAME_MILLISECONDS = 3000
+
+
+class Report:
+    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``loss.png``, ``alpha.png``, ``samples.png``.
+
+    Args:
+        folder: The run's.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.metrics_path = folder / "metrics.jsonl"
+        self.samples_folder = folder / "samples"
+
+    def rewind(self, images_seen: int) -> None:
+        """Forget what was written after a checkpoint, for it will be written again."""
+        lines = [line for line in self.lines() if line["images"] <= images_seen]
+        with replacing(self.metrics_path) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for path in self.samples_folder.glob("images-*.png"):
+            if int(path.stem.removeprefix("images-")) > images_seen:
+                path.unlink()
+
+    def lines(self) -> list[dict[str, float]]:
+        """Read ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+        if not self.metrics_path.exists():
+            return []
+        *whole, _ = self.metrics_path.read_text().split("\n")
+        return [json.loads(line) for line in whole]
+
+    def add_line(self, numbers: Mapping[str, float]) -> None:
+        """Append a line to ``metrics.jsonl``."""
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(numbers) + "\n")
+
+    def add_samples(self, images_seen: int, images) -> None:
+        """Save a grid of samples, both as this moment's and as the newest.
+
+        Args:
+            images_seen: Names the file.
+            images: 8-bit RGB, ``[count, height, width, 3]``.
+        """
+        grid = image_grid(images)
+        for path in (self.samples_folder / f"images-{images_seen:08d}.png", self.folder / "samples.png"):
+            with replacing(path) as aside:
+                grid.save(aside, format="PNG")
+
+    def draw_plots(self) -> None:
+        """Draw ``loss.png`` and ``alpha.png`` from ``metrics.jsonl``."""
+        lines = self.lines()
+        if not lines:
+            return
+        losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
+        gates = [name for name in lines[-1] if name.endswith((".alpha", ".gamma"))]
+        self._plot("loss.png", lines, losses, "loss", lambda name: name.removesuffix("_loss"))
+        self._plot("alpha.png", lines, gates, "gate (0: convolution only)", lambda name: name.replace(".layers.", " "))
+
+    def _plot(self, file_name: str, lines: list[dict[str, float]], names: list[str], label: str, legend) -> None:
+        # The plain classes instead of pyplot: no window, no global state, no backend to choose.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        images = [line["images"] for line in lines]
+        for name in names:
+            style = "--" if name.startswith("discriminator") else "-"
+            axes.plot(images, [line[name] for line in lines], style, label=legend(name), linewidth=1.5)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
+        if names:
+            axes.legend(fontsize="small", ncols=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        with replacing(self.folder / file_name) as path:
+            figure.savefig(path, format="png", dpi=110)
+
+    def make_gif(self, frames: int) -> Path | None:
+        """Make ``training_progress.gif`` of at most so many of the grids, spread evenly over the run.
+
+        Returns:
+            Its path; ``None`` if there are no grids.
+        """
+        grids = sorted(self.samples_folder.glob("images-*.png"))
+        if not grids:
+            return None
+        last = len(grids) - 1
+        chosen = sorted({round(index * last / max(frames - 1, 1)) for index in range(frames)} | {last})
+        pictures = [Image.open(grids[index]).convert("RGB") for index in chosen]
+        durations = [GIF_FRAME_MILLISECONDS] * (len(pictures) - 1) + [GIF_LAST_FRAME_MILLISECONDS]
+        path = self.folder / "training_progress.gif"
+        with replacing(path) as aside:
+            pictures[0].save(
+                aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+            )
+        return path

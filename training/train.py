@@ -1,0 +1,25 @@
+"""Train: ``accelerate launch training/train.py --config training/recipes/avatars-32.yaml [--field value ...]``."""
+
+import sys
+from pathlib import Path
+
+# `accelerate launch` puts this file's folder on the path, not the repository's root that the imports start from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.loop import Run  # noqa: E402
+from training.recipe import parse_recipe  # noqa: E402
+
+
+def main() -> None:
+    """Read the recipe, train, and end with a message instead of a traceback where the cause is the user's to mend."""
+    recipe = parse_recipe()
+    try:
+        run = Run(recipe)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    run.train()
+
+
+if __name__ == "__main__":
+    main()
