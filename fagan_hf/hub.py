@@ -86,6 +86,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         force_download: bool = False,
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
     ) -> Self:
         """Load a network, in eval mode, from a local folder or a repository on the Hub.
 
@@ -98,6 +99,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             force_download: Download even what is in the cache.
             local_files_only: Use only what is in the cache.
             dtype: What the weights become, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as they were saved.
+            torch_dtype: The same by its older name, which diffusers still passes.
 
         Raises:
             FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
@@ -113,7 +115,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        dtype = _parse_dtype(dtype)
+        dtype = _parse_dtype(torch_dtype if dtype is None else dtype)
         model = cls(_read_config(folder / CONFIG_FILE, cls.config_class))
         _load_weights(model, folder / WEIGHTS_FILE, dtype)
         return model.eval()

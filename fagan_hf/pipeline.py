@@ -54,25 +54,19 @@ class FAGANPipeline(DiffusionPipeline):
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
         pretrained_model_name_or_path: str | Path,
-        *,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        **download: Any,
+        **options: Any,
     ) -> Self:
         """Load a run folder or a repository on the Hub.
 
         Args:
             pretrained_model_name_or_path: The folder, or a Hub id ``user/name``.
-            dtype: What the weights become; by default as they were saved.
-            torch_dtype: The same, by diffusers' older name.
-            **download: As in `Generator.from_pretrained`: ``revision``, ``token``, ``cache_dir`` and so on.
+            **options: Those of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir`` and so on.
 
         Raises:
             FileNotFoundError: See `Generator.from_pretrained`.
             ValueError: See `Generator.from_pretrained`.
         """
-        dtype = torch_dtype if dtype is None else dtype
-        return cls(Generator.from_pretrained(pretrained_model_name_or_path, dtype=dtype, **download))
+        return cls(Generator.from_pretrained(pretrained_model_name_or_path, **options))
 
     def save_pretrained(self, save_directory: str | Path) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a folder that `from_pretrained` loads, and that diffusers' bare `DiffusionPipeline` loads as well.

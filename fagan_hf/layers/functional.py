@@ -39,7 +39,8 @@ def attention(
 
     def heads_last(feature_map: Tensor) -> Tensor:
         split = feature_map.flatten(2).unflatten(1, (heads, -1)).mT  # (B, heads, positions, channels)
-        return functional.pad(split, (0, size - split.shape[-1]))
+        # A transposed view would send torch to its slow path, with N x N weights.
+        return functional.pad(split, (0, size - split.shape[-1])).contiguous()
 
     mixed = functional.scaled_dot_product_attention(
         heads_last(query), heads_last(key), heads_last(value), scale=1.0

@@ -1,0 +1,146 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from fagan_hf.layers import FullAttention, SelfAttention, attention, functional
+
+
+def plain_attention(query, key, value, heads=1):
+    """Written out as in the paper, one head after the other, with the whole matrix of weights."""
+    results = []
+    for q, k, v in zip(query.chunk(heads, 1), key.chunk(heads, 1), value.chunk(heads, 1), strict=True):
+        weights = torch.einsum("bci,bcj->bij", q.flatten(2), k.flatten(2)).softmax(-1)
+        results.append(torch.einsum("bij,bcj->bci", weights, v.flatten(2)))
+    return torch.cat(results, 1).unflatten(2, value.shape[2:])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(1, 3), heads=st.integers(1, 3), key=st.integers(1, 20), value=st.integers(1, 40),
+    height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_attention_equals_the_formula(batch, heads, key, value, height, width, seed):
+    random = torch.Generator().manual_seed(seed)
+
+    def feature_map(channels):
+        return torch.randn(batch, heads * channels, height, width, generator=random, dtype=torch.float64)
+
+    query, key, value = feature_map(key), feature_map(key), feature_map(value)
+    torch.testing.assert_close(attention(query, key, value, heads), plain_attention(query, key, value, heads))
+
+
+def test_attention_takes_channels_last_and_gives_gradients():
+    tensors = [torch.randn(2, c, 6, 5, dtype=torch.float64) for c in (3, 3, 7)]
+    results = []
+    for function, layout in ((attention, torch.channels_last), (plain_attention, torch.contiguous_format)):
+        inputs = [tensor.clone().to(memory_format=layout).requires_grad_() for tensor in tensors]
+        output = function(*inputs)
+        output.square().sum().backward()
+        results.append([output, *(each.grad for each in inputs)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_the_fused_kernel_is_taken(monkeypatch):
+    """Equal head sizes are what torch's CPU kernel wants."""
+    seen = []
+
+    def spy(query, key, value, **kwargs):
+        seen.append((query.shape[-1], key.shape[-1], value.shape[-1]))
+        return scaled_dot_product_attention(query, key, value, **kwargs)
+
+    monkeypatch.setattr(functional.functional, "scaled_dot_product_attention", spy)
+    attention(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), torch.randn(1, 20, 4, 4))
+    assert seen == [(32, 32, 32)]
+
+
+def test_the_slow_path_is_not_taken():
+    """Whatever the layout that comes in; value needs no zeros here, so nothing else makes it contiguous."""
+    tensors = [torch.randn(1, channels, 20, 20) for channels in (4, 4, 16)]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.profiler.profile() as profile:
+            attention(*(tensor.to(memory_format=layout) for tensor in tensors))
+        assert any("flash_attention" in event.key for event in profile.key_averages())
+
+
+MEMORY = """
+import threading, time, torch, psutil
+from fagan_hf.layers import {function}
+torch.set_num_threads(1)
+N, C = 4096, 64
+def inputs():
+    shapes = [(2, 8, 64, 64), (2, 8, 64, 64), (2, C, 64, 64)]
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+def formula(query, key, value):
+    return value.flatten(2) @ (query.flatten(2).mT @ key.flatten(2)).softmax(-1).mT
+def step(function, tensors):
+    output = function(*tensors)
+    output.backward(torch.ones_like(output))
+small = [torch.randn(1, 8, 8, 8, requires_grad=True) for _ in range(3)]
+step({function}, small)  # the libraries' own memory, before counting
+tensors = inputs()
+process, peak, done = psutil.Process(), 0, False
+before = process.memory_info().rss
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, process.memory_info().rss - before)
+        time.sleep(0.0005)
+thread = threading.Thread(target=watch)
+thread.start()
+step({step}, tensors)
+done = True
+thread.join()
+print(peak / 1e6)
+"""
+
+
+def peak_megabytes(step):
+    code = MEMORY.format(function="attention", step=step)
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(result.stdout)
+
+
+def test_memory_is_linear_in_positions():
+    """4,096 positions, 64 channels, batch 2, forward and backward: the N x N form holds hundreds of megabytes."""
+    assert peak_megabytes("attention") < 30
+    assert peak_megabytes("formula") > 300  # the measurement sees what it should see
+
+
+@pytest.mark.parametrize("layer", [SelfAttention(16), FullAttention(16, 16, kernel_size=3, padding=1)])
+def test_a_fresh_layer_does_not_attend(layer):
+    feature_map = torch.randn(2, 16, 5, 5)
+    layer.eval()
+    if isinstance(layer, SelfAttention):
+        expected = feature_map
+    else:
+        expected = layer.activation(layer.batch_norm(layer.residual(feature_map)))
+    assert torch.equal(layer(feature_map), expected)
+
+
+def test_alpha_one_is_attention_only():
+    layer = FullAttention(8, 4, kernel_size=3, padding=1, activation="tanh").double().eval()
+    layer.alpha.data.fill_(1)
+    feature_map = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    gathered = attention(layer.query(feature_map), layer.key(feature_map), layer.value(feature_map))
+    torch.testing.assert_close(layer(feature_map), gathered.tanh())
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_gradients_are_right(heads):
+    layer = FullAttention(4, 4, kernel_size=3, stride=2, padding=1, squeeze_factor=2, heads=heads, activation="tanh")
+    layer.double().eval()
+    layer.alpha.data.fill_(0.3)
+    torch.autograd.gradcheck(layer, torch.randn(1, 4, 4, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_layer_alone_in_anyones_sequential():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1), SelfAttention(16), FullAttention(16, 8, kernel_size=4, stride=2, padding=1)
+    )
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 8, 4, 4)

@@ -1,0 +1,23 @@
+import pytest
+
+from fagan_hf.files import replacing
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "file"
+    for text in ("first", "second"):
+        with replacing(path) as aside:
+            aside.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("first")
+    with pytest.raises(OSError, match="disk full"), replacing(path) as aside:
+        aside.write_text("sec")
+        raise OSError("disk full")
+    assert path.read_text() == "first"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

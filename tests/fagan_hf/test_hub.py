@@ -1,0 +1,187 @@
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import save_repository
+from tests.small import DISCRIMINATOR, GENERATOR
+
+
+@pytest.fixture
+def generator():
+    """One whose buffers and gates are not as a fresh one's."""
+    generator = Generator(GENERATOR).train()
+    for parameter in generator.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    generator(torch.randn(4, 8))
+    return generator.eval()
+
+
+@pytest.fixture
+def run(tmp_path, generator):
+    save_repository(tmp_path / "run", generator, Discriminator(DISCRIMINATOR))
+    return tmp_path / "run"
+
+
+def test_saved_and_loaded_is_equal_to_the_bit(generator, run):
+    loaded = Generator.from_pretrained(run)
+    assert loaded.config == generator.config
+    assert not loaded.training
+    expected = generator.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    latents = torch.randn(3, 8)
+    assert torch.equal(loaded(latents), generator(latents))
+
+
+@pytest.mark.parametrize("network", [Generator, Discriminator])
+@pytest.mark.parametrize("kind", ["run folder", "its subfolder", "named subfolder", "text"])
+def test_doors(run, network, kind):
+    path = {"its subfolder": run / network.subfolder, "text": str(run)}.get(kind, run)
+    subfolder = network.subfolder if kind == "named subfolder" else None
+    assert isinstance(network.from_pretrained(path, subfolder=subfolder), network)
+
+
+def test_config_json_is_the_config(generator, run):
+    data = json.loads((run / "generator/config.json").read_text())
+    assert data == generator.config.to_dict()
+    assert sorted(path.name for path in (run / "discriminator").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", torch.float64])
+def test_dtype(run, dtype):
+    generator = Generator.from_pretrained(run, dtype=dtype)
+    assert str(generator.dtype).endswith(str(dtype).removeprefix("torch."))
+    assert generator(torch.randn(2, 8, dtype=generator.dtype)).dtype == generator.dtype
+
+
+def test_dtype_is_kept_by_default(tmp_path, generator):
+    generator.double().save_pretrained(tmp_path / "double")
+    assert Generator.from_pretrained(tmp_path / "double").dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", ["float31", "int8", torch.int64])
+def test_no_dtype(run, dtype):
+    with pytest.raises(ValueError, match="dtype is .*it must be a floating point one"):
+        Generator.from_pretrained(run, dtype=dtype)
+
+
+def test_device_and_unknown_arguments(generator, run, tmp_path):
+    assert generator.device == torch.device("cpu")
+    with pytest.raises(TypeError, match="strict"):
+        Generator.from_pretrained(run, strict=False)
+    with pytest.raises(TypeError, match="not config"):
+        generator.save_pretrained(tmp_path, config={})
+
+
+def test_pickles_are_refused(run):
+    weights = run / "generator/model.safetensors"
+    torch.save(load_file(weights), run / "generator/pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin is a pickle, which can run code.*refused"):
+        Generator.from_pretrained(run)
+
+
+def test_a_missing_config_is_named_with_what_was_found(run):
+    (run / "generator/config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is no Generator: it needs config.json and .*found discriminator/"):
+        Generator.from_pretrained(run)
+
+
+def test_a_truncated_file_is_named(run):
+    weights = run / "generator/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors is truncated or no safetensors file"):
+        Generator.from_pretrained(run)
+
+
+def test_foreign_weights_are_listed_key_by_key(run):
+    weights = run / "generator/model.safetensors"
+    tensors = load_file(weights)
+    tensors["stranger"] = tensors.pop("layers.0.alpha")
+    tensors["layers.0.query.bias"] = torch.zeros(7)
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match="does not fit its config.json") as caught:
+        Generator.from_pretrained(run)
+    assert "layers.0.alpha is missing" in str(caught.value)
+    assert "stranger is not known" in str(caught.value)
+    assert "layers.0.query.bias is [7]; it must be [1]" in str(caught.value)
+
+
+def test_many_mismatches_are_cut_short(run):
+    save_file({"a": torch.zeros(1)}, run / "generator/model.safetensors")
+    with pytest.raises(ValueError, match=r"and \d+ more$"):
+        Generator.from_pretrained(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json is no GeneratorConfig: Expecting property name"),
+        ("[]", "it is list"),
+        ('{"architectures": ["BertModel"]}', "unknown key 'architectures'"),
+    ],
+)
+def test_a_foreign_config_is_named(run, text, message):
+    (run / "generator/config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Generator.from_pretrained(run)
+
+
+def test_the_wrong_network_is_refused(run):
+    shutil.copytree(run / "discriminator", run.parent / "flat")
+    with pytest.raises(ValueError, match="is no GeneratorConfig: missing 'latent_dim'"):
+        Generator.from_pretrained(run.parent / "flat")
+    with pytest.raises(ValueError, match=r"takes a GeneratorConfig \(there is also Generator.from_preset"):
+        Generator(DISCRIMINATOR)
+
+
+def test_neither_folder_nor_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="'runs/nothing' is no folder here .* and the Hub did not give it either"):
+        Generator.from_pretrained("runs/nothing")
+    with pytest.raises(FileNotFoundError, match="is no folder here"):
+        Generator.from_pretrained("./a/b/c")
+
+
+def test_one_snapshot_of_one_commit(run, monkeypatch):
+    """Both files come by one call, so from one commit, and no pickle is ever asked for."""
+    calls = []
+
+    def snapshot(repo_id, **kwargs):
+        calls.append((repo_id, kwargs))
+        return str(run)
+
+    monkeypatch.setattr("fagan_hf.hub.snapshot_download", snapshot)
+    Generator.from_pretrained("user/name", revision="v1", token="secret", local_files_only=True)
+    [(repo_id, kwargs)] = calls
+    assert repo_id == "user/name"
+    assert (kwargs["revision"], kwargs["token"], kwargs["local_files_only"]) == ("v1", "secret", True)
+    assert all(pattern.endswith(("config.json", "model.safetensors")) for pattern in kwargs["allow_patterns"])
+
+
+def test_push_is_one_commit_into_the_own_subfolder(generator, monkeypatch):
+    """The server is not here: what is handed to the client is what counts, the card is not in it."""
+    uploads = []
+
+    class Commit:
+        commit_url = "https://hub/user/name/commit/1"
+
+    def upload_folder(self, *, folder_path, **kwargs):
+        loaded = Generator.from_pretrained(folder_path)
+        uploads.append((loaded.config, kwargs))
+        return Commit()
+
+    class Repository:
+        repo_id = "user/name"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: Repository())
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert generator.push_to_hub("user/name", revision="dev") == Commit.commit_url
+    [(config, kwargs)] = uploads
+    assert config == generator.config
+    assert (kwargs["path_in_repo"], kwargs["revision"], kwargs["create_pr"]) == ("generator", "dev", False)
