@@ -77,15 +77,13 @@ def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
     return generator, discriminator
 
 
-def _fagan_32() -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """Every layer full attention, small enough to train on two CPU cores in minutes."""
-    return _every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48))
-
-
 def _every_layer_full_attention(
     *, image_size: int, latent_dim: int, widths: tuple[int, ...]
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """Mirror a generator and a discriminator, ``widths`` channels from the 4x4 feature map outwards."""
+    """FAGAN taken at its word: full attention wherever there is more than one position.
+
+    Generator and discriminator mirror each other, with ``widths`` channels from the 4x4 feature map outwards.
+    """
     pairs = list(zip(widths, widths[1:], strict=False))
     up = {"transposed": True, "activation": "leaky_relu(0.2)"}
     to_image = {"transposed": True, "spectral_norm": False, "batch_norm": False, "activation": "tanh"}
@@ -108,7 +106,9 @@ def _every_layer_full_attention(
 
 
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
-    "fagan-32": _fagan_32(),
+    "fagan-32": _every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48)),
+    "fagan-64": _every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
+    "fagan-128": _every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
     "fagan-classic-64": _fagan_classic_64(),
     "dcgan-64": _dcgan_64(),
 }

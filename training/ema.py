@@ -45,8 +45,15 @@ class AveragedGenerator:
         torch._foreach_lerp_(list(self.model.parameters()), list(generator.parameters()), share)
 
     @torch.no_grad()
-    def refresh(self, seed: int) -> None:
-        """Measure spectral norms and batch statistics of the averaged parameters; the same each time it is called."""
+    def refresh(self, generator: Generator, seed: int) -> None:
+        """Measure spectral norms and batch statistics of the averaged parameters; the same however often it is called.
+
+        Args:
+            generator: The trained one, unwrapped: its singular vectors are where the measurement starts from.
+            seed: The run's, for the latents that batch statistics are measured with.
+        """
+        for buffer, trained in zip(self.model.buffers(), generator.buffers(), strict=True):
+            buffer.copy_(trained)
         refresh_spectral_norms(self.model)
         norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not norms:

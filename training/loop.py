@@ -1,5 +1,6 @@
 """A run from its first image to its last: when to step, show, save and stop."""
 
+import os
 import signal
 import sys
 import time
@@ -58,6 +59,8 @@ class Run:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.is_main = self.accelerator.is_main_process
+        if self.accelerator.device.type == "cpu":
+            torch.set_num_threads(recipe.cpu_threads or cores_of_a_process())
         if self.is_main:
             check_folder(recipe)
         with self.accelerator.main_process_first():
@@ -191,7 +194,7 @@ class Run:
 
     def _show(self) -> None:
         if self.is_main:
-            self.averaged.refresh(self.recipe.seed)
+            self.averaged.refresh(self.generator, self.recipe.seed)
             latents = latents_from_seeds(SAMPLE_SEEDS, self.generator.config.latent_dim)
             images = generate_images(self.averaged.model, latents, progress=False)
             self.report.add_samples(self.images_seen, images)
@@ -200,7 +203,7 @@ class Run:
 
     def _save(self) -> None:
         if self.is_main:
-            self.averaged.refresh(self.recipe.seed)
+            self.averaged.refresh(self.generator, self.recipe.seed)
             save_repository(self.recipe.run_dir, self.averaged.model, self.discriminator)
             state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
             self.checkpoints.save(self.images_seen, state)
@@ -247,6 +250,12 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def cores_of_a_process() -> int:
+    """Count the cores that each process of this machine can have; launchers set one thread where they are not told."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def check_folder(recipe: Recipe) -> None:

@@ -30,6 +30,7 @@ HOW_LONG_AND_WHERE = {
     "sample_every_images",
     "checkpoint_every_images",
     "keep_checkpoints",
+    "cpu_threads",
     "gif_frames",
 }
 
@@ -96,6 +97,8 @@ class Recipe:
     """Interval between checkpoints; a run that is killed loses at most so much."""
     keep_checkpoints: int = 2
     """The newest so many checkpoints stay."""
+    cpu_threads: int | None = None
+    """Threads of each process where it trains on the CPU; none: the machine's cores shared by its processes."""
     gif_frames: int = 60
     """Frames of training_progress.gif at the most, spread over the run."""
 
@@ -154,8 +157,8 @@ FIELDS = {field.name for field in dataclasses.fields(Recipe)}
 assert set(get_args(LossName)) == set(LOSSES)
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Read a recipe's YAML, and refuse keys that no recipe has.
+def check_recipe_file(path: Path) -> None:
+    """Refuse a file that is no recipe, or has keys that no recipe has.
 
     Raises:
         FileNotFoundError: There is no such file; lists the recipes beside it.
@@ -171,7 +174,6 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"recipe {str(path)!r} holds {type(data).__name__}; it must be a mapping of fields to values")
     _check_names(f"recipe {str(path)!r} has the unknown field", data)
-    return data
 
 
 def _check_names(complaint: str, names: Any) -> None:
@@ -196,7 +198,7 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
         description="Train a generator and a discriminator. The same command goes on where a run was stopped.",
         exit_on_error=False,
     )
-    parser.add_argument("--config", type=Path, help="Recipe to start from; see training/recipes/.")
+    parser.add_argument("--config", action="config", help="Recipe to start from; see training/recipes/.")
     parser.add_class_arguments(Recipe, as_group=False)
     try:
         return _parse(parser, arguments)
@@ -208,21 +210,22 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
 def _parse(parser: Any, arguments: list[str]) -> Recipe:
     flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
     _check_names("unknown flag", [flag for flag in flags if flag not in ("config", "help", "")])
-    path = _config_path(arguments)
-    if path is not None:
-        parser.set_defaults(**read_recipe_file(path))
+    arguments = _config_first(arguments)
+    if arguments and arguments[0].startswith("--config="):
+        check_recipe_file(Path(arguments[0].removeprefix("--config=")))
     values = parser.parse_args(arguments).as_dict()
     values.pop("config", None)
     values["betas"], values["augment"] = tuple(values["betas"]), tuple(values["augment"])
     return Recipe(**values)
 
 
-def _config_path(arguments: list[str]) -> Path | None:
+def _config_first(arguments: list[str]) -> list[str]:
+    """Move ``--config`` to the front, so that a flag beats the file wherever it stands."""
     for index, argument in enumerate(arguments):
         if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
+            return [argument, *arguments[:index], *arguments[index + 1 :]]
         if argument == "--config":
             if index + 1 == len(arguments):
                 raise ValueError("--config needs the path of a recipe")
-            return Path(arguments[index + 1])
-    return None
+            return [f"--config={arguments[index + 1]}", *arguments[:index], *arguments[index + 2 :]]
+    return arguments

@@ -6,8 +6,8 @@ from pathlib import Path
 # `accelerate launch` puts this file's folder on the path, not the repository's root that the imports start from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.loop import Run  # noqa: E402
-from training.recipe import parse_recipe  # noqa: E402
+from training.loop import Run
+from training.recipe import parse_recipe
 
 
 def main() -> None:

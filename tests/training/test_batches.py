@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from fagan_hf.data import prepare_images
+from training.batches import Batches
+
+
+@pytest.fixture
+def make_batches(make_recipe):
+    def make(process=0, processes=1, **changes):
+        recipe = make_recipe(**changes)
+        images = prepare_images(recipe.source(), progress=False)
+        return Batches(images, recipe, 8, torch.device("cpu"), process, processes)
+
+    return make
+
+
+def joined(batches, images_seen, name):
+    return [torch.cat([getattr(each, name) for each in player]) for player in batches.make(images_seen)]
+
+
+def test_real_images_are_what_the_cache_holds(make_batches):
+    batches = make_batches(horizontal_flip=False, batch_size=20)
+    real, again = joined(batches, 0, "real")
+    assert torch.equal(real, again)
+    pixels, _ = batches.images.batch(range(20))
+    expected = {tuple(image.flatten().tolist()) for image in pixels}
+    assert {tuple(image.flatten().tolist()) for image in ((real + 1) * 127.5).round().byte()} == expected
+    assert (real.min(), real.max()) == (-1, 1)
+
+
+def test_half_of_them_are_mirrored(make_batches):
+    plain, mirrored = (joined(make_batches(horizontal_flip=flip, batch_size=20), 0, "real")[0] for flip in (False, True))
+    is_mirrored = (plain != mirrored).flatten(1).any(1)
+    assert torch.equal(mirrored[is_mirrored], plain[is_mirrored].flip(-1))
+    assert 4 <= is_mirrored.sum() <= 16
+
+
+@pytest.mark.parametrize("name", ["real", "latents", "real_augment", "fake_augment"])
+def test_processes_and_micro_batches_share_one_batch(make_batches, name):
+    """Whatever the sharing, the same rows come, each once."""
+
+    def rows(processes, accumulation):
+        changes = {"batch_size": 8, "gradient_accumulation": accumulation, "augment": ("colour",)}
+        parts = [make_batches(process, processes, **changes) for process in range(processes)]
+        return sorted(tuple(row.flatten().tolist()) for part in parts for row in joined(part, 8, name)[1])
+
+    assert rows(2, 1) == rows(1, 1)
+    assert rows(2, 2) == rows(1, 4) == rows(1, 1)
+
+
+def test_the_two_players_draw_different_latents(make_batches):
+    for_discriminator, for_generator = joined(make_batches(), 0, "latents")
+    assert not torch.equal(for_discriminator, for_generator)
+
+
+def test_a_batch_is_a_function_of_the_images_seen(make_batches):
+    used, fresh = make_batches(), make_batches()
+    used.make(0), used.make(4)
+    assert torch.equal(used.make(8)[0][0].real, fresh.make(8)[0][0].real)
+    assert not torch.equal(used.make(8)[0][0].latents, used.make(4)[0][0].latents)
+
+
+def test_more_processes_than_a_batch_can_have(make_batches):
+    with pytest.raises(ValueError, match="batch_size is 4; it must be a multiple of 3, 3 processes times 1"):
+        make_batches(0, 3)
+
+
+def test_fewer_images_than_a_batch(make_batches):
+    with pytest.raises(ValueError, match="has 20 images, fewer than a batch of 32; add images or give a smaller"):
+        make_batches(batch_size=32)

