@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "Discriminator": "fagan_hf.models",
-    "DiscriminatorConfig": "fagan_hf.configs",
-    "FAGANPipeline": "fagan_hf.pipeline",
-    "Generator": "fagan_hf.models",
-    "GeneratorConfig": "fagan_hf.configs",
-    "PRESETS": "fagan_hf.presets",
-}
-__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
 if TYPE_CHECKING:
     from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
     from fagan_hf.models import Discriminator, Generator
     from fagan_hf.pipeline import FAGANPipeline
     from fagan_hf.presets import PRESETS
 
+__all__ = ["PRESETS", "Discriminator", "DiscriminatorConfig", "FAGANPipeline", "Generator", "GeneratorConfig"]
+
+_MODULES = {
+    "PRESETS": "fagan_hf.presets",
+    "Discriminator": "fagan_hf.models",
+    "DiscriminatorConfig": "fagan_hf.configs",
+    "FAGANPipeline": "fagan_hf.pipeline",
+    "Generator": "fagan_hf.models",
+    "GeneratorConfig": "fagan_hf.configs",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_MODULES})

@@ -314,7 +314,9 @@ class _NetworkConfig(_Record):
                 channels += self.num_labels
             if layer.channels is not None and layer.channels[0] != channels:
                 given = f"layers[{index - 1}] gives" if index else "the network's input has"
-                labels = f" with {self.num_labels} labels" if self.num_labels and index == self._labels_enter_at() else ""
+                labels = (
+                    f" with {self.num_labels} labels" if self.num_labels and index == self._labels_enter_at() else ""
+                )
                 raise ValueError(f"{name}: in_channels is {layer.channels[0]}, but {given} {channels} channels{labels}")
             try:
                 size = layer.output_size(size)

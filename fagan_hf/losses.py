@@ -45,9 +45,7 @@ def hinge_generator(real: Float[Tensor, " real"] | None, fake: Float[Tensor, " f
     return -fake.mean()
 
 
-def relativistic_hinge_discriminator(
-    real: Float[Tensor, " real"], fake: Float[Tensor, " fake"]
-) -> Float[Tensor, ""]:
+def relativistic_hinge_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor, " fake"]) -> Float[Tensor, ""]:
     """Push each logit a margin of 1 away from the mean of the opposite class.
 
     Args:

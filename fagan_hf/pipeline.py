@@ -16,7 +16,6 @@ from torch import Tensor
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
 from fagan_hf.sampling import latents_from_seeds, sample, to_uint8
-from fagan_hf.seeds import MAX_SEED
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -60,7 +59,7 @@ class FAGANPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder, or a Hub id ``user/name``.
-            **options: Those of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir`` and so on.
+            **options: Those of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir``, ...
 
         Raises:
             FileNotFoundError: See `Generator.from_pretrained`.
@@ -107,20 +106,22 @@ class FAGANPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np' or 'pt'")
         if latents is None:
-            seeds = _draw_seeds(1 if num_images is None else num_images) if seeds is None else list(seeds)
-            latents = latents_from_seeds(seeds, self.generator.config.latent_dim, truncation)
+            drawn = _draw_seeds(1 if num_images is None else num_images) if seeds is None else list(seeds)
+            latents = latents_from_seeds(drawn, self.generator.config.latent_dim, truncation)
         elif truncation != 1.0:
             raise ValueError("truncation is for seeds; multiply latents yourself")
+        else:
+            drawn = None
         progress = not getattr(self, "_progress_bar_config", {}).get("disable", False)
         batches = sample(self.generator, latents, batch_size=batch_size, progress=progress)
         images = _convert(batches, output_type)
-        return FAGANPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
+        return FAGANPipelineOutput(images=images, seeds=drawn) if return_dict else (images,)
 
 
 def _draw_seeds(count: int) -> list[int]:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"num_images is {count!r}; it must be a whole number of at least 1")
-    return torch.randint(0, min(2**32, MAX_SEED), (count,)).tolist()
+    return torch.randint(0, 2**32, (count,)).tolist()
 
 
 def _convert(batches: Any, output_type: OutputType) -> Any:

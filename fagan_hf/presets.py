@@ -1,25 +1,27 @@
 """One table: the name of an architecture -> its generator and its discriminator."""
 
+from itertools import pairwise
+from typing import Any
+
 from fagan_hf.configs import (
     ConvSpec,
     ConvTransposeSpec,
     DiscriminatorConfig,
     FullAttentionSpec,
     GeneratorConfig,
-    LayerSpec,
     SelfAttentionSpec,
 )
 from fagan_hf.suggest import suggest
 
 # How a 4x4 kernel doubles or halves a feature map, and how it opens 1x1 to 4x4 or closes 4x4 to 1x1.
-_DOUBLE = {"kernel_size": 4, "stride": 2, "padding": 1}
-_ENDS = {"kernel_size": 4, "stride": 1, "padding": 0}
+_DOUBLE: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
+_ENDS: dict[str, Any] = {"kernel_size": 4, "stride": 1, "padding": 0}
 
 
 def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """FAGAN's own networks (its configurations fagan_1 and fagan_2), 8.09 M and 3.77 M parameters."""
-    up = {"transposed": True, "activation": "leaky_relu(0.3)"}
-    relu = {"batch_norm": True, "activation": "relu"}
+    up: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.3)"}
+    relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
     generator = GeneratorConfig(
         latent_dim=128,
         image_size=64,
@@ -33,8 +35,8 @@ def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
             ConvTransposeSpec(in_channels=64, out_channels=3, **_DOUBLE, spectral_norm=False, activation="tanh"),
         ),
     )
-    first = {"squeeze_factor": 1, "batch_norm": False, "activation": "leaky_relu(0.1)"}
-    leaky = {"activation": "leaky_relu(0.1)"}
+    first: dict[str, Any] = {"squeeze_factor": 1, "batch_norm": False, "activation": "leaky_relu(0.1)"}
+    leaky: dict[str, Any] = {"activation": "leaky_relu(0.1)"}
     discriminator = DiscriminatorConfig(
         image_size=64,
         layers=(
@@ -52,11 +54,11 @@ def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
 
 def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """DCGAN (arXiv:1511.06434): convolutions only, the baseline without attention."""
-    up = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "relu"}
-    down = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "leaky_relu(0.2)"}
-    last = {"spectral_norm": False, "bias": False}
+    up: dict[str, Any] = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "relu"}
+    down: dict[str, Any] = {"spectral_norm": False, "bias": False, "batch_norm": True, "activation": "leaky_relu(0.2)"}
+    last: dict[str, Any] = {"spectral_norm": False, "bias": False}
     widths = (512, 256, 128, 64)
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     generator = GeneratorConfig(
         latent_dim=100,
         image_size=64,
@@ -84,16 +86,16 @@ def _every_layer_full_attention(
 
     Generator and discriminator mirror each other, with ``widths`` channels from the 4x4 feature map outwards.
     """
-    pairs = list(zip(widths, widths[1:], strict=False))
-    up = {"transposed": True, "activation": "leaky_relu(0.2)"}
-    to_image = {"transposed": True, "spectral_norm": False, "batch_norm": False, "activation": "tanh"}
-    down = {"batch_norm": False, "activation": "leaky_relu(0.2)"}
-    generator: list[LayerSpec] = [
+    pairs = list(pairwise(widths))
+    up: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.2)"}
+    to_image: dict[str, Any] = {"transposed": True, "spectral_norm": False, "batch_norm": False, "activation": "tanh"}
+    down: dict[str, Any] = {"batch_norm": False, "activation": "leaky_relu(0.2)"}
+    generator = [
         FullAttentionSpec(in_channels=latent_dim, out_channels=widths[0], **_ENDS, **up),
         *(FullAttentionSpec(in_channels=wide, out_channels=narrow, **_DOUBLE, **up) for wide, narrow in pairs),
         FullAttentionSpec(in_channels=widths[-1], out_channels=3, **_DOUBLE, **to_image),
     ]
-    discriminator: list[LayerSpec] = [
+    discriminator = [
         FullAttentionSpec(in_channels=3, out_channels=widths[-1], **_DOUBLE, **down, squeeze_factor=1),
         *(FullAttentionSpec(in_channels=b, out_channels=a, **_DOUBLE, **down) for a, b in reversed(pairs)),
         # One position is left: attention over it would be a second convolution, so the logit is a plain one.

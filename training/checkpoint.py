@@ -35,9 +35,7 @@ class Checkpoints:
         keep: The newest so many stay.
     """
 
-    def __init__(
-        self, folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], keep: int
-    ):
+    def __init__(self, folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], keep: int):
         self.folder = folder
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
@@ -112,9 +110,7 @@ class Checkpoints:
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """Flatten an optimiser's state: ``"3.exp_avg"`` is the gradient's mean of its parameter number 3."""
     state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": tensor.contiguous() for index, slots in state.items() for name, tensor in slots.items()
-    }
+    return {f"{index}.{name}": tensor.contiguous() for index, slots in state.items() for name, tensor in slots.items()}
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:

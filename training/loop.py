@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -79,8 +79,8 @@ class Run:
         self.generator, self.discriminator = generator, discriminator
         self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
         self.averaged.model.to(self.accelerator.device)
-        players = [self._player(generator), self._player(discriminator)]
-        self.trainer = Trainer(self.accelerator, *players, LOSSES[recipe.loss], recipe.augment)
+        players = self._player(generator), self._player(discriminator)
+        self.trainer = Trainer(self.accelerator, *players, loss=LOSSES[recipe.loss], policy=recipe.augment)
         self.checkpoints = Checkpoints(
             recipe.run_dir / "checkpoints",
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
@@ -165,18 +165,20 @@ class Run:
         is_late = minutes is not None and self.seconds >= 60 * minutes
         if self.accelerator.num_processes > 1:  # clocks differ: the first process decides for all
             verdict = torch.tensor(float(is_late and self.is_main), device=self.accelerator.device)
-            is_late = bool(self.accelerator.reduce(verdict, "sum") > 0)
+            is_late = self._reduce(verdict, "sum") > 0
         return is_late or self.images_seen >= self.recipe.max_images
 
     def _log(self, bar: tqdm) -> None:
         logged_images, logged_seconds = self._logged
         images, seconds = self.images_seen - logged_images, self.seconds - logged_seconds
         steps = images / self.recipe.batch_size
-        means = {name: self.accelerator.reduce(total / steps, "mean").item() for name, total in self._sums.items()}
+        means = {name: self._reduce(total / steps, "mean") for name, total in self._sums.items()}
         self._sums, self._logged = {}, (self.images_seen, self.seconds)
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         blends = {
-            f"{player}.{name}": gate.item() for player, network in networks.items() for name, gate in gates(network).items()
+            f"{player}.{name}": gate.item()
+            for player, network in networks.items()
+            for name, gate in gates(network).items()
         }
         speed = images / max(seconds, 1e-9)
         numbers = {"images": self.images_seen, "seconds": round(self.seconds, 2), "images_per_second": round(speed, 2)}
@@ -184,6 +186,10 @@ class Run:
             self.report.add_line(numbers | means | blends)
         bar.total = self._expected_images()
         bar.set_postfix(G=f"{means['generator_loss']:.3f}", D=f"{means['discriminator_loss']:.3f}")
+
+    def _reduce(self, number: Tensor, how: Literal["sum", "mean"]) -> float:
+        """Combine a number of all processes, and read it."""
+        return cast(Tensor, self.accelerator.reduce(number, how)).item()
 
     def _expected_images(self) -> int:
         """Estimate how many images the run will see, for the bar's time of arrival."""

@@ -101,7 +101,5 @@ class Report:
         durations = [GIF_FRAME_MILLISECONDS] * (len(pictures) - 1) + [GIF_LAST_FRAME_MILLISECONDS]
         path = self.folder / "training_progress.gif"
         with replacing(path) as aside:
-            pictures[0].save(
-                aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-            )
+            pictures[0].save(aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
         return path

@@ -42,7 +42,5 @@ def attention(
         # A transposed view would send torch to its slow path, with N x N weights.
         return functional.pad(split, (0, size - split.shape[-1])).contiguous()
 
-    mixed = functional.scaled_dot_product_attention(
-        heads_last(query), heads_last(key), heads_last(value), scale=1.0
-    )
+    mixed = functional.scaled_dot_product_attention(heads_last(query), heads_last(key), heads_last(value), scale=1.0)
     return mixed[..., :value_size].mT.flatten(1, 2).unflatten(2, value.shape[2:])

@@ -5,11 +5,12 @@ agree only once the iteration has converged. In this order a fresh network agree
 Unlike the original's, ours leaves u and v alone in eval mode, so the same input gives the same output.
 """
 
+from typing import Any, cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
 
 EPSILON = 1e-12  # the original's, added to a length before dividing by it
 
@@ -65,7 +66,7 @@ class SpectralNorm(nn.Module):
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
     """Normalise a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
-    parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, dim))  # pyright: ignore[reportArgumentType]
+    parametrize.register_parametrization(module, "weight", SpectralNorm(cast(Tensor, module.weight), dim))
     return module
 
 
@@ -78,7 +79,7 @@ def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
     """
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
-            parametrizations = module.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+            parametrizations = cast(Any, module.parametrizations)["weight"]
             for norm in parametrizations:
                 if isinstance(norm, SpectralNorm):
                     norm.iterate(parametrizations.original, iterations)

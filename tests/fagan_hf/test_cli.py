@@ -76,5 +76,7 @@ def test_seeds_are_checked_before_anything_is_loaded(seeds, capsys):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from fagan_hf.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from fagan_hf.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
     assert "generate" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -22,7 +22,9 @@ from tests.small import DISCRIMINATOR, GENERATOR
 CONFIGS = [config for pair in PRESETS.values() for config in pair] + [GENERATOR, DISCRIMINATOR]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=[f"{type(each).__name__} {index}" for index, each in enumerate(CONFIGS)])
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=[f"{type(each).__name__} {index}" for index, each in enumerate(CONFIGS)]
+)
 def test_json_and_back(config):
     assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -62,7 +64,10 @@ def with_layer(index, **changes):
         (with_layer(0, squeeze_factor=9), "squeeze_factor is 9; it must be at most in_channels, 8"),
         (with_layer(1, heads=3), "layers[1] (self_attention): heads is 3; it must divide the query's 2 channels"),
         (with_layer(0, spectral_norm_dim=2), "spectral_norm_dim is 2; it must be 0 (the original's) or 1"),
-        (with_layer(0, padding=2), "layers[0] (full_attention): kernel_size is 4, stride 1, padding 2: nothing is left"),
+        (
+            with_layer(0, padding=2),
+            "layers[0] (full_attention): kernel_size is 4, stride 1, padding 2: nothing is left",
+        ),
         ([1], "it is list [1]; it must be a mapping"),
     ],
 )
@@ -72,12 +77,12 @@ def test_nonsense_is_refused_and_named(data, message):
 
 
 def test_missing_layer_keys_are_listed():
-    with pytest.raises(ValueError, match="missing 'out_channels', 'kernel_size'; it needs in_channels"):
+    with pytest.raises(ValueError, match=r"missing 'out_channels', 'kernel_size'; it needs in_channels"):
         parse_layer({"type": "conv", "in_channels": 3})
 
 
 def test_a_layer_without_type_lists_the_types():
-    with pytest.raises(ValueError, match="must be a mapping with a 'type'. There are: conv, conv_transpose"):
+    with pytest.raises(ValueError, match=r"must be a mapping with a 'type'. There are: conv, conv_transpose"):
         parse_layer({"in_channels": 3})
 
 
@@ -119,7 +124,7 @@ def test_the_slope_of_a_leaky_relu_survives(slope):
 
 
 def test_unknown_preset_lists_them():
-    with pytest.raises(ValueError, match="unknown preset 'fagan-46'; did you mean 'fagan-.*There are: .*dcgan-64"):
+    with pytest.raises(ValueError, match=r"unknown preset 'fagan-46'; did you mean 'fagan-.*There are: .*dcgan-64"):
         preset("fagan-46")
 
 

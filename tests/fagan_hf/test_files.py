@@ -16,8 +16,13 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "file"
     path.write_text("first")
-    with pytest.raises(OSError, match="disk full"), replacing(path) as aside:
-        aside.write_text("sec")
-        raise OSError("disk full")
+
+    def fail():
+        with replacing(path) as aside:
+            aside.write_text("sec")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
     assert path.read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -66,7 +66,7 @@ def test_dtype_is_kept_by_default(tmp_path, generator):
 
 @pytest.mark.parametrize("dtype", ["float31", "int8", torch.int64])
 def test_no_dtype(run, dtype):
-    with pytest.raises(ValueError, match="dtype is .*it must be a floating point one"):
+    with pytest.raises(ValueError, match=r"dtype is .*it must be a floating point one"):
         Generator.from_pretrained(run, dtype=dtype)
 
 
@@ -105,7 +105,7 @@ def test_foreign_weights_are_listed_key_by_key(run):
     tensors["stranger"] = tensors.pop("layers.0.alpha")
     tensors["layers.0.query.bias"] = torch.zeros(7)
     save_file(tensors, weights)
-    with pytest.raises(ValueError, match="does not fit its config.json") as caught:
+    with pytest.raises(ValueError, match=r"does not fit its config.json") as caught:
         Generator.from_pretrained(run)
     assert "layers.0.alpha is missing" in str(caught.value)
     assert "stranger is not known" in str(caught.value)
@@ -142,7 +142,9 @@ def test_the_wrong_network_is_refused(run):
 
 def test_neither_folder_nor_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="'runs/nothing' is no folder here .* and the Hub did not give it either"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'runs/nothing' is no folder here .* and the Hub did not give it either"
+    ):
         Generator.from_pretrained("runs/nothing")
     with pytest.raises(FileNotFoundError, match="is no folder here"):
         Generator.from_pretrained("./a/b/c")

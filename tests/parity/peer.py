@@ -1,7 +1,7 @@
 """The original, attn-gan-pytorch 1.2.3, beside ours: its layers built from our specs, its weights copied across."""
 
 import torch
-from attn_gan_pytorch import CustomLayers as peer
+from attn_gan_pytorch import CustomLayers
 from torch import nn
 
 from fagan_hf.configs import ConvSpec, FullAttentionSpec, LayerSpec, SelfAttentionSpec
@@ -11,10 +11,10 @@ from fagan_hf.layers import SpectralNorm
 def peer_layer(spec: LayerSpec) -> nn.Module:
     """Build the original's layer that a spec describes."""
     if isinstance(spec, SelfAttentionSpec):
-        layer = peer.SelfAttention(spec.in_channels, None, spec.squeeze_factor)
-        return nn.Sequential(layer, peer.IgnoreAttentionMap())
+        layer = CustomLayers.SelfAttention(spec.in_channels, None, spec.squeeze_factor)
+        return nn.Sequential(layer, CustomLayers.IgnoreAttentionMap())
     if isinstance(spec, FullAttentionSpec):
-        layer = peer.FullAttention(
+        layer = CustomLayers.FullAttention(
             spec.in_channels,
             spec.out_channels,
             peer_activation(spec.activation),
@@ -27,13 +27,11 @@ def peer_layer(spec: LayerSpec) -> nn.Module:
             spec.padding,
             bias=True,
         )
-        return nn.Sequential(layer, peer.IgnoreAttentionMap())
+        return nn.Sequential(layer, CustomLayers.IgnoreAttentionMap())
     assert isinstance(spec, ConvSpec)
     conv_class = nn.ConvTranspose2d if spec.is_transposed else nn.Conv2d
-    conv = conv_class(
-        spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, spec.padding, bias=spec.bias
-    )
-    conv = peer.SpectralNorm(conv) if spec.spectral_norm else conv
+    conv = conv_class(spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, spec.padding, bias=spec.bias)
+    conv = CustomLayers.SpectralNorm(conv) if spec.spectral_norm else conv
     norm = [nn.BatchNorm2d(spec.out_channels)] if spec.batch_norm else []
     return nn.Sequential(conv, *norm, peer_activation(spec.activation))
 
@@ -76,7 +74,7 @@ def _convs(network: nn.Module) -> list[nn.Module]:
 
 def _norms(network: nn.Module) -> list[nn.Module]:
     for module in network.modules():
-        if isinstance(module, peer.FullAttention) and not module.use_batch_norm:
+        if isinstance(module, CustomLayers.FullAttention) and not module.use_batch_norm:
             module.batch_norm.is_used = False
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 

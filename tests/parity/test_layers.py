@@ -16,7 +16,9 @@ SPECS = {
     "full, without spectral norm": FullAttentionSpec(in_channels=16, out_channels=8, **HALVE, spectral_norm=False),
     "full, transposed": FullAttentionSpec(in_channels=16, out_channels=8, **HALVE, transposed=True, activation=LEAKY),
     "full, 5x5 kernel": FullAttentionSpec(in_channels=16, out_channels=8, kernel_size=5, padding=2),
-    "full, to the image": FullAttentionSpec(in_channels=16, out_channels=3, **HALVE, transposed=True, activation="tanh"),
+    "full, to the image": FullAttentionSpec(
+        in_channels=16, out_channels=3, **HALVE, transposed=True, activation="tanh"
+    ),
     "self": SelfAttentionSpec(in_channels=16),
     "self, squeezed by 2": SelfAttentionSpec(in_channels=16, squeeze_factor=2),
     "conv": ConvSpec(in_channels=16, out_channels=24, **HALVE, activation="leaky_relu(0.1)"),

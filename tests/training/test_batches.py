@@ -30,7 +30,9 @@ def test_real_images_are_what_the_cache_holds(make_batches):
 
 
 def test_half_of_them_are_mirrored(make_batches):
-    plain, mirrored = (joined(make_batches(horizontal_flip=flip, batch_size=20), 0, "real")[0] for flip in (False, True))
+    plain, mirrored = (
+        joined(make_batches(horizontal_flip=flip, batch_size=20), 0, "real")[0] for flip in (False, True)
+    )
     is_mirrored = (plain != mirrored).flatten(1).any(1)
     assert torch.equal(mirrored[is_mirrored], plain[is_mirrored].flip(-1))
     assert 4 <= is_mirrored.sum() <= 16

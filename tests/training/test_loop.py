@@ -91,7 +91,9 @@ def test_a_longer_end_goes_on_and_a_reached_one_ends_at_once(make_recipe, capfd)
 
 def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
     train(make_recipe(max_images=8))
-    with pytest.raises(ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"
+    ):
         Run(make_recipe(loss="hinge"))
     check_folder(make_recipe(max_images=10**6, max_minutes=5, log_every_images=7))
 

@@ -23,7 +23,10 @@ def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):
         file.write('{"images": 128, "gener')
     report.rewind(64)
     assert [json.loads(text)["images"] for text in report.metrics_path.read_text().splitlines()] == [32, 64]
-    assert sorted(path.name for path in report.samples_folder.iterdir()) == ["images-00000032.png", "images-00000064.png"]
+    assert sorted(path.name for path in report.samples_folder.iterdir()) == [
+        "images-00000032.png",
+        "images-00000064.png",
+    ]
     report.add_line(line(96))
     assert [each["images"] for each in report.lines()] == [32, 64, 96]
 

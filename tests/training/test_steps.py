@@ -67,7 +67,9 @@ def test_three_micro_batches_are_one_batch():
     plain = [dataclasses.replace(layer, spectral_norm=False, batch_norm=False) for layer in DISCRIMINATOR.layers]
     network = Discriminator(dataclasses.replace(DISCRIMINATOR, layers=tuple(plain)))
     parts = micro_batches(3)
-    whole = MicroBatch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(MicroBatch)))
+    whole = MicroBatch(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(MicroBatch))
+    )
     moved = []
     for batches in (parts, [whole]):
         trainer = make("hinge", discriminator=copy.deepcopy(network))
@@ -83,7 +85,9 @@ def test_gradients_are_shortened_if_asked_for():
     trainer = make(max_gradient_norm=1e-3)
     before = state(trainer.bare_discriminator)
     trainer.discriminator_step(micro_batches(1))
-    moved = sum((tensor - before[name]).square().sum() for name, tensor in trainer.bare_discriminator.named_parameters())
+    moved = sum(
+        (tensor - before[name]).square().sum() for name, tensor in trainer.bare_discriminator.named_parameters()
+    )
     assert 0 < moved.sqrt().item() <= 0.1 * 1e-3 * 1.01
 
 

@@ -29,7 +29,16 @@ def faces():
 
 
 def test_a_folder_of_photographs(faces, tmp_path):
-    recipe = ["--config", "training/recipes/folder-64.yaml", "--dataset", faces, "--output_dir", tmp_path, "--name", "orl"]
+    recipe = [
+        "--config",
+        "training/recipes/folder-64.yaml",
+        "--dataset",
+        faces,
+        "--output_dir",
+        tmp_path,
+        "--name",
+        "orl",
+    ]
     short = ["--batch_size", 4, "--max_images", 8, "--log_every_images", 4]
     result = launch(*recipe, *short, cache=tmp_path / "cache")
     assert result.returncode == 0, result.stderr

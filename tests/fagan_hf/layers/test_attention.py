@@ -141,6 +141,8 @@ def test_gradients_are_right(heads):
 
 def test_a_layer_alone_in_anyones_sequential():
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 16, 3, padding=1), SelfAttention(16), FullAttention(16, 8, kernel_size=4, stride=2, padding=1)
+        torch.nn.Conv2d(3, 16, 3, padding=1),
+        SelfAttention(16),
+        FullAttention(16, 8, kernel_size=4, stride=2, padding=1),
     )
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 8, 4, 4)

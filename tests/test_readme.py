@@ -1,0 +1,92 @@
+"""The README is true: its snippets run, its commands parse, its table and pictures are what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fagan_hf.cli import main
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.presets import PRESETS
+from fagan_hf.repository import save_repository
+from training.recipe import parse_recipe
+
+README = Path("README.md")
+TEXT = README.read_text(encoding="utf-8")
+# Commands that set up a machine; the others are run or parsed.
+SETTING_UP = ("git clone", "pip install")
+
+
+def snippets(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    return [line.split("#")[0].strip() for block in snippets("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder in which `make train` could have been run."""
+    preset = "fagan-32"
+    save_repository(
+        tmp_path / "runs/avatars-32", Generator.from_preset(preset).eval(), Discriminator.from_preset(preset).eval()
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("trained")
+def test_python_snippets_run_one_after_the_other():
+    namespace = {}
+    assert len(snippets("python")) >= 5
+    for snippet in snippets("python"):
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    assert Path("portrait.png").exists()
+    assert namespace["logits"].shape == (4,)
+    assert len(namespace["pipe"](num_images=2).images) == 2
+
+
+@pytest.mark.usefixtures("trained")
+def test_commands_of_the_shell():
+    root = Path(__file__).parents[1]
+    targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
+    kinds = set()
+    for command in commands():
+        words = shlex.split(command)
+        kinds.add(words[0])
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "fagan-hf":
+            assert main(words[1:]) == 0
+        elif words[:2] == ["accelerate", "launch"]:
+            script = words.index("training/train.py")
+            path = words[script + 2]
+            parse_recipe(["--config", str(root / path), *words[script + 3 :]])
+        else:
+            assert command.startswith(SETTING_UP), command
+    assert kinds >= {"make", "fagan-hf", "accelerate"}
+
+
+def test_the_table_of_presets():
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) M \| ([\d.]+) M \|", TEXT, flags=re.MULTILINE)
+    assert {row[0] for row in rows} == set(PRESETS)
+    for name, *millions in rows:
+        for network, stated in zip((Generator, Discriminator), millions, strict=True):
+            counted = sum(each.numel() for each in network.from_preset(name).parameters())
+            assert f"{counted / 1e6:.2f}" == stated, (name, network)
+
+
+@pytest.mark.parametrize("document", [README, *sorted(Path("docs").glob("*.md"))], ids=str)
+def test_links_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    for link in links:
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document.resolve()
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], link
