@@ -64,3 +64,18 @@ def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, chang
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_two_processes_share_the_batch(pictures, tmp_path):
+    """Gloo on the CPU: both ranks train, the first one alone writes."""
+    arguments = ["--name", "two", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
+    arguments += ["--output_dir", tmp_path, "--batch_size", 4, "--gradient_accumulation", 2, "--max_images", 8]
+    arguments += ["--log_every_images", 4, "--sample_every_images", 8, "--checkpoint_every_images", 8]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["training/train.py", *map(str, arguments)]
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("8 images in") == 1
+    assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 2
+    assert FAGANPipeline.from_pretrained(tmp_path / "two")(seeds=[1]).images[0].size == (32, 32)
