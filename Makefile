@@ -25,8 +25,7 @@ help:
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
 
-# The numbers are accelerate's defaults, said aloud so that no configuration of the user's changes them;
-# without the last one it would run torch on a single thread.
+# Accelerate's defaults, said aloud: it warns about those that are not, and no configuration of the user's changes them.
 train: .venv/.installed-train
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(THREADS) \

@@ -114,9 +114,10 @@ class Run:
                     self._log(bar)
                 if self._is_due("sample"):
                     self._show()
-                if self._is_due("checkpoint") or self._stop_requested:
+                is_stopped = self._all_agree(self._stop_requested)
+                if self._is_due("checkpoint") or is_stopped:
                     self._save()
-                if self._stop_requested:
+                if is_stopped:
                     return
         self._finish()
 
@@ -163,10 +164,19 @@ class Run:
     def _is_over(self) -> bool:
         minutes = self.recipe.max_minutes
         is_late = minutes is not None and self.seconds >= 60 * minutes
-        if self.accelerator.num_processes > 1:  # clocks differ: the first process decides for all
-            verdict = torch.tensor(float(is_late and self.is_main), device=self.accelerator.device)
-            is_late = self._reduce(verdict, "sum") > 0
-        return is_late or self.images_seen >= self.recipe.max_images
+        return self._all_agree(is_late) or self.images_seen >= self.recipe.max_images
+
+    def _all_agree(self, wish: bool) -> bool:
+        """Let any process end the run for all, at the same step.
+
+        Clocks differ and signals arrive at different moments. Asking costs a wait for the device, so with several
+        processes it is done when a line is logged only.
+        """
+        if self.accelerator.num_processes == 1:
+            return wish
+        if not self._is_due("log"):
+            return False
+        return self._reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum") > 0
 
     def _log(self, bar: tqdm) -> None:
         logged_images, logged_seconds = self._logged

@@ -57,11 +57,14 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Give the weight divided by its estimated norm, in the weight's shape."""
-        if self.training:
-            self.iterate(weight)
-        # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
-        u, v = self.u.clone(), self.v.clone()
-        return weight / torch.dot(u, self._matrix(weight) @ v)
+        # In the weight's own precision, under autocast too: three digits are too few for a norm that everything is
+        # divided by.
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.training:
+                self.iterate(weight)
+            # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
+            u, v = self.u.clone(), self.v.clone()
+            return weight / torch.dot(u, self._matrix(weight) @ v)
 
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from fagan_hf import FAGANPipeline
@@ -103,6 +104,28 @@ def test_minutes_end_a_run(make_recipe):
     run.train()
     assert run.images_seen < 10**6
     assert (run.recipe.run_dir / "training_progress.gif").exists()
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_the_rest_in_float32(make_recipe):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        run = Run(make_recipe(mixed_precision="bf16"))
+        seen = {}
+        for name, network in (("G", run.generator), ("D", run.discriminator)):
+            layer = network.layers[0]
+            layer.query.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.update({name: output.dtype})
+            )
+        numbers = run.trainer.discriminator_step(run.batches.make(0)[0]) | run.trainer.generator_step(
+            run.batches.make(0)[1]
+        )
+        assert seen == {"G": torch.bfloat16, "D": torch.bfloat16}
+        assert {number.dtype for number in numbers.values()} == {torch.float32}
+        assert {each.dtype for each in run.generator.parameters()} == {torch.float32}
+        run.train()
+        assert all(torch.isfinite(tensor).all() for tensor in weights(run.recipe).values())
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_warmup(make_recipe):

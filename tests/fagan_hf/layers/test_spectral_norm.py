@@ -50,3 +50,12 @@ def test_the_vectors_are_saved_and_not_trained():
     module = spectral_norm(nn.Conv2d(3, 4, 3))
     assert {name for name, _ in module.named_parameters()} == {"bias", "parametrizations.weight.original"}
     assert "parametrizations.weight.0.u" in module.state_dict()
+
+
+def test_autocast_does_not_coarsen_it():
+    module = spectral_norm(nn.Conv2d(3, 4, 3))
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = module.weight
+    module.load_state_dict(state)
+    assert torch.equal(module.weight, coarse)
