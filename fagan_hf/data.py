@@ -238,7 +238,7 @@ def _process_pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             "A process that prepared images was killed, perhaps for lack of memory; try num_processes=1."
         ) from error
     finally:

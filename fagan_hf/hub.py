@@ -125,13 +125,12 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
         root = Path(path).expanduser()
         if not root.is_dir():
-            # Pickles are listed, not downloaded: see _missing_files.
             patterns = [str(Path(folder, name)) for folder in subfolders for name in (CONFIG_FILE, WEIGHTS_FILE)]
             root = _download(path, allow_patterns=patterns, **download)
         for folder in (root / name for name in subfolders):
             if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
                 return folder
-        raise _missing_files(cls.__name__, path, root, subfolders)
+        raise _missing_files(cls.__name__, path, _listing(path, root, **download), subfolders)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -180,9 +179,18 @@ def _download(repo_id: str, **kwargs: Any) -> Path:
         ) from error
 
 
-def _missing_files(name: str, path: str, root: Path, subfolders: tuple[str, ...]) -> FileNotFoundError:
+def _listing(path: str, root: Path, *, revision: str | None, token: str | bool | None, **_: Any) -> list[str]:
+    """Say what there is, for an error: on the Hub, of which only our files were downloaded, or in the folder."""
+    if not Path(path).expanduser().is_dir():
+        try:
+            return sorted(HfApi().list_repo_files(path, revision=revision, token=token))
+        except (HfHubHTTPError, OSError, ValueError):  # offline: what is in the cache then
+            pass
+    return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+
+
+def _missing_files(name: str, path: str, found: list[str], subfolders: tuple[str, ...]) -> FileNotFoundError:
     places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
-    found = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
     pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
     refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
     listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
@@ -226,5 +234,7 @@ def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
             yield f"{name} is missing"
         elif name not in expected:
             yield f"{name} is not known"
+        elif weights[name].is_floating_point() != expected[name].is_floating_point():
+            yield f"{name} is {weights[name].dtype}; it must be like {expected[name].dtype}"
         elif weights[name].shape != expected[name].shape:
             yield f"{name} is {list(weights[name].shape)}; it must be {list(expected[name].shape)}"

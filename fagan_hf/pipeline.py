@@ -101,6 +101,8 @@ class FAGANPipeline(DiffusionPipeline):
         Raises:
             ValueError: More than one of the three was given, a number is out of range, or the latents don't fit.
         """
+        if isinstance(seeds, int):
+            raise ValueError(f"seeds is {seeds}; it must be a list: seeds=[{seeds}], or num_images={seeds}")
         if sum(given is not None for given in (num_images, seeds, latents)) > 1:
             raise ValueError("num_images, seeds and latents exclude each other; give one of them")
         if output_type not in ("pil", "np", "pt"):

@@ -71,8 +71,8 @@ def sample(
     Raises:
         ValueError: ``batch_size`` is not positive, or the latents have another length than the generator's.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     is_hidden = not progress or len(latents) < PROGRESS_FROM_IMAGES
     with tqdm(total=len(latents), desc="Generating", unit="img", disable=is_hidden) as bar:
         for batch in latents.split(batch_size):

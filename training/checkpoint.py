@@ -56,11 +56,14 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"images-{images_seen:08d}"
+        if final.exists() and _problem(final) is None:
+            return final  # the same moment of the run, saved before: it is never taken away to be written again
+        for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
+            shutil.rmtree(abandoned, ignore_errors=True)
         aside = self.folder / f".{final.name}.{os.getpid()}"
         try:
             self._write(aside, state)
-            if final.exists():  # the same moment of the run, saved before: the bytes are as good
-                shutil.rmtree(final)
+            shutil.rmtree(final, ignore_errors=True)  # a broken one: a whole one was given back above
             aside.rename(final)
             _sync(self.folder)
         finally:
@@ -87,7 +90,8 @@ class Checkpoints:
         """List the checkpoint folders, oldest first, whole or not."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"images-\d+", path.name))
+        found = [path for path in self.folder.iterdir() if re.fullmatch(r"images-\d+", path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("images-")))
 
     def restore(self) -> dict[str, Any] | None:
         """Put everything back as the newest whole checkpoint has it; a broken one is named and passed over.

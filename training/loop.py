@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -13,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from training.batches import Batches
 from training.checkpoint import Checkpoints
 from training.ema import AveragedGenerator
 from training.randomness import random_stream
-from training.recipe import HOW_LONG_AND_WHERE, Recipe
+from training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
 from training.report import Report
 from training.steps import Player, Trainer
 
@@ -52,11 +53,16 @@ class Run:
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
+        check_launcher(recipe)
         self.accelerator = Accelerator(
             mixed_precision=recipe.mixed_precision,
             # Buffers are not sent around before a forward pass: two passes of one network before its backward pass
             # would find them changed. Rank 0's are the ones that are saved.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            # The first process may decode a whole data set while the others wait for it.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+            ],
         )
         self.is_main = self.accelerator.is_main_process
         if self.accelerator.device.type == "cpu":
@@ -93,6 +99,7 @@ class Run:
         self._started = time.monotonic()
         self._sums: dict[str, Tensor] = {}
         self._logged = (0, 0.0)  # images and seconds at the last line
+        self._last_line: dict[str, float] = {}
         self._stop_requested = False
 
     def _player(self, network: Generator | Discriminator) -> Player:
@@ -111,13 +118,15 @@ class Run:
                 self._step()
                 bar.update(self.recipe.batch_size)
                 if self._is_due("log"):
-                    self._log(bar)
+                    self._log()
+                    self._show_numbers(bar)
                 if self._is_due("sample"):
                     self._show()
                 is_stopped = self._all_agree(self._stop_requested)
                 if self._is_due("checkpoint") or is_stopped:
                     self._save()
                 if is_stopped:
+                    self._tell("Asked to end, and saved; the same command goes on from here.")
                     return
         self._finish()
 
@@ -178,7 +187,8 @@ class Run:
             return False
         return self._reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum") > 0
 
-    def _log(self, bar: tqdm) -> None:
+    def _log(self) -> None:
+        """Write a line of means since the last one; the same for all processes."""
         logged_images, logged_seconds = self._logged
         images, seconds = self.images_seen - logged_images, self.seconds - logged_seconds
         steps = images / self.recipe.batch_size
@@ -192,10 +202,14 @@ class Run:
         }
         speed = images / max(seconds, 1e-9)
         numbers = {"images": self.images_seen, "seconds": round(self.seconds, 2), "images_per_second": round(speed, 2)}
+        self._last_line = numbers | means | blends
         if self.is_main:
-            self.report.add_line(numbers | means | blends)
+            self.report.add_line(self._last_line)
+
+    def _show_numbers(self, bar: tqdm) -> None:
         bar.total = self._expected_images()
-        bar.set_postfix(G=f"{means['generator_loss']:.3f}", D=f"{means['discriminator_loss']:.3f}")
+        losses = {player: self._last_line[f"{player}_loss"] for player in ("generator", "discriminator")}
+        bar.set_postfix(G=f"{losses['generator']:.3f}", D=f"{losses['discriminator']:.3f}")
 
     def _reduce(self, number: Tensor, how: Literal["sum", "mean"]) -> float:
         """Combine a number of all processes, and read it."""
@@ -226,6 +240,8 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> None:
+        if self._sums:  # what came after the last line
+            self._log()
         self._show()
         self._save()
         if self.is_main:
@@ -254,7 +270,6 @@ class Run:
 
         def request(number: int, frame: FrameType | None) -> None:
             self._stop_requested = True
-            self._tell(f"{signal.Signals(number).name}: saving after this step; the same command goes on from there.")
             for each in before:
                 signal.signal(each, signal.SIG_DFL)
 
@@ -266,6 +281,20 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def check_launcher(recipe: Recipe) -> None:
+    """Refuse a precision that was given to `accelerate launch` and that the recipe would overrule in silence.
+
+    Raises:
+        ValueError: Says where the flag belongs.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", recipe.mixed_precision):
+        raise ValueError(
+            f"accelerate launch was given mixed precision {launched!r}, the recipe has {recipe.mixed_precision!r}; "
+            "give --mixed_precision behind training/train.py"
+        )
 
 
 def cores_of_a_process() -> int:
@@ -283,7 +312,11 @@ def check_folder(recipe: Recipe) -> None:
     path = recipe.run_dir / "recipe.yaml"
     if not path.exists():
         return
-    begun, wanted = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(recipe.to_yaml())
+    wanted = yaml.safe_load(recipe.to_yaml())
+    try:
+        begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is broken: {error}. Remove {recipe.run_dir} to start anew.") from error
     names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
     different = sorted(name for name in names if begun.get(name) != wanted.get(name))
     if different:

@@ -113,7 +113,7 @@ class Recipe:
                 f"batch_size is {self.batch_size} and gradient_accumulation {self.gradient_accumulation}; "
                 "the first must be a multiple of the second"
             )
-        if Path(self.name).name != self.name or self.name.startswith("."):
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ValueError(
                 f"name is {self.name!r}; it must be the name of a folder, without slashes or a leading dot"
             )
@@ -154,6 +154,11 @@ class Recipe:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
+DEFAULTS = {
+    field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for field in dataclasses.fields(Recipe)
+    if field.default is not dataclasses.MISSING
+}
 
 
 def check_recipe_file(path: Path) -> None:
@@ -168,8 +173,8 @@ def check_recipe_file(path: Path) -> None:
     except FileNotFoundError as error:
         there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipes there"
         raise FileNotFoundError(f"recipe {str(path)!r} does not exist; {there}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {str(path)!r} is no YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"recipe {str(path)!r} is no YAML file: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"recipe {str(path)!r} holds {type(data).__name__}; it must be a mapping of fields to values")
     _check_names(f"recipe {str(path)!r} has the unknown field", data)

@@ -31,7 +31,7 @@ class Report:
         with replacing(self.metrics_path) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         for path in self.samples_folder.glob("images-*.png"):
-            if int(path.stem.removeprefix("images-")) > images_seen:
+            if _images_of(path) > images_seen:
                 path.unlink()
 
     def lines(self) -> list[dict[str, float]]:
@@ -92,7 +92,7 @@ class Report:
         Returns:
             Its path; ``None`` if there are no grids.
         """
-        grids = sorted(self.samples_folder.glob("images-*.png"))
+        grids = sorted(self.samples_folder.glob("images-*.png"), key=_images_of)
         if not grids:
             return None
         last = len(grids) - 1
@@ -103,3 +103,8 @@ class Report:
         with replacing(path) as aside:
             pictures[0].save(aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
         return path
+
+
+def _images_of(grid: Path) -> int:
+    """Read off a grid's name how many images had been seen."""
+    return int(grid.stem.removeprefix("images-"))

@@ -18,7 +18,11 @@ def main() -> None:
     except (ValueError, ImportError, OSError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    run.train()
+    try:
+        run.train()
+    except OSError as error:  # a full disk
+        print(f"train.py: error: {error}\nThe same command goes on from the newest checkpoint.", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

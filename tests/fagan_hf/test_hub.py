@@ -166,6 +166,21 @@ def test_one_snapshot_of_one_commit(run, monkeypatch):
     assert all(pattern.endswith(("config.json", "model.safetensors")) for pattern in kwargs["allow_patterns"])
 
 
+def test_what_a_repository_holds_instead_is_said(tmp_path, monkeypatch):
+    """Only our files are downloaded, so the Hub is asked what else there is."""
+    monkeypatch.setattr("fagan_hf.hub.snapshot_download", lambda repo_id, **kwargs: str(tmp_path))
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda self, repo_id, **kwargs: ["pytorch_model.bin", "README.md"])
+    with pytest.raises(FileNotFoundError, match=r"found README.md, pytorch_model.bin. pytorch_model.bin is a pickle"):
+        Generator.from_pretrained("user/name")
+
+
+def test_integers_for_weights_are_named(run):
+    weights = run / "generator/model.safetensors"
+    save_file({name: tensor.int() for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ValueError, match=r"layers.0.alpha is torch.int32; it must be like torch.float32"):
+        Generator.from_pretrained(run)
+
+
 def test_push_is_one_commit_into_the_own_subfolder(generator, monkeypatch):
     """The server is not here: what is handed to the client is what counts, the card is not in it."""
     uploads = []

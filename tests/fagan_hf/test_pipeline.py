@@ -55,6 +55,8 @@ def test_latents(pipe):
         ({"num_images": 2, "seeds": [1]}, "exclude each other"),
         ({"num_images": 0}, "num_images is 0"),
         ({"num_images": 2.0}, "num_images is 2.0"),
+        ({"seeds": 5}, r"seeds is 5; it must be a list: seeds=\[5\], or num_images=5"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; it must be a whole number"),
         ({"output_type": "jpg"}, "output_type is 'jpg'; it must be 'pil', 'np' or 'pt'"),
         ({"latents": torch.zeros(1, 8), "truncation": 0.5}, "truncation is for seeds"),
         ({"latents": torch.zeros(1, 9)}, "latents are"),

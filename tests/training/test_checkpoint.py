@@ -43,8 +43,24 @@ def test_the_newest_stay(tmp_path):
     for images in (5, 40, 300):
         checkpoints.save(images, {"images_seen": images})
     assert [path.name for path in checkpoints.all()] == ["images-00000040", "images-00000300"]
-    checkpoints.save(300, {"images_seen": 300, "again": True})
-    assert checkpoints.restore() == {"images_seen": 300, "again": True}
+
+
+def test_a_whole_checkpoint_is_never_taken_away_to_be_written_again(tmp_path):
+    checkpoints = make(tmp_path, keep=1)
+    path = checkpoints.save(300, {"images_seen": 300})
+    written = (path / "state.json").stat().st_ino
+    checkpoints.save(300, {"images_seen": 300})
+    assert (path / "state.json").stat().st_ino == written
+    (path / "state.json").write_text("broken")
+    checkpoints.save(300, {"images_seen": 300})
+    assert checkpoints.restore() == {"images_seen": 300}
+
+
+def test_a_hundred_million_images_are_more_than_ninety_nine(tmp_path):
+    checkpoints = make(tmp_path, keep=1)
+    for images in (99_999_999, 100_000_000):
+        checkpoints.save(images, {"images_seen": images})
+    assert checkpoints.restore() == {"images_seen": 100_000_000}
 
 
 FILES = ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
@@ -84,3 +100,5 @@ def test_a_half_written_one_of_a_killed_process_is_not_seen(tmp_path):
     path = checkpoints.save(32, {"images_seen": 32})
     shutil.copytree(path, tmp_path / ".images-00000064.123")
     assert checkpoints.restore() == {"images_seen": 32}
+    checkpoints.save(96, {"images_seen": 96})
+    assert not (tmp_path / ".images-00000064.123").exists()

@@ -96,6 +96,9 @@ def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
         ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"
     ):
         Run(make_recipe(loss="hinge"))
+    (make_recipe().run_dir / "recipe.yaml").write_text(
+        "".join(line for line in make_recipe().to_yaml().splitlines(keepends=True) if not line.startswith("ema_ramp"))
+    )  # as an older version wrote it, before there was a ramp
     check_folder(make_recipe(max_images=10**6, max_minutes=5, log_every_images=7))
 
 
@@ -154,7 +157,7 @@ def test_a_signal_saves_and_the_command_goes_on(make_recipe, number, capfd):
     run.train()
     assert signal.getsignal(number) is handler
     assert len(steps) == 2
-    assert number.name in capfd.readouterr().out
+    assert "Asked to end, and saved" in capfd.readouterr().out
     assert not (recipe.run_dir / "training_progress.gif").exists()
     assert train(recipe).images_seen == 24
     assert "Going on after 8 images." in capfd.readouterr().out
@@ -170,3 +173,25 @@ def test_nothing_on_the_hot_path_reads_a_number_back(make_recipe, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "item", refuse)
     run._step()
+
+
+def test_a_run_shorter_than_a_line_writes_one(make_recipe):
+    recipe = make_recipe(max_images=8, log_every_images=1000)
+    train(recipe)
+    assert [line["images"] for line in lines(recipe)] == [8]
+    assert (recipe.run_dir / "loss.png").exists()
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1"])
+def test_a_broken_recipe_in_the_folder_is_named(make_recipe, content):
+    recipe = make_recipe()
+    recipe.run_dir.mkdir(parents=True)
+    (recipe.run_dir / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"recipe.yaml is broken: .*Remove .* to start anew"):
+        check_folder(recipe)
+
+
+def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"give --mixed_precision behind training/train.py"):
+        Run(make_recipe())

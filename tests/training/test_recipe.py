@@ -60,6 +60,7 @@ def test_yaml_and_back(tmp_path):
         ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
         ("", ["--loss", "hing"], "relativistic_hinge"),
         ("", ["--augment", "[color]"], "colour"),
+        ("", ["--name", ""], "name is ''; it must be the name of a folder"),
         ("model: fagan-33", [], "model is 'fagan-33'; did you mean 'fagan-32'?"),
         ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
         ("- 1", [], "it must be a mapping of fields to values"),
