@@ -66,7 +66,13 @@ class Report:
         losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
         gates = [name for name in lines[-1] if name.endswith((".alpha", ".gamma"))]
         self._plot("loss.png", lines, losses, "loss", lambda name: name.removesuffix("_loss"))
-        self._plot("alpha.png", lines, gates, "gate (0: convolution only)", lambda name: name.replace(".layers.", " "))
+        self._plot(
+            "alpha.png",
+            lines,
+            gates,
+            "gate (0: convolution only)",
+            lambda name: name.replace(".layers.", " layer ").replace(".", " "),
+        )
 
     def _plot(self, file_name: str, lines: list[dict[str, float]], names: list[str], label: str, legend) -> None:
         # The plain classes instead of pyplot: no window, no global state, no backend to choose.
