@@ -187,7 +187,7 @@ def test_a_broken_recipe_in_the_folder_is_named(make_recipe, content):
     recipe = make_recipe()
     recipe.run_dir.mkdir(parents=True)
     (recipe.run_dir / "recipe.yaml").write_text(content)
-    with pytest.raises(ValueError, match=r"recipe.yaml is broken: .*Remove .* to start anew"):
+    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is broken: .*Remove .* to start anew"):
         check_folder(recipe)
 
 
