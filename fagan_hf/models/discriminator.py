@@ -1,19 +1,15 @@
 """The discriminator: from images to one logit each."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fagan_hf.configs import DiscriminatorConfig
-from fagan_hf.hub import HubModel
-from fagan_hf.layers import build_layer
 from fagan_hf.models.labels import check_labels
-from fagan_hf.presets import preset
+from fagan_hf.models.network import Network
 
 
-class Discriminator(HubModel):
+class Discriminator(Network):
     """A discriminator as its config describes it: layer after layer, from an image to a 1x1 feature map, its logit.
 
     Args:
@@ -26,19 +22,6 @@ class Discriminator(HubModel):
     config_class = DiscriminatorConfig
     subfolder = "discriminator"
     config: DiscriminatorConfig
-
-    def __init__(self, config: DiscriminatorConfig):
-        super().__init__(config)
-        self.layers = nn.Sequential(*map(build_layer, config.layers))
-
-    @classmethod
-    def from_preset(cls, name: str) -> Self:
-        """Make the untrained discriminator of a preset; `fagan_hf.presets.PRESETS` has the names.
-
-        Raises:
-            ValueError: There is no such preset.
-        """
-        return cls(preset(name)[1])
 
     def forward(
         self, images: Float[Tensor, "batch 3 size size"], labels: Float[Tensor, "batch num_labels"] | None = None

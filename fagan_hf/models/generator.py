@@ -1,19 +1,15 @@
 """The generator: from latent vectors to images."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fagan_hf.configs import GeneratorConfig
-from fagan_hf.hub import HubModel
-from fagan_hf.layers import build_layer
 from fagan_hf.models.labels import check_labels
-from fagan_hf.presets import preset
+from fagan_hf.models.network import Network
 
 
-class Generator(HubModel):
+class Generator(Network):
     """A generator as its config describes it: layer after layer, from a 1x1 feature map to an image.
 
     Args:
@@ -26,19 +22,6 @@ class Generator(HubModel):
     config_class = GeneratorConfig
     subfolder = "generator"
     config: GeneratorConfig
-
-    def __init__(self, config: GeneratorConfig):
-        super().__init__(config)
-        self.layers = nn.Sequential(*map(build_layer, config.layers))
-
-    @classmethod
-    def from_preset(cls, name: str) -> Self:
-        """Make the untrained generator of a preset; `fagan_hf.presets.PRESETS` has the names.
-
-        Raises:
-            ValueError: There is no such preset.
-        """
-        return cls(preset(name)[0])
 
     def forward(
         self,
