@@ -131,6 +131,21 @@ def test_bf16_computes_in_bfloat16_and_keeps_the_rest_in_float32(make_recipe):
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_minutes_count_over_all_sessions(make_recipe):
+    first = Run(make_recipe(max_images=4))
+    restore = first._restore
+
+    def restore_long_ago():
+        restore()
+        first._started -= 1000
+
+    first._restore = restore_long_ago
+    first.train()
+    second = train(make_recipe(max_images=8))
+    assert second.seconds > 1000
+    assert lines(second.recipe)[-1]["seconds"] > 1000
+
+
 def test_warmup(make_recipe):
     run = Run(make_recipe(warmup_images=8))
     rates = []

@@ -33,7 +33,8 @@ def test_the_classic_recipe_has_the_originals_settings():
 
 
 def test_a_flag_beats_the_file_wherever_it_stands():
-    for arguments in (["--batch_size", "8", "--config", AVATARS], [f"--config={AVATARS}", "--batch_size=8"]):
+    flag, files = ["--batch_size", "8"], (["--config", AVATARS], [f"--config={AVATARS}"])
+    for arguments in [flag + file for file in files] + [file + flag for file in files]:
         recipe = parse_recipe([*arguments, "--augment", "[colour,cutout]", "--betas", "[0.5,0.99]"])
         assert (recipe.batch_size, recipe.augment, recipe.betas) == (8, ("colour", "cutout"), (0.5, 0.99))
         assert recipe.model == "fagan-32"
