@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-# torch's threads spin while they wait for each other (GNU OpenMP, on Linux). Where another program wants a core too, they
-# hold it for nothing and a run falls to a fraction of its speed; spinning briefly costs next to nothing when it is alone.
-# Read when torch is imported, so it stands before that.
+# torch's threads spin while they wait for each other (GNU OpenMP, on Linux). Where another program wants a core too,
+# they hold it for nothing and a run falls to a fraction of its speed; spinning briefly costs next to nothing when it is
+# alone. Read when torch is imported, so it stands before that.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
