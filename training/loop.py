@@ -58,11 +58,11 @@ class Run:
             mixed_precision=recipe.mixed_precision,
             # Not told that there is no GPU, Accelerate takes several processes for so many runs of one process each.
             cpu=not torch.accelerator.is_available(),
-            # Buffers are not sent around before a forward pass: two passes of one network before its backward pass
-            # would find them changed. Rank 0's are the ones that are saved.
-            # The first process may decode a whole data set while the others wait for it.
             kwargs_handlers=[
+                # Buffers are not sent around before a forward pass: two passes of one network before its backward
+                # pass would find them changed. Rank 0's are the ones that are saved.
                 DistributedDataParallelKwargs(broadcast_buffers=False),
+                # The first process may decode a whole data set while the others wait for it.
                 InitProcessGroupKwargs(timeout=timedelta(hours=6)),
             ],
         )
