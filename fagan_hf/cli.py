@@ -68,13 +68,16 @@ def _generate(options: argparse.Namespace) -> None:
         raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
 
     from fagan_hf.models import Generator
+    from fagan_hf.sampling import latents_from_seeds
 
     generator = Generator.from_pretrained(options.model, revision=options.revision)
     generator.to(_device(options.device))
+    latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
     if is_grid:
-        _write_grid(generator, options)
+        _write_grid(generator, latents, options)
     else:
-        _write_folder(generator, options)
+        _write_folder(generator, latents, options)
+    print(f"{len(latents)} pictures in {options.out}")
 
 
 def _device(name: str | None):
@@ -88,28 +91,24 @@ def _device(name: str | None):
         raise ValueError(f"--device is {name!r}, which can't be used here: {error}") from error
 
 
-def _write_grid(generator, options: argparse.Namespace) -> None:
+def _write_grid(generator, latents, options: argparse.Namespace) -> None:
     from fagan_hf.files import replacing
     from fagan_hf.grids import image_grid
-    from fagan_hf.sampling import generate_images, latents_from_seeds
+    from fagan_hf.sampling import generate_images
 
-    latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
     grid = image_grid(generate_images(generator, latents, batch_size=options.batch_size), options.columns)
     with replacing(options.out) as path:
         grid.save(path, format=options.out.suffix[1:].lower().replace("jpg", "jpeg"))
-    print(f"{len(latents)} pictures in {options.out}")
 
 
-def _write_folder(generator, options: argparse.Namespace) -> None:
+def _write_folder(generator, latents, options: argparse.Namespace) -> None:
     from PIL import Image
 
     from fagan_hf.files import replacing
-    from fagan_hf.sampling import latents_from_seeds, sample, to_uint8
+    from fagan_hf.sampling import sample, to_uint8
 
-    latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
     seeds = iter(options.seeds)
     for batch in sample(generator, latents, batch_size=options.batch_size):
         for pixels in to_uint8(batch):
             with replacing(options.out / f"seed-{next(seeds):08d}.png") as path:
                 Image.fromarray(pixels).save(path, format="PNG")
-    print(f"{len(latents)} pictures in {options.out}")

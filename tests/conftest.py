@@ -1,4 +1,4 @@
-"""What every test gets: two threads, a fixed seed, a network that refuses to be used."""
+"""What every test gets: a fixed seed, and clients of the Hub that stay offline."""
 
 import os
 

@@ -102,6 +102,7 @@ class Run:
         self._sums: dict[str, Tensor] = {}
         self._logged = (0, 0.0)  # images and seconds at the last line
         self._last_line: dict[str, float] = {}
+        self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
         self._stop_requested = False
 
     def _player(self, network: Generator | Discriminator) -> Player:
@@ -226,20 +227,25 @@ class Run:
 
     def _show(self) -> None:
         if self.is_main:
-            self.averaged.refresh(self.generator, self.recipe.seed)
             latents = latents_from_seeds(SAMPLE_SEEDS, self.generator.config.latent_dim)
-            images = generate_images(self.averaged.model, latents, progress=False)
+            images = generate_images(self._averaged_generator(), latents, progress=False)
             self.report.add_samples(self.images_seen, images)
             self.report.draw_plots()
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:
         if self.is_main:
-            self.averaged.refresh(self.generator, self.recipe.seed)
-            save_repository(self.recipe.run_dir, self.averaged.model, self.discriminator)
+            save_repository(self.recipe.run_dir, self._averaged_generator(), self.discriminator)
             state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
             self.checkpoints.save(self.images_seen, state)
         self.accelerator.wait_for_everyone()
+
+    def _averaged_generator(self) -> Generator:
+        """Give the averaged generator as it is shown and saved, measuring it once where both happen."""
+        if self._refreshed_at != self.images_seen:
+            self.averaged.refresh(self.generator, self.recipe.seed)
+            self._refreshed_at = self.images_seen
+        return self.averaged.model
 
     def _finish(self) -> None:
         if self._sums:  # what came after the last line

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.files import replacing
@@ -46,12 +48,12 @@ class Report:
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(numbers) + "\n")
 
-    def add_samples(self, images_seen: int, images) -> None:
+    def add_samples(self, images_seen: int, images: UInt8[np.ndarray, "count height width 3"]) -> None:
         """Save a grid of samples, both as this moment's and as the newest.
 
         Args:
             images_seen: Names the file.
-            images: 8-bit RGB, ``[count, height, width, 3]``.
+            images: RGB.
         """
         grid = image_grid(images)
         for path in (self.samples_folder / f"images-{images_seen:08d}.png", self.folder / "samples.png"):
