@@ -8,6 +8,7 @@ spec, its JSON and the Python call read alike::
 Nothing here imports torch: a config can be read, written and checked at once.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -63,6 +64,8 @@ class _Record:
         value = getattr(self, name)
         if kind is int and (type(value) is not int or value < self._minimum(name)):
             raise self._error(name, f"a whole number of at least {self._minimum(name)}")
+        if kind is float and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise self._error(name, "a finite number")
         if kind is bool and type(value) is not bool:
             raise self._error(name, "true or false")
         if kind is str and type(value) is not str:
@@ -70,7 +73,7 @@ class _Record:
 
     @staticmethod
     def _minimum(name: str) -> int:
-        return 0 if name in ("padding", "spectral_norm_dim") else 1
+        return 0 if name in ("padding", "spectral_norm_dim", "num_labels") else 1
 
     def _error(self, name: str, allowed: str) -> ValueError:
         return ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
@@ -97,6 +100,11 @@ class LayerSpec(_Record):
     """
 
     type: ClassVar[str]
+
+    @property
+    def labels(self) -> int:
+        """Width of the label vectors that the layer's forward takes beside the feature map; 0: it takes none."""
+        return getattr(self, "num_labels", 0)
 
     @property
     def channels(self) -> tuple[int, int] | None:
@@ -136,12 +144,16 @@ class ConvSpec(LayerSpec):
     # layer; torch would take 1 (the output channels) for a transposed convolution.
     spectral_norm_dim: int = 0
     batch_norm: bool = False
+    # Above 0 the batch norm is conditional: its scale and shift depend on the labels.
+    num_labels: int = 0
     activation: str = "identity"
 
     def __post_init__(self):
         super().__post_init__()
         if self.spectral_norm_dim > 1:
             raise self._error("spectral_norm_dim", "0 (the original's) or 1")
+        if self.num_labels and not self.batch_norm:
+            raise self._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
         parse_activation(self.activation)
 
     @property
@@ -210,10 +222,12 @@ class SelfAttentionSpec(LayerSpec):
     squeeze_factor: int = 8
     heads: int = 1
     bias: bool = True
+    activation: str = "identity"
 
     def __post_init__(self):
         super().__post_init__()
         _check_heads(self, self.in_channels, self.in_channels)
+        parse_activation(self.activation)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -232,8 +246,36 @@ def _check_heads(spec: Any, in_channels: int, out_channels: int) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchNormSpec(LayerSpec):
+    """Batch norm on its own; see `fagan_hf.layers.BatchNorm`."""
+
+    type: ClassVar[str] = "batch_norm"
+    in_channels: int
+    num_labels: int = 0
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels in and out: the same."""
+        return self.in_channels, self.in_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutSpec(LayerSpec):
+    """Dropout of whole channels; see `fagan_hf.layers.Dropout`."""
+
+    type: ClassVar[str] = "dropout"
+    probability: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.probability <= 1:
+            raise self._error("probability", "from 0 to 1")
+
+
 LAYER_SPECS: dict[str, type[LayerSpec]] = {
-    spec.type: spec for spec in (ConvSpec, ConvTransposeSpec, FullAttentionSpec, SelfAttentionSpec)
+    spec.type: spec
+    for spec in (ConvSpec, ConvTransposeSpec, FullAttentionSpec, SelfAttentionSpec, BatchNormSpec, DropoutSpec)
 }
 
 
@@ -248,7 +290,10 @@ def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:
     if not isinstance(data, Mapping) or "type" not in data:
         raise ValueError(f"it is {data!r}; it must be a mapping with a 'type'. {suggest('', LAYER_SPECS)}")
     if data["type"] not in LAYER_SPECS:
-        raise ValueError(f"type is {data['type']!r}; {suggest(str(data['type']), LAYER_SPECS)}")
+        raise ValueError(
+            f"type is {data['type']!r}; {suggest(str(data['type']), LAYER_SPECS)}. A layer that is not ours must be "
+            "registered first: import the module that calls fagan_hf.layers.register_layer"
+        )
     spec_class = LAYER_SPECS[data["type"]]
     arguments = {key: value for key, value in data.items() if key != "type"}
     spec_class._check_keys(arguments)
@@ -262,12 +307,18 @@ class _NetworkConfig(_Record):
     image_size: int
     layers: tuple[LayerSpec, ...]
     label_names: tuple[str, ...] = ()
+    conditioning: str = "concatenation"
+
+    CONDITIONINGS: ClassVar[tuple[str, ...]]
 
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self._parse_layers(self.layers)))
         object.__setattr__(self, "label_names", self._parse_label_names(self.label_names))
+        if self.conditioning not in self.CONDITIONINGS:
+            raise self._error("conditioning", " or ".join(map(repr, self.CONDITIONINGS)))
         self._check_chain()
+        self._check_labels()
 
     @property
     def num_labels(self) -> int:
@@ -303,20 +354,27 @@ class _NetworkConfig(_Record):
         raise NotImplementedError
 
     def _labels_enter_at(self) -> int:
-        """Give the index of the layer whose input has the labels concatenated to it."""
+        """Give the index of the layer whose input has the labels concatenated to it, where they are."""
         raise NotImplementedError
+
+    def _check_labels(self) -> None:
+        for index, layer in enumerate(self.layers):
+            if layer.labels not in (0, self.num_labels):
+                raise ValueError(
+                    f"layers[{index}] ({layer.type}): num_labels is {layer.labels}; it must be 0 or the number of "
+                    f"label_names, {self.num_labels}"
+                )
 
     def _check_chain(self) -> None:
         channels, size = self._input()
+        entrance = self._labels_enter_at() if self.conditioning == "concatenation" and self.num_labels else None
         for index, layer in enumerate(self.layers):
             name = f"layers[{index}] ({layer.type})"
-            if index == self._labels_enter_at():
+            if index == entrance:
                 channels += self.num_labels
             if layer.channels is not None and layer.channels[0] != channels:
                 given = f"layers[{index - 1}] gives" if index else "the network's input has"
-                labels = (
-                    f" with {self.num_labels} labels" if self.num_labels and index == self._labels_enter_at() else ""
-                )
+                labels = f" with {self.num_labels} labels" if index == entrance else ""
                 raise ValueError(f"{name}: in_channels is {layer.channels[0]}, but {given} {channels} channels{labels}")
             try:
                 size = layer.output_size(size)
@@ -354,12 +412,16 @@ class DiscriminatorConfig(_NetworkConfig):
     Attributes:
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from image to logit. The last one ends at 1x1 with one channel.
-        label_names: Names of the conditional labels. They are concatenated to the last layer's input, as in the
-            original's ``ConditionalDiscriminator``.
+        label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
+        conditioning: How labels enter. ``"concatenation"``: beside the last layer's input, as in the original's
+            ``ConditionalDiscriminator``. ``"projection"``: their embedding's product with the last layer's input, summed
+            over positions, is added to the logit (Miyato and Koyama, arXiv:1802.05637).
 
     Raises:
         ValueError: See `from_dict`.
     """
+
+    CONDITIONINGS: ClassVar[tuple[str, ...]] = ("concatenation", "projection")
 
     def _input(self) -> tuple[int, int]:
         return IMAGE_CHANNELS, self.image_size
@@ -370,6 +432,14 @@ class DiscriminatorConfig(_NetworkConfig):
     def _labels_enter_at(self) -> int:
         return len(self.layers) - 1
 
+    @property
+    def features_channels(self) -> int:
+        """Channels of the features that the last layer judges, without labels."""
+        channels = IMAGE_CHANNELS
+        for layer in self.layers[:-1]:
+            channels = layer.channels[1] if layer.channels is not None else channels
+        return channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(_NetworkConfig):
@@ -378,14 +448,25 @@ class GeneratorConfig(_NetworkConfig):
     Attributes:
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from latent to image.
-        label_names: Names of the conditional labels. They are concatenated to the latent, as in the original.
+        label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
+        conditioning: How labels enter. ``"concatenation"``: beside the latent, as in the original. ``"batch_norm"``:
+            through the layers whose `num_labels` says so, whose batch norms are then conditional.
         latent_dim: Length of the latent vector.
 
     Raises:
         ValueError: See `from_dict`.
     """
 
+    CONDITIONINGS: ClassVar[tuple[str, ...]] = ("concatenation", "batch_norm")
+
     latent_dim: int
+
+    def _check_labels(self) -> None:
+        super()._check_labels()
+        if self.conditioning == "batch_norm" and self.num_labels and not any(layer.labels for layer in self.layers):
+            raise self._error(
+                "conditioning", f"'concatenation', or some layer with batch_norm must have num_labels {self.num_labels}"
+            )
 
     def _input(self) -> tuple[int, int]:
         return self.latent_dim, 1

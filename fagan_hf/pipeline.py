@@ -1,6 +1,7 @@
 """The diffusers pipeline: from nothing, or from seeds, to pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,9 +14,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from fagan_hf.batch_statistics import recalibrated
+from fagan_hf.layers import override_alpha
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
-from fagan_hf.sampling import latents_from_seeds, sample, to_uint8
+from fagan_hf.sampling import Wishes, labels_from_seeds, latents_from_seeds, sample, to_uint8
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -47,6 +50,7 @@ class FAGANPipeline(DiffusionPipeline):
 
     def __init__(self, generator: Generator):
         super().__init__()
+        self._measured: tuple[Any, Generator] | None = None
         self.register_modules(generator=generator)
 
     @classmethod
@@ -81,7 +85,9 @@ class FAGANPipeline(DiffusionPipeline):
         *,
         seeds: Sequence[int] | None = None,
         latents: Float[Tensor, "count latent_dim"] | None = None,
+        labels: Wishes | Float[Tensor, "count num_labels"] | None = None,
         truncation: float = 1.0,
+        alpha: float | Mapping[str, float] | None = None,
         batch_size: int = 64,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -92,7 +98,13 @@ class FAGANPipeline(DiffusionPipeline):
             num_images: So many pictures of seeds that torch's global generator draws; 1 if nothing else is given.
             seeds: One picture for each: the same on every call, device and batch size.
             latents: One picture for each, as they are.
-            truncation: What the latents of seeds are multiplied with; below 1: less varied, nearer to the mean.
+            labels: What shall be seen, of a conditional generator: ``{"beard": True, "hair": "red"}`` for all pictures,
+                a list of such with one for each, or the label vectors themselves. What they leave open is drawn by
+                seed (of given latents: by position), as often as it holds in the training data.
+            truncation: What the latents of seeds are multiplied with; below 1: less varied, nearer to the mean. Batch
+                statistics are measured for it, once.
+            alpha: Other gates than the trained ones, see `fagan_hf.layers.override_alpha`: 0.0 is convolution only,
+                1.0 attention only, ``{"layers.2": 0.0}`` turns one layer.
             batch_size: Pictures at a time; changes memory and speed only.
             output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, 3]``,
                 ``"pt"`` for a float32 tensor ``[count, 3, size, size]``, both in [0, 1].
@@ -114,10 +126,23 @@ class FAGANPipeline(DiffusionPipeline):
             raise ValueError("truncation is for seeds; multiply latents yourself")
         else:
             drawn = None
+        if not isinstance(labels, Tensor):
+            labels = labels_from_seeds(self.generator, range(len(latents)) if drawn is None else drawn, labels)
+        generator = self._recalibrated(truncation)
         progress = not getattr(self, "_progress_bar_config", {}).get("disable", False)
-        batches = sample(self.generator, latents, batch_size=batch_size, progress=progress)
-        images = _convert(batches, output_type)
+        with nullcontext() if alpha is None else override_alpha(generator, alpha):
+            batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
+            images = _convert(batches, output_type)
         return FAGANPipelineOutput(images=images, seeds=drawn) if return_dict else (images,)
+
+    def _recalibrated(self, truncation: float) -> Generator:
+        """Measure batch statistics for a truncation, unless the call before did for the same weights."""
+        generator = self.generator
+        versions = [tensor._version for tensor in generator.state_dict(keep_vars=True).values()]
+        key = (truncation, generator, generator.device, generator.dtype, versions)
+        if self._measured is None or self._measured[0] != key:
+            self._measured = key, recalibrated(generator, truncation)
+        return self._measured[1]
 
 
 def _draw_seeds(count: int) -> list[int]:

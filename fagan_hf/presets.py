@@ -9,6 +9,7 @@ from fagan_hf.configs import (
     DiscriminatorConfig,
     FullAttentionSpec,
     GeneratorConfig,
+    LayerSpec,
     SelfAttentionSpec,
 )
 from fagan_hf.suggest import suggest
@@ -18,16 +19,19 @@ _DOUBLE: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 _ENDS: dict[str, Any] = {"kernel_size": 4, "stride": 1, "padding": 0}
 
 
-def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """FAGAN's own networks (its configurations fagan_1 and fagan_2), 8.09 M and 3.77 M parameters."""
-    up: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.3)"}
+def _classic_64(
+    *,
+    generator_opens: tuple[LayerSpec, LayerSpec],
+    discriminator_opens: LayerSpec,
+    discriminator_middle: LayerSpec,
+) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """The originals' networks, which differ in four layers: where FAGAN has full attention, SAGAN has none."""
     relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
     generator = GeneratorConfig(
         latent_dim=128,
         image_size=64,
         layers=(
-            FullAttentionSpec(in_channels=128, out_channels=512, **_ENDS, **up),
-            FullAttentionSpec(in_channels=512, out_channels=256, **_DOUBLE, **up),
+            *generator_opens,
             ConvTransposeSpec(in_channels=256, out_channels=128, **_DOUBLE, **relu),
             SelfAttentionSpec(in_channels=128),
             ConvTransposeSpec(in_channels=128, out_channels=64, **_DOUBLE, **relu),
@@ -35,14 +39,13 @@ def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
             ConvTransposeSpec(in_channels=64, out_channels=3, **_DOUBLE, spectral_norm=False, activation="tanh"),
         ),
     )
-    first: dict[str, Any] = {"squeeze_factor": 1, "batch_norm": False, "activation": "leaky_relu(0.1)"}
     leaky: dict[str, Any] = {"activation": "leaky_relu(0.1)"}
     discriminator = DiscriminatorConfig(
         image_size=64,
         layers=(
-            FullAttentionSpec(in_channels=3, out_channels=64, **_DOUBLE, **first),
+            discriminator_opens,
             ConvSpec(in_channels=64, out_channels=128, **_DOUBLE, **leaky),
-            FullAttentionSpec(in_channels=128, out_channels=256, **_DOUBLE, activation="leaky_relu(0.3)"),
+            discriminator_middle,
             SelfAttentionSpec(in_channels=256),
             ConvSpec(in_channels=256, out_channels=512, **_DOUBLE, **leaky),
             SelfAttentionSpec(in_channels=512),
@@ -50,6 +53,55 @@ def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
         ),
     )
     return generator, discriminator
+
+
+_LEAKY_UP: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.3)"}
+_UP_BY_CONVOLUTION = ConvTransposeSpec(in_channels=128, out_channels=512, **_ENDS, batch_norm=True, activation="relu")
+_DOWN_BY_CONVOLUTION = ConvSpec(in_channels=3, out_channels=64, **_DOUBLE, activation="leaky_relu(0.1)")
+
+
+def _fagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """FAGAN's own networks (its configurations fagan_1 and fagan_2), 8.09 M and 3.77 M parameters."""
+    return _classic_64(
+        generator_opens=(
+            FullAttentionSpec(in_channels=128, out_channels=512, **_ENDS, **_LEAKY_UP),
+            FullAttentionSpec(in_channels=512, out_channels=256, **_DOUBLE, **_LEAKY_UP),
+        ),
+        discriminator_opens=FullAttentionSpec(
+            in_channels=3, out_channels=64, **_DOUBLE, squeeze_factor=1, batch_norm=False, activation="leaky_relu(0.1)"
+        ),
+        discriminator_middle=FullAttentionSpec(
+            in_channels=128, out_channels=256, **_DOUBLE, activation="leaky_relu(0.3)"
+        ),
+    )
+
+
+def _sagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """SAGAN as attn-gan-pytorch has it (its sample 1): self-attention between convolutions."""
+    relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
+    return _classic_64(
+        generator_opens=(
+            _UP_BY_CONVOLUTION,
+            ConvTransposeSpec(in_channels=512, out_channels=256, **_DOUBLE, **relu),
+        ),
+        discriminator_opens=_DOWN_BY_CONVOLUTION,
+        discriminator_middle=ConvSpec(in_channels=128, out_channels=256, **_DOUBLE, activation="leaky_relu(0.1)"),
+    )
+
+
+def _sample_64(*, is_normalised: bool) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """One layer of full attention in each network: attn-gan-pytorch's sample 2 (without norms) and sample 3 (with)."""
+    norms: dict[str, Any] = {"spectral_norm": is_normalised, "batch_norm": is_normalised}
+    return _classic_64(
+        generator_opens=(
+            _UP_BY_CONVOLUTION,
+            FullAttentionSpec(in_channels=512, out_channels=256, **_DOUBLE, **_LEAKY_UP, **norms),
+        ),
+        discriminator_opens=_DOWN_BY_CONVOLUTION,
+        discriminator_middle=FullAttentionSpec(
+            in_channels=128, out_channels=256, **_DOUBLE, activation="leaky_relu(0.3)", **norms
+        ),
+    )
 
 
 def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
@@ -112,6 +164,9 @@ PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
     "fagan-64": _every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
     "fagan-128": _every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
     "fagan-classic-64": _fagan_classic_64(),
+    "sagan-classic-64": _sagan_classic_64(),
+    "sample-2-classic-64": _sample_64(is_normalised=False),
+    "sample-3-classic-64": _sample_64(is_normalised=True),
     "dcgan-64": _dcgan_64(),
 }
 

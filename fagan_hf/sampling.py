@@ -1,7 +1,8 @@
 """From seeds to images: the same picture for a seed whatever the batch, the device and the day."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fagan_hf.labels import draw_labels
 from fagan_hf.models import Generator
+from fagan_hf.models.labels import check_labels
 from fagan_hf.seeds import MAX_SEED
 
 PROGRESS_FROM_IMAGES = 256  # below, a job is over before a bar could be read
@@ -42,6 +45,33 @@ def latents_from_seeds(
     return truncation * torch.stack(rows) if rows else torch.empty(0, latent_dim)
 
 
+Wishes = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def labels_from_seeds(
+    generator: Generator, seeds: Sequence[int], wishes: Wishes | None = None
+) -> Float[Tensor, "seeds num_labels"] | None:
+    """Draw the labels of a conditional generator's pictures, one vector per seed.
+
+    Args:
+        generator: Knows its labels' names, and how often each holds in its training data.
+        seeds: Those of the latents; a wish changes neither the latent nor any other label of its seed.
+        wishes: What shall hold, such as ``{"beard": True, "hair": "red"}``, for all or as a list with one for each.
+
+    Returns:
+        float32 on the CPU; ``None`` for an unconditional generator.
+
+    Raises:
+        ValueError: There is no such label; or the generator has none, and there are wishes.
+    """
+    names = generator.config.label_names
+    if generator.label_frequencies is None:
+        if wishes:
+            raise ValueError(f"labels are {wishes!r}, but this generator was trained without any")
+        return None
+    return draw_labels(names, generator.label_frequencies, seeds, wishes)
+
+
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """Put a network into eval mode and leave every module's mode as it was found."""
@@ -55,13 +85,19 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def sample(
-    generator: Generator, latents: Float[Tensor, "count latent_dim"], *, batch_size: int = 64, progress: bool = True
+    generator: Generator,
+    latents: Float[Tensor, "count latent_dim"],
+    labels: Float[Tensor, "count num_labels"] | None = None,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
 ) -> Iterator[Float[Tensor, "batch 3 size size"]]:
     """Turn latents into images, batch by batch.
 
     Args:
         generator: On any device, in any mode: it works in eval mode and comes back as it was.
         latents: On any device.
+        labels: As many, for a conditional generator.
         batch_size: Images at a time; changes memory and speed, not the pictures.
         progress: Show a bar, on jobs of some length?
 
@@ -69,15 +105,22 @@ def sample(
         Images in [-1, 1], float32, on the generator's device.
 
     Raises:
-        ValueError: ``batch_size`` is not positive, or the latents have another length than the generator's.
+        ValueError: ``batch_size`` is not positive, the latents have another length than the generator's, or the labels
+            don't fit.
     """
+    check_labels(labels, generator.config.label_names, len(latents))
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     is_hidden = not progress or len(latents) < PROGRESS_FROM_IMAGES
     with tqdm(total=len(latents), desc="Generating", unit="img", disable=is_hidden) as bar:
-        for batch in latents.split(batch_size):
+        for start in range(0, len(latents), batch_size):
+            batch, *batch_labels = (
+                tensor[start : start + batch_size].to(generator.device, generator.dtype)
+                for tensor in (latents, labels)
+                if tensor is not None
+            )
             with eval_mode(generator), torch.inference_mode():
-                images = generator(batch.to(generator.device, generator.dtype)).float()
+                images = generator(batch, *batch_labels).float()
             yield images
             bar.update(len(batch))
 
@@ -89,9 +132,15 @@ def to_uint8(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray,
 
 
 def generate_images(
-    generator: Generator, latents: Float[Tensor, "count latent_dim"], *, batch_size: int = 64, progress: bool = True
+    generator: Generator,
+    latents: Float[Tensor, "count latent_dim"],
+    labels: Float[Tensor, "count num_labels"] | None = None,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
 ) -> UInt8[np.ndarray, "count height width 3"]:
     """Turn latents into 8-bit RGB pictures; arguments and errors are those of `sample`."""
     size = generator.config.image_size
-    batches = [to_uint8(batch) for batch in sample(generator, latents, batch_size=batch_size, progress=progress)]
-    return np.concatenate([np.empty((0, size, size, 3), np.uint8), *batches])
+    batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
+    pictures = map(to_uint8, batches)
+    return np.concatenate([np.empty((0, size, size, 3), np.uint8), *pictures])

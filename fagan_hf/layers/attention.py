@@ -1,22 +1,57 @@
 """The two attention layers: SAGAN's, on top of a feature map, and FAGAN's, which makes the feature map itself."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fagan_hf.layers.activations import build_activation
+from fagan_hf.layers.batch_norm import build_batch_norm, normalise
 from fagan_hf.layers.conv import normalised
 from fagan_hf.layers.functional import attention
+from fagan_hf.layers.gates import current_gate
 
 
-class SelfAttention(nn.Module):
-    """Add to a feature map what its positions gather from each other: ``gamma * attention(x) + x``.
+class AttentionLayer(nn.Module):
+    """What attention layers have in common: two branches and a gate between them.
+
+    Whatever derives from it is found by `gates`, turned by `override_alpha` and seen by `capture_attention`.
+
+    Attributes:
+        gate_name: Name of the gate, a scalar parameter that starts at 0.
+        query, key: Modules that make the query and the key of the input.
+        heads: Number of groups of channels that attend on their own.
+    """
+
+    gate_name: ClassVar[str]
+    query: nn.Module
+    key: nn.Module
+    heads: int
+
+    @property
+    def gate(self) -> Tensor | float:
+        """The gate as it stands, overridden or trained."""
+        return current_gate(getattr(self, self.gate_name))
+
+    def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Give what the layer outputs without attention, and what attention gathers, of the same shape."""
+        raise NotImplementedError
+
+    def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the two terms, one of each branch, whose sum is the layer's output."""
+        raise NotImplementedError
+
+
+class SelfAttention(AttentionLayer):
+    """Add to a feature map what its positions gather from each other: ``gamma * f(attention(x)) + x``.
 
     Args:
         in_channels: Channels that come in and go out.
         squeeze_factor: Query and key have ``in_channels // squeeze_factor`` channels.
         heads: Number of groups of channels that attend on their own; the paper has one.
         bias: Do query, key and value have a bias?
+        activation: f, a name such as ``"leaky_relu(0.2)"``; the paper has none.
 
     Attributes:
         query, key, value: 1x1 convolutions.
@@ -26,24 +61,44 @@ class SelfAttention(nn.Module):
         SAGAN, arXiv:1805.08318, equation 3.
     """
 
-    def __init__(self, in_channels: int, *, squeeze_factor: int = 8, heads: int = 1, bias: bool = True):
+    gate_name = "gamma"
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        squeeze_factor: int = 8,
+        heads: int = 1,
+        bias: bool = True,
+        activation: str = "identity",
+    ):
         super().__init__()
         squeezed = in_channels // squeeze_factor
         self.heads = heads
         self.query = nn.Conv2d(in_channels, squeezed, kernel_size=1, bias=bias)
         self.key = nn.Conv2d(in_channels, squeezed, kernel_size=1, bias=bias)
         self.value = nn.Conv2d(in_channels, in_channels, kernel_size=1, bias=bias)
+        self.activation = build_activation(activation)
         self.gamma = nn.Parameter(torch.zeros(()))
+
+    def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Give the feature map itself, and what its positions gather."""
+        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        return feature_map, self.activation(gathered)
+
+    def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``x`` and ``gamma * attention``."""
+        return plain, self.gate * gathered
 
     def forward(
         self, feature_map: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch in_channels height width"]:
         """Give the feature map with what it attended to added."""
-        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
-        return self.gamma * gathered + feature_map
+        plain, gathered = self.branches(feature_map)
+        return self.gate * gathered + plain
 
 
-class FullAttention(nn.Module):
+class FullAttention(AttentionLayer):
     """Extract features and attend at once: ``alpha * f(attention(x)) + (1 - alpha) * f(batch_norm(conv(x)))``.
 
     Query, key and value are k x k convolutions (or transposed ones) like the convolution path's own, so the layer
@@ -62,6 +117,7 @@ class FullAttention(nn.Module):
         spectral_norm: Divide the convolution path's weight by its spectral norm?
         spectral_norm_dim: The weight's dimension that counts as rows for that norm.
         batch_norm: Normalise the convolution path over the batch?
+        num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
         heads: Number of groups of channels that attend on their own; the original has one.
 
@@ -75,6 +131,8 @@ class FullAttention(nn.Module):
     Reference:
         FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
     """
+
+    gate_name = "alpha"
 
     def __init__(
         self,
@@ -90,6 +148,7 @@ class FullAttention(nn.Module):
         spectral_norm: bool = True,
         spectral_norm_dim: int = 0,
         batch_norm: bool = True,
+        num_labels: int = 0,
         activation: str = "leaky_relu(0.2)",
         heads: int = 1,
     ):
@@ -105,15 +164,25 @@ class FullAttention(nn.Module):
         self.key = conv(squeezed)
         self.value = conv(out_channels)
         self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
-        self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+        self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         self.activation = build_activation(activation)
         self.alpha = nn.Parameter(torch.zeros(()))
 
+    def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Give the convolution path's output and the attention path's, both activated."""
+        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        convolved = normalise(self.batch_norm, self.residual(feature_map), labels)
+        return self.activation(convolved), self.activation(gathered)
+
+    def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``(1 - alpha) * convolution`` and ``alpha * attention``."""
+        return (1 - self.gate) * plain, self.gate * gathered
+
     def forward(
-        self, feature_map: Float[Tensor, "batch in_channels height width"]
+        self,
+        feature_map: Float[Tensor, "batch in_channels height width"],
+        labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Give the blend of both paths."""
-        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
-        gathered = self.activation(gathered)
-        convolved = self.activation(self.batch_norm(self.residual(feature_map)))
-        return convolved + self.alpha * (gathered - convolved)
+        convolved, gathered = self.branches(feature_map, labels)
+        return convolved + self.gate * (gathered - convolved)

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fagan_hf.layers.activations import build_activation
+from fagan_hf.layers.batch_norm import build_batch_norm, normalise
 from fagan_hf.layers.spectral_norm import spectral_norm
 
 
@@ -20,6 +21,7 @@ class Conv(nn.Module):
         spectral_norm: Divide the weight by its spectral norm?
         spectral_norm_dim: The weight's dimension that counts as rows for that norm.
         batch_norm: Normalise over the batch before the activation?
+        num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
     """
 
@@ -37,19 +39,22 @@ class Conv(nn.Module):
         spectral_norm: bool = True,
         spectral_norm_dim: int = 0,
         batch_norm: bool = False,
+        num_labels: int = 0,
         activation: str = "identity",
     ):
         super().__init__()
         conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.conv = normalised(conv, spectral_norm, spectral_norm_dim)
-        self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+        self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         self.activation = build_activation(activation)
 
     def forward(
-        self, feature_map: Float[Tensor, "batch in_channels height width"]
+        self,
+        feature_map: Float[Tensor, "batch in_channels height width"],
+        labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Give the activated feature map."""
-        return self.activation(self.batch_norm(self.conv(feature_map)))
+        return self.activation(normalise(self.batch_norm, self.conv(feature_map), labels))
 
 
 class ConvTranspose(Conv):

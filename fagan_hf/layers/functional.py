@@ -1,12 +1,38 @@
 """Attention over positions, exact, with memory that grows linearly with them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 HEAD_SIZE_STEP = 16
+WEIGHTS_PER_CHUNK = 2**20
+"""Attention weights held at a time in `twice_differentiable` mode, over batch and heads; a row is never divided."""
+
+_is_twice_differentiable = ContextVar("_is_twice_differentiable", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Let `attention` be differentiated twice: what is computed in this context has a second derivative.
+
+    No fused kernel has a double backward, so a gradient penalty, which trains on a gradient, cannot use them. This
+    mode gives the same numbers in chunks of queries, and memory stays linear in positions, in the first and second
+    backward pass as well. It is slower: wrap the forward pass of a gradient penalty in it and nothing else. It holds
+    in the thread that entered it only; the backward passes may run anywhere.
+    """
+    token = _is_twice_differentiable.set(True)
+    try:
+        yield
+    finally:
+        _is_twice_differentiable.reset(token)
 
 
 def attention(
@@ -18,9 +44,7 @@ def attention(
     """Give each position the mean of all values, weighted by ``softmax(query . key)`` over the keys.
 
     There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The N x N weights are never held: torch's fused kernels
-    go over them in tiles. On CPU the fused kernel is taken only if query, key and value have equal head sizes, and is
-    fastest if that is a multiple of its vectors' length; zeros added to the shorter ones change no result, so that is
-    what we do.
+    go over them in tiles. They have no second derivative; `twice_differentiable` is for where one is needed.
 
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).
@@ -34,13 +58,91 @@ def attention(
     Reference:
         SAGAN, arXiv:1805.08318, equations 1 and 2.
     """
-    key_size, value_size = query.shape[1] // heads, value.shape[1] // heads
-    size = math.ceil(max(key_size, value_size) / HEAD_SIZE_STEP) * HEAD_SIZE_STEP
 
     def heads_last(feature_map: Tensor) -> Tensor:
-        split = feature_map.flatten(2).unflatten(1, (heads, -1)).mT  # (B, heads, positions, channels)
-        # A transposed view would send torch to its slow path, with N x N weights.
-        return functional.pad(split, (0, size - split.shape[-1])).contiguous()
+        return feature_map.flatten(2).unflatten(1, (heads, -1)).mT  # (B, heads, positions, channels)
 
-    mixed = functional.scaled_dot_product_attention(heads_last(query), heads_last(key), heads_last(value), scale=1.0)
-    return mixed[..., :value_size].mT.flatten(1, 2).unflatten(2, value.shape[2:])
+    mix = _chunked_attention if _is_twice_differentiable.get() else _fused_attention
+    mixed = mix(heads_last(query), heads_last(key), heads_last(value))
+    return mixed.mT.flatten(1, 2).unflatten(2, value.shape[2:])
+
+
+def _fused_attention(
+    query: Float[Tensor, "batch heads positions key_size"],
+    key: Float[Tensor, "batch heads positions key_size"],
+    value: Float[Tensor, "batch heads positions value_size"],
+) -> Float[Tensor, "batch heads positions value_size"]:
+    """Attend by torch's fused kernels.
+
+    On CPU the fused kernel is taken only if query, key and value have equal head sizes, and is fastest if that is a
+    multiple of its vectors' length; zeros added to the shorter ones change no result, so that is what we do.
+    """
+    value_size = value.shape[-1]
+    size = math.ceil(max(key.shape[-1], value_size) / HEAD_SIZE_STEP) * HEAD_SIZE_STEP
+
+    def padded(tensor: Tensor) -> Tensor:
+        # A transposed view would send torch to its slow path, with N x N weights.
+        return functional.pad(tensor, (0, size - tensor.shape[-1])).contiguous()
+
+    mixed = functional.scaled_dot_product_attention(padded(query), padded(key), padded(value), scale=1.0)
+    return mixed[..., :value_size]
+
+
+def _chunked_attention(
+    query: Float[Tensor, "batch heads positions key_size"],
+    key: Float[Tensor, "batch heads positions key_size"],
+    value: Float[Tensor, "batch heads positions value_size"],
+) -> Float[Tensor, "batch heads positions value_size"]:
+    """Attend chunk by chunk, twice differentiable; half precision is computed in single, as the fused kernels do."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    # Contiguous once, for else each chunk would copy all keys and values.
+    tensors = [tensor.to(dtype).contiguous() for tensor in (query, key, value)]
+    return _ChunkedAttention.apply(*tensors).to(value.dtype)
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """Attention that keeps its three inputs only; its backward is made of differentiable operations."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.chunk_size = max(1, WEIGHTS_PER_CHUNK // key.shape[:-1].numel())
+        with torch.autocast(query.device.type, enabled=False):
+            chunks = [(chunk @ key.mT).softmax(-1) @ value for chunk in query.split(ctx.chunk_size, dim=-2)]
+        return torch.cat(chunks, dim=-2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = ctx.saved_tensors
+        [gradient] = gradients
+        query_gradients = []
+        key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
+        chunks = zip(query.split(ctx.chunk_size, dim=-2), gradient.split(ctx.chunk_size, dim=-2), strict=True)
+        with torch.autocast(query.device.type, enabled=False):
+            for query_chunk, gradient_chunk in chunks:
+                # Recomputed in a second backward pass, for which the chunks together would keep all N x N weights.
+                for_query, for_key, for_value = checkpoint(
+                    _chunk_gradients, query_chunk, key, value, gradient_chunk,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+                query_gradients.append(for_query)
+                key_gradient += for_key
+                value_gradient += for_value
+        return torch.cat(query_gradients, dim=-2), key_gradient, value_gradient
+
+
+def _chunk_gradients(
+    query: Float[Tensor, "batch heads chunk key_size"],
+    key: Float[Tensor, "batch heads positions key_size"],
+    value: Float[Tensor, "batch heads positions value_size"],
+    gradient: Float[Tensor, "batch heads chunk value_size"],
+) -> tuple[
+    Float[Tensor, "batch heads chunk key_size"],
+    Float[Tensor, "batch heads positions key_size"],
+    Float[Tensor, "batch heads positions value_size"],
+]:
+    """Give what some queries' output gradient passes on to these queries, all keys and all values."""
+    weights = (query @ key.mT).softmax(-1)
+    weights_gradient = gradient @ value.mT
+    scores_gradient = weights * (weights_gradient - (weights_gradient * weights).sum(-1, keepdim=True))
+    return scores_gradient @ key, scores_gradient.mT @ query, weights.mT @ gradient

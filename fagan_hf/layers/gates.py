@@ -1,8 +1,16 @@
-"""The gates: how much of each layer's output comes from attention."""
+"""The gates: how much of each layer's output comes from attention, read and turned."""
 
-from torch import nn
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-from fagan_hf.layers.attention import FullAttention, SelfAttention
+from torch import Tensor, nn
+
+from fagan_hf.suggest import suggest
+
+# Gates by identity -> what stands in for them. A context variable: threads that share a model don't see each other's.
+_OVERRIDES: ContextVar[Mapping[int, float] | None] = ContextVar("overridden_gates", default=None)
 
 
 def gates(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -14,8 +22,58 @@ def gates(network: nn.Module) -> dict[str, nn.Parameter]:
     """
     found = {}
     for name, module in network.named_modules():
-        if isinstance(module, FullAttention):
-            found[f"{name}.alpha"] = module.alpha
-        if isinstance(module, SelfAttention):
-            found[f"{name}.gamma"] = module.gamma
+        gate_name = getattr(type(module), "gate_name", None)
+        if gate_name is not None:
+            found[f"{name}.{gate_name}".removeprefix(".")] = getattr(module, gate_name)
     return found
+
+
+def current_gate(gate: nn.Parameter) -> Tensor | float:
+    """Give a gate as it stands: the trained one, or what `override_alpha` put in its place."""
+    overrides = _OVERRIDES.get()
+    return gate if overrides is None else overrides.get(id(gate), gate)
+
+
+@contextmanager
+def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> Iterator[None]:
+    """Let a network draw with other gates than its trained ones; the parameters themselves stay as they are.
+
+    For a `FullAttention` 0 is the convolution alone, 1 the attention alone. For a `SelfAttention`, whose gate is gamma,
+    0 is the feature map as it came in and 1 adds all of what attention gathers. Other numbers are allowed: training does
+    not bound the gates either.
+
+    Args:
+        network: Any module with attention layers in it, or such a layer.
+        alpha: One number for all layers, or numbers by layer, named as in `gates` with or without the gate's own name:
+            ``{"layers.2": 0.0}``.
+
+    Raises:
+        ValueError: There is no attention layer, no layer of that name, or a number is not finite.
+
+    Example:
+        >>> with override_alpha(generator, 0.0):  # doctest: +SKIP
+        ...     convolution_only = generator(latents)
+    """
+    found = gates(network)
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no attention layer whose gate could be overridden")
+    wanted = alpha if isinstance(alpha, Mapping) else dict.fromkeys(found, alpha)
+    values = {id(_find_gate(found, name)): _check_finite(name, value) for name, value in wanted.items()}
+    token = _OVERRIDES.set({**(_OVERRIDES.get() or {}), **values})
+    try:
+        yield
+    finally:
+        _OVERRIDES.reset(token)
+
+
+def _find_gate(found: Mapping[str, nn.Parameter], name: str) -> nn.Parameter:
+    by_layer = {full.rpartition(".")[0]: gate for full, gate in found.items()}
+    if name not in found and name not in by_layer:
+        raise ValueError(f"unknown attention layer {name!r}; {suggest(name, by_layer)}")
+    return found[name] if name in found else by_layer[name]
+
+
+def _check_finite(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"alpha of {name} is {value!r}; it must be a finite number, usually from 0 to 1")
+    return float(value)

@@ -2,9 +2,10 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fagan_hf.configs import DiscriminatorConfig
+from fagan_hf.layers import spectral_norm
 from fagan_hf.models.labels import check_labels
 from fagan_hf.models.network import Network
 
@@ -22,6 +23,14 @@ class Discriminator(Network):
     config_class = DiscriminatorConfig
     subfolder = "discriminator"
     config: DiscriminatorConfig
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__(config)
+        self.projection = None
+        if config.num_labels and config.conditioning == "projection":
+            # Normalised like the paper's embedding, so that labels can't outshout the images.
+            embedding = nn.Linear(config.num_labels, config.features_channels, bias=False)
+            self.projection = spectral_norm(embedding)
 
     def forward(
         self, images: Float[Tensor, "batch 3 size size"], labels: Float[Tensor, "batch num_labels"] | None = None
@@ -42,8 +51,12 @@ class Discriminator(Network):
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"images are {list(images.shape)}; they must be [batch, 3, {size}, {size}]")
         labels = check_labels(labels, self.config.label_names, len(images))
+        features = self._run(images, labels, slice(None, -1))
         if labels is None:
-            return self.layers(images).flatten()
-        features = self.layers[:-1](images)
-        planes = labels.to(features)[..., None, None].expand(-1, -1, *features.shape[2:])
-        return self.layers[-1](torch.cat([features, planes], dim=1)).flatten()
+            return self._run(features, labels, slice(-1, None)).flatten()
+        labels = labels.to(features)
+        if self.projection is not None:
+            logits = self._run(features, labels, slice(-1, None)).flatten()
+            return logits + (self.projection(labels) * features.sum((2, 3))).sum(1)
+        planes = labels[..., None, None].expand(-1, -1, *features.shape[2:])
+        return self._run(torch.cat([features, planes], dim=1), labels, slice(-1, None)).flatten()

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fagan_hf.configs import GeneratorConfig
+from fagan_hf.labels import even_frequencies
 from fagan_hf.models.labels import check_labels
 from fagan_hf.models.network import Network
 
@@ -15,6 +16,10 @@ class Generator(Network):
     Args:
         config: The architecture.
 
+    Attributes:
+        label_frequencies: How often each label holds in the training data, from 0 to 1: what labels that nobody wished
+            for are drawn by. ``None`` for an unconditional generator.
+
     Raises:
         ValueError: ``config`` is no `GeneratorConfig`.
     """
@@ -22,6 +27,12 @@ class Generator(Network):
     config_class = GeneratorConfig
     subfolder = "generator"
     config: GeneratorConfig
+    label_frequencies: Tensor | None
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__(config)
+        frequencies = even_frequencies(config.label_names) if config.label_names else None
+        self.register_buffer("label_frequencies", frequencies)
 
     def forward(
         self,
@@ -46,6 +57,7 @@ class Generator(Network):
                 f"latents are {list(latents.shape)}; they must be [batch, {latent_dim}] or [batch, {latent_dim}, 1, 1]"
             )
         latents = latents.flatten(1)
-        if (labels := check_labels(labels, self.config.label_names, len(latents))) is not None:
+        labels = check_labels(labels, self.config.label_names, len(latents))
+        if labels is not None and self.config.conditioning == "concatenation":
             latents = torch.cat([latents, labels.to(latents)], dim=1)
-        return self.layers(latents[..., None, None])
+        return self._run(latents[..., None, None], labels)

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import HubModel
@@ -26,6 +26,12 @@ class Network(HubModel):
     def __init__(self, config: GeneratorConfig | DiscriminatorConfig):
         super().__init__(config)
         self.layers = nn.Sequential(*map(build_layer, config.layers))
+
+    def _run(self, feature_map: Tensor, labels: Tensor | None, layers: slice = slice(None)) -> Tensor:
+        """Send a feature map through some of the layers, with the labels for those that take them."""
+        for spec, layer in zip(self.config.layers[layers], self.layers[layers], strict=True):
+            feature_map = layer(feature_map, labels) if spec.labels else layer(feature_map)
+        return feature_map
 
     @classmethod
     def from_preset(cls, name: str) -> Self:

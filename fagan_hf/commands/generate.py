@@ -1,0 +1,53 @@
+"""``fagan-hf generate``: seeds to pictures."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fagan_hf.commands.options import PICTURE_SUFFIXES, add_latents, add_model, drawing, load_generator
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.description = "Make pictures. A seed is a picture: the same on every run, device and batch size."
+    add_model(parser)
+    add_latents(parser, default_seeds="0-15")
+    parser.add_argument(
+        "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder of single pictures"
+    )
+    parser.add_argument("--columns", type=int, help="pictures in a row of the grid (default: about a square)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time (default: 64)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw, and write a grid or single files."""
+    is_grid = options.out.suffix.lower() in PICTURE_SUFFIXES
+    if not is_grid and options.out.suffix and not options.out.is_dir():
+        raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
+    with drawing(load_generator(options), options) as (generator, latents, labels):
+        write = _write_grid if is_grid else _write_folder
+        write(generator, latents, labels, options)
+    print(f"{len(latents)} pictures in {options.out}")
+
+
+def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
+    from fagan_hf.files import replacing
+    from fagan_hf.grids import image_grid
+    from fagan_hf.sampling import generate_images
+
+    grid = image_grid(generate_images(generator, latents, labels, batch_size=options.batch_size), options.columns)
+    with replacing(options.out) as path:
+        grid.save(path, format=options.out.suffix[1:].lower().replace("jpg", "jpeg"))
+
+
+def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from fagan_hf.files import replacing
+    from fagan_hf.sampling import sample, to_uint8
+
+    seeds = iter(options.seeds)
+    for batch in sample(generator, latents, labels, batch_size=options.batch_size):
+        for pixels in to_uint8(batch):
+            with replacing(options.out / f"seed-{next(seeds):08d}.png") as path:
+                Image.fromarray(pixels).save(path, format="PNG")

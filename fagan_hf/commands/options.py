@@ -1,0 +1,125 @@
+"""Flags that commands share, and what becomes of them."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from fagan_hf.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    import torch
+
+PICTURE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
+    """Add what says which model it is, and where it runs."""
+    name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
+    parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
+
+
+def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:
+    """Add the flags that say what is drawn: seeds, truncation, labels, gates."""
+    add_seeds(parser, default_seeds)
+    parser.add_argument("--truncation", type=float, default=1.0, help="below 1: less varied (default: 1)")
+    add_labels(parser)
+    parser.add_argument(
+        "--alpha",
+        action="append",
+        type=_alpha,
+        metavar="NUMBER or LAYER=NUMBER",
+        help="other gates than the trained ones: 0 convolution only, 1 attention only; may be repeated",
+    )
+
+
+def add_seeds(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--seeds``."""
+    parser.add_argument("--seeds", type=seeds, default=default, help=f"like '0-15, 42' (default: {default})")
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--label``."""
+    parser.add_argument(
+        "--label",
+        action="append",
+        type=_label,
+        metavar="NAME=VALUE",
+        help="what shall be seen, of a conditional model: like beard=1 or hair=red; may be repeated",
+    )
+
+
+def seeds(text: str) -> list[int]:
+    """Read seeds for argparse, which prints an `ArgumentTypeError` and ends."""
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"label is {text!r}; write it like beard=1 or hair=red")
+    return name, value
+
+
+def _alpha(text: str) -> tuple[str | None, float]:
+    layer, _, number = text.rpartition("=")
+    try:
+        return layer or None, float(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"alpha is {text!r}; write it like 0.5 or layers.2=0.5") from error
+
+
+def find_device(name: str | None) -> "torch.device":
+    """Find a device by name; by default the fastest there is.
+
+    Raises:
+        ValueError: It is unknown, or not there.
+    """
+    import torch
+
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown device, and for an absent one
+        raise ValueError(f"--device is {name!r}, which can't be used here: {error}") from error
+
+
+def load_generator(options: argparse.Namespace) -> Any:
+    """Load the generator that the flags of `add_model` name, onto their device."""
+    from fagan_hf.models import Generator
+
+    return Generator.from_pretrained(options.model, revision=options.revision).to(find_device(options.device))
+
+
+@contextmanager
+def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, Any, Any]]:
+    """Make ready what the flags of `add_latents` ask for.
+
+    Yields:
+        The generator, measured anew where latents are truncated and with its gates turned as long as this lasts; the
+        latents; the labels, or ``None``.
+    """
+    from fagan_hf.batch_statistics import recalibrated
+    from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
+
+    latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
+    labels = labels_from_seeds(generator, options.seeds, dict(options.label or ()))
+    generator = recalibrated(generator, options.truncation)
+    with turned_gates(generator, options):
+        yield generator, latents, labels
+
+
+def turned_gates(generator: Any, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Override the gates as ``--alpha`` says."""
+    from fagan_hf.layers import gates, override_alpha
+
+    alpha: dict[str, float] = {}
+    for layer, number in options.alpha or ():
+        alpha |= dict.fromkeys(gates(generator), number) if layer is None else {layer: number}
+    return override_alpha(generator, alpha) if alpha else nullcontext()

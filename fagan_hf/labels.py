@@ -1,0 +1,145 @@
+"""The labels of a conditional model: claims such as ``beard``, and classes such as ``hair=red``, by name.
+
+A model's config names each number of its label vectors. A name without ``=`` is a claim of its own. Names that share
+what stands before ``=`` are the classes of one column, of which one holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fagan_hf.suggest import suggest
+
+# Keeps the draws of labels apart from everything else that is drawn from the same seeds.
+_STREAM = 0x1ABE15
+
+
+def label_groups(names: Sequence[str]) -> dict[str, list[int]]:
+    """Find which places of a label vector belong together.
+
+    Args:
+        names: A config's `label_names`.
+
+    Returns:
+        Places by claim or column, in order: ``("beard", "hair=red", "hair=black")`` gives
+        ``{"beard": [0], "hair": [1, 2]}``.
+    """
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name.partition("=")[0], []).append(place)
+    return groups
+
+
+def even_frequencies(names: Sequence[str]) -> Float[Tensor, " num_labels"]:
+    """Say how often each label holds where nothing is known: claims half of the time, classes equally often."""
+    frequencies = torch.empty(len(names))
+    for places in label_groups(names).values():
+        frequencies[places] = 0.5 if _is_claim(names, places) else 1 / len(places)
+    return frequencies
+
+
+def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, float]:
+    """Turn wishes into numbers.
+
+    Args:
+        names: A config's `label_names`.
+        wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, or mixed as
+            ``{"hair=red": 0.5, "hair=grey": 0.5}``. Texts such as ``"true"``, ``"0"`` and ``"0.5"`` are read.
+
+    Returns:
+        Number by place in the label vector, for the places that the wishes decide.
+
+    Raises:
+        ValueError: There is no such label, or a value is not allowed; lists what there is.
+    """
+    groups = label_groups(names)
+    decided: dict[int, float] = {}
+    for name, value in wishes.items():
+        column = name.partition("=")[0]
+        if name not in names and name not in groups:
+            raise ValueError(f"unknown label {name!r}; {suggest(name, groups)}{_explain(names, groups)}")
+        places = groups[column]
+        if name in names:
+            others = {place: 0.0 for place in places if place not in decided}
+            decided |= others | {names.index(name): _number(name, value)}
+        else:
+            classes = [names[place].partition("=")[2] for place in places]
+            if str(value) not in classes:
+                raise ValueError(f"label {name} is {value!r}; it must be one of {', '.join(classes)}")
+            decided |= {place: float(each == str(value)) for place, each in zip(places, classes, strict=True)}
+    return decided
+
+
+def draw_labels(
+    names: Sequence[str],
+    frequencies: Float[Tensor, " num_labels"],
+    seeds: Sequence[int],
+    wishes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+) -> Float[Tensor, "count num_labels"]:
+    """Draw a label vector for each seed, and put wishes in.
+
+    What is not wished for is drawn, claim by claim and column by column, as often as it holds in the training data. A
+    wish changes no other label of its seed.
+
+    Args:
+        names: A config's `label_names`.
+        frequencies: How often each label holds, from 0 to 1.
+        seeds: One for each vector.
+        wishes: See `encode_labels`; for all vectors, or a list with wishes for each.
+
+    Returns:
+        float32, numbers from 0 to 1, on the CPU.
+
+    Raises:
+        ValueError: See `encode_labels`; or there are not as many wishes as seeds.
+    """
+    if isinstance(wishes, Mapping) or wishes is None:
+        decided = [encode_labels(names, wishes or {})] * len(seeds)
+    elif isinstance(wishes, Sequence) and all(isinstance(each, Mapping) for each in wishes):
+        decided = [encode_labels(names, each) for each in wishes]
+    else:
+        raise ValueError(f"labels are {wishes!r}; they must be a mapping of names to values, or a list of such")
+    if len(decided) != len(seeds):
+        raise ValueError(f"labels are {len(decided)} for {len(seeds)} pictures; give one mapping for all, or one each")
+    groups = list(label_groups(names).values())
+    odds = frequencies.double().cpu().numpy()
+    vectors = np.zeros((len(seeds), len(names)), np.float32)
+    for vector, seed, fixed in zip(vectors, seeds, decided, strict=True):
+        draws = np.random.default_rng([_STREAM, seed]).random(len(groups))
+        for draw, places in zip(draws, groups, strict=True):
+            if _is_claim(names, places):
+                vector[places] = draw < odds[places]
+            else:
+                steps = np.cumsum(odds[places])
+                vector[places[min(np.searchsorted(steps, draw * steps[-1], side="right"), len(places) - 1)]] = 1
+        for place, number in fixed.items():
+            vector[place] = number
+    return torch.from_numpy(vectors)
+
+
+def _is_claim(names: Sequence[str], places: Sequence[int]) -> bool:
+    return len(places) == 1 and "=" not in names[places[0]]
+
+
+def _number(name: str, value: Any) -> float:
+    words = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    try:
+        number = words[value.lower()] if isinstance(value, str) and value.lower() in words else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise ValueError(f"label {name} is {value!r}; it must be true, false, or a number from 0 to 1")
+    return number
+
+
+def _explain(names: Sequence[str], groups: Mapping[str, list[int]]) -> str:
+    classes = {
+        column: ", ".join(names[place].partition("=")[2] for place in places)
+        for column, places in groups.items()
+        if not _is_claim(names, places)
+    }
+    return "".join(f"; {column} is one of {values}" for column, values in classes.items())

@@ -1,0 +1,58 @@
+"""Which layer a spec is built as; open to layers of others."""
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from fagan_hf.configs import LAYER_SPECS, LayerSpec
+from fagan_hf.layers.attention import FullAttention, SelfAttention
+from fagan_hf.layers.batch_norm import BatchNorm
+from fagan_hf.layers.conv import Conv, ConvTranspose
+from fagan_hf.layers.dropout import Dropout
+
+LAYERS: dict[str, type[nn.Module]] = {
+    "conv": Conv,
+    "conv_transpose": ConvTranspose,
+    "full_attention": FullAttention,
+    "self_attention": SelfAttention,
+    "batch_norm": BatchNorm,
+    "dropout": Dropout,
+}
+
+
+def build_layer(spec: LayerSpec) -> nn.Module:
+    """Make the layer that a spec describes."""
+    return LAYERS[spec.type](**spec.arguments())
+
+
+def register_layer(spec_class: type[LayerSpec], layer_class: type[nn.Module]) -> None:
+    """Make a layer of your own known by its spec's `type`, for configs in Python and in JSON.
+
+    Registering the same two classes again changes nothing, so a module that registers may be imported twice.
+
+    Args:
+        spec_class: A frozen dataclass derived from `LayerSpec` (``@dataclass(frozen=True, kw_only=True)``) with a
+            `type` of its own. Its fields are the layer's keyword arguments.
+        layer_class: What is built from it. Its forward takes the feature map ``[B, C, H, W]``, and the labels
+            ``[B, num_labels]`` as a second argument if the spec has a field `num_labels` above 0.
+
+    Raises:
+        ValueError: ``spec_class`` is no such dataclass, or its `type` is another layer's already.
+    """
+    name: Any = getattr(spec_class, "type", None)
+    params: Any = getattr(spec_class, "__dataclass_params__", None)
+    is_spec = isinstance(spec_class, type) and issubclass(spec_class, LayerSpec) and spec_class is not LayerSpec
+    if not is_spec or "__dataclass_params__" not in vars(spec_class) or not params.frozen or not isinstance(name, str):
+        raise ValueError(
+            f"spec_class is {spec_class!r}; it must be a class derived from LayerSpec, decorated with "
+            "@dataclass(frozen=True, kw_only=True), with type: ClassVar[str] = '...'"
+        )
+    if LAYER_SPECS.get(name) is spec_class and LAYERS.get(name) is layer_class:
+        return
+    if name in LAYER_SPECS:
+        raise ValueError(f"type {name!r} of {spec_class.__name__} is {LAYER_SPECS[name].__name__}'s; choose another name")
+    without_default = [f.name for f in dataclasses.fields(spec_class) if not f.kw_only]
+    if without_default:
+        raise ValueError(f"{spec_class.__name__} must be kw_only: {', '.join(without_default)} are not")
+    LAYER_SPECS[name], LAYERS[name] = spec_class, layer_class
