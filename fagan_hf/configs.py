@@ -63,7 +63,8 @@ class _Record:
     def _check_type(self, name: str, kind: Any) -> None:
         value = getattr(self, name)
         if kind is int and (type(value) is not int or value < self._minimum(name)):
-            raise self._error(name, f"a whole number of at least {self._minimum(name)}")
+            least = self._minimum(name)
+            raise self._error(name, "a whole number" + (f" of at least {least}" if least > -math.inf else ""))
         if kind is float and (type(value) not in (int, float) or not math.isfinite(value)):
             raise self._error(name, "a finite number")
         if kind is bool and type(value) is not bool:
@@ -72,7 +73,9 @@ class _Record:
             raise self._error(name, "text")
 
     @staticmethod
-    def _minimum(name: str) -> int:
+    def _minimum(name: str) -> float:
+        if name == "labels_at":
+            return -math.inf
         return 0 if name in ("padding", "spectral_norm_dim", "num_labels") else 1
 
     def _error(self, name: str, allowed: str) -> ValueError:
@@ -317,8 +320,8 @@ class _NetworkConfig(_Record):
         object.__setattr__(self, "label_names", self._parse_label_names(self.label_names))
         if self.conditioning not in self.CONDITIONINGS:
             raise self._error("conditioning", " or ".join(map(repr, self.CONDITIONINGS)))
-        self._check_chain()
         self._check_labels()
+        self._check_chain()
 
     @property
     def num_labels(self) -> int:
@@ -413,15 +416,26 @@ class DiscriminatorConfig(_NetworkConfig):
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from image to logit. The last one ends at 1x1 with one channel.
         label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
-        conditioning: How labels enter. ``"concatenation"``: beside the last layer's input, as in the original's
-            ``ConditionalDiscriminator``. ``"projection"``: their embedding's product with the last layer's input, summed
-            over positions, is added to the logit (Miyato and Koyama, arXiv:1802.05637).
+        conditioning: How labels enter. ``"concatenation"``: beside the input of the layer `labels_at`. ``"projection"``:
+            their embedding's product with the last layer's input, summed over positions, is added to the logit
+            (Miyato and Koyama, arXiv:1802.05637).
+        labels_at: Which layer's input has the labels beside it; -1 is the last one, as in the original's
+            ``ConditionalDiscriminator``. If that layer is a plain convolution, its logit is a sum of what the image
+            says and of what the labels say, and no label can be right for one image and wrong for another: place
+            them further in front.
 
     Raises:
         ValueError: See `from_dict`.
     """
 
     CONDITIONINGS: ClassVar[tuple[str, ...]] = ("concatenation", "projection")
+
+    labels_at: int = -1
+
+    def _check_labels(self) -> None:
+        super()._check_labels()
+        if not -len(self.layers) <= self.labels_at < 0:
+            raise self._error("labels_at", f"from {-len(self.layers)}, the first layer, to -1, the last")
 
     def _input(self) -> tuple[int, int]:
         return IMAGE_CHANNELS, self.image_size
@@ -430,7 +444,7 @@ class DiscriminatorConfig(_NetworkConfig):
         return 1, 1
 
     def _labels_enter_at(self) -> int:
-        return len(self.layers) - 1
+        return len(self.layers) + self.labels_at
 
     @property
     def features_channels(self) -> int:

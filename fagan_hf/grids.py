@@ -1,31 +1,55 @@
 """Pictures side by side."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+CAPTION_SHARE = 0.4  # height of a caption's letters, of a row's height
+MARGIN = 4  # around captions [pixels]
 
 
-def image_grid(images: UInt8[np.ndarray, "count height width 3"], columns: int | None = None) -> Image.Image:
+def image_grid(
+    images: UInt8[np.ndarray, "count height width 3"],
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
     """Lay images out row by row.
 
     Args:
         images: RGB, at least one.
         columns: Images in a row; by default as many as make the grid closest to a square, or wider.
+        captions: What stands to the left of each row.
 
     Returns:
         One picture without gaps; places that no image fills are white.
 
     Raises:
-        ValueError: There are no images, or ``columns`` is not positive.
+        ValueError: There are no images, ``columns`` is not positive, or there are not as many captions as rows.
     """
     count, height, width, _ = images.shape
     if count == 0 or (columns is not None and columns < 1):
         raise ValueError(f"a grid of {count} images in {columns} columns; it needs at least one of each")
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
+    if captions is not None and len(captions) != rows:
+        raise ValueError(f"{len(captions)} captions for {rows} rows; give one for each")
     grid = np.full((rows * columns, height, width, 3), 255, np.uint8)
     grid[:count] = images
     grid = grid.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    return Image.fromarray(grid.reshape(rows * height, columns * width, 3))
+    picture = Image.fromarray(grid.reshape(rows * height, columns * width, 3))
+    return picture if captions is None else _with_captions(picture, captions, height)
+
+
+def _with_captions(picture: Image.Image, captions: Sequence[str], height: int) -> Image.Image:
+    font = ImageFont.load_default(size=max(9.0, min(CAPTION_SHARE * height, 18.0)))
+    widest = math.ceil(max(font.getlength(caption) for caption in captions))
+    wide = Image.new("RGB", (picture.width + widest + 2 * MARGIN, picture.height), "white")
+    wide.paste(picture, (widest + 2 * MARGIN, 0))
+    draw = ImageDraw.Draw(wide)
+    for row, caption in enumerate(captions):
+        place = (widest + MARGIN, row * height + height / 2)
+        draw.text(place, caption, fill="black", font=font, anchor="rm")
+    return wide

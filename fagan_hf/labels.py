@@ -143,3 +143,18 @@ def _explain(names: Sequence[str], groups: Mapping[str, list[int]]) -> str:
         if not _is_claim(names, places)
     }
     return "".join(f"; {column} is one of {values}" for column, values in classes.items())
+
+
+def label_values(names: Sequence[str]) -> list[dict[str, Any]]:
+    """List what can be wished for, one at a time: each claim false and true, each class.
+
+    Returns:
+        For example ``[{"beard": False}, {"beard": True}, {"hair": "red"}, {"hair": "black"}]``.
+    """
+    values: list[dict[str, Any]] = []
+    for column, places in label_groups(names).items():
+        if _is_claim(names, places):
+            values += [{column: False}, {column: True}]
+        else:
+            values += [{column: names[place].partition("=")[2]} for place in places]
+    return values

@@ -25,7 +25,7 @@ def _classic_64(
     discriminator_opens: LayerSpec,
     discriminator_middle: LayerSpec,
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """The originals' networks, which differ in four layers: where FAGAN has full attention, SAGAN has none."""
+    """Build the originals' networks, which differ in four layers: where FAGAN has full attention, SAGAN has none."""
     relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
     generator = GeneratorConfig(
         latent_dim=128,

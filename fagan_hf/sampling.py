@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fagan_hf.labels import draw_labels
+from fagan_hf.grids import image_grid
+from fagan_hf.labels import draw_labels, label_values
 from fagan_hf.models import Generator
 from fagan_hf.models.labels import check_labels
 from fagan_hf.seeds import MAX_SEED
@@ -144,3 +146,35 @@ def generate_images(
     batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
     pictures = map(to_uint8, batches)
     return np.concatenate([np.empty((0, size, size, 3), np.uint8), *pictures])
+
+
+def label_grid(generator: Generator, seeds: Sequence[int], *, batch_size: int = 64) -> Image.Image:
+    """Draw what each label does: a row for each value of each label, a column for each seed.
+
+    Down a column everything but that label is the same.
+
+    Args:
+        generator: A conditional one.
+        seeds: Of the columns.
+        batch_size: Images at a time; changes memory and speed only.
+
+    Raises:
+        ValueError: The generator is unconditional, or see `latents_from_seeds`.
+    """
+    rows = label_values(generator.config.label_names)
+    if not rows:
+        raise ValueError("this generator was trained without labels; there is nothing to show row by row")
+    latents = latents_from_seeds(seeds, generator.config.latent_dim).repeat(len(rows), 1)
+    labels = torch.cat([_some(labels_from_seeds(generator, seeds, wishes)) for wishes in rows])
+    captions = [", ".join(f"{name}: {_word(value)}" for name, value in wishes.items()) for wishes in rows]
+    images = generate_images(generator, latents, labels, batch_size=batch_size, progress=False)
+    return image_grid(images, len(seeds), captions)
+
+
+def _some(labels: Tensor | None) -> Tensor:
+    assert labels is not None
+    return labels
+
+
+def _word(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -1,16 +1,17 @@
 """The averaged generator: what is shown, saved and published."""
 
 import copy
+from collections.abc import Iterator
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from fagan_hf.batch_statistics import BATCH_SIZE, BATCHES, has_batch_statistics, measure_batch_statistics
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.models import Generator
 from training.randomness import draw_latents, random_stream
-
-STATISTICS_BATCHES = 16
-STATISTICS_BATCH_SIZE = 64
 
 
 class AveragedGenerator:
@@ -45,29 +46,31 @@ class AveragedGenerator:
         torch._foreach_lerp_(list(self.model.parameters()), list(generator.parameters()), share)
 
     @torch.no_grad()
-    def refresh(self, generator: Generator, seed: int) -> None:
+    def refresh(
+        self, generator: Generator, seed: int, labels: Float[np.ndarray, "images num_labels"] | None = None
+    ) -> None:
         """Measure spectral norms and batch statistics of the averaged parameters; the same however often it is called.
 
         Args:
             generator: The trained one, unwrapped: its singular vectors are where the measurement starts from.
-            seed: The run's, for the latents that batch statistics are measured with.
+            seed: The run's, for the latents and labels that batch statistics are measured with.
+            labels: Those of the data set, for a conditional generator.
         """
         for buffer, trained in zip(self.model.buffers(), generator.buffers(), strict=True):
             buffer.copy_(trained)
         refresh_spectral_norms(self.model)
-        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-        random = random_stream(seed, "statistics")
-        config = self.model.config
-        for _ in range(STATISTICS_BATCHES):
-            latents = draw_latents(random, STATISTICS_BATCH_SIZE, config.latent_dim)
-            self.model(latents.to(self.model.device, self.model.dtype))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+        if has_batch_statistics(self.model):
+            measure_batch_statistics(self.model, _statistics_batches(self.model, seed, labels))
+
+
+def _statistics_batches(
+    generator: Generator, seed: int, labels: np.ndarray | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    latents, choice = random_stream(seed, "statistics"), random_stream(seed, "statistics_labels")
+    for _ in range(BATCHES):
+        chosen = None
+        if generator.config.num_labels:
+            assert labels is not None
+            rows = torch.randint(len(labels), (BATCH_SIZE,), generator=choice)
+            chosen = torch.from_numpy(labels[rows.numpy()])
+        yield draw_latents(latents, BATCH_SIZE, generator.config.latent_dim), chosen

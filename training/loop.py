@@ -15,26 +15,31 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from PIL import Image
 from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
 from fagan_hf import __version__
+from fagan_hf.architectures import Architecture, load_architecture, save_architecture
 from fagan_hf.data import prepare_images
 from fagan_hf.files import replacing
+from fagan_hf.grids import image_grid
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import save_repository
-from fagan_hf.sampling import generate_images, latents_from_seeds
+from fagan_hf.sampling import generate_images, label_grid, latents_from_seeds
 from training.batches import Batches
 from training.checkpoint import Checkpoints
 from training.ema import AveragedGenerator
 from training.randomness import random_stream
 from training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
+from training.regularisation import Regularisation
 from training.report import Report
 from training.steps import Player, Trainer
 
+ARCHITECTURE = "architecture.json"
 SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
 
 
@@ -73,7 +78,10 @@ class Run:
             check_folder(recipe)
         with self.accelerator.main_process_first():
             images = prepare_images(recipe.source(), progress=self.is_main)
-        generator_config, discriminator_config = recipe.networks()
+        self.architecture = recipe.networks(images.label_names)
+        generator_config, discriminator_config = self.architecture
+        if self.is_main:
+            check_architecture(recipe, self.architecture)
         self.batches = Batches(
             images,
             recipe,
@@ -84,11 +92,15 @@ class Run:
         )
         torch.manual_seed(random_stream(recipe.seed, "initial_weights").initial_seed())
         generator, discriminator = Generator(generator_config), Discriminator(discriminator_config)
+        if generator.label_frequencies is not None:
+            generator.label_frequencies.copy_(torch.from_numpy(images.labels).mean(0))
         self.generator, self.discriminator = generator, discriminator
         self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
         self.averaged.model.to(self.accelerator.device)
         players = self._player(generator), self._player(discriminator)
-        self.trainer = Trainer(self.accelerator, *players, loss=LOSSES[recipe.loss], policy=recipe.augment)
+        self.trainer = Trainer(
+            self.accelerator, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe)
+        )  # fmt: skip
         self.checkpoints = Checkpoints(
             recipe.run_dir / "checkpoints",
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
@@ -99,7 +111,8 @@ class Run:
         self.images_seen = 0
         self.seconds = 0.0  # of training, over all sessions
         self._started = time.monotonic()
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # since the last line
+        self._counts: dict[str, int] = {}  # of what each sum is made
         self._logged = (0, 0.0)  # images and seconds at the last line
         self._last_line: dict[str, float] = {}
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
@@ -145,6 +158,8 @@ class Run:
             self.recipe.run_dir.mkdir(parents=True, exist_ok=True)
             with replacing(self.recipe.run_dir / "recipe.yaml") as path:
                 path.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            with replacing(self.recipe.run_dir / ARCHITECTURE) as path:
+                save_architecture(path, self.architecture)
             self.report.rewind(self.images_seen)
             if self.images_seen:
                 self._tell(f"Going on after {self.images_seen:,} images.")
@@ -153,12 +168,13 @@ class Run:
         batch_size = self.recipe.batch_size
         for_discriminator, for_generator = self.batches.make(self.images_seen)
         self._set_learning_rates(self.images_seen + batch_size)
-        numbers = self.trainer.discriminator_step(for_discriminator)
+        numbers = self.trainer.discriminator_step(for_discriminator, step=self.images_seen // batch_size)
         numbers |= self.trainer.generator_step(for_generator)
         self.images_seen += batch_size
         self.averaged.update(self.generator, batch_size, self.images_seen)
         for name, number in numbers.items():
             self._sums[name] = self._sums.get(name, 0) + number  # stays on the device: nothing waits for it
+            self._counts[name] = self._counts.get(name, 0) + 1
         self.seconds = time.monotonic() - self._started
 
     def _set_learning_rates(self, images: int) -> None:
@@ -194,9 +210,8 @@ class Run:
         """Write a line of means since the last one; the same for all processes."""
         logged_images, logged_seconds = self._logged
         images, seconds = self.images_seen - logged_images, self.seconds - logged_seconds
-        steps = images / self.recipe.batch_size
-        means = {name: self._reduce(total / steps, "mean") for name, total in self._sums.items()}
-        self._sums, self._logged = {}, (self.images_seen, self.seconds)
+        means = {name: self._reduce(total / self._counts[name], "mean") for name, total in self._sums.items()}
+        self._sums, self._counts, self._logged = {}, {}, (self.images_seen, self.seconds)
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         blends = {
             f"{player}.{name}": gate.item()
@@ -227,9 +242,7 @@ class Run:
 
     def _show(self) -> None:
         if self.is_main:
-            latents = latents_from_seeds(SAMPLE_SEEDS, self.generator.config.latent_dim)
-            images = generate_images(self._averaged_generator(), latents, progress=False)
-            self.report.add_samples(self.images_seen, images)
+            self.report.add_samples(self.images_seen, sample_grid(self._averaged_generator()))
             self.report.draw_plots()
         self.accelerator.wait_for_everyone()
 
@@ -243,7 +256,7 @@ class Run:
     def _averaged_generator(self) -> Generator:
         """Give the averaged generator as it is shown and saved, measuring it once where both happen."""
         if self._refreshed_at != self.images_seen:
-            self.averaged.refresh(self.generator, self.recipe.seed)
+            self.averaged.refresh(self.generator, self.recipe.seed, self.batches.images.labels)
             self._refreshed_at = self.images_seen
         return self.averaged.model
 
@@ -291,6 +304,14 @@ class Run:
                 signal.signal(number, handler)
 
 
+def sample_grid(generator: Generator) -> Image.Image:
+    """Draw what a run shows of itself: 64 seeds, or 8 seeds for each value of each label."""
+    if generator.label_frequencies is not None:
+        return label_grid(generator, range(8))
+    latents = latents_from_seeds(SAMPLE_SEEDS, generator.config.latent_dim)
+    return image_grid(generate_images(generator, latents, progress=False))
+
+
 def check_launcher(recipe: Recipe) -> None:
     """Refuse a precision that was given to `accelerate launch` and that the recipe would overrule in silence.
 
@@ -332,6 +353,24 @@ def check_folder(recipe: Recipe) -> None:
         raise ValueError(
             f"{recipe.run_dir} belongs to another recipe: {changes}. "
             "Give another --name, or remove that folder to start anew."
+        )
+
+
+def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
+    """Refuse to go on with networks that were changed: `model` may be a file, and labels come from the data.
+
+    Raises:
+        ValueError: Says which network differs.
+    """
+    path = recipe.run_dir / ARCHITECTURE
+    if not path.exists():
+        return
+    begun = load_architecture(str(path))
+    different = [now.__class__.__name__ for was, now in zip(begun, architecture, strict=True) if was != now]
+    if different:
+        raise ValueError(
+            f"{recipe.run_dir} was begun with another {' and '.join(different)} (see {path}) than {recipe.model!r} "
+            "gives now with the data's labels. Give another --name, or remove that folder to start anew."
         )
 
 

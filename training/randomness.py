@@ -13,6 +13,7 @@ from torch import Tensor
 # A stream for each purpose, so that drawing more of one changes no other.
 STREAMS = ("order", "flip", "real_augment", "discriminator_latents", "fake_augment", "generator_latents")
 STREAMS += ("generator_real_augment", "generator_fake_augment", "initial_weights", "statistics")
+STREAMS += ("wrong_labels", "penalty_mix", "real_noise", "fake_noise", "statistics_labels")
 
 
 def random_stream(seed: int, stream: str, index: int = 0) -> torch.Generator:

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures import FILE_SUFFIXES, Architecture, Conditioning, load_architecture, with_labels
 from fagan_hf.data import ImageSource
-from fagan_hf.presets import PRESETS, preset
 from fagan_hf.suggest import suggest
 
-LossName = Literal["hinge", "relativistic_hinge"]
+LossName = Literal[
+    "standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"
+]  # fmt: skip
 AugmentationName = Literal["colour", "translation", "cutout"]
 MixedPrecision = Literal["no", "bf16"]
 
@@ -41,7 +42,7 @@ class Recipe:
     name: str
     """Name of the run; its folder is <output_dir>/<name>."""
     model: str
-    """Architecture: the name of a preset."""
+    """Architecture: the name of a preset, or a file of your own, see docs/cook-your-own.md."""
     dataset: str = "avatars"
     """Images: "avatars", "avatars:<style>", a folder, or a data set id on the Hub."""
     split: str = "train"
@@ -56,8 +57,26 @@ class Recipe:
     """Accept images smaller than the model's, by enlarging them?"""
     horizontal_flip: bool = True
     """Mirror every second real image, at random?"""
+    label_columns: tuple[str, ...] = ()
+    """Columns of the data set that the networks are conditioned on; a folder has "class", the name of a subfolder."""
+    conditioning: Conditioning = "projection"
+    """How labels enter: "projection" and conditional batch norm, or "concatenation" to latent and features."""
+    matching_aware: bool = False
+    """Teach the discriminator also that a real image under wrong labels is not real?"""
     loss: LossName = "relativistic_hinge"
     """What both networks minimise."""
+    r1_gamma: float = 0.0
+    """Weight of R1, the squared gradient at real images, halved as in the paper; 0: none."""
+    r2_gamma: float = 0.0
+    """The same at generated images."""
+    wasserstein_penalty: float = 0.0
+    """Weight of WGAN-GP's penalty; 10 is its custom; 0: none."""
+    penalty_every_steps: int = 1
+    """Steps from one penalty to the next; their weights are multiplied by it. 16 is StyleGAN2's custom."""
+    approximate_penalties: bool = False
+    """Take a finite difference for R1 and R2 instead of the gradient: faster, and wrong at the kinks of leaky ReLU."""
+    approximation_sigma: float = 0.01
+    """Size of that difference, the standard deviation of the noise [images are in -1 to 1]."""
     batch_size: int = 32
     """Images of one step, over all processes and accumulation steps."""
     gradient_accumulation: int = 1
@@ -104,8 +123,9 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
-        if self.model not in PRESETS:
-            raise ValueError(f"model is {self.model!r}; {suggest(self.model, PRESETS)}")
+        load_architecture(self.model)
+        if self.matching_aware and not self.label_columns:
+            raise ValueError("matching_aware is true, but there are no label_columns whose labels could be wrong")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
         if self.batch_size % self.gradient_accumulation:
@@ -119,7 +139,7 @@ class Recipe:
             )
 
     def _check_number(self, name: str, value: Any) -> None:
-        may_be_zero = name in ("warmup_images", "seed")
+        may_be_zero = name in ("warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
@@ -130,20 +150,25 @@ class Recipe:
         """Folder of the run."""
         return Path(self.output_dir, self.name)
 
-    def networks(self) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-        """Look up what `model` names."""
-        return preset(self.model)
+    def networks(self, label_names: Sequence[str] = ()) -> Architecture:
+        """Find what `model` names, conditional if the data has labels.
+
+        Raises:
+            ValueError: The architecture can't take them.
+        """
+        return with_labels(load_architecture(self.model), label_names, self.conditioning)
 
     def source(self) -> ImageSource:
         """Say which images are read, and how they are cut and resized."""
         return ImageSource(
             dataset=self.dataset,
-            resolution=self.networks()[0].image_size,
+            resolution=load_architecture(self.model)[0].image_size,
             split=self.split,
             image_column=self.image_column,
             crop=self.crop,
             upscale=self.upscale,
             revision=self.revision,
+            label_columns=self.label_columns,
         )
 
     def to_yaml(self) -> str:
@@ -154,6 +179,7 @@ class Recipe:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
+LISTS = ("label_columns", "augment")  # of names
 DEFAULTS = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default
     for field in dataclasses.fields(Recipe)
@@ -214,13 +240,43 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
 def _parse(parser: Any, arguments: list[str]) -> Recipe:
     flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
     _check_names("unknown flag", [flag for flag in flags if flag not in ("config", "help", "")])
-    arguments = _config_first(arguments)
+    arguments = _with_brackets(_config_first(arguments))
+    path = None
     if arguments and arguments[0].startswith("--config="):
-        check_recipe_file(Path(arguments[0].removeprefix("--config=")))
+        path = Path(arguments[0].removeprefix("--config="))
+        check_recipe_file(path)
     values = parser.parse_args(arguments).as_dict()
     values.pop("config", None)
-    values["betas"], values["augment"] = tuple(values["betas"]), tuple(values["augment"])
+    values |= {name: tuple(values[name]) for name in ("betas", *LISTS)}
+    values["model"] = _find_beside(path, values["model"])
     return Recipe(**values)
+
+
+def _find_beside(recipe: Path | None, model: str) -> str:
+    """Look for an architecture's file beside the recipe that names it, unless it is found from here."""
+    if recipe is None or Path(model).suffix not in FILE_SUFFIXES or Path(model).exists():
+        return model
+    beside = recipe.parent / model
+    return str(beside) if beside.exists() else model
+
+
+def _with_brackets(arguments: list[str]) -> list[str]:
+    """Let lists of names be given as ``--augment colour,cutout``, without the brackets that YAML wants."""
+    result = []
+    previous = ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if equals and flag.removeprefix("--") in LISTS:
+            argument = f"{flag}={_in_brackets(value)}"
+        elif previous.removeprefix("--") in LISTS and previous.startswith("--"):
+            argument = _in_brackets(argument)
+        result.append(argument)
+        previous = argument
+    return result
+
+
+def _in_brackets(value: str) -> str:
+    return value if value.startswith("[") else f"[{value}]"
 
 
 def _config_first(arguments: list[str]) -> list[str]:

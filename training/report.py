@@ -4,12 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.files import replacing
-from fagan_hf.grids import image_grid
+from fagan_hf.plots import plot_gates, plot_lines, read_metrics
 
 GIF_FRAME_MILLISECONDS = 120
 GIF_LAST_FRAME_MILLISECONDS = 3000
@@ -38,24 +36,20 @@ class Report:
 
     def lines(self) -> list[dict[str, float]]:
         """Read ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
-        if not self.metrics_path.exists():
-            return []
-        *whole, _ = self.metrics_path.read_text().split("\n")
-        return [json.loads(line) for line in whole]
+        return read_metrics(self.metrics_path)
 
     def add_line(self, numbers: Mapping[str, float]) -> None:
         """Append a line to ``metrics.jsonl``."""
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(numbers) + "\n")
 
-    def add_samples(self, images_seen: int, images: UInt8[np.ndarray, "count height width 3"]) -> None:
+    def add_samples(self, images_seen: int, grid: Image.Image) -> None:
         """Save a grid of samples, both as this moment's and as the newest.
 
         Args:
             images_seen: Names the file.
-            images: RGB.
+            grid: The samples side by side.
         """
-        grid = image_grid(images)
         for path in (self.samples_folder / f"images-{images_seen:08d}.png", self.folder / "samples.png"):
             with replacing(path) as aside:
                 grid.save(aside, format="PNG")
@@ -66,33 +60,8 @@ class Report:
         if not lines:
             return
         losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
-        gates = [name for name in lines[-1] if name.endswith((".alpha", ".gamma"))]
-        self._plot("loss.png", lines, losses, "loss", lambda name: name.removesuffix("_loss"))
-        self._plot(
-            "alpha.png",
-            lines,
-            gates,
-            "gate (0: convolution only)",
-            lambda name: name.replace(".layers.", " layer ").replace(".", " "),
-        )
-
-    def _plot(self, file_name: str, lines: list[dict[str, float]], names: list[str], label: str, legend) -> None:
-        # The plain classes instead of pyplot: no window, no global state, no backend to choose.
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        images = [line["images"] for line in lines]
-        for name in names:
-            style = "--" if name.startswith("discriminator") else "-"
-            axes.plot(images, [line[name] for line in lines], style, label=legend(name), linewidth=1.5)
-        axes.axhline(0, color="grey", linewidth=0.5)
-        axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
-        if names:
-            axes.legend(fontsize="small", ncols=2)
-        axes.spines[["top", "right"]].set_visible(False)
-        with replacing(self.folder / file_name) as path:
-            figure.savefig(path, format="png", dpi=110)
+        plot_lines(self.folder / "loss.png", lines, losses, "loss", lambda name: name.removesuffix("_loss"))
+        plot_gates(self.folder / "alpha.png", lines)
 
     def make_gif(self, frames: int) -> Path | None:
         """Make ``training_progress.gif`` of at most so many of the grids, spread evenly over the run.

@@ -1,10 +1,239 @@
-"""To be written."""
+"""``fagan-hf inspect``: what a model's attention does, as a table and in pictures."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fagan_hf.commands.options import add_latents, add_model, drawing, find_device, load_generator
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fagan_hf.attention_maps import LayerReport
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PICTURES = 4
 
 
-def describe(parser):
+def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.description = (
+        "Print a table of a model's layers: what they cost, how much of their output comes from attention, and how far "
+        "it reaches. With --out, draw where pixels look."
+    )
+    add_model(parser, is_positional=True)
+    add_latents(parser, default_seeds="0-15")
+    parser.add_argument("--out", type=Path, help="folder for pictures of attention and the table as layers.json")
+    parser.add_argument(
+        "--pixels",
+        type=_pixels,
+        metavar="'ROW,COLUMN ...'",
+        help="which pixels' attention is drawn, like '12,16 20,9' (default: five, spread over the image)",
+    )
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"of so many seeds (default: {PICTURES})")
+    parser.add_argument("--alpha-sweep", action="store_true", help="draw the seeds with other gates: alpha-sweep.png")
+    parser.add_argument(
+        "--alphas", type=_alphas, metavar="'NUMBER,...'", help="of the sweep (default: 0,0.25,0.5,0.75,1)"
+    )
+    parser.add_argument("--layer", action="append", help="the sweep's only layer, like layers.2; may be repeated")
 
 
-def run(options):
-    """Do the work."""
-    raise ValueError("not written yet")
+def _pixels(text: str) -> list[tuple[int, int]]:
+    parts = text.split()
+    matches = [re.fullmatch(r"(\d+),(\d+)", part, flags=re.ASCII) for part in parts]
+    if not parts or None in matches:
+        raise argparse.ArgumentTypeError(f"pixels are {text!r}; write them as row,column, like '12,16 20,9'")
+    return [(int(match[1]), int(match[2])) for match in matches if match]
+
+
+def _alphas(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"alphas are {text!r}; write them like '0,0.5,1'") from error
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table; write the pictures."""
+    _check_flags(options)
+
+    import torch
+
+    from fagan_hf.attention_maps import inspect_layers
+    from fagan_hf.sampling import sample
+
+    with drawing(load_generator(options), options) as (generator, latents, labels):
+        _check_wishes(generator, options)
+        discriminator = _load_discriminator(options)
+        with torch.inference_mode():
+            images = torch.cat(list(sample(generator, latents, labels)))
+            networks = {"generator": (generator, *_inputs(generator, latents, labels))}
+            if discriminator is not None:
+                networks["discriminator"] = (discriminator, *_inputs(discriminator, images, labels))
+            reports = {name: inspect_layers(*network) for name, network in networks.items()}
+            for name, layers in reports.items():
+                print(f"{_table(name, layers)}\n")
+            print(f"FLOPs are of one image forward, a multiply-add counts as 2; means are over {len(latents)} seeds.")
+            if options.out is not None:
+                _write(options.out / "layers.json", lambda path: _write_json(path, reports))
+                _write_gates(options)
+                _write_pictures(networks, images, options)
+            if options.alpha_sweep:
+                _write_sweep(generator, latents, labels, options)
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    if options.out is None and (options.pixels or options.alpha_sweep):
+        flag = "--pixels" if options.pixels else "--alpha-sweep"
+        raise ValueError(f"{flag} draws pictures; say which folder they go to with --out")
+    if (options.alphas or options.layer) and not options.alpha_sweep:
+        raise ValueError(f"{'--alphas' if options.alphas else '--layer'} belongs to --alpha-sweep; give that, too")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out is {str(options.out)!r}, which is a file; it must be a folder")
+    if options.pictures < 1:
+        raise ValueError(f"--pictures is {options.pictures}; it must be a whole number of at least 1")
+
+
+def _check_wishes(generator: Any, options: argparse.Namespace) -> None:
+    """Find what this generator can't give before any work is done."""
+    from fagan_hf.attention_maps import check_positions
+    from fagan_hf.layers import override_alpha
+
+    size = generator.config.image_size
+    check_positions(options.pixels or (), size, size)
+    for alpha in (options.alphas or ALPHAS) if options.alpha_sweep else ():
+        with override_alpha(generator, dict.fromkeys(options.layer, alpha) if options.layer else alpha):
+            pass
+
+
+def _load_discriminator(options: argparse.Namespace) -> Any:
+    from fagan_hf.models import Discriminator
+
+    try:
+        discriminator = Discriminator.from_pretrained(options.model, revision=options.revision)
+    except FileNotFoundError:
+        print(f"{options.model} has no discriminator: the generator only.\n")
+        return None
+    return discriminator.to(find_device(options.device))
+
+
+def _inputs(network: Any, first: Any, labels: Any) -> tuple:
+    return (first, labels) if network.config.label_names else (first,)
+
+
+COLUMNS: dict[str, Callable[["LayerReport"], str]] = {
+    "layer": lambda layer: layer.name,
+    "type": lambda layer: layer.type,
+    "size": lambda layer: f"{layer.height}x{layer.width}",
+    "positions": lambda layer: _or_dash(layer.positions, ","),
+    "parameters": lambda layer: f"{layer.parameters:,}",
+    "MFLOPs": lambda layer: f"{layer.flops / 1e6:,.3f}",
+    "gate": lambda layer: _or_dash(layer.gate, "+.3f"),
+    "energy [%]": lambda layer: _or_dash(layer.attention_energy, ".1f", 100),
+    "distance [px]": lambda layer: _or_dash(layer.distance, ".2f"),
+    "if uniform": lambda layer: _or_dash(layer.uniform_distance, ".2f"),
+    "entropy": lambda layer: _or_dash(layer.entropy, ".3f"),
+}
+
+
+def _or_dash(value: float | None, form: str, factor: float = 1) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+def _table(name: str, layers: Sequence["LayerReport"]) -> str:
+    """Lay a network's layers out as text: names to the left, numbers to the right."""
+    parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
+    rows = [list(COLUMNS), *([cell(layer) for cell in COLUMNS.values()] for layer in layers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs"]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, reports: Mapping[str, Sequence["LayerReport"]]) -> None:
+    table = {name: [asdict(layer) for layer in layers] for name, layers in reports.items()}
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    from fagan_hf.files import replacing
+
+    with replacing(path) as aside:
+        save(aside)
+    print(f"wrote {path}")
+
+
+def _write_png(path: Path, picture: "Image.Image") -> None:
+    _write(path, lambda aside: picture.save(aside, format="PNG"))
+
+
+def _write_gates(options: argparse.Namespace) -> None:
+    """Draw the gates over training, where MODEL is the folder of the run."""
+    from fagan_hf.plots import plot_gates, read_metrics
+
+    lines = read_metrics(Path(options.model) / "metrics.jsonl")
+    if not lines:
+        return
+    try:
+        _write(options.out / "alpha.png", lambda aside: plot_gates(aside, lines))
+    except ImportError as error:  # everything else can be drawn without
+        print(f"left out {options.out / 'alpha.png'}: {error}")
+
+
+def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argparse.Namespace) -> None:
+    """Draw where pixels look, one picture for each seed and pixel, the networks side by side."""
+    from fagan_hf.attention_maps import attention_picture, capture_attention
+    from fagan_hf.layers import gates
+    from fagan_hf.sampling import to_uint8
+
+    networks = {name: network for name, network in networks.items() if gates(network[0])}
+    if not networks:
+        raise ValueError(f"{options.model} has no attention layer, so there are no pictures of attention to draw")
+    pixels = options.pixels or _spread_pixels(images.shape[-1])
+    for index, seed in enumerate(options.seeds[: options.pictures]):
+        own = slice(index, index + 1)
+        captured = {}
+        for name, (network, *inputs) in networks.items():
+            with capture_attention(network, pixels) as captured[name]:
+                network(*(each[own].to(network.device, network.dtype) for each in inputs))
+        for row, column in pixels:
+            panels = [
+                attention_picture(to_uint8(images[own]), layers, (row, column), title=f"{name}, seed {seed}")
+                for name, layers in captured.items()
+            ]
+            _write_png(options.out / f"attention-{seed}-{row}-{column}.png", _side_by_side(panels))
+
+
+def _spread_pixels(size: int) -> list[tuple[int, int]]:
+    """Choose the middle and the middles of the quarters."""
+    low, middle, high = size // 4, size // 2, size * 3 // 4
+    return [(middle, middle), (low, low), (low, high), (high, low), (high, high)]
+
+
+def _side_by_side(panels: Sequence["Image.Image"]) -> "Image.Image":
+    from PIL import Image
+
+    width, height = sum(panel.width for panel in panels), max(panel.height for panel in panels)
+    picture = Image.new("RGB", (width, height), (255, 255, 255))
+    left = 0
+    for panel in panels:
+        picture.paste(panel, (left, 0))
+        left += panel.width
+    return picture
+
+
+def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
+    from fagan_hf.attention_maps import alpha_strip
+
+    names = [f"seed {seed}" for seed in options.seeds]
+    strip = alpha_strip(generator, latents, labels, options.alphas or ALPHAS, options.layer, row_names=names)
+    _write_png(options.out / "alpha-sweep.png", strip)

@@ -1,10 +1,43 @@
-"""To be written."""
+"""``fagan-hf interpolate``: a film from picture to picture."""
+
+import argparse
+from pathlib import Path
+
+from fagan_hf.commands.options import add_latents, add_model, drawing, load_generator
 
 
-def describe(parser):
+def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.description = (
+        "Make a film that goes from seed to seed along the sphere on which latents lie, and back to the first. Labels "
+        "of a conditional model change evenly on the way, those given with --label not at all."
+    )
+    add_model(parser)
+    add_latents(parser, default_seeds="0-5")
+    parser.add_argument("--out", type=Path, required=True, help="film: .gif, .webp, or .mp4, which takes ffmpeg")
+    parser.add_argument("--frames", type=int, default=30, help="frames from picture to picture (default: 30)")
+    parser.add_argument("--frames-per-second", type=float, default=30, help="speed (default: 30)")
+    parser.add_argument("--no-loop", action="store_true", help="end at the last seed instead of the first")
+    parser.add_argument("--scale", type=int, help="enlarge so many times (default: to at least 256 pixels)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time (default: 64)")
 
 
-def run(options):
-    """Do the work."""
-    raise ValueError("not written yet")
+def run(options: argparse.Namespace) -> None:
+    """Walk, draw, and write the film."""
+    from fagan_hf.films import check_film, enlarge, write_film
+
+    check_film(options.out, options.frames_per_second)
+    if len(set(options.seeds)) < 2:
+        raise ValueError(f"--seeds are {options.seeds}; a way needs at least two different ones, like '0-5'")
+
+    from fagan_hf.latent_space import lerp, walk
+    from fagan_hf.sampling import generate_images
+
+    is_loop = not options.no_loop
+    with drawing(load_generator(options), options) as (generator, latents, labels):
+        latents = walk(latents, options.frames, is_loop=is_loop)
+        if labels is not None:
+            labels = walk(labels, options.frames, is_loop=is_loop, interpolation=lerp)
+        frames = generate_images(generator, latents, labels, batch_size=options.batch_size)
+    write_film(options.out, enlarge(frames, options.scale), frames_per_second=options.frames_per_second)
+    print(f"{len(frames)} frames, {len(frames) / options.frames_per_second:.1f} s, in {options.out}")

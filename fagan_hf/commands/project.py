@@ -1,10 +1,105 @@
-"""To be written."""
+"""``fagan-hf project``: a picture back to its latent."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fagan_hf.commands.options import add_labels, add_model, load_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def describe(parser):
+def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.description = (
+        "Find the latent of which a model draws a picture most alike to the given one. What the model never learned to "
+        "draw can't come back: see comparison.png."
+    )
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="any picture; its centre square is taken")
+    add_model(parser)
+    add_labels(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the latent and the pictures")
+    parser.add_argument("--steps", type=int, default=200, help="at most, from each start (default: 200)")
+    parser.add_argument("--starts", type=int, default=2, help="random latents to start from (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="which random latents are tried (default: 0)")
 
 
-def run(options):
-    """Do the work."""
-    raise ValueError("not written yet")
+def run(options: argparse.Namespace) -> None:
+    """Search, and write what was found."""
+    if not options.picture.is_file():
+        raise FileNotFoundError(f"{str(options.picture)!r} is no file; give a picture, such as a .png or .jpg")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out is {str(options.out)!r}, a file; it must be a folder, made if need be")
+
+    import torch
+
+    from fagan_hf.latent_space import project
+
+    generator = load_generator(options)
+    pixels = _read(options.picture, generator.config.image_size)
+    found = project(
+        generator,
+        torch.from_numpy(pixels).float() / 127.5 - 1,
+        discriminator=_load_discriminator(options, generator),
+        labels=_wished_labels(generator, dict(options.label or ())),
+        steps=options.steps,
+        starts=options.starts,
+        seed=options.seed,
+    )
+    latent = _write(options.out, pixels.transpose(1, 2, 0), found)
+    print(f"mean squared difference {found.distance:.5f}, for pixels from -1 to 1: see {options.out / 'comparison.png'}")
+    print(f'Draw it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
+
+
+def _read(picture: Path, size: int) -> Any:
+    """Read a picture as training does: uint8 ``[3, size, size]``."""
+    from fagan_hf.decode import UnusableImageError, decode_image
+
+    try:
+        return decode_image(picture, resolution=size, crop=None, upscale=True)
+    except UnusableImageError as error:
+        raise ValueError(f"{str(picture)!r} {error}; give a picture, such as a .png or .jpg") from error
+
+
+def _load_discriminator(options: argparse.Namespace, generator: Any) -> Any:
+    from fagan_hf.models import Discriminator
+
+    try:
+        return Discriminator.from_pretrained(options.model, revision=options.revision).to(generator.device)
+    except FileNotFoundError:
+        print(f"{options.model} has no discriminator, whose features would help: pixels alone are compared")
+        return None
+
+
+def _wished_labels(generator: Any, wishes: dict[str, str]) -> "Tensor | None":
+    """Put wishes into the training data's frequencies; nothing is drawn by chance, for the picture is given."""
+    from fagan_hf.labels import encode_labels
+
+    if not wishes:
+        return None
+    if generator.label_frequencies is None:
+        raise ValueError(f"labels are {wishes!r}, but this generator was trained without any")
+    labels = generator.label_frequencies.clone()
+    for place, number in encode_labels(generator.config.label_names, wishes).items():
+        labels[place] = number
+    return labels[None]
+
+
+def _write(folder: Path, given: Any, found: Any) -> Path:
+    import numpy as np
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from fagan_hf.files import replacing
+    from fagan_hf.films import enlarge
+    from fagan_hf.grids import image_grid
+
+    tensors = {"latents": found.latents} | ({} if found.labels is None else {"labels": found.labels})
+    with replacing(folder / "latent.safetensors") as path:
+        save_file(tensors, path)
+    with replacing(folder / "reconstruction.png") as path:
+        Image.fromarray(found.reconstruction).save(path, format="PNG")
+    with replacing(folder / "comparison.png") as path:
+        image_grid(enlarge(np.stack([given, found.reconstruction])), columns=2).save(path, format="PNG")
+    return folder / "latent.safetensors"

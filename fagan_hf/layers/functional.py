@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 HEAD_SIZE_STEP = 16
 WEIGHTS_PER_CHUNK = 2**20
@@ -101,34 +101,68 @@ def _chunked_attention(
 
 
 class _ChunkedAttention(torch.autograd.Function):
-    """Attention that keeps its three inputs only; its backward is made of differentiable operations."""
+    """Attention by chunks of queries, which keeps its three inputs only."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.chunk_size = max(1, WEIGHTS_PER_CHUNK // key.shape[:-1].numel())
+        output = torch.empty_like(value)
         with torch.autocast(query.device.type, enabled=False):
-            chunks = [(chunk @ key.mT).softmax(-1) @ value for chunk in query.split(ctx.chunk_size, dim=-2)]
-        return torch.cat(chunks, dim=-2)
+            for query_chunk, output_chunk in _chunks(query, output):
+                output_chunk.copy_((query_chunk @ key.mT).softmax(-1) @ value)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = ctx.saved_tensors
-        [gradient] = gradients
-        query_gradients = []
-        key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
-        chunks = zip(query.split(ctx.chunk_size, dim=-2), gradient.split(ctx.chunk_size, dim=-2), strict=True)
+        return _ChunkedGradients.apply(*ctx.saved_tensors, *gradients)
+
+
+class _ChunkedGradients(torch.autograd.Function):
+    """The backward pass of `_ChunkedAttention`, which keeps its four inputs only and has a backward pass itself.
+
+    Results are written into tensors made beforehand: a small one kept from each chunk would split the memory that the
+    chunk gave back, and the next chunk could not use it again. (For that reason no `torch.utils.checkpoint` either.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(query, key, value, gradient)
+        for_query, for_key, for_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         with torch.autocast(query.device.type, enabled=False):
-            for query_chunk, gradient_chunk in chunks:
-                # Recomputed in a second backward pass, for which the chunks together would keep all N x N weights.
-                for_query, for_key, for_value = checkpoint(
-                    _chunk_gradients, query_chunk, key, value, gradient_chunk,
-                    use_reentrant=False, preserve_rng_state=False,
-                )  # fmt: skip
-                query_gradients.append(for_query)
-                key_gradient += for_key
-                value_gradient += for_value
-        return torch.cat(query_gradients, dim=-2), key_gradient, value_gradient
+            for query_chunk, gradient_chunk, for_query_chunk in _chunks(query, gradient, for_query):
+                parts = _chunk_gradients(query_chunk, key, value, gradient_chunk)
+                for_query_chunk.copy_(parts[0])
+                for_key += parts[1]
+                for_value += parts[2]
+        return for_query, for_key, for_value
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator hides the names
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        query, key, value, gradient = ctx.saved_tensors
+        of_query, of_key, of_value = gradients
+        for_query, for_gradient = torch.empty_like(query), torch.empty_like(gradient)
+        for_key, for_value = torch.zeros_like(key), torch.zeros_like(value)
+        with torch.autocast(query.device.type, enabled=False):
+            for query_chunk, gradient_chunk, of_query_chunk, for_query_chunk, for_gradient_chunk in _chunks(
+                query, gradient, of_query, for_query, for_gradient
+            ):
+                parts = _chunk_second_gradients(
+                    (query_chunk, key, value, gradient_chunk), (of_query_chunk, of_key, of_value)
+                )
+                for_query_chunk.copy_(parts[0])
+                for_key += parts[1]
+                for_value += parts[2]
+                for_gradient_chunk.copy_(parts[3])
+        return for_query, for_key, for_value, for_gradient
+
+
+def _chunks(query: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Give slices of tensors that have one row for each query, as many rows at a time as the weights allow."""
+    size = max(1, WEIGHTS_PER_CHUNK // query.shape[:-1].numel())
+    return zip(*(tensor.split(size, dim=-2) for tensor in (query, *others)), strict=True)
 
 
 def _chunk_gradients(
@@ -146,3 +180,11 @@ def _chunk_gradients(
     weights_gradient = gradient @ value.mT
     scores_gradient = weights * (weights_gradient - (weights_gradient * weights).sum(-1, keepdim=True))
     return scores_gradient @ key, scores_gradient.mT @ query, weights.mT @ gradient
+
+
+def _chunk_second_gradients(inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give what the gradients of the three results of `_chunk_gradients` pass on to its four inputs."""
+    inputs = tuple(tensor.detach().requires_grad_() for tensor in inputs)
+    with torch.enable_grad():
+        outputs = _chunk_gradients(*inputs)
+    return torch.autograd.grad(outputs, inputs, gradients)

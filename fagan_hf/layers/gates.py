@@ -38,9 +38,9 @@ def current_gate(gate: nn.Parameter) -> Tensor | float:
 def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> Iterator[None]:
     """Let a network draw with other gates than its trained ones; the parameters themselves stay as they are.
 
-    For a `FullAttention` 0 is the convolution alone, 1 the attention alone. For a `SelfAttention`, whose gate is gamma,
-    0 is the feature map as it came in and 1 adds all of what attention gathers. Other numbers are allowed: training does
-    not bound the gates either.
+    For a `FullAttention` 0 is the convolution alone, 1 the attention alone. For a `SelfAttention`, whose gate is
+    gamma, 0 is the feature map as it came in and 1 adds all of what attention gathers. Other numbers are allowed:
+    training does not bound the gates either.
 
     Args:
         network: Any module with attention layers in it, or such a layer.

@@ -51,7 +51,7 @@ def register_layer(spec_class: type[LayerSpec], layer_class: type[nn.Module]) ->
     if LAYER_SPECS.get(name) is spec_class and LAYERS.get(name) is layer_class:
         return
     if name in LAYER_SPECS:
-        raise ValueError(f"type {name!r} of {spec_class.__name__} is {LAYER_SPECS[name].__name__}'s; choose another name")
+        raise ValueError(f"type {name!r} of {spec_class.__name__} is taken by {LAYER_SPECS[name].__name__}; rename it")
     without_default = [f.name for f in dataclasses.fields(spec_class) if not f.kw_only]
     if without_default:
         raise ValueError(f"{spec_class.__name__} must be kw_only: {', '.join(without_default)} are not")

@@ -51,12 +51,13 @@ class Discriminator(Network):
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"images are {list(images.shape)}; they must be [batch, 3, {size}, {size}]")
         labels = check_labels(labels, self.config.label_names, len(images))
-        features = self._run(images, labels, slice(None, -1))
         if labels is None:
-            return self._run(features, labels, slice(-1, None)).flatten()
-        labels = labels.to(features)
+            return self._run(images, None).flatten()
+        labels = labels.to(images)
         if self.projection is not None:
+            features = self._run(images, labels, slice(None, -1))
             logits = self._run(features, labels, slice(-1, None)).flatten()
             return logits + (self.projection(labels) * features.sum((2, 3))).sum(1)
+        features = self._run(images, labels, slice(None, self.config.labels_at))
         planes = labels[..., None, None].expand(-1, -1, *features.shape[2:])
-        return self._run(torch.cat([features, planes], dim=1), labels, slice(-1, None)).flatten()
+        return self._run(torch.cat([features, planes], dim=1), labels, slice(self.config.labels_at, None)).flatten()

@@ -1,17 +1,30 @@
 """The original, attn-gan-pytorch 1.2.3, beside ours: its layers built from our specs, its weights copied across."""
 
+from types import SimpleNamespace
+
 import torch
-from attn_gan_pytorch import CustomLayers
+import yaml
+from attn_gan_pytorch import CustomLayers, Utils
 from torch import nn
 
-from fagan_hf.configs import ConvSpec, FullAttentionSpec, LayerSpec, SelfAttentionSpec
+from fagan_hf.configs import BatchNormSpec, ConvSpec, DropoutSpec, FullAttentionSpec, LayerSpec, SelfAttentionSpec
 from fagan_hf.layers import SpectralNorm
+
+
+def peer_modules(conf: str) -> list[nn.Module]:
+    """Build the layers of a ``.conf`` with the original's own reader."""
+    return [Utils.get_layer(SimpleNamespace(**layer)) for layer in yaml.safe_load(conf)["architecture"]]
 
 
 def peer_layer(spec: LayerSpec) -> nn.Module:
     """Build the original's layer that a spec describes."""
+    if isinstance(spec, BatchNormSpec):
+        return nn.BatchNorm2d(spec.in_channels)
+    if isinstance(spec, DropoutSpec):
+        return nn.Dropout2d(p=spec.probability)
     if isinstance(spec, SelfAttentionSpec):
-        layer = CustomLayers.SelfAttention(spec.in_channels, None, spec.squeeze_factor)
+        activation = None if spec.activation == "identity" else peer_activation(spec.activation)
+        layer = CustomLayers.SelfAttention(spec.in_channels, activation, spec.squeeze_factor, spec.bias)
         return nn.Sequential(layer, CustomLayers.IgnoreAttentionMap())
     if isinstance(spec, FullAttentionSpec):
         layer = CustomLayers.FullAttention(
@@ -25,7 +38,7 @@ def peer_layer(spec: LayerSpec) -> nn.Module:
             spec.squeeze_factor,
             spec.stride,
             spec.padding,
-            bias=True,
+            bias=spec.bias,
         )
         return nn.Sequential(layer, CustomLayers.IgnoreAttentionMap())
     assert isinstance(spec, ConvSpec)
@@ -38,8 +51,8 @@ def peer_layer(spec: LayerSpec) -> nn.Module:
 
 def peer_activation(text: str) -> nn.Module:
     """Build an activation as the original's `get_act_fn` does; its identity is a leaky ReLU of slope 1."""
-    if text in ("relu", "tanh"):
-        return {"relu": nn.ReLU(), "tanh": nn.Tanh()}[text]
+    if text in ("relu", "tanh", "sigmoid"):
+        return {"relu": nn.ReLU(), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}[text]
     return nn.LeakyReLU(1.0 if text == "identity" else float(text.removeprefix("leaky_relu(").removesuffix(")")))
 
 

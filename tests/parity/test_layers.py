@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from fagan_hf.configs import ConvSpec, ConvTransposeSpec, FullAttentionSpec, SelfAttentionSpec
+from fagan_hf.configs import (
+    BatchNormSpec,
+    ConvSpec,
+    ConvTransposeSpec,
+    DropoutSpec,
+    FullAttentionSpec,
+    SelfAttentionSpec,
+)
 from fagan_hf.layers import build_layer
 from tests.parity.peer import copy_weights, peer_layer, wake
 
@@ -21,8 +28,13 @@ SPECS = {
     ),
     "self": SelfAttentionSpec(in_channels=16),
     "self, squeezed by 2": SelfAttentionSpec(in_channels=16, squeeze_factor=2),
+    "self, activated": SelfAttentionSpec(in_channels=16, activation=LEAKY),
+    "self, without bias": SelfAttentionSpec(in_channels=16, bias=False),
     "conv": ConvSpec(in_channels=16, out_channels=24, **HALVE, activation="leaky_relu(0.1)"),
     "conv, transposed": ConvTransposeSpec(in_channels=16, out_channels=24, **HALVE, batch_norm=True, activation="relu"),
+    "conv, to a probability": ConvSpec(in_channels=16, out_channels=1, **HALVE, activation="sigmoid"),
+    "batch norm": BatchNormSpec(in_channels=16),
+    "dropout": DropoutSpec(probability=0.4),
 }
 
 
@@ -32,11 +44,14 @@ def test_layer_equals_the_original(spec, training):
     theirs = wake(peer_layer(spec).double()).train(training)
     ours = build_layer(spec).double().train(training)
     copy_weights(theirs, ours)
-    feature_map = torch.randn(2, spec.channels[0], 12, 12, dtype=torch.float64)
+    in_channels = 16 if spec.channels is None else spec.channels[0]
+    feature_map = torch.randn(2, in_channels, 12, 12, dtype=torch.float64)
     their_input, our_input = (feature_map.clone().requires_grad_() for _ in range(2))
+    torch.manual_seed(1)  # for dropout, here and below
     expected = theirs(their_input)
     if not training:  # their vectors move even in eval mode: ours take them after the move
         copy_weights(theirs, ours)
+    torch.manual_seed(1)
     result = ours(our_input)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 

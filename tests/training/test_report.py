@@ -11,7 +11,7 @@ def line(images):
 
 
 def samples(value):
-    return np.full((4, 8, 8, 3), value, np.uint8)
+    return Image.fromarray(np.full((16, 16, 3), value, np.uint8))
 
 
 def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):

@@ -1,0 +1,545 @@
+"""What attention does in a trained network: where positions look, how far, how much of the output comes from it."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fagan_hf.layers import AttentionLayer, gates, override_alpha
+from fagan_hf.layers.functional import WEIGHTS_PER_CHUNK
+from fagan_hf.layers.gates import current_gate
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.sampling import eval_mode, generate_images
+
+Position = tuple[int, int]
+
+# Colours from no attention to the most: lightness rises all the way, so that the map reads the same in grey.
+_COLOURS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
+_MARK = (0, 255, 210)  # a hue that the colours don't have
+_INK, _FAINT_INK, _PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
+_HEAT_OPACITY = (0.45, 0.9)  # where there is no attention, and where there is most
+_FONT_SIZE = 13  # [pixels]
+_LINE_HEIGHT = 18  # [pixels]
+_GAP = 8  # [pixels]
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedAttention:
+    """What one attention layer did in a forward pass; detached, on the layer's device.
+
+    Attributes:
+        weights: Where each query position looks, ``[batch, heads, queries, height, width]``, float32: every map is at
+            least 0 and sums to 1.
+        plain: What the layer would output without attention, ``[batch, channels, height, width]``, before the gate.
+        gathered: What attention gathered, of the same shape, before the gate.
+        gate: The gate, as it was trained or overridden.
+        positions: The queries' (row, column) in the layer's own feature map.
+    """
+
+    weights: Float[Tensor, "batch heads queries height width"]
+    plain: Float[Tensor, "batch channels height width"]
+    gathered: Float[Tensor, "batch channels height width"]
+    gate: float
+    positions: list[Position]
+
+
+@contextmanager
+def capture_attention(
+    network: nn.Module, positions: Sequence[Position] = (), *, whole: bool = False, image_size: int | None = None
+) -> Iterator[dict[str, CapturedAttention]]:
+    """Record what the attention layers of a network do in the forward passes of this context.
+
+    Each layer's query, key and branches are computed a second time, without gradients. The weights of all N positions
+    over all N, which grow with the fourth power of the image size, are held only where `whole` asks for them.
+
+    Args:
+        network: In eval mode; any module with attention layers in it, or such a layer.
+        positions: Queries, as (row, column) in pixels of the image. Each layer takes the position of its own map that
+            lies there. Where the image size is not known, they are positions of the layer's own map.
+        whole: Take all positions of each layer as queries, row by row, instead of chosen ones?
+        image_size: Height and width of the image [pixels]; by default the network's config's.
+
+    Yields:
+        A dictionary that each forward pass fills anew, with the layers' names as in ``network.named_modules()``; the
+        name of a layer alone is ``""``.
+
+    Raises:
+        ValueError: There is no attention layer, the network is in training mode, in which the second computation would
+            move its batch and spectral norms, or a position is outside. Without an image size the last is found in the
+            forward pass.
+
+    Example:
+        >>> with capture_attention(generator, [(12, 16)]) as captured:  # doctest: +SKIP
+        ...     images = generator(latents)
+        >>> captured["layers.2"].weights.shape  # doctest: +SKIP
+        torch.Size([1, 1, 1, 16, 16])
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, AttentionLayer)}
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no attention layer")
+    if any(module.training for module in network.modules()):
+        raise ValueError(f"{type(network).__name__} is in training mode; call .eval() before its attention is captured")
+    if whole and positions:
+        raise ValueError(f"positions are {list(positions)} and whole is true; give one of both")
+    if image_size is None:
+        image_size = getattr(getattr(network, "config", None), "image_size", None)
+    if image_size is not None:
+        check_positions(positions, image_size, image_size)
+    captured: dict[str, CapturedAttention] = {}
+
+    def hook(name: str, layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        captured[name] = _capture(layer, args, kwargs, None if whole else positions, image_size)
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(layer.register_forward_hook(partial(hook, name), with_kwargs=True))
+        yield captured
+
+
+@torch.no_grad()
+def _capture(
+    layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], positions: Sequence[Position] | None, size: int | None
+) -> CapturedAttention:
+    """Compute what a layer did once more; all positions where ``positions`` is none."""
+    feature_map = args[0] if args else kwargs["feature_map"]
+    query, key = layer.query(feature_map), layer.key(feature_map)
+    plain, gathered = layer.branches(*args, **kwargs)
+    height, width = query.shape[2:]
+    if positions is None:
+        chosen = [divmod(index, width) for index in range(height * width)]
+    elif size is None:
+        check_positions(positions, height, width)
+        chosen = list(positions)
+    else:
+        chosen = [_to_map(position, size, height, width) for position in positions]
+    indices = torch.tensor([row * width + column for row, column in chosen], dtype=torch.long, device=query.device)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = _heads_last(query, layer.heads)[:, :, indices] @ _heads_last(key, layer.heads).mT
+        weights = scores.softmax(-1).float().unflatten(-1, (height, width))
+    return CapturedAttention(weights, plain.detach(), gathered.detach(), float(layer.gate), chosen)
+
+
+def _heads_last(feature_map: Tensor, heads: int) -> Float[Tensor, "batch heads positions channels"]:
+    """Order a query or key for a product over channels, in single precision at least."""
+    dtype = torch.promote_types(feature_map.dtype, torch.float32)
+    return feature_map.to(dtype).flatten(2).unflatten(1, (heads, -1)).mT.contiguous()
+
+
+def check_positions(positions: Sequence[Position], height: int, width: int) -> None:
+    """Refuse positions that are no (row, column) inside of ``height`` x ``width``.
+
+    Raises:
+        ValueError: One is not; says what is allowed.
+    """
+    for position in positions:
+        is_pair = isinstance(position, Sequence) and len(position) == 2
+        is_whole = is_pair and all(isinstance(each, int | np.integer) for each in position)
+        if not is_whole or not (0 <= position[0] < height and 0 <= position[1] < width):
+            raise ValueError(
+                f"position is {position!r}; it must be (row, column), whole numbers from (0, 0) to "
+                f"({height - 1}, {width - 1})"
+            )
+
+
+def _to_map(position: Position, image_size: int, height: int, width: int) -> Position:
+    """Find the position of a feature map that lies where a pixel of the image is."""
+    return position[0] * height // image_size, position[1] * width // image_size
+
+
+class AttentionStatistics(NamedTuple):
+    """Means over all queries, heads and images.
+
+    Attributes:
+        distance: How far away the positions are that a query gathers from, weighted by attention [map positions].
+        entropy: That of a query's weights, divided by its largest, log N: 1 is uniform, 0 a single position.
+    """
+
+    distance: float
+    entropy: float
+
+
+@torch.no_grad()
+def attention_statistics(
+    query: Float[Tensor, "batch key_channels height width"],
+    key: Float[Tensor, "batch key_channels height width"],
+    heads: int = 1,
+) -> AttentionStatistics:
+    """Measure how far attention reaches and how spread out it is, with memory that grows linearly with positions.
+
+    Args:
+        query: A layer's query, as its module of that name gives it.
+        key: The same shape.
+        heads: Number of groups of channels that attend on their own.
+
+    Reference:
+        Mean attention distance: Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv:2010.11929, figure 7.
+    """
+    height, width = query.shape[2:]
+    positions = height * width
+    index = torch.arange(positions, device=query.device)
+    rows, columns = (index // width).float(), (index % width).float()
+    distance = torch.zeros((), dtype=torch.float64)
+    entropy = torch.zeros((), dtype=torch.float64)
+    with torch.autocast(query.device.type, enabled=False):
+        queries, keys = _heads_last(query, heads), _heads_last(key, heads)
+        rows_at_a_time = max(1, WEIGHTS_PER_CHUNK // keys.shape[:-1].numel())
+        for chunk, here in zip(queries.split(rows_at_a_time, dim=2), index.split(rows_at_a_time), strict=True):
+            distances = torch.hypot(rows[here, None] - rows, columns[here, None] - columns)
+            log_weights = (chunk @ keys.mT).log_softmax(-1)
+            weights = log_weights.exp()
+            distance += (weights * distances).sum(dtype=torch.float64).cpu()
+            entropy -= (weights * log_weights).sum(dtype=torch.float64).cpu()
+    count = queries.shape[:-1].numel()
+    # One position has nothing to choose from: its entropy is 0, as is the log that it would be divided by.
+    return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(positions) or 1.0))
+
+
+def uniform_distance(height: int, width: int) -> float:
+    """Give the mean attention distance of uniform attention over a feature map [map positions]."""
+    rows, columns = np.arange(1 - height, height)[:, None], np.arange(1 - width, width)
+    pairs = (height - abs(rows)) * (width - abs(columns))  # pairs of positions that are so far apart
+    return float((pairs * np.hypot(rows, columns)).sum() / (height * width) ** 2)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
+
+    Attributes:
+        name: Such as ``"layers.0"``.
+        type: Its spec's, such as ``"full_attention"``.
+        height, width: Of what comes out [positions].
+        parameters: Trained numbers.
+        flops: Floating-point operations of one image's forward pass in convolutions, linear maps and attention; a
+            multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is what is done once
+            for any number of images: dividing weights by their spectral norm.
+        positions: N, the positions that attend to each other.
+        gate: As trained or overridden.
+        attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
+            attention term a and the other term b, whose sum is the output. Twice their product, which the output's
+            energy has as well, is left out: what both do together is nobody's share.
+        distance: Mean attention distance [image pixels].
+        uniform_distance: The same if attention were uniform [image pixels].
+        entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
+    """
+
+    name: str
+    type: str
+    height: int
+    width: int
+    parameters: int
+    flops: int
+    positions: int | None = None
+    gate: float | None = None
+    attention_energy: float | None = None
+    distance: float | None = None
+    uniform_distance: float | None = None
+    entropy: float | None = None
+
+
+@torch.no_grad()
+def inspect_layers(
+    network: Generator | Discriminator,
+    inputs: Tensor,
+    labels: Float[Tensor, "count num_labels"] | None = None,
+    *,
+    batch_size: int = 16,
+) -> list[LayerReport]:
+    """Describe the layers of a network, attention's numbers as means over inputs.
+
+    Args:
+        network: On any device, in any mode: it works in eval mode and comes back as it was.
+        inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, 3, size, size]`` in [-1, 1] for a
+            discriminator; at least one.
+        labels: As many, for a conditional network.
+        batch_size: Inputs at a time; changes memory and speed, not the numbers.
+
+    Returns:
+        One report per layer, in the network's order.
+
+    Raises:
+        ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.
+    """
+    if len(inputs) == 0 or batch_size < 1:
+        raise ValueError(f"{len(inputs)} inputs in batches of {batch_size}; there must be at least one of each")
+    visits: list[list[_Visit]] = [[] for _ in network.layers]
+
+    def hook(visits: list[_Visit], layer: nn.Module, args: tuple, output: Tensor) -> None:
+        visits.append(_visit(layer, args, output, visits))
+
+    with ExitStack() as stack, eval_mode(network):
+        for layer, of_layer in zip(network.layers, visits, strict=True):
+            stack.enter_context(layer.register_forward_hook(partial(hook, of_layer)))
+        for start in range(0, len(inputs), batch_size):
+            batch, *batch_labels = (
+                tensor[start : start + batch_size].to(network.device, network.dtype)
+                for tensor in (inputs, labels)
+                if tensor is not None
+            )
+            network(batch, *batch_labels)
+    return [
+        _report(f"layers.{index}", spec.type, layer, of_layer, network.config.image_size)
+        for index, (spec, layer, of_layer) in enumerate(zip(network.config.layers, network.layers, visits, strict=True))
+    ]
+
+
+class _Visit(NamedTuple):
+    """What one batch was in one layer."""
+
+    images: int
+    output_shape: tuple[int, int]
+    flops: int
+    map_shape: tuple[int, int] | None = None
+    plain_energy: float = 0.0
+    attention_energy: float = 0.0
+    distance: float = 0.0
+    entropy: float = 0.0
+
+
+def _visit(layer: nn.Module, args: tuple, output: Tensor, earlier: Sequence[_Visit]) -> _Visit:
+    height, width = output.shape[2:]
+    flops = earlier[0].flops if earlier else _flops_of_one_image(layer, args)
+    if not isinstance(layer, AttentionLayer):
+        return _Visit(len(output), (height, width), flops)
+    query = layer.query(args[0])
+    plain, attended = (term.double().square().sum().item() for term in layer.blend(*layer.branches(*args)))
+    statistics = attention_statistics(query, layer.key(args[0]), layer.heads)
+    map_shape = (query.shape[2], query.shape[3])
+    return _Visit(len(output), (height, width), flops, map_shape, plain, attended, *statistics)
+
+
+def _flops_of_one_image(layer: nn.Module, args: tuple) -> int:
+    args = tuple(arg[:1] for arg in args)
+    # The counter fails in inference mode.
+    with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer.forward(*args)  # not by a call, which would run the hooks again
+    counts = counter.get_flop_counts().get("Global", {})  # no entry where nothing was counted
+    if not isinstance(layer, AttentionLayer):
+        return sum(counts.values())
+    # Which of attention's operations torch counts depends on the kernel, and those that it counts include the zeros
+    # that we fill heads up with; so attention is counted by what it is, two products of N x N with the channels.
+    others = sum(
+        count for operation, count in counts.items() if not any(word in str(operation) for word in ("attention", "bmm"))
+    )
+    query = layer.query(args[0])
+    _, gathered = layer.branches(*args)
+    positions = query.shape[2:].numel()
+    return others + 2 * positions**2 * (query.shape[1] + gathered.shape[1])
+
+
+def _report(name: str, kind: str, layer: nn.Module, visits: Sequence[_Visit], image_size: int) -> LayerReport:
+    height, width = visits[0].output_shape
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    if not isinstance(layer, AttentionLayer) or visits[0].map_shape is None:
+        return LayerReport(name, kind, height, width, parameters, visits[0].flops)
+    images = [visit.images for visit in visits]
+    attention_energy = math.fsum(visit.attention_energy for visit in visits)
+    energy = attention_energy + math.fsum(visit.plain_energy for visit in visits)
+    map_height, map_width = visits[0].map_shape
+    pixels = image_size / map_height
+    return LayerReport(
+        name=name,
+        type=kind,
+        height=height,
+        width=width,
+        parameters=parameters,
+        flops=visits[0].flops,
+        positions=map_height * map_width,
+        gate=float(layer.gate),
+        attention_energy=attention_energy / energy if energy else 0.0,
+        distance=pixels * float(np.average([visit.distance for visit in visits], weights=images)),
+        uniform_distance=pixels * uniform_distance(map_height, map_width),
+        entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
+    )
+
+
+def heat_colours(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Colour numbers from 0, nearly black, to 1, nearly white, by way of purple, red and orange."""
+    stops = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(values, stops, channel) for channel in np.array(_COLOURS).T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def attention_picture(
+    images: UInt8[np.ndarray, "batch height width 3"],
+    captured: Mapping[str, CapturedAttention],
+    position: Position,
+    *,
+    title: str = "",
+    tile_size: int = 192,
+) -> Image.Image:
+    """Draw where a pixel looks: a row per layer, two columns per image.
+
+    The first row has the images with the pixel marked. Below are each layer's weights, mean over its heads: over the
+    image to the left, alone to the right; the layer's position that looks is framed. Each map has its own scale, from 0
+    to its maximum; how many times the weight of uniform attention that is, stands below it.
+
+    Args:
+        images: RGB, square: what the network drew or judged in the captured pass.
+        captured: From `capture_attention`, with ``position`` among its positions or with all.
+        position: (row, column) [pixels of the image].
+        title: Stands at the top.
+        tile_size: Height and width that an image is shown at [pixels].
+
+    Raises:
+        ValueError: ``position`` is outside of the image or was not captured, there is nothing to draw, or there are
+            more or fewer images than were captured.
+    """
+    batch, height, width, _ = images.shape
+    if not captured or batch == 0:
+        raise ValueError(
+            f"there are {len(captured)} captured layers and {batch} images; at least one of each is needed"
+        )
+    check_positions([position], height, width)
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    margin = _label_width(font, captured, title)
+    step = tile_size + _GAP
+    row_height = step + _LINE_HEIGHT
+    picture = Image.new("RGB", (margin + 2 * batch * step, _GAP + (1 + len(captured)) * row_height), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    _draw_label(draw, font, _GAP, [title, "pixel ({}, {})".format(*position)])
+    for index, image in enumerate(images):
+        corner = (margin + 2 * index * step, _GAP)
+        picture.paste(_enlarged(image, tile_size), corner)
+        _draw_mark(draw, corner, position, (height, width), tile_size)
+        _draw_scale(picture, draw, font, (corner[0] + step, _GAP + tile_size), tile_size)
+    for line, (name, layer) in enumerate(captured.items(), start=1):
+        top = _GAP + line * row_height
+        maps = _maps_of(name, layer, position, images)
+        shape = maps.shape[1:]
+        _draw_label(draw, font, top, [name, "{}x{}".format(*shape), f"gate {layer.gate:+.3f}"])
+        for index, (image, weights) in enumerate(zip(images, maps, strict=True)):
+            heat = weights / weights.max()
+            for side, tile in enumerate((_overlay(image, heat, tile_size), _enlarged(heat_colours(heat), tile_size))):
+                corner = (margin + (2 * index + side) * step, top)
+                picture.paste(tile, corner)
+                _draw_mark(draw, corner, _to_map(position, height, *shape), shape, tile_size)
+            caption = f"max {weights.max() * weights.size:.1f} x uniform"
+            draw.text((margin + (2 * index + 1) * step, top + tile_size + 2), caption, _FAINT_INK, font)
+    return picture
+
+
+def _maps_of(
+    name: str, layer: CapturedAttention, position: Position, images: UInt8[np.ndarray, "batch height width 3"]
+) -> Float[np.ndarray, "batch height width"]:
+    """Give the maps of one query, mean over heads."""
+    batch, _, _, height, width = layer.weights.shape
+    if batch != len(images):
+        raise ValueError(f"there are {len(images)} images, but {name} was captured with {batch}")
+    mapped = _to_map(position, images.shape[1], height, width)
+    if mapped not in layer.positions:
+        raise ValueError(f"position {position} was not captured in {name}; pass it to capture_attention")
+    return layer.weights[:, :, layer.positions.index(mapped)].mean(1).cpu().numpy()
+
+
+def _enlarged(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Image.Image:
+    """Enlarge by nearest neighbour: a map's own positions are to be seen, not a landscape made up between them."""
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
+
+
+def _overlay(
+    pixels: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "map_height map_width"], size: int
+) -> Image.Image:
+    """Lay a heat map over a picture, which is grey so that all colour is attention's."""
+    grey = _enlarged(pixels, size).convert("L").convert("RGB")
+    opacity = np.interp(heat, (0, 1), _HEAT_OPACITY)
+    mask = Image.fromarray((255 * opacity).round().astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
+    return Image.composite(_enlarged(heat_colours(heat), size), grey, mask)
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, corner: Position, position: Position, shape: Position, size: int) -> None:
+    """Frame one position of a map that is shown at ``size`` pixels."""
+    (left, top), (row, column), (height, width) = corner, position, shape
+    box = [
+        left + column * size // width,
+        top + row * size // height,
+        left + (column + 1) * size // width - 1,
+        top + (row + 1) * size // height - 1,
+    ]
+    draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline=(0, 0, 0))
+    draw.rectangle(box, outline=_MARK, width=2)
+
+
+def _label_width(font: Any, captured: Mapping[str, CapturedAttention], title: str) -> int:
+    texts = [title, *captured, "gate +0.000", "pixel (000, 000)"]
+    return math.ceil(max(font.getlength(text) for text in texts)) + 2 * _GAP
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, font: Any, top: int, lines: Sequence[str]) -> None:
+    for index, text in enumerate(lines):
+        draw.text((_GAP, top + index * _LINE_HEIGHT), text, _FAINT_INK if index else _INK, font)
+
+
+def _draw_scale(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, font: Any, corner: Position, width: int, height: int = 12
+) -> None:
+    """Draw what the colours mean, above and to the right of a corner."""
+    left, bottom = corner
+    ramp = np.tile(np.linspace(0, 1, width), (height, 1))
+    picture.paste(Image.fromarray(heat_colours(ramp)), (left, bottom - height))
+    text_bottom = bottom - height - 4
+    draw.text((left, text_bottom), "0", _FAINT_INK, font, anchor="ls")
+    draw.text((left + width // 2, text_bottom), "attention", _FAINT_INK, font, anchor="ms")
+    draw.text((left + width, text_bottom), "max", _FAINT_INK, font, anchor="rs")
+
+
+def alpha_strip(
+    generator: Generator,
+    latents: Float[Tensor, "count latent_dim"],
+    labels: Float[Tensor, "count num_labels"] | None = None,
+    alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    layers: Sequence[str] | None = None,
+    *,
+    row_names: Sequence[str] = (),
+    tile_size: int = 96,
+) -> Image.Image:
+    """Draw the same latents with other gates: a row per latent, a column per gate, the first one as trained.
+
+    Batch norm keeps the statistics that were measured with the trained gates.
+
+    Args:
+        generator: On any device, in any mode.
+        latents: At least one.
+        labels: As many, for a conditional generator.
+        alphas: Gates, for all layers or for ``layers``.
+        layers: Names such as ``"layers.2"``: the only ones whose gates are turned; by default all.
+        row_names: What stands before each row; by default nothing.
+        tile_size: Height and width that an image is shown at [pixels], rounded to a multiple of its own.
+
+    Raises:
+        ValueError: There are no latents, no alphas, no such layer or none with attention, or an alpha is not finite.
+    """
+    if not len(latents) or not alphas:
+        raise ValueError(f"{len(latents)} latents and {len(alphas)} alphas; there must be at least one of each")
+    found = gates(generator)
+    is_trained = all(current_gate(gate) is gate for gate in found.values())
+    headings = ["trained" if is_trained else "as given", *(f"{alpha:g}" for alpha in alphas)]
+    strips = [generate_images(generator, latents, labels, progress=False)]
+    for alpha in alphas:
+        with override_alpha(generator, alpha if layers is None else dict.fromkeys(layers, alpha)):
+            strips.append(generate_images(generator, latents, labels, progress=False))
+    size = generator.config.image_size
+    size *= max(1, round(tile_size / size))
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    margin = _GAP + (math.ceil(max(map(font.getlength, row_names))) + _GAP if row_names else 0)
+    top = _GAP + _LINE_HEIGHT
+    step = size + 2
+    picture = Image.new("RGB", (margin + len(strips) * step + 2 * _GAP, top + len(latents) * step + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for column, (heading, images) in enumerate(zip(headings, strips, strict=True)):
+        left = margin + column * step + (_GAP if column else 0)  # apart from the trained ones
+        draw.text((left + size // 2, 4), heading, _INK, font, anchor="ma")
+        for row, image in enumerate(images):
+            picture.paste(_enlarged(image, size), (left, top + row * step))
+    for row, name in enumerate(row_names):
+        draw.text((_GAP, top + row * step + size // 2), name, _FAINT_INK, font, anchor="lm")
+    return picture
