@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float) ->
     check_film(path, frames_per_second)
     if frames.ndim != 4 or 0 in frames.shape or frames.shape[3] != 3 or frames.dtype != np.uint8:
         raise ValueError(
-            f"frames are {frames.dtype} {list(frames.shape)}; they must be uint8 [frames, height, width, 3], at least one"
+            f"frames are {frames.dtype} {list(frames.shape)}; they must be uint8 [frames, height, width, 3], "
+            "at least one"
         )
     write = {".gif": _write_gif, ".mp4": _write_mp4, ".webp": _write_webp}[path.suffix.lower()]
     with replacing(path) as aside:
@@ -84,7 +86,7 @@ def enlarge(pictures: Frames, scale: int | None = None) -> Frames:
 def _durations(frames: int, frames_per_second: float, unit: int) -> list[int]:
     """Give every frame's milliseconds in whole units, such that their sum never drifts from the wanted speed."""
     ends = [round(1000 / unit * frame / frames_per_second) for frame in range(frames + 1)]
-    return [unit * (end - start) for start, end in zip(ends, ends[1:], strict=False)]
+    return [unit * (end - start) for start, end in pairwise(ends)]
 
 
 def _write_gif(path: Path, frames: Frames, frames_per_second: float) -> None:
@@ -114,14 +116,14 @@ def _write_mp4(path: Path, frames: Frames, frames_per_second: float) -> None:
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "pipe:0",
         "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path),
     ]  # fmt: skip
-    result = subprocess.run(command, input=memoryview(np.ascontiguousarray(frames)).cast("B"), capture_output=True)
+    result = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
     if result.returncode:
-        words = result.stderr.decode(errors="replace").strip().splitlines()[-_LINES_OF_FFMPEG:]
-        raise OSError(f"ffmpeg can't write the film; a .gif needs no ffmpeg. It says:\n{'\n'.join(words)}")
+        words = "\n".join(result.stderr.decode(errors="replace").strip().splitlines()[-_LINES_OF_FFMPEG:])
+        raise OSError(f"ffmpeg can't write the film; a .gif needs no ffmpeg. It says:\n{words}")
 
 
 def _find_ffmpeg() -> str:
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        raise FileNotFoundError("an .mp4 takes the program ffmpeg, which is not on the PATH; install it or write a .gif")
+        raise FileNotFoundError("an .mp4 takes ffmpeg, which is not on the PATH; install it, or write a .gif")
     return ffmpeg

@@ -129,8 +129,9 @@ def project(
 ) -> Projection:
     """Find the latent that a generator draws a given picture of, as nearly as it can.
 
-    The best of many random latents are moved by L-BFGS, and the best that any of them came by is kept. The loss is the mean squared difference of pixels, plus that of the discriminator's feature maps, each relative to the
-    size of the given picture's, plus a weak pull towards the length that the generator's latents have.
+    The best of many random latents are moved by L-BFGS, and the best that any of them came by is kept. The loss is
+    the mean squared difference of pixels, plus that of the discriminator's feature maps, each relative to the mean
+    square of the given picture's, plus a weak pull towards the length that the generator's latents have.
 
     Args:
         generator: Works in eval mode and comes back as it was.
@@ -187,7 +188,7 @@ def _check_image(image: Tensor, generator: Generator) -> Tensor:
     size = generator.config.image_size
     if image.shape not in ((3, size, size), (1, 3, size, size)):
         raise ValueError(
-            f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], the generator's size"
+            f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], as the generator's"
         )
     low, high = image.min().item(), image.max().item()
     if not image.is_floating_point() or not (low >= -1.001 and high <= 1.001):  # a NaN is refused too
@@ -216,7 +217,9 @@ def _draw(generator: Generator, latents: Tensor, labels: Tensor | None) -> Tenso
     return generator(latents.to(generator.dtype), labels).float()
 
 
-def _build_loss(generator: Generator, discriminator: Discriminator | None, image: Tensor, labels: Tensor | None) -> Loss:
+def _build_loss(
+    generator: Generator, discriminator: Discriminator | None, image: Tensor, labels: Tensor | None
+) -> Loss:
     """Make what is minimised, with the features of the given picture seen once."""
     with torch.no_grad():
         wanted = [] if discriminator is None else _features(discriminator, image, labels)
@@ -239,11 +242,11 @@ def _mean_square(differences: Tensor) -> Tensor:
 
 
 def _features(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> list[Tensor]:
-    """Give what every layer of a discriminator makes of images, but the last, whose logit says nothing about likeness."""
+    """Give what a discriminator's layers make of images; not the last, whose logit says nothing about likeness."""
     found: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _module, _inputs, output: found.append(output.float()))
-        for layer in discriminator.layers[:-1]
+        for layer in list(discriminator.layers)[:-1]
     ]
     try:
         images = images.to(discriminator.device, discriminator.dtype)

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     latent = _write(options.out, pixels.transpose(1, 2, 0), found)
-    print(f"mean squared difference {found.distance:.5f}, for pixels from -1 to 1: see {options.out / 'comparison.png'}")
+    print(f"Mean squared error {found.distance:.5f} of pixels in [-1, 1]: see {options.out / 'comparison.png'}")
     print(f'Draw it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
 
 

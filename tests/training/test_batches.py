@@ -71,3 +71,42 @@ def test_more_processes_than_a_batch_can_have(make_batches):
 def test_fewer_images_than_a_batch(make_batches):
     with pytest.raises(ValueError, match="has 20 images, fewer than a batch of 32; add images or give a smaller"):
         make_batches(batch_size=32)
+
+
+def test_labels_belong_to_their_images_and_wrong_ones_do_not(make_batches, classes):
+    batches = make_batches(dataset=str(classes), label_columns=("class",), matching_aware=True, batch_size=20)
+    for_discriminator, for_generator = batches.make(0)
+    assert batches.images.label_names == ("class=blue", "class=red")
+    for batch in (*for_discriminator, *for_generator):
+        is_blue = batch.real[:, 2].mean((1, 2)) > batch.real[:, 0].mean((1, 2))
+        assert torch.equal(batch.labels, torch.stack([is_blue, ~is_blue], 1).float())
+    assert torch.equal(for_discriminator[0].wrong_labels, 1 - for_discriminator[0].labels)
+    assert for_generator[0].wrong_labels is None
+
+
+def test_labels_are_shared_like_everything_else(make_batches, classes):
+    fields = {"dataset": str(classes), "label_columns": ("class",), "matching_aware": True, "batch_size": 4}
+    [whole], _ = make_batches(**fields, r1_gamma=1.0, approximate_penalties=True, wasserstein_penalty=1.0).make(8)
+    halves = [
+        make_batches(process, 2, **fields, r1_gamma=1.0, approximate_penalties=True, wasserstein_penalty=1.0).make(8)[0][0]
+        for process in range(2)
+    ]  # fmt: skip
+    for name in ("labels", "wrong_labels"):
+        assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
+    for name in ("mix", "real_noise"):
+        parts = [getattr(half.penalty_draws, name) for half in halves]
+        assert torch.equal(torch.cat(parts), getattr(whole.penalty_draws, name))
+    assert whole.penalty_draws.fake_noise is None
+
+
+def test_numbers_for_penalties_are_drawn_when_they_are_due(make_batches):
+    batches = make_batches(wasserstein_penalty=10.0, penalty_every_steps=2)
+    mixes = [batches.make(images_seen)[0][0].penalty_draws.mix for images_seen in (0, 4, 8)]
+    assert mixes[1] is None
+    assert mixes[0].shape == (4,)
+    assert not torch.equal(mixes[0], mixes[2])
+
+
+def test_labels_that_are_all_the_same_can_not_be_wrong(make_batches, pictures):
+    with pytest.raises(ValueError, match=r"no .*label|all images have the same labels|class"):
+        make_batches(label_columns=("class",), matching_aware=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -5,10 +6,13 @@ import signal
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import FAGANPipeline
+from fagan_hf.architectures import load_architecture, save_architecture
 from fagan_hf.models import Discriminator, Generator
+from tests.small import DISCRIMINATOR, GENERATOR
 from training.loop import Run, check_folder
 
 
@@ -210,3 +214,64 @@ def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_reci
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ValueError, match=r"give --mixed_precision behind training/train.py"):
         Run(make_recipe())
+
+
+LABELLED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0, "penalty_every_steps": 2}
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_a_conditional_run(make_recipe, classes, conditioning):
+    recipe = make_recipe(dataset=str(classes), conditioning=conditioning, **LABELLED)
+    run = train(recipe)
+    config = run.generator.config
+    assert config.label_names == run.discriminator.config.label_names == ("class=blue", "class=red")
+    assert {"wrong_label_logit", "r1"} <= lines(recipe)[0].keys()
+    with Image.open(recipe.run_dir / "samples.png") as grid:
+        assert grid.height == 2 * 8  # a row for each class
+        assert grid.width > 8 * 8  # eight seeds, and captions
+    saved = Generator.from_pretrained(recipe.run_dir)
+    torch.testing.assert_close(saved.label_frequencies, torch.tensor([0.4, 0.6]))
+    pipe = FAGANPipeline.from_pretrained(recipe.run_dir)
+    assert len(pipe(seeds=[1, 2], labels={"class": "red"}).images) == 2
+
+
+def test_a_conditional_run_goes_on(make_recipe, classes):
+    whole, halves = (make_recipe(name=name, dataset=str(classes), **LABELLED) for name in ("whole", "halves"))
+    train(whole)
+    train(dataclasses.replace(halves, max_images=12, checkpoint_every_images=4))
+    train(halves)
+    assert [line["images"] for line in lines(halves)] == [4, 8, 12, 16, 20, 24]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halves)[name]), name
+
+
+@pytest.mark.parametrize("loss", ["standard", "least_squares", "wasserstein", "relativistic_pairing"])
+def test_the_other_losses_train(make_recipe, loss):
+    recipe = make_recipe(loss=loss, wasserstein_penalty=10.0 if loss == "wasserstein" else 0.0, max_images=8)
+    train(recipe)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())
+    assert ("wasserstein_penalty" in lines(recipe)[-1]) == (loss == "wasserstein")
+
+
+def test_penalties_do_not_need_bf16(make_recipe):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        recipe = make_recipe(mixed_precision="bf16", r1_gamma=1.0, r2_gamma=1.0, max_images=8)
+        train(recipe)
+        assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
+    path = tmp_path / "mine.json"
+    save_architecture(path, (GENERATOR, DISCRIMINATOR))
+    recipe = make_recipe(model=str(path), max_images=8)
+    train(recipe)
+    assert load_architecture(str(recipe.run_dir / "architecture.json")) == (GENERATOR, DISCRIMINATOR)
+    edited = dataclasses.replace(
+        DISCRIMINATOR, layers=(dataclasses.replace(DISCRIMINATOR.layers[0], squeeze_factor=3), DISCRIMINATOR.layers[1])
+    )
+    save_architecture(path, (GENERATOR, edited))
+    with pytest.raises(ValueError, match=r"was begun with another DiscriminatorConfig .*Give another --name"):
+        Run(recipe)

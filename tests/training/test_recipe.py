@@ -4,7 +4,9 @@ from typing import get_args
 import pytest
 import yaml
 
+from fagan_hf.architectures import save_architecture
 from fagan_hf.losses import LOSSES
+from fagan_hf.presets import PRESETS
 from training.augment import AUGMENTATIONS
 from training.recipe import FIELDS, AugmentationName, LossName, parse_recipe
 
@@ -20,7 +22,15 @@ def test_every_recipe_reads_and_is_named_after_its_file(path):
 
 
 def test_the_recipes_that_are_promised_are_there():
-    promised = {"avatars-32", "avatars-64", "celeba-64", "celeba-128", "celeba-64-classic", "folder-64"}
+    promised = {
+        "avatars-32",
+        "avatars-32-labels",
+        "avatars-64",
+        "celeba-64",
+        "celeba-128",
+        "celeba-64-classic",
+        "folder-64",
+    }
     assert {path.stem for path in RECIPES} == promised
 
 
@@ -62,7 +72,12 @@ def test_yaml_and_back(tmp_path):
         ("", ["--loss", "hing"], "relativistic_hinge"),
         ("", ["--augment", "[color]"], "colour"),
         ("", ["--name", ""], "name is ''; it must be the name of a folder"),
-        ("model: fagan-33", [], "model is 'fagan-33'; did you mean 'fagan-32'?"),
+        ("model: fagan-33", [], "model is 'fagan-33', which is no preset and no file"),
+        ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is no preset and no file"),
+        ("", ["--matching_aware", "true"], "matching_aware is true, but there are no label_columns"),
+        ("", ["--conditioning", "magic"], "concatenation"),
+        ("", ["--r1_gamma", "-1"], "r1_gamma is -1.0; it must be 0 or more"),
+        ("", ["--penalty_every_steps", "0"], "penalty_every_steps is 0; it must be above 0"),
         ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
         ("- 1", [], "it must be a mapping of fields to values"),
         ("a: [", [], "is no YAML"),
@@ -96,3 +111,33 @@ def test_help_explains_every_field(capsys):
 def test_the_choices_are_what_there_is():
     assert set(get_args(LossName)) == set(LOSSES)
     assert get_args(AugmentationName) == tuple(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--label_columns", "beard,hair_colour"],
+        ["--label_columns=beard,hair_colour"],
+        ["--label_columns", "[beard, hair_colour]"],
+    ],
+)
+def test_names_are_listed_with_commas(flags):
+    recipe = parse_recipe(["--config", "training/recipes/avatars-32.yaml", *flags])
+    assert recipe.label_columns == ("beard", "hair_colour")
+    assert recipe.source().label_columns == ("beard", "hair_colour")
+
+
+def test_an_architecture_beside_its_recipe(tmp_path, monkeypatch):
+    save_architecture(tmp_path / "mine.json", PRESETS["dcgan-64"])
+    (tmp_path / "mine.yaml").write_text("name: x\nmodel: mine.json")
+    recipe = parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+    assert recipe.networks() == PRESETS["dcgan-64"]
+    monkeypatch.chdir(tmp_path)
+    assert parse_recipe(["--config", "mine.yaml"]).model == "mine.json"
+
+
+def test_labels_widen_the_networks():
+    recipe = parse_recipe(["--config", "training/recipes/avatars-32-labels.yaml"])
+    generator, discriminator = recipe.networks(("beard", "hair=red"))
+    assert generator.label_names == discriminator.label_names == ("beard", "hair=red")
+    assert (generator.conditioning, discriminator.conditioning) == ("batch_norm", "projection")

@@ -6,9 +6,16 @@ import torch
 from accelerate import Accelerator
 from torch.optim import SGD
 
+from fagan_hf.architectures import with_labels
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.penalties import (
+    approximate_gradient_penalty,
+    wasserstein_gradient_penalty,
+    zero_centred_gradient_penalty,
+)
 from tests.small import DISCRIMINATOR, GENERATOR
+from training.regularisation import PenaltyDraws, Regularisation
 from training.steps import MicroBatch, Player, Trainer
 
 
@@ -67,9 +74,8 @@ def test_three_micro_batches_are_one_batch():
     plain = [dataclasses.replace(layer, spectral_norm=False, batch_norm=False) for layer in DISCRIMINATOR.layers]
     network = Discriminator(dataclasses.replace(DISCRIMINATOR, layers=tuple(plain)))
     parts = micro_batches(3)
-    whole = MicroBatch(
-        *(torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(MicroBatch))
-    )
+    names = ("real", "real_augment", "latents", "fake_augment")
+    whole = MicroBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
     moved = []
     for batches in (parts, [whole]):
         trainer = make("hinge", discriminator=copy.deepcopy(network))
@@ -98,3 +104,126 @@ def test_augmentation_is_applied_to_real_and_fake(monkeypatch):
     trainer.discriminator_step(micro_batches(1))
     trainer.generator_step(micro_batches(1))
     assert seen == [("cutout",)] * 4
+
+
+NAMES = ("a", "b", "c")
+
+
+def conditional(loss="hinge", conditioning="projection", **regularisation):
+    torch.manual_seed(0)
+    configs = with_labels((GENERATOR, DISCRIMINATOR), NAMES, conditioning)
+    networks = Generator(configs[0]), Discriminator(configs[1])
+    players = [Player(network, SGD(network.parameters(), lr=0.1)) for network in networks]
+    return Trainer(Accelerator(cpu=True), *players, LOSSES[loss], (), Regularisation(**regularisation))
+
+
+def with_labels_of(batch, wrong=False):
+    labels = torch.eye(3)[torch.arange(len(batch.real)) % 3]
+    return dataclasses.replace(batch, labels=labels, wrong_labels=labels.roll(1, 1) if wrong else None)
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_labels_reach_both_players(conditioning):
+    trainer = conditional(conditioning=conditioning)
+    seen = []
+    for network in (trainer.bare_generator, trainer.bare_discriminator):
+        network.register_forward_pre_hook(lambda module, args: seen.append((type(module).__name__, args[1])))
+    [batch] = map(with_labels_of, micro_batches(1))
+    trainer.discriminator_step([batch])
+    trainer.generator_step([batch])
+    assert [name for name, _ in seen] == ["Generator", "Discriminator", "Discriminator", "Generator", "Discriminator"]
+    assert all(torch.equal(labels, batch.labels) for _, labels in seen)
+
+
+def test_a_matching_aware_discriminator_learns_labels():
+    """It takes a step down on: real under its labels above, fake and real under wrong labels below."""
+    trainer, calls = conditional(), []
+    trainer.bare_discriminator.register_forward_hook(lambda _, args, out: calls.append((args, out)))
+    [batch] = [with_labels_of(each, wrong=True) for each in micro_batches(1)]
+    numbers = trainer.discriminator_step([batch])
+    (real, fake, wrong) = (out for _, out in calls)
+    assert [torch.equal(args[1], batch.labels) for args, _ in calls] == [True, True, False]
+    assert torch.equal(calls[2][0][0], batch.real)
+    hinge = LOSSES["hinge"].discriminator
+    expected = (hinge(real, fake) + hinge(real, wrong)) / 2
+    assert numbers["discriminator_loss"].item() == pytest.approx(expected.item())
+    assert numbers["wrong_label_logit"].item() == pytest.approx(wrong.mean().item())
+
+
+PENALTIES = {
+    "r1": {"r1_gamma": 2.0},
+    "r2": {"r2_gamma": 2.0},
+    "wasserstein_penalty": {"wasserstein_weight": 1.0},
+}
+
+
+def draws(size=8):
+    return PenaltyDraws(torch.rand(size), torch.randn(size, 3, 8, 8), torch.randn(size, 3, 8, 8))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.01], ids=["exact", "approximate"])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_are_added_with_their_weight(name, sigma):
+    """The step with a penalty minus the step without one is the penalty's own."""
+    [batch] = [dataclasses.replace(with_labels_of(each), penalty_draws=draws()) for each in micro_batches(1)]
+    moved = []
+    for rules in ({}, PENALTIES[name]):
+        trainer = conditional(**rules, sigma=sigma)
+        trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
+        torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
+        before = state(trainer.bare_discriminator)
+        numbers = trainer.discriminator_step([batch])
+        moved.append({key: tensor - before[key] for key, tensor in state(trainer.bare_discriminator).items()})
+        assert (name in numbers) == bool(rules)
+
+    trainer = conditional()
+    trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
+    torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
+    network = trainer.bare_discriminator
+    fake = trainer.bare_generator(batch.latents, batch.labels)
+
+    def critic(images):
+        return network(images, batch.labels)
+
+    images = batch.real if name == "r1" else fake
+    if name == "wasserstein_penalty":
+        penalty = wasserstein_gradient_penalty(critic, batch.real, fake, batch.penalty_draws.mix)
+    elif sigma is None:
+        penalty = zero_centred_gradient_penalty(critic, images)
+    else:
+        noise = batch.penalty_draws.real_noise if name == "r1" else batch.penalty_draws.fake_noise
+        penalty = approximate_gradient_penalty(critic, images, noise, sigma)
+    assert numbers[name].item() == pytest.approx(penalty.item(), rel=1e-4)
+    penalty.backward()  # gamma is 2, and half of it is taken
+    for key, parameter in network.named_parameters():
+        step = torch.zeros_like(parameter) if parameter.grad is None else -0.1 * parameter.grad
+        torch.testing.assert_close(moved[1][key] - moved[0][key], step, atol=2e-5, rtol=1e-3)
+
+
+def test_lazy_penalties_come_seldom_and_count_more():
+    trainer = conditional(r1_gamma=2.0, every_steps=4)
+    [batch] = map(with_labels_of, micro_batches(1))
+    seen = ["r1" in trainer.discriminator_step([batch], step=step) for step in range(9)]
+    assert seen == [True, False, False, False, True, False, False, False, True]
+    rules = Regularisation(r1_gamma=2.0, r2_gamma=6.0, wasserstein_weight=10.0, every_steps=4)
+    weights = {
+        name: weight
+        for name, (weight, _) in rules.penalise(lambda x: x.sum((1, 2, 3)), batch.real, batch.real, draws()).items()
+    }
+    assert weights == {"r1": 4, "r2": 12, "wasserstein_penalty": 40}
+
+
+def test_penalties_are_computed_in_full_precision(monkeypatch):
+    """Past the autocast that Accelerate puts around the network."""
+    trainer = conditional(r1_gamma=1.0)
+    bare, seen = trainer.bare_discriminator, []
+    inner = type(bare).forward
+
+    def forward(images, labels=None):  # what Accelerate does to a network
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return inner(bare, images, labels).float()
+
+    monkeypatch.setattr(bare, "forward", forward)
+    bare.layers[-1].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.discriminator_step([with_labels_of(each) for each in micro_batches(1)])
+    assert seen == [True, True, False]
