@@ -492,6 +492,21 @@ def _draw_scale(
     draw.text((left + width, text_bottom), "max", _FAINT_INK, font, anchor="rs")
 
 
+def turned(
+    found: Mapping[str, nn.Parameter], alpha: float, layers: Sequence[str] | None, is_relative: bool
+) -> dict[str, float]:
+    """Say what each gate becomes on a dial.
+
+    Args:
+        found: From `gates`.
+        alpha: What all of them become, or what they are multiplied with.
+        layers: The only ones, with or without their gates' own names; by default all.
+        is_relative: Does ``alpha`` multiply the trained gates?
+    """
+    trained = {key: gate.item() for name, gate in found.items() for key in (name, name.rpartition(".")[0])}
+    return {name: alpha * trained.get(name, 1.0) if is_relative else alpha for name in layers or found}
+
+
 def alpha_strip(
     generator: Generator,
     latents: Float[Tensor, "count latent_dim"],
@@ -499,6 +514,7 @@ def alpha_strip(
     alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     layers: Sequence[str] | None = None,
     *,
+    is_relative: bool = False,
     row_names: Sequence[str] = (),
     tile_size: int = 96,
 ) -> Image.Image:
@@ -512,6 +528,7 @@ def alpha_strip(
         labels: As many, for a conditional generator.
         alphas: Gates, for all layers or for ``layers``.
         layers: Names such as ``"layers.2"``: the only ones whose gates are turned; by default all.
+        is_relative: Do ``alphas`` multiply the trained gates instead of standing in their place?
         row_names: What stands before each row; by default nothing.
         tile_size: Height and width that an image is shown at [pixels], rounded to a multiple of its own.
 
@@ -522,10 +539,11 @@ def alpha_strip(
         raise ValueError(f"{len(latents)} latents and {len(alphas)} alphas; there must be at least one of each")
     found = gates(generator)
     is_trained = all(current_gate(gate) is gate for gate in found.values())
-    headings = ["trained" if is_trained else "as given", *(f"{alpha:g}" for alpha in alphas)]
+    sign = "x " if is_relative else ""
+    headings = ["trained" if is_trained else "as given", *(f"{sign}{alpha:g}" for alpha in alphas)]
     strips = [generate_images(generator, latents, labels, progress=False)]
     for alpha in alphas:
-        with override_alpha(generator, alpha if layers is None else dict.fromkeys(layers, alpha)):
+        with override_alpha(generator, turned(found, alpha, layers, is_relative)):
             strips.append(generate_images(generator, latents, labels, progress=False))
     size = generator.config.image_size
     size *= max(1, round(tile_size / size))

@@ -416,7 +416,7 @@ class DiscriminatorConfig(_NetworkConfig):
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from image to logit. The last one ends at 1x1 with one channel.
         label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
-        conditioning: How labels enter. ``"concatenation"``: beside the input of the layer `labels_at`. ``"projection"``:
+        conditioning: How labels enter. ``"concatenation"``: beside the input of layer `labels_at`. ``"projection"``:
             their embedding's product with the last layer's input, summed over positions, is added to the logit
             (Miyato and Koyama, arXiv:1802.05637).
         labels_at: Which layer's input has the labels beside it; -1 is the last one, as in the original's

@@ -67,22 +67,6 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float) ->
         write(aside, frames, frames_per_second)
 
 
-def enlarge(pictures: Frames, scale: int | None = None) -> Frames:
-    """Repeat every pixel, so that small pictures can be seen and none is smoothed over.
-
-    Args:
-        pictures: RGB.
-        scale: How often; by default as often as makes them at least 256 pixels high.
-
-    Raises:
-        ValueError: ``scale`` is not positive.
-    """
-    scale = math.ceil(256 / pictures.shape[1]) if scale is None else scale
-    if scale < 1:
-        raise ValueError(f"scale is {scale}; it must be a whole number of at least 1")
-    return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
 def _durations(frames: int, frames_per_second: float, unit: int) -> list[int]:
     """Give every frame's milliseconds in whole units, such that their sum never drifts from the wanted speed."""
     ends = [round(1000 / unit * frame / frames_per_second) for frame in range(frames + 1)]
@@ -93,7 +77,7 @@ def _write_gif(path: Path, frames: Frames, frames_per_second: float) -> None:
     # One palette for all frames and no dithering: anything else flickers where nothing moves.
     step = math.ceil(frames.size / 3 / _PALETTE_PIXELS)
     sample = frames.reshape(-1, 1, 3)[::step]
-    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.MEDIANCUT)
+    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.FASTOCTREE)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = _durations(len(frames), frames_per_second, unit=10)
     pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 CAPTION_SHARE = 0.4  # height of a caption's letters, of a row's height
+VISIBLE = 256  # height at which a picture can be looked at [pixels]
 MARGIN = 4  # around captions [pixels]
 
 
@@ -41,6 +42,24 @@ def image_grid(
     grid = grid.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(grid.reshape(rows * height, columns * width, 3))
     return picture if captions is None else _with_captions(picture, captions, height)
+
+
+def enlarged(
+    images: UInt8[np.ndarray, "count height width 3"], scale: int | None = None
+) -> UInt8[np.ndarray, "count tall wide 3"]:
+    """Repeat every pixel, so that small pictures can be seen and nothing is smoothed over.
+
+    Args:
+        images: RGB.
+        scale: How often, in both directions; by default as often as makes them at least 256 pixels high.
+
+    Raises:
+        ValueError: ``scale`` is not positive.
+    """
+    scale = math.ceil(VISIBLE / images.shape[1]) if scale is None else scale
+    if scale < 1:
+        raise ValueError(f"scale is {scale}; it must be a whole number of at least 1")
+    return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _with_captions(picture: Image.Image, captions: Sequence[str], height: int) -> Image.Image:

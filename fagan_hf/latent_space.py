@@ -188,7 +188,7 @@ def _check_image(image: Tensor, generator: Generator) -> Tensor:
     size = generator.config.image_size
     if image.shape not in ((3, size, size), (1, 3, size, size)):
         raise ValueError(
-            f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], as the generator's"
+            f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], as generated"
         )
     low, high = image.min().item(), image.max().item()
     if not image.is_floating_point() or not (low >= -1.001 and high <= 1.001):  # a NaN is refused too
@@ -273,7 +273,7 @@ def _descend(loss_of: Loss, start: Tensor, steps: int, bar: tqdm) -> tuple[Tenso
     """Move a latent downhill, and give the best that was come by, and the loss of the start and of every step."""
     latents = start.clone().requires_grad_()
     best, losses = start, []
-    # Adam needs more than ten times as many steps to come as near: there are few unknowns and no noise.
+    # Adam takes about five times as many steps to come as near: there are few unknowns here, and no noise.
     lbfgs = torch.optim.LBFGS(
         [latents], max_iter=steps, max_eval=steps + 1, history_size=20, line_search_fn="strong_wolfe"
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fagan_hf.grids import image_grid
+from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import draw_labels, label_values
 from fagan_hf.models import Generator
 from fagan_hf.models.labels import check_labels
@@ -148,7 +148,9 @@ def generate_images(
     return np.concatenate([np.empty((0, size, size, 3), np.uint8), *pictures])
 
 
-def label_grid(generator: Generator, seeds: Sequence[int], *, batch_size: int = 64) -> Image.Image:
+def label_grid(
+    generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0, scale: int = 1, batch_size: int = 64
+) -> Image.Image:
     """Draw what each label does: a row for each value of each label, a column for each seed.
 
     Down a column everything but that label is the same.
@@ -156,6 +158,8 @@ def label_grid(generator: Generator, seeds: Sequence[int], *, batch_size: int = 
     Args:
         generator: A conditional one.
         seeds: Of the columns.
+        truncation: See `latents_from_seeds`; the generator is taken as it is.
+        scale: How often each pixel is repeated, in both directions.
         batch_size: Images at a time; changes memory and speed only.
 
     Raises:
@@ -164,11 +168,11 @@ def label_grid(generator: Generator, seeds: Sequence[int], *, batch_size: int = 
     rows = label_values(generator.config.label_names)
     if not rows:
         raise ValueError("this generator was trained without labels; there is nothing to show row by row")
-    latents = latents_from_seeds(seeds, generator.config.latent_dim).repeat(len(rows), 1)
+    latents = latents_from_seeds(seeds, generator.config.latent_dim, truncation).repeat(len(rows), 1)
     labels = torch.cat([_some(labels_from_seeds(generator, seeds, wishes)) for wishes in rows])
     captions = [", ".join(f"{name}: {_word(value)}" for name, value in wishes.items()) for wishes in rows]
     images = generate_images(generator, latents, labels, batch_size=batch_size, progress=False)
-    return image_grid(images, len(seeds), captions)
+    return image_grid(enlarged(images, scale), len(seeds), captions)
 
 
 def _some(labels: Tensor | None) -> Tensor:

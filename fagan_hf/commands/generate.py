@@ -16,6 +16,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder of single pictures"
     )
     parser.add_argument("--columns", type=int, help="pictures in a row of the grid (default: about a square)")
+    parser.add_argument("--by-label", action="store_true", help="a row for each value of each label")
+    parser.add_argument("--scale", type=int, default=1, help="enlarge the grid's pictures so many times (default: 1)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time (default: 64)")
 
 
@@ -24,18 +26,30 @@ def run(options: argparse.Namespace) -> None:
     is_grid = options.out.suffix.lower() in PICTURE_SUFFIXES
     if not is_grid and options.out.suffix and not options.out.is_dir():
         raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
+    if options.by_label and (not is_grid or options.label or options.columns):
+        raise ValueError("--by-label draws a grid by itself; give it neither --label nor --columns, nor a folder")
     with drawing(load_generator(options), options) as (generator, latents, labels):
         write = _write_grid if is_grid else _write_folder
         write(generator, latents, labels, options)
-    print(f"{len(latents)} pictures in {options.out}")
+    print(f"{'grid by label' if options.by_label else f'{len(latents)} pictures'} in {options.out}")
 
 
 def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
     from fagan_hf.files import replacing
-    from fagan_hf.grids import image_grid
-    from fagan_hf.sampling import generate_images
+    from fagan_hf.grids import enlarged, image_grid
+    from fagan_hf.sampling import generate_images, label_grid
 
-    grid = image_grid(generate_images(generator, latents, labels, batch_size=options.batch_size), options.columns)
+    if options.by_label:
+        grid = label_grid(
+            generator,
+            options.seeds,
+            truncation=options.truncation,
+            scale=options.scale,
+            batch_size=options.batch_size,
+        )
+    else:
+        images = generate_images(generator, latents, labels, batch_size=options.batch_size)
+        grid = image_grid(enlarged(images, options.scale), options.columns)
     with replacing(options.out) as path:
         grid.save(path, format=options.out.suffix[1:].lower().replace("jpg", "jpeg"))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fagan_hf.commands.options import add_latents, add_model, drawing, find_device, load_generator
+from fagan_hf.commands.options import add_latents, add_model, drawing, load_discriminator, load_generator
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fagan_hf.attention_maps import LayerReport
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+RELATIVE_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 PICTURES = 4
 
 
@@ -37,8 +38,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES, help=f"of so many seeds (default: {PICTURES})")
     parser.add_argument("--alpha-sweep", action="store_true", help="draw the seeds with other gates: alpha-sweep.png")
     parser.add_argument(
-        "--alphas", type=_alphas, metavar="'NUMBER,...'", help="of the sweep (default: 0,0.25,0.5,0.75,1)"
+        "--alphas",
+        type=_alphas,
+        metavar="'NUMBER,...'",
+        help="of the sweep (default: 0,0.25,0.5,0.75,1; 0 to 2 if relative)",
     )
+    parser.add_argument("--relative", action="store_true", help="the sweep's numbers multiply the trained gates")
     parser.add_argument("--layer", action="append", help="the sweep's only layer, like layers.2; may be repeated")
 
 
@@ -68,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
 
     with drawing(load_generator(options), options) as (generator, latents, labels):
         _check_wishes(generator, options)
-        discriminator = _load_discriminator(options)
+        discriminator = load_discriminator(options, "the generator only is looked into")
         with torch.inference_mode():
             images = torch.cat(list(sample(generator, latents, labels)))
             networks = {"generator": (generator, *_inputs(generator, latents, labels))}
@@ -90,8 +95,9 @@ def _check_flags(options: argparse.Namespace) -> None:
     if options.out is None and (options.pixels or options.alpha_sweep):
         flag = "--pixels" if options.pixels else "--alpha-sweep"
         raise ValueError(f"{flag} draws pictures; say which folder they go to with --out")
-    if (options.alphas or options.layer) and not options.alpha_sweep:
-        raise ValueError(f"{'--alphas' if options.alphas else '--layer'} belongs to --alpha-sweep; give that, too")
+    for flag in ("alphas", "layer", "relative"):
+        if getattr(options, flag) and not options.alpha_sweep:
+            raise ValueError(f"--{flag} belongs to --alpha-sweep; give that, too")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out is {str(options.out)!r}, which is a file; it must be a folder")
     if options.pictures < 1:
@@ -108,17 +114,6 @@ def _check_wishes(generator: Any, options: argparse.Namespace) -> None:
     for alpha in (options.alphas or ALPHAS) if options.alpha_sweep else ():
         with override_alpha(generator, dict.fromkeys(options.layer, alpha) if options.layer else alpha):
             pass
-
-
-def _load_discriminator(options: argparse.Namespace) -> Any:
-    from fagan_hf.models import Discriminator
-
-    try:
-        discriminator = Discriminator.from_pretrained(options.model, revision=options.revision)
-    except FileNotFoundError:
-        print(f"{options.model} has no discriminator: the generator only.\n")
-        return None
-    return discriminator.to(find_device(options.device))
 
 
 def _inputs(network: Any, first: Any, labels: Any) -> tuple:
@@ -235,5 +230,8 @@ def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Na
     from fagan_hf.attention_maps import alpha_strip
 
     names = [f"seed {seed}" for seed in options.seeds]
-    strip = alpha_strip(generator, latents, labels, options.alphas or ALPHAS, options.layer, row_names=names)
+    alphas = options.alphas or (RELATIVE_ALPHAS if options.relative else ALPHAS)
+    strip = alpha_strip(
+        generator, latents, labels, alphas, options.layer, is_relative=options.relative, row_names=names
+    )  # fmt: skip
     _write_png(options.out / "alpha-sweep.png", strip)

@@ -24,12 +24,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Walk, draw, and write the film."""
-    from fagan_hf.films import check_film, enlarge, write_film
+    from fagan_hf.films import check_film, write_film
 
     check_film(options.out, options.frames_per_second)
     if len(set(options.seeds)) < 2:
         raise ValueError(f"--seeds are {options.seeds}; a way needs at least two different ones, like '0-5'")
 
+    from fagan_hf.grids import enlarged
     from fagan_hf.latent_space import lerp, walk
     from fagan_hf.sampling import generate_images
 
@@ -39,5 +40,5 @@ def run(options: argparse.Namespace) -> None:
         if labels is not None:
             labels = walk(labels, options.frames, is_loop=is_loop, interpolation=lerp)
         frames = generate_images(generator, latents, labels, batch_size=options.batch_size)
-    write_film(options.out, enlarge(frames, options.scale), frames_per_second=options.frames_per_second)
+    write_film(options.out, enlarged(frames, options.scale), frames_per_second=options.frames_per_second)
     print(f"{len(frames)} frames, {len(frames) / options.frames_per_second:.1f} s, in {options.out}")

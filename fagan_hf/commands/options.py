@@ -97,6 +97,18 @@ def load_generator(options: argparse.Namespace) -> Any:
     return Generator.from_pretrained(options.model, revision=options.revision).to(find_device(options.device))
 
 
+def load_discriminator(options: argparse.Namespace, otherwise: str) -> Any:
+    """Load the discriminator beside it; where there is none, say what is done instead, and give none."""
+    from fagan_hf.models import Discriminator
+
+    try:
+        discriminator = Discriminator.from_pretrained(options.model, revision=options.revision)
+    except FileNotFoundError:
+        print(f"{options.model} has no discriminator: {otherwise}")
+        return None
+    return discriminator.to(find_device(options.device))
+
+
 @contextmanager
 def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, Any, Any]]:
     """Make ready what the flags of `add_latents` ask for.
@@ -121,5 +133,5 @@ def turned_gates(generator: Any, options: argparse.Namespace) -> AbstractContext
 
     alpha: dict[str, float] = {}
     for layer, number in options.alpha or ():
-        alpha |= dict.fromkeys(gates(generator), number) if layer is None else {layer: number}
+        alpha |= {name: number for name in (gates(generator) if layer is None else [layer])}
     return override_alpha(generator, alpha) if alpha else nullcontext()

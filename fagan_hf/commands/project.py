@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fagan_hf.commands.options import add_labels, add_model, load_generator
+from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     found = project(
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
-        discriminator=_load_discriminator(options, generator),
+        discriminator=load_discriminator(options, "pixels alone are compared"),
         labels=_wished_labels(generator, dict(options.label or ())),
         steps=options.steps,
         starts=options.starts,
@@ -60,16 +60,6 @@ def _read(picture: Path, size: int) -> Any:
         return decode_image(picture, resolution=size, crop=None, upscale=True)
     except UnusableImageError as error:
         raise ValueError(f"{str(picture)!r} {error}; give a picture, such as a .png or .jpg") from error
-
-
-def _load_discriminator(options: argparse.Namespace, generator: Any) -> Any:
-    from fagan_hf.models import Discriminator
-
-    try:
-        return Discriminator.from_pretrained(options.model, revision=options.revision).to(generator.device)
-    except FileNotFoundError:
-        print(f"{options.model} has no discriminator, whose features would help: pixels alone are compared")
-        return None
 
 
 def _wished_labels(generator: Any, wishes: dict[str, str]) -> "Tensor | None":
@@ -92,8 +82,7 @@ def _write(folder: Path, given: Any, found: Any) -> Path:
     from safetensors.torch import save_file
 
     from fagan_hf.files import replacing
-    from fagan_hf.films import enlarge
-    from fagan_hf.grids import image_grid
+    from fagan_hf.grids import enlarged, image_grid
 
     tensors = {"latents": found.latents} | ({} if found.labels is None else {"labels": found.labels})
     with replacing(folder / "latent.safetensors") as path:
@@ -101,5 +90,5 @@ def _write(folder: Path, given: Any, found: Any) -> Path:
     with replacing(folder / "reconstruction.png") as path:
         Image.fromarray(found.reconstruction).save(path, format="PNG")
     with replacing(folder / "comparison.png") as path:
-        image_grid(enlarge(np.stack([given, found.reconstruction])), columns=2).save(path, format="PNG")
+        image_grid(enlarged(np.stack([given, found.reconstruction])), columns=2).save(path, format="PNG")
     return folder / "latent.safetensors"

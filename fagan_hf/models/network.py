@@ -29,7 +29,7 @@ class Network(HubModel):
 
     def _run(self, feature_map: Tensor, labels: Tensor | None, layers: slice = slice(None)) -> Tensor:
         """Send a feature map through some of the layers, with the labels for those that take them."""
-        for spec, layer in zip(self.config.layers[layers], self.layers[layers], strict=True):
+        for spec, layer in zip(self.config.layers[layers], list(self.layers)[layers], strict=True):
             feature_map = layer(feature_map, labels) if spec.labels else layer(feature_map)
         return feature_map
 

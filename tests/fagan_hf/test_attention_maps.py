@@ -459,6 +459,24 @@ def test_a_strip_of_some_layers_and_with_names(generator):
     assert strip.shape[1] > alpha_strip(generator, latents, None, [0.0], tile_size=8).width + 20
 
 
+def test_a_relative_strip_multiplies_the_trained_gates(generator):
+    latents = torch.randn(1, 8)
+    gates(generator)["layers.1.gamma"].data.fill_(-0.7)
+    strip = np.asarray(alpha_strip(generator, latents, None, [1.0, 2.0], is_relative=True, tile_size=8))
+    doubled = {name: 2 * gate.item() for name, gate in gates(generator).items()}
+    with override_alpha(generator, doubled):
+        [expected] = generate_images(generator, latents)
+    assert np.array_equal(strip[26:34, -18:-10], expected)
+    [trained] = generate_images(generator, latents)
+    assert np.array_equal(strip[26:34, -28:-20], trained)  # once is as trained
+    only = np.asarray(
+        alpha_strip(generator, latents, None, [2.0], ["layers.1", "layers.0.alpha"], is_relative=True, tile_size=8)
+    )
+    with override_alpha(generator, {name: doubled[name] for name in ("layers.1.gamma", "layers.0.alpha")}):
+        [expected] = generate_images(generator, latents)
+    assert np.array_equal(only[26:34, -18:-10], expected)
+
+
 def test_strips_that_cannot_be_drawn_are_refused(generator):
     with pytest.raises(ValueError, match=r"unknown attention layer 'layers\.9'.*There are: layers\.0"):
         alpha_strip(generator, torch.randn(1, 8), layers=["layers.9"])

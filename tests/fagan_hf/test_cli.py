@@ -3,13 +3,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fagan_hf import FAGANPipeline
+from fagan_hf.architectures import with_labels
 from fagan_hf.cli import main
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
-from tests.small import GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR
 
 
 @pytest.fixture
@@ -80,3 +82,67 @@ def test_help_needs_no_torch():
         "import sys; from fagan_hf.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     )
     assert "generate" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def conditional_model(tmp_path):
+    generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), ("beard", "hair=red", "hair=black"), "projection")[0])
+    torch.nn.init.normal_(generator.layers[0].batch_norm.scale.weight)
+    save_repository(tmp_path / "conditional", generator.eval())
+    return str(tmp_path / "conditional")
+
+
+def test_labels_and_gates(conditional_model, tmp_path):
+    labels = ["--label", "beard=1", "--label", "hair=red"]
+    out = tmp_path / "out.png"
+    assert main(["generate", "--model", conditional_model, "--seeds", "3", "--out", str(out), *labels]) == 0
+    pipe = FAGANPipeline.from_pretrained(conditional_model)
+    assert np.array_equal(pixels(out), np.asarray(pipe(seeds=[3], labels={"beard": 1, "hair": "red"}).images[0]))
+
+    dial = ["--alpha", "0.2", "--alpha", "layers.2=0.9"]
+    assert main(["generate", "--model", conditional_model, "--seeds", "3", "--out", str(out), *labels, *dial]) == 0
+    alpha = {"layers.0": 0.2, "layers.1": 0.2, "layers.2": 0.9}
+    expected = pipe(seeds=[3], labels={"beard": 1, "hair": "red"}, alpha=alpha).images[0]
+    assert np.array_equal(pixels(out), np.asarray(expected))
+
+
+def test_a_row_for_each_label(conditional_model, tmp_path):
+    out = tmp_path / "labels.png"
+    flags = ["--by-label", "--seeds", "0-2", "--scale", "2"]
+    assert main(["generate", "--model", conditional_model, "--out", str(out), *flags]) == 0
+    grid = pixels(out)
+    assert grid.shape[0] == 4 * 16  # beard no and yes, two colours
+    pictures = grid[:, -3 * 16 :]
+    expected = FAGANPipeline.from_pretrained(conditional_model)(seeds=[2], labels={"hair": "black"}).images[0]
+    assert np.array_equal(pictures[-16::2, -16::2], np.asarray(expected))
+    assert (grid[:, : -3 * 16] < 128).any()  # captions
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label", "beart=1"], "unknown label 'beart'; did you mean 'beard'? There are: beard, hair"),
+        (["--label", "beard=3"], "label beard is '3'; it must be true, false, or a number from 0 to 1"),
+        (["--alpha", "nan"], "alpha of layers.0.alpha is nan; it must be a finite number"),
+        (["--alpha", "layers.7=1"], "unknown attention layer 'layers.7'; did you mean 'layers.2'?"),
+        (["--by-label", "--label", "beard=1"], "give it neither --label nor --columns"),
+        (["--scale", "0"], "scale is 0"),
+    ],
+)
+def test_labels_and_gates_that_are_none(conditional_model, tmp_path, capsys, flags, message):
+    assert main(["generate", "--model", conditional_model, "--out", str(tmp_path / "x.png"), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("flags", [["--label", "beard"], ["--alpha", "much"]])
+def test_flags_are_checked_before_anything_is_loaded(flags, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--model", "x", "--out", "y.png", *flags])
+    assert f"is '{flags[1]}'; write it like" in capsys.readouterr().err
+
+
+def test_labels_of_an_unconditional_model(model, tmp_path, capsys):
+    for flags in (["--label", "beard=1"], ["--by-label"]):
+        assert main(["generate", "--model", model, "--out", str(tmp_path / "x.png"), *flags]) == 2
+        assert "trained without" in capsys.readouterr().err

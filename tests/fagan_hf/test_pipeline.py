@@ -8,9 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fagan_hf import FAGANPipeline
+from fagan_hf.architectures import with_labels
+from fagan_hf.layers import gates
 from fagan_hf.models import Generator
 from fagan_hf.sampling import generate_images, latents_from_seeds
-from tests.small import GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR
 
 
 @pytest.fixture
@@ -92,3 +94,76 @@ assert type(pipe).__module__ == "fagan_hf.pipeline", type(pipe)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     assert issubclass(FAGANPipeline, DiffusionPipeline)
+
+
+NAMES = ("beard", "hair=red", "hair=black")
+
+
+@pytest.fixture
+def conditional():
+    """Labels change its pictures: conditional batch norm begins without a say."""
+    generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), NAMES, "projection")[0]).eval()
+    torch.nn.init.normal_(generator.layers[0].batch_norm.scale.weight)
+    torch.nn.init.normal_(generator.layers[0].batch_norm.shift.weight)
+    return FAGANPipeline(generator)
+
+
+def test_labels_by_name_or_as_vectors(conditional):
+    by_name = conditional(seeds=[1, 2], labels={"beard": True, "hair": "black"}, output_type="pt").images
+    vectors = torch.tensor([[1.0, 0, 1]]).expand(2, -1)
+    assert torch.equal(by_name, conditional(seeds=[1, 2], labels=vectors, output_type="pt").images)
+    for_each = conditional(
+        seeds=[1, 2], labels=[{"beard": 1, "hair": "black"}, {"beard": 1, "hair": "red"}], output_type="pt"
+    ).images
+    assert torch.equal(for_each[0], by_name[0])
+    assert not torch.equal(for_each[1], by_name[1])
+
+
+def test_open_labels_are_drawn_by_seed(conditional):
+    together = conditional(seeds=[3, 4, 5], output_type="pt").images
+    torch.testing.assert_close(conditional(seeds=[5], output_type="pt").images[0], together[2])
+    latents = latents_from_seeds([7, 8], 8)
+    assert conditional(latents=latents, output_type="pt").images.shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
+        ([{"beard": 1}], "labels are 1 for 2 pictures"),
+        (torch.zeros(2, 2), r"labels are \[2, 2\]; they must be \[2, 3\], a column for each of beard, hair=red"),
+    ],
+)
+def test_labels_that_do_not_fit(conditional, labels, message):
+    with pytest.raises(ValueError, match=message):
+        conditional(seeds=[1, 2], labels=labels)
+
+
+def test_an_unconditional_model_has_no_labels():
+    with pytest.raises(ValueError, match="this generator was trained without any"):
+        FAGANPipeline(Generator(GENERATOR).eval())(labels={"beard": 1})
+
+
+def test_label_frequencies_are_saved(conditional, tmp_path):
+    conditional.generator.label_frequencies.copy_(torch.tensor([1.0, 0, 1]))
+    conditional.save_pretrained(tmp_path)
+    again = FAGANPipeline.from_pretrained(tmp_path)
+    free = again(seeds=range(3), output_type="pt").images
+    assert torch.equal(free, again(seeds=range(3), labels={"beard": 1, "hair": "black"}, output_type="pt").images)
+
+
+def test_the_alpha_dial():
+    generator = Generator(GENERATOR).eval()
+    for gate in gates(generator).values():
+        torch.nn.init.constant_(gate, 0.5)
+    pipe = FAGANPipeline(generator)
+
+    def draw(alpha):
+        return pipe(seeds=[1], alpha=alpha, output_type="pt").images
+
+    assert torch.equal(draw(0.5), draw(None))
+    assert not torch.allclose(draw(0.0), draw(None))
+    assert not torch.allclose(draw({"layers.2": 1.0}), draw(None))
+    assert torch.equal(draw(None), draw({"layers.0": 0.5}))
+    with pytest.raises(ValueError, match=r"unknown attention layer 'layers\.9'"):
+        draw({"layers.9": 1.0})

@@ -108,7 +108,7 @@ def test_places_spread_over_the_image_are_the_default(generator_only, tmp_path, 
     pixels = ["2-2", "2-6", "4-4", "6-2", "6-6"]
     assert names(out) == [*(f"attention-1-{pixel}.png" for pixel in pixels), "layers.json"]
     printed = capsys.readouterr().out
-    assert f"{generator_only} has no discriminator: the generator only." in printed
+    assert f"{generator_only} has no discriminator: the generator only is looked into" in printed
     assert "discriminator:" not in printed.replace("no discriminator:", "")
 
 
@@ -141,6 +141,16 @@ def test_the_sweep_has_five_alphas_by_default(model, tmp_path):
         assert 6 * 98 < image.width < 7 * 98
 
 
+def test_a_relative_sweep(model, generator, tmp_path):
+    arguments = ["--seeds", "5", "--alpha-sweep", "--relative", "--pixels", "0,0", "--out", str(tmp_path / "out")]
+    assert main(["inspect", model, *arguments]) == 0
+    with Image.open(tmp_path / "out" / "alpha-sweep.png") as image:
+        strip = np.asarray(image)
+    with override_alpha(generator, 0.6):  # all gates are 0.3, the last column has them twice
+        [last] = generate_images(generator, latents_from_seeds([5], 8))
+    assert np.array_equal(strip[26 : 26 + 96 : 12, -106:-10:12], last)
+
+
 def test_without_matplotlib_all_else_is_drawn(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     out = tmp_path / "out"
@@ -169,6 +179,7 @@ def test_a_model_without_attention_has_a_table_and_no_pictures(without_attention
         (["--alpha-sweep", "--alphas", "0,nan"], "is nan; it must be a finite number"),
         (["--alphas", "0,1"], "--alphas belongs to --alpha-sweep"),
         (["--layer", "layers.0"], "--layer belongs to --alpha-sweep"),
+        (["--relative"], "--relative belongs to --alpha-sweep"),
         (["--pictures", "0"], "--pictures is 0"),
         (["--alpha", "layers.7=1"], "unknown attention layer 'layers.7'"),
     ],

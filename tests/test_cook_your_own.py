@@ -1,0 +1,90 @@
+"""docs/cook-your-own.md is true: its files and commands train, its snippets run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fagan_hf import FAGANPipeline, Generator, hub
+from fagan_hf.configs import LAYER_SPECS
+from fagan_hf.layers import LAYERS
+from training.loop import Run
+from training.recipe import parse_recipe
+
+TEXT = Path("docs/cook-your-own.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
+COMMANDS = re.findall(r"^```bash\n(.*?)\n```", TEXT, flags=re.MULTILINE | re.DOTALL)
+SNIPPETS = [
+    snippet
+    for snippet in re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    if snippet not in FILES.values()
+]
+
+
+class FakeApi:
+    """Takes an upload as the Hub would: into a folder."""
+
+    def __init__(self, token=None):
+        pass
+
+    def create_repo(self, repo_id, **_):
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id, folder_path, path_in_repo, **_):
+        shutil.copytree(folder_path, Path("hub", repo_id, path_in_repo))
+        return SimpleNamespace(commit_url="https://example.org")
+
+
+@pytest.fixture
+def kitchen(tmp_path, monkeypatch):
+    """A folder with the document's files, and a data set of few pictures instead of thousands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fagan_hf.avatars.TRAIN_SEEDS", range(32))
+    monkeypatch.setattr(hub, "HfApi", FakeApi)
+    before = dict(LAYER_SPECS), dict(LAYERS)
+    for name, content in FILES.items():
+        Path(name).write_text(content)
+    yield
+    for registry, content in zip((LAYER_SPECS, LAYERS), before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+def cook(command):
+    words = shlex.split(command)
+    assert words[:2] == ["python", "training/train.py"]
+    run = Run(parse_recipe([*words[2:], "--cpu_threads", "1"]))
+    run.train()
+    return run
+
+
+@pytest.mark.usefixtures("kitchen")
+def test_everything_in_its_order():
+    assert list(FILES) == ["mine.json", "mine.yaml", "mine.py"]
+    plain, own = COMMANDS
+    run = cook(plain)
+    assert run.images_seen == 64
+    namespace = {}
+    for snippet in SNIPPETS:
+        exec(compile(snippet, "cook-your-own.md", "exec"), namespace)
+    assert Path("mine.png").exists()
+    assert tuple(namespace["features"].shape) == (2, 64, 16, 16)
+    assert Generator.from_pretrained("hub/you/mine").config == run.generator.config
+
+    cook(own)
+    labelled = FAGANPipeline.from_pretrained("runs/mine-too")
+    assert len(labelled(seeds=[1], labels={"beard": True}).images) == 1
+    del LAYER_SPECS["pixel_norm"]
+    with pytest.raises(ValueError, match=r"type is 'pixel_norm'; .*must be registered first"):
+        FAGANPipeline.from_pretrained("runs/mine-too")
+
+
+def test_every_layer_is_in_the_table():
+    table = {}
+    for types, classes in re.findall(r"^\| (`.*?) \| (`.*?) \|", TEXT, flags=re.MULTILINE):
+        table |= dict(zip(re.findall(r"`(\w+)`", types), re.findall(r"`(\w+)`", classes), strict=True))
+    assert table == {name: layer.__name__ for name, layer in LAYERS.items()}
