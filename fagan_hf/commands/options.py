@@ -133,5 +133,6 @@ def turned_gates(generator: Any, options: argparse.Namespace) -> AbstractContext
 
     alpha: dict[str, float] = {}
     for layer, number in options.alpha or ():
-        alpha |= {name: number for name in (gates(generator) if layer is None else [layer])}
+        for name in gates(generator) if layer is None else [layer]:
+            alpha[name] = number
     return override_alpha(generator, alpha) if alpha else nullcontext()
