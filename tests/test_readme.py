@@ -5,7 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from PIL import Image
 
+from fagan_hf.architectures import load_architecture, with_labels
 from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
@@ -33,7 +37,20 @@ def trained(tmp_path, monkeypatch):
     save_repository(
         tmp_path / "runs/avatars-32", Generator.from_preset(preset).eval(), Discriminator.from_preset(preset).eval()
     )
+    labels = load_architecture("fagan-32"), ("beard", "hair_colour=black", "hair_colour=red"), "projection"
+    save_repository(tmp_path / "runs/avatars-32-labels", Generator(with_labels(*labels)[0]).eval())
+    Image.new("RGB", (40, 40), "teal").save(tmp_path / "portrait.png")
+    save_legacy_files(tmp_path)
     monkeypatch.chdir(tmp_path)
+
+
+def save_legacy_files(folder):
+    """Write what the original would have left of a small network."""
+    layer = {"name": "conv_transpose", "channels": "(8, 3)", "kernel_dims": "(4, 4)", "stride": "(1, 1)"}
+    layer |= {"padding": "(0, 0)", "bias": True, "batch_norm": False, "activation": "tanh"}
+    (folder / "gen.conf").write_text(yaml.safe_dump({"architecture": [layer]}))
+    weights = {"model.0.0.weight": torch.randn(8, 3, 4, 4), "model.0.0.bias": torch.zeros(3)}
+    torch.save(weights, folder / "GAN_GEN_10.pth")
 
 
 @pytest.mark.usefixtures("trained")
