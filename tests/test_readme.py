@@ -1,7 +1,6 @@
 """The README is true: its snippets run, its commands parse, its table and pictures are what there is."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,13 @@ from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
 from fagan_hf.repository import save_repository
+from tests.documents import blocks, commands
 from training.recipe import parse_recipe
 
-README = Path("README.md")
+README = Path("README.md").resolve()
 TEXT = README.read_text(encoding="utf-8")
 # Commands that set up a machine; the others are run or parsed.
-SETTING_UP = ("git clone", "pip install")
-
-
-def snippets(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-
-
-def commands():
-    return [line.split("#")[0].strip() for block in snippets("bash") for line in block.splitlines() if line.strip()]
+SETTING_UP = (["git", "clone"], ["pip", "install"])
 
 
 @pytest.fixture
@@ -56,8 +48,8 @@ def save_legacy_files(folder):
 @pytest.mark.usefixtures("trained")
 def test_python_snippets_run_one_after_the_other():
     namespace = {}
-    assert len(snippets("python")) >= 5
-    for snippet in snippets("python"):
+    assert len(blocks(README, "python")) >= 6
+    for snippet in blocks(README, "python"):
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert Path("portrait.png").exists()
     assert namespace["logits"].shape == (4,)
@@ -69,8 +61,7 @@ def test_commands_of_the_shell():
     root = Path(__file__).parents[1]
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
     kinds = set()
-    for command in commands():
-        words = shlex.split(command)
+    for words in commands(README):
         kinds.add(words[0])
         if words[0] == "make":
             assert words[1] in targets
@@ -81,7 +72,7 @@ def test_commands_of_the_shell():
             path = words[script + 2]
             parse_recipe(["--config", str(root / path), *words[script + 3 :]])
         else:
-            assert command.startswith(SETTING_UP), command
+            assert words[:2] in SETTING_UP, words
     assert kinds >= {"make", "fagan-hf", "accelerate"}
 
 
@@ -94,7 +85,7 @@ def test_the_table_of_presets():
             assert f"{counted / 1e6:.2f}" == stated, (name, network)
 
 
-@pytest.mark.parametrize("document", [README, *sorted(Path("docs").glob("*.md"))], ids=str)
+@pytest.mark.parametrize("document", [README, *sorted(Path("docs").resolve().glob("*.md"))], ids=lambda path: path.stem)
 def test_links_lead_somewhere(document):
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)]+)\)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL))

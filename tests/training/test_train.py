@@ -1,6 +1,7 @@
 """The command itself, in processes of its own."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -64,9 +65,10 @@ def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, chang
     assert "Traceback" not in result.stderr
 
 
-def test_two_processes_share_the_batch(pictures, tmp_path):
-    """Gloo on the CPU: both ranks train, the first one alone writes."""
-    arguments = ["--name", "two", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
+def test_two_processes_share_the_batch(classes, tmp_path):
+    """Gloo on the CPU: both ranks train, with labels and penalties; the first one alone writes."""
+    arguments = ["--name", "two", "--model", "fagan-32", "--dataset", classes, "--upscale", "true"]
+    arguments += ["--label_columns", "class", "--matching_aware", "true", "--r1_gamma", 1, "--wasserstein_penalty", 1]
     arguments += ["--output_dir", tmp_path, "--batch_size", 4, "--gradient_accumulation", 2, "--max_images", 8]
     arguments += ["--log_every_images", 4, "--sample_every_images", 8, "--checkpoint_every_images", 8]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -75,5 +77,7 @@ def test_two_processes_share_the_batch(pictures, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("8 images in") == 1
-    assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [4, 8]
+    assert all(line["r1"] > 0 for line in lines)
     assert FAGANPipeline.from_pretrained(tmp_path / "two")(seeds=[1]).images[0].size == (32, 32)

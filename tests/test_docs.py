@@ -1,0 +1,42 @@
+"""The documents are true: what they say in Python runs, and their commands parse."""
+
+from pathlib import Path
+
+import pytest
+
+from fagan_hf import cli
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.presets import PRESETS
+from fagan_hf.repository import save_repository
+from tests.documents import blocks, commands
+from training.recipe import parse_recipe
+
+DOCUMENTS = sorted(Path("docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_commands_parse(document):
+    for words in commands(document):
+        if words[0] == "fagan-hf":
+            cli._parser().parse_args([cli._with_dashes(word) for word in words[1:]])
+        elif "training/train.py" in words:
+            flags = words[words.index("training/train.py") + 1 :]
+            if Path(flags[flags.index("--config") + 1]).exists():  # mine.yaml is tried in test_cook_your_own.py
+                parse_recipe(flags)
+        else:
+            assert words[0] == "python", words
+            assert Path(words[1]).exists(), words
+
+
+def test_the_python_of_the_page_about_attention(tmp_path, monkeypatch):
+    snippets = blocks(Path("docs/attention.md"), "python")
+    networks = Generator(PRESETS["fagan-32"][0]).eval(), Discriminator(PRESETS["fagan-32"][1]).eval()
+    save_repository(tmp_path / "runs/avatars-32", *networks)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "attention.md", "exec"), namespace)
+    assert namespace["layer"].weights.shape == (2, 1, 2, 32, 32)
+    assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
+    assert [report.name for report in namespace["reports"]] == ["layers.0", "layers.1", "layers.2", "layers.3"]
