@@ -15,7 +15,7 @@ def pictures(count):
         label[0] = random.random() < 0.3
         label[1 + random.integers(2)] = 1
         image += np.uint8(100 * label[0])
-        image[:, 3:5, 1:3 if label[1] else 2] += np.uint8(60 * label[1])
+        image[:, 3:5, 1:3] += np.uint8(60 * label[1])
         image[:, 3:5, 5:7] += np.uint8(60 * label[2])
     return images, labels
 
