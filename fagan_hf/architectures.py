@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from fagan_hf.configs import ConvSpec, DiscriminatorConfig, GeneratorConfig, LayerSpec
@@ -62,7 +63,7 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
             and Koyama, arXiv:1802.05637). ``"concatenation"``, the original's way: labels beside the latent, and beside
             the discriminator's last features. There a 1x1 convolution with an activation is put in front of the last
             layer, as Reed et al. (arXiv:1605.05396) do: a last layer alone would add labels and image up without
-            comparing them.
+            comparing them. A discriminator with a `labels_at` of its own gets them there instead.
 
     Raises:
         ValueError: The networks have other labels already; or the generator has no batch norm for ``"projection"``.
@@ -81,11 +82,15 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
     if conditioning == "concatenation":
         g_layers, d_layers = list(generator.layers), list(discriminator.layers)
         g_layers[0] = _widened(g_layers[0], count)
-        channels = discriminator.features_channels
-        d_layers.insert(-1, ConvSpec(in_channels=channels + count, out_channels=channels, **_COMPARE))
-        g_conditioning = "concatenation"
+        labels_at, g_conditioning = discriminator.labels_at, "concatenation"
+        if labels_at == -1:
+            channels = discriminator.features_channels
+            d_layers.insert(-1, ConvSpec(in_channels=channels + count, out_channels=channels, **_COMPARE))
+            labels_at = -2
+        else:
+            d_layers[labels_at] = _widened(d_layers[labels_at], count)
     else:
-        d_layers, g_conditioning = list(discriminator.layers), "batch_norm"
+        d_layers, labels_at, g_conditioning = list(discriminator.layers), discriminator.labels_at, "batch_norm"
         g_layers = [_steered(layer, count) for layer in generator.layers]
         if not any(layer.labels for layer in g_layers):
             raise ValueError(
@@ -101,7 +106,7 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
             layers=tuple(d_layers),
             label_names=label_names,
             conditioning=conditioning,
-            labels_at=-2 if conditioning == "concatenation" else -1,
+            labels_at=labels_at,
         ),
     )  # fmt: skip
 
@@ -128,8 +133,25 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _run_python(path: Path) -> Mapping[str, Any]:
-    """Import a file once per process, however often it is asked for: a layer is registered once."""
+def import_code(name: str) -> ModuleType:
+    """Import Python of the user's own, a file or a module, for the layers that it registers; once per process.
+
+    Args:
+        name: The path of a file that ends in ``.py``, or a module's name.
+
+    Raises:
+        ValueError: It can't be found, or raises an error itself.
+    """
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return _run_file(path)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(f"{name!r} is no .py file and can't be imported: {type(error).__name__}: {error}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
     name = f"fagan_architecture_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -142,7 +164,11 @@ def _run_python(path: Path) -> Mapping[str, Any]:
         except Exception as error:
             del sys.modules[name]
             raise ValueError(f"{path} can't be run: {type(error).__name__}: {error}") from error
-    module = sys.modules[name]
+    return sys.modules[name]
+
+
+def _run_python(path: Path) -> Mapping[str, Any]:
+    module = _run_file(path)
     missing = [each for each in ("GENERATOR", "DISCRIMINATOR") if not hasattr(module, each)]
     if missing:
         raise ValueError(f"{path} does not set {' and '.join(missing)}; it must set GENERATOR and DISCRIMINATOR")

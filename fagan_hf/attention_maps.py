@@ -196,8 +196,9 @@ def attention_statistics(
             distances = torch.hypot(rows[here, None] - rows, columns[here, None] - columns)
             log_weights = (chunk @ keys.mT).log_softmax(-1)
             weights = log_weights.exp()
-            distance += (weights * distances).sum(dtype=torch.float64).cpu()
-            entropy -= (weights * log_weights).sum(dtype=torch.float64).cpu()
+            # Rows on the device, the rest on the CPU: Apple's GPUs have no doubles.
+            distance += (weights * distances).sum(-1).cpu().sum(dtype=torch.float64)
+            entropy -= (weights * log_weights).sum(-1).cpu().sum(dtype=torch.float64)
     count = queries.shape[:-1].numel()
     # One position has nothing to choose from: its entropy is 0, as is the log that it would be divided by.
     return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(positions) or 1.0))
@@ -311,7 +312,10 @@ def _visit(layer: nn.Module, args: tuple, output: Tensor, earlier: Sequence[_Vis
     if not isinstance(layer, AttentionLayer):
         return _Visit(len(output), (height, width), flops)
     query = layer.query(args[0])
-    plain, attended = (term.double().square().sum().item() for term in layer.blend(*layer.branches(*args)))
+    plain, attended = (
+        term.float().square().flatten(1).sum(1).cpu().double().sum().item()
+        for term in layer.blend(*layer.branches(*args))
+    )
     statistics = attention_statistics(query, layer.key(args[0]), layer.heads)
     map_shape = (query.shape[2], query.shape[3])
     return _Visit(len(output), (height, width), flops, map_shape, plain, attended, *statistics)

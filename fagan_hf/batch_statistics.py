@@ -62,7 +62,8 @@ def recalibrated(generator: Generator, truncation: float) -> Generator:
     """
     if truncation == 1.0 or not has_batch_statistics(generator):
         return generator
-    generator = copy.deepcopy(generator)
+    dtype = generator.dtype
+    generator = copy.deepcopy(generator).float()  # half precision would measure too coarsely
     random = torch.Generator().manual_seed(_SEED)
 
     def batches() -> Iterable[tuple[Tensor, Tensor | None]]:
@@ -71,7 +72,7 @@ def recalibrated(generator: Generator, truncation: float) -> Generator:
             yield latents, generator_labels(generator, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE))
 
     measure_batch_statistics(generator, batches())
-    return generator
+    return generator.to(dtype)
 
 
 def generator_labels(generator: Generator, seeds: range) -> Tensor | None:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 where the cause of a failure is the user's to mend; it is printed in words.
     """
-    arguments = [_with_dashes(each) for each in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _joined([_with_dashes(each) for each in (sys.argv[1:] if arguments is None else arguments)])
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -42,6 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _with_dashes(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     return flag.replace("_", "-") + equals + value if re.match(r"--\w", argument) else argument
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Join a flag and a value like ``-1,0``, which argparse would take for a flag of its own."""
+    result: list[str] = []
+    for argument in arguments:
+        if result and re.match(r"-[\d.]", argument) and re.fullmatch(r"--[\w-]+", result[-1]):
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    return result
 
 
 def _parser() -> argparse.ArgumentParser:

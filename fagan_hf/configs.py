@@ -29,6 +29,14 @@ ACTIVATIONS = {
 }
 
 
+# The least value of whole numbers, by the fields' names; others may be anything.
+_LEAST = {
+    **dict.fromkeys(("image_size", "latent_dim", "in_channels", "out_channels"), 1),
+    **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads"), 1),
+    **dict.fromkeys(("padding", "spectral_norm_dim", "num_labels"), 0),
+}
+
+
 def parse_activation(text: str) -> tuple[str, float | None]:
     """Split the name of an activation from its number: ``"leaky_relu(0.2)"`` gives ``("leaky_relu", 0.2)``.
 
@@ -62,21 +70,15 @@ class _Record:
 
     def _check_type(self, name: str, kind: Any) -> None:
         value = getattr(self, name)
-        if kind is int and (type(value) is not int or value < self._minimum(name)):
-            least = self._minimum(name)
-            raise self._error(name, "a whole number" + (f" of at least {least}" if least > -math.inf else ""))
+        least = _LEAST.get(name, -math.inf)
+        if kind is int and (type(value) is not int or value < least):
+            raise self._error(name, "a whole number" + (f" of at least {least}" if name in _LEAST else ""))
         if kind is float and (type(value) not in (int, float) or not math.isfinite(value)):
             raise self._error(name, "a finite number")
         if kind is bool and type(value) is not bool:
             raise self._error(name, "true or false")
         if kind is str and type(value) is not str:
             raise self._error(name, "text")
-
-    @staticmethod
-    def _minimum(name: str) -> float:
-        if name == "labels_at":
-            return -math.inf
-        return 0 if name in ("padding", "spectral_norm_dim", "num_labels") else 1
 
     def _error(self, name: str, allowed: str) -> ValueError:
         return ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
@@ -295,10 +297,13 @@ def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:
     if data["type"] not in LAYER_SPECS:
         raise ValueError(
             f"type is {data['type']!r}; {suggest(str(data['type']), LAYER_SPECS)}. A layer that is not ours must be "
-            "registered first: import the module that calls fagan_hf.layers.register_layer"
+            "registered first: import the module that calls fagan_hf.layers.register_layer (in the shell: --import)"
         )
     spec_class = LAYER_SPECS[data["type"]]
-    arguments = {key: value for key, value in data.items() if key != "type"}
+    # JSON has no tuples, and a spec with a list would differ from what it was written from.
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "type"
+    }
     spec_class._check_keys(arguments)
     return spec_class(**arguments)
 

@@ -6,6 +6,7 @@ loaded where safetensors are missing, config and weights may come from two commi
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -223,8 +224,9 @@ def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> No
     if problems := list(_mismatches(expected, weights)):
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(f"{path} does not fit its {CONFIG_FILE}:\n  " + "\n  ".join(problems[:10]) + more)
-    floating = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-    model.to(dtype or floating)
+    # What most are: the frequencies of labels stay float32 whatever the weights are.
+    dtypes = Counter(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    model.to(dtype or dtypes.most_common(1)[0][0])
     model.load_state_dict(weights)
 
 

@@ -40,7 +40,12 @@ def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.n
         raise ValueError(f"Label column {name!r} holds {unknown.pop()!r}, which is none of {list(classes)}.")
     if len(classes) > MAX_CLASSES:
         raise ValueError(f"Label column {name!r} has {len(classes)} classes; at most {MAX_CLASSES} are allowed.")
+    names = tuple(f"{name}={value}" for value in classes)
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Label column {name!r} has classes that are written alike, such as 1 and '1': {list(classes)}."
+        )
     position = {value: index for index, value in enumerate(classes)}
     one_hot = np.zeros((len(values), len(classes)), np.float32)
     one_hot[np.arange(len(values)), [position[value] for value in values]] = 1
-    return tuple(f"{name}={value}" for value in classes), one_hot
+    return names, one_hot

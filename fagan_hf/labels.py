@@ -47,14 +47,16 @@ def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, 
 
     Args:
         names: A config's `label_names`.
-        wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, or mixed as
-            ``{"hair=red": 0.5, "hair=grey": 0.5}``. Texts such as ``"true"``, ``"0"`` and ``"0.5"`` are read.
+        wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, mixed as
+            ``{"hair=red": 0.5, "hair=grey": 0.5}``, or excluded as ``{"hair=red": False}``. Texts such as ``"true"``,
+            ``"0"`` and ``"0.5"`` are read.
 
     Returns:
         Number by place in the label vector, for the places that the wishes decide.
 
     Raises:
-        ValueError: There is no such label, or a value is not allowed; lists what there is.
+        ValueError: There is no such label, a value is not allowed, or a column's classes don't add up to 1; lists what
+            there is.
     """
     groups = label_groups(names)
     decided: dict[int, float] = {}
@@ -64,14 +66,45 @@ def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, 
             raise ValueError(f"unknown label {name!r}; {suggest(name, groups)}{_explain(names, groups)}")
         places = groups[column]
         if name in names:
-            others = {place: 0.0 for place in places if place not in decided}
-            decided |= others | {names.index(name): _number(name, value)}
+            decided[names.index(name)] = _number(name, value)
         else:
             classes = [names[place].partition("=")[2] for place in places]
             if str(value) not in classes:
                 raise ValueError(f"label {name} is {value!r}; it must be one of {', '.join(classes)}")
             decided |= {place: float(each == str(value)) for place, each in zip(places, classes, strict=True)}
+    for column, places in groups.items():
+        if not _is_claim(names, places):
+            decided |= _complete(column, [names[place] for place in places], places, decided)
     return decided
+
+
+def _complete(
+    column: str, names: Sequence[str], places: Sequence[int], decided: Mapping[int, float]
+) -> dict[int, float]:
+    """Let the classes of a column that were not wished for be 0, where those that were make a whole."""
+    numbers = [decided[place] for place in places if place in decided]
+    total = sum(numbers)
+    is_open = total == 0 and len(numbers) < len(places)  # some were excluded at the most
+    if is_open:
+        return {}
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"labels {', '.join(names)} add up to {total:g}; one class of {column} holds, so it must be 1")
+    return {place: decided.get(place, 0.0) for place in places}
+
+
+def read_wish(names: Sequence[str], text: str) -> tuple[str, str]:
+    """Split ``"beard=1"``, ``"hair=red"`` or ``"hair=red=0.5"`` into a name and a value, by the names that there are.
+
+    Raises:
+        ValueError: There is no ``=`` in it.
+    """
+    if "=" not in text:
+        raise ValueError(f"label is {text!r}; write it like beard=1 or hair=red")
+    column, _, value = text.partition("=")
+    if text in names:  # a class, which may have a = in its name
+        return column, value
+    name, _, number = text.rpartition("=")
+    return (name, number) if name in names else (column, value)
 
 
 def draw_labels(
@@ -106,19 +139,25 @@ def draw_labels(
     if len(decided) != len(seeds):
         raise ValueError(f"labels are {len(decided)} for {len(seeds)} pictures; give one mapping for all, or one each")
     groups = list(label_groups(names).values())
-    odds = frequencies.double().cpu().numpy()
+    odds = frequencies.cpu().double().numpy()  # in this order: Apple's GPUs have no doubles
     vectors = np.zeros((len(seeds), len(names)), np.float32)
     for vector, seed, fixed in zip(vectors, seeds, decided, strict=True):
         draws = np.random.default_rng([_STREAM, seed]).random(len(groups))
         for draw, places in zip(draws, groups, strict=True):
             if _is_claim(names, places):
                 vector[places] = draw < odds[places]
-            else:
-                steps = np.cumsum(odds[places])
-                vector[places[min(np.searchsorted(steps, draw * steps[-1], side="right"), len(places) - 1)]] = 1
+            elif not all(place in fixed for place in places):
+                vector[_draw_class([place for place in places if place not in fixed], odds, draw)] = 1
         for place, number in fixed.items():
             vector[place] = number
     return torch.from_numpy(vectors)
+
+
+def _draw_class(places: Sequence[int], odds: np.ndarray, draw: float) -> int:
+    """Choose one of the classes that are left, as often as they hold."""
+    left = odds[places] if odds[places].any() else np.ones(len(places))  # none of them holds in the data
+    steps = np.cumsum(left)
+    return places[min(int(np.searchsorted(steps, draw * steps[-1], side="right")), len(places) - 1)]
 
 
 def _is_claim(names: Sequence[str], places: Sequence[int]) -> bool:

@@ -113,9 +113,13 @@ def approximate_gradient_penalty(
         raise ValueError(f"sigma is {sigma}; it must be positive and finite")
     _check_same_shape("images", images, "noise", noise)
     images = _detached(images)
-    # Cached, for in training mode spectral norm would give each call another weight, and sigma divides the difference.
+    # In training mode spectral norm would give each call another weight, and dropout another mask, and sigma divides
+    # the difference: so weights are cached, and the second call draws the random numbers of the first.
+    devices = [images.device] if images.is_cuda else []
     with torch.autocast(images.device.type, enabled=False), parametrize.cached():
-        difference = discriminator(images + sigma * noise.to(images)) - discriminator(images)
+        with torch.random.fork_rng(devices):
+            moved = discriminator(images + sigma * noise.to(images))
+        difference = moved - discriminator(images)
     return (difference / sigma).square().mean()
 
 

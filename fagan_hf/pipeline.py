@@ -1,7 +1,7 @@
 """The diffusers pipeline: from nothing, or from seeds, to pictures."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,8 +14,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.batch_statistics import recalibrated
+from fagan_hf.batch_statistics import has_batch_statistics, recalibrated
 from fagan_hf.layers import override_alpha
+from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
 from fagan_hf.sampling import Wishes, labels_from_seeds, latents_from_seeds, sample, to_uint8
@@ -130,19 +131,33 @@ class FAGANPipeline(DiffusionPipeline):
             labels = labels_from_seeds(self.generator, range(len(latents)) if drawn is None else drawn, labels)
         generator = self._recalibrated(truncation)
         progress = not getattr(self, "_progress_bar_config", {}).get("disable", False)
-        with nullcontext() if alpha is None else override_alpha(generator, alpha):
+        with _turned(self.generator, generator, alpha):
             batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
             images = _convert(batches, output_type)
         return FAGANPipelineOutput(images=images, seeds=drawn) if return_dict else (images,)
 
     def _recalibrated(self, truncation: float) -> Generator:
-        """Measure batch statistics for a truncation, unless the call before did for the same weights."""
+        """Measure batch statistics for a truncation, unless a call before did for the same weights."""
         generator = self.generator
-        versions = [tensor._version for tensor in generator.state_dict(keep_vars=True).values()]
-        key = (truncation, generator, generator.device, generator.dtype, versions)
-        if self._measured is None or self._measured[0] != key:
-            self._measured = key, recalibrated(generator, truncation)
-        return self._measured[1]
+        if truncation == 1.0 or not has_batch_statistics(generator):
+            return generator
+        sums = [tensor.detach().float().sum().item() for tensor in generator.state_dict().values()]
+        key = (truncation, generator, generator.device, generator.dtype, sums)
+        measured = self._measured  # read and written once: other threads may ask for other truncations meanwhile
+        if measured is None or measured[0] != key:
+            measured = self._measured = key, recalibrated(generator, truncation)
+        return measured[1]
+
+
+@contextmanager
+def _turned(generator: Generator, drawing: Generator, alpha: float | Mapping[str, float] | None) -> Iterator[None]:
+    """Turn the gates of what draws: as those of the generator are, of which it may be a copy, then as asked."""
+    with ExitStack() as stack:
+        if drawing is not generator and (already := overridden(generator)):
+            stack.enter_context(override_alpha(drawing, already))
+        if alpha is not None:
+            stack.enter_context(override_alpha(drawing, alpha))
+        yield
 
 
 def _draw_seeds(count: int) -> list[int]:

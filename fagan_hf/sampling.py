@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import draw_labels, label_values
 from fagan_hf.models import Generator
-from fagan_hf.models.labels import check_labels
+from fagan_hf.models.labels import check_label_range, check_labels
 from fagan_hf.seeds import MAX_SEED
 
 PROGRESS_FROM_IMAGES = 256  # below, a job is over before a bar could be read
@@ -110,7 +110,9 @@ def sample(
         ValueError: ``batch_size`` is not positive, the latents have another length than the generator's, or the labels
             don't fit.
     """
-    check_labels(labels, generator.config.label_names, len(latents))
+    labels = check_labels(labels, generator.config.label_names, len(latents))
+    if labels is not None:
+        check_label_range(labels)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     is_hidden = not progress or len(latents) < PROGRESS_FROM_IMAGES
@@ -149,7 +151,13 @@ def generate_images(
 
 
 def label_grid(
-    generator: Generator, seeds: Sequence[int], *, truncation: float = 1.0, scale: int = 1, batch_size: int = 64
+    generator: Generator,
+    seeds: Sequence[int],
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    truncation: float = 1.0,
+    scale: int = 1,
+    batch_size: int = 64,
 ) -> Image.Image:
     """Draw what each label does: a row for each value of each label, a column for each seed.
 
@@ -158,6 +166,7 @@ def label_grid(
     Args:
         generator: A conditional one.
         seeds: Of the columns.
+        rows: What is wished for in each; by default each value of each label.
         truncation: See `latents_from_seeds`; the generator is taken as it is.
         scale: How often each pixel is repeated, in both directions.
         batch_size: Images at a time; changes memory and speed only.
@@ -165,7 +174,7 @@ def label_grid(
     Raises:
         ValueError: The generator is unconditional, or see `latents_from_seeds`.
     """
-    rows = label_values(generator.config.label_names)
+    rows = label_values(generator.config.label_names) if rows is None else rows
     if not rows:
         raise ValueError("this generator was trained without labels; there is nothing to show row by row")
     latents = latents_from_seeds(seeds, generator.config.latent_dim, truncation).repeat(len(rows), 1)

@@ -10,7 +10,7 @@ class Mismatcher:
     """Finds labels that an image does not have.
 
     A matching-aware discriminator (Reed et al., arXiv:1605.05396) also learns that a real image under wrong labels is
-    not real. The original shuffles the batch's labels, by which some stay right; these never do.
+    not real. The original takes its wrong labels from rows of the same batch, some of which are right; these never are.
 
     Args:
         labels: All label vectors of the data set.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
@@ -25,6 +24,7 @@ from fagan_hf.architectures import Architecture, load_architecture, save_archite
 from fagan_hf.data import prepare_images
 from fagan_hf.files import replacing
 from fagan_hf.grids import image_grid
+from fagan_hf.labels import label_values
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
@@ -40,6 +40,7 @@ from training.report import Report
 from training.steps import Player, Trainer
 
 ARCHITECTURE = "architecture.json"
+MAX_LABEL_ROWS = 16  # of the grid of a run; `fagan-hf generate --by-label` draws all
 SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
 
 
@@ -267,7 +268,7 @@ class Run:
         self._save()
         if self.is_main:
             self.report.make_gif(self.recipe.gif_frames)
-            self._tell(_farewell(self.recipe.run_dir, self.images_seen, self.seconds))
+            self._tell(_farewell(self.recipe, self.images_seen, self.seconds))
         self.accelerator.end_training()
 
     def _progress_bar(self) -> tqdm:
@@ -305,9 +306,12 @@ class Run:
 
 
 def sample_grid(generator: Generator) -> Image.Image:
-    """Draw what a run shows of itself: 64 seeds, or 8 seeds for each value of each label."""
+    """Draw what a run shows of itself: 64 seeds, or 8 seeds for each value of each label, up to `MAX_LABEL_ROWS`."""
     if generator.label_frequencies is not None:
-        return label_grid(generator, range(8))
+        rows = label_values(generator.config.label_names)
+        if len(rows) > MAX_LABEL_ROWS:  # then claims that hold say enough
+            rows = [wishes for wishes in rows if False not in wishes.values()]
+        return label_grid(generator, range(8), rows[:MAX_LABEL_ROWS])
     latents = latents_from_seeds(SAMPLE_SEEDS, generator.config.latent_dim)
     return image_grid(generate_images(generator, latents, progress=False))
 
@@ -374,7 +378,11 @@ def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
         )
 
 
-def _farewell(folder: Path, images_seen: int, seconds: float) -> str:
+def _farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
+    folder = recipe.run_dir
+    is_own_code = recipe.model.endswith(".py")
+    note = f"  (import {recipe.model} first, if it registers layers)" if is_own_code else ""
+    flag = f" --import {recipe.model}" if is_own_code else ""
     return f"""
 {images_seen:,} images in {seconds / 60:.1f} minutes.
   samples    {folder / "samples.png"}
@@ -382,9 +390,9 @@ def _farewell(folder: Path, images_seen: int, seconds: float) -> str:
   progress   {folder / "training_progress.gif"}
   model      {folder}
 
-Make images:
+Make images:{note}
 
   from fagan_hf import FAGANPipeline
   images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images
 
-or: fagan-hf generate --model {folder} --seeds 0-15 --out grid.png"""
+or: fagan-hf generate --model {folder}{flag} --seeds 0-15 --out grid.png"""

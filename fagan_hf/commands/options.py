@@ -18,6 +18,14 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
     name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
     parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE or MODULE",
+        help="your own Python that registers layers of the model; may be repeated",
+    )
     parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
 
 
@@ -59,11 +67,17 @@ def seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not equals:
+def _label(text: str) -> str:
+    if "=" not in text:
         raise argparse.ArgumentTypeError(f"label is {text!r}; write it like beard=1 or hair=red")
-    return name, value
+    return text
+
+
+def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:
+    """Read ``--label`` as wishes; which part is the name and which the value, the model's labels decide."""
+    from fagan_hf.labels import read_wish
+
+    return dict(read_wish(generator.config.label_names, text) for text in options.label or ())
 
 
 def _alpha(text: str) -> tuple[str | None, float]:
@@ -92,8 +106,11 @@ def find_device(name: str | None) -> "torch.device":
 
 def load_generator(options: argparse.Namespace) -> Any:
     """Load the generator that the flags of `add_model` name, onto their device."""
+    from fagan_hf.architectures import import_code
     from fagan_hf.models import Generator
 
+    for name in options.imports:
+        import_code(name)
     return Generator.from_pretrained(options.model, revision=options.revision).to(find_device(options.device))
 
 
@@ -121,7 +138,7 @@ def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, 
     from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
 
     latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
-    labels = labels_from_seeds(generator, options.seeds, dict(options.label or ()))
+    labels = labels_from_seeds(generator, options.seeds, wished_labels(generator, options))
     generator = recalibrated(generator, options.truncation)
     with turned_gates(generator, options):
         yield generator, latents, labels

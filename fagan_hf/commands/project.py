@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator
+from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator, wished_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
         discriminator=load_discriminator(options, "pixels alone are compared"),
-        labels=_wished_labels(generator, dict(options.label or ())),
+        labels=_wished_labels(generator, wished_labels(generator, options)),
         steps=options.steps,
         starts=options.starts,
         seed=options.seed,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,11 +11,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fagan_hf.layers.setting import Setting
+
 HEAD_SIZE_STEP = 16
 WEIGHTS_PER_CHUNK = 2**20
 """Attention weights held at a time in `twice_differentiable` mode, over batch and heads; a row is never divided."""
 
-_is_twice_differentiable = ContextVar("_is_twice_differentiable", default=False)
+_is_twice_differentiable = Setting("is_twice_differentiable", default=False)
 
 
 @contextmanager
@@ -28,11 +29,8 @@ def twice_differentiable() -> Iterator[None]:
     backward pass as well. It is slower: wrap the forward pass of a gradient penalty in it and nothing else. It holds
     in the thread that entered it only; the backward passes may run anywhere.
     """
-    token = _is_twice_differentiable.set(True)
-    try:
+    with _is_twice_differentiable.holding(True):
         yield
-    finally:
-        _is_twice_differentiable.reset(token)
 
 
 def attention(

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from typing import Any
 
 from torch import Tensor, nn
 
+from fagan_hf.layers.setting import Setting
 from fagan_hf.suggest import suggest
 
-# Gates by identity -> what stands in for them. A context variable: threads that share a model don't see each other's.
-_OVERRIDES: ContextVar[Mapping[int, float] | None] = ContextVar("overridden_gates", default=None)
+# Gates by identity -> what stands in for them. Threads that share a model don't see each other's.
+_OVERRIDES: Setting[Mapping[int, float]] = Setting("overridden_gates", default={})
 
 
 def gates(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -31,12 +32,20 @@ def gates(network: nn.Module) -> dict[str, nn.Parameter]:
 def current_gate(gate: nn.Parameter) -> Tensor | float:
     """Give a gate as it stands: the trained one, or what `override_alpha` put in its place."""
     overrides = _OVERRIDES.get()
-    return gate if overrides is None else overrides.get(id(gate), gate)
+    return overrides.get(id(gate), gate) if overrides else gate
+
+
+def overridden(network: nn.Module) -> dict[str, float]:
+    """Give the gates that are overridden here, by name: what `override_alpha` takes for a copy of the network."""
+    overrides = _OVERRIDES.get()
+    return {name: overrides[id(gate)] for name, gate in gates(network).items() if id(gate) in overrides}
 
 
 @contextmanager
 def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> Iterator[None]:
     """Let a network draw with other gates than its trained ones; the parameters themselves stay as they are.
+
+    It holds for this network, not for copies that are made of it meanwhile, and in this thread.
 
     For a `FullAttention` 0 is the convolution alone, 1 the attention alone. For a `SelfAttention`, whose gate is
     gamma, 0 is the feature map as it came in and 1 adds all of what attention gathers. Other numbers are allowed:
@@ -59,11 +68,8 @@ def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> It
         raise ValueError(f"{type(network).__name__} has no attention layer whose gate could be overridden")
     wanted = alpha if isinstance(alpha, Mapping) else dict.fromkeys(found, alpha)
     values = {id(_find_gate(found, name)): _check_finite(name, value) for name, value in wanted.items()}
-    token = _OVERRIDES.set({**(_OVERRIDES.get() or {}), **values})
-    try:
+    with _OVERRIDES.holding({**_OVERRIDES.get(), **values}):
         yield
-    finally:
-        _OVERRIDES.reset(token)
 
 
 def _find_gate(found: Mapping[str, nn.Parameter], name: str) -> nn.Parameter:
@@ -73,7 +79,12 @@ def _find_gate(found: Mapping[str, nn.Parameter], name: str) -> nn.Parameter:
     return found[name] if name in found else by_layer[name]
 
 
-def _check_finite(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _check_finite(name: str, value: Any) -> float:
+    """Take numbers of any kind, a tensor's or an array's single one too."""
+    try:
+        number = float("nan") if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # what torch raises for more than one number
+        number = float("nan")
+    if not math.isfinite(number):
         raise ValueError(f"alpha of {name} is {value!r}; it must be a finite number, usually from 0 to 1")
-    return float(value)
+    return number

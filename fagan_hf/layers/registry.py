@@ -1,6 +1,7 @@
 """Which layer a spec is built as; open to layers of others."""
 
 import dataclasses
+import sys
 from typing import Any
 
 from torch import nn
@@ -26,10 +27,17 @@ def build_layer(spec: LayerSpec) -> nn.Module:
     return LAYERS[spec.type](**spec.arguments())
 
 
+def _definition(spec_class: type) -> tuple[str, str]:
+    """Say where a class is defined: in which file, or module if it has none, and under which name."""
+    module = sys.modules.get(spec_class.__module__)
+    return getattr(module, "__file__", None) or spec_class.__module__, spec_class.__qualname__
+
+
 def register_layer(spec_class: type[LayerSpec], layer_class: type[nn.Module]) -> None:
     """Make a layer of your own known by its spec's `type`, for configs in Python and in JSON.
 
-    Registering the same two classes again changes nothing, so a module that registers may be imported twice.
+    The same definition again, of a notebook's cell run once more or of a file imported twice, takes the older one's
+    place.
 
     Args:
         spec_class: A frozen dataclass derived from `LayerSpec` (``@dataclass(frozen=True, kw_only=True)``) with a
@@ -48,9 +56,7 @@ def register_layer(spec_class: type[LayerSpec], layer_class: type[nn.Module]) ->
             f"spec_class is {spec_class!r}; it must be a class derived from LayerSpec, decorated with "
             "@dataclass(frozen=True, kw_only=True), with type: ClassVar[str] = '...'"
         )
-    if LAYER_SPECS.get(name) is spec_class and LAYERS.get(name) is layer_class:
-        return
-    if name in LAYER_SPECS:
+    if name in LAYER_SPECS and _definition(LAYER_SPECS[name]) != _definition(spec_class):
         raise ValueError(f"type {name!r} of {spec_class.__name__} is taken by {LAYER_SPECS[name].__name__}; rename it")
     without_default = [f.name for f in dataclasses.fields(spec_class) if not f.kw_only]
     if without_default:

@@ -1,5 +1,7 @@
 """The generator: from latent vectors to images."""
 
+from typing import Any, Self
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +35,14 @@ class Generator(Network):
         super().__init__(config)
         frequencies = even_frequencies(config.label_names) if config.label_names else None
         self.register_buffer("label_frequencies", frequencies)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move and cast everything but the frequencies' precision: rounded, they would draw other labels."""
+        frequencies = self.label_frequencies
+        super()._apply(fn, recurse)
+        if frequencies is not None and self.label_frequencies is not None:
+            self.label_frequencies = frequencies.to(self.label_frequencies.device)
+        return self
 
     def forward(
         self,

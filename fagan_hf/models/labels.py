@@ -21,3 +21,16 @@ def check_labels(labels: Tensor | None, names: tuple[str, ...], batch: int) -> T
         wanted = f"[{batch}, {len(names)}], a column for each of {', '.join(names)}" if names else "left out"
         raise ValueError(f"labels are {got}; they must be {wanted}")
     return labels
+
+
+def check_label_range(labels: Tensor) -> None:
+    """Refuse numbers that no label has been trained with; it waits for the labels' device.
+
+    Raises:
+        ValueError: One is not from 0 to 1.
+    """
+    if not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError(
+            f"labels go from {labels.min().item():g} to {labels.max().item():g}; each must be from 0, it does not "
+            "hold, to 1, it holds"
+        )

@@ -94,6 +94,14 @@ def test_labels_beside_the_last_convolution_only_add_up():
     assert interaction(Discriminator(config)) < 1e-12
 
 
+def test_a_place_of_ones_own_for_labels():
+    config = with_labels((GENERATOR, dataclasses.replace(DISCRIMINATOR, labels_at=-2)), NAMES, "concatenation")[1]
+    assert config.labels_at == -2
+    assert len(config.layers) == len(DISCRIMINATOR.layers)
+    assert config.layers[0].in_channels == 3 + len(NAMES)
+    assert interaction(Discriminator(config)) > 1e-6
+
+
 def test_labels_that_do_not_fit():
     networks = with_labels((GENERATOR, DISCRIMINATOR), NAMES, "projection")
     with pytest.raises(ValueError, match=r"the architecture has the labels .*the data \['other'\]"):

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from PIL import Image
 from fagan_hf import FAGANPipeline
 from fagan_hf.architectures import with_labels
 from fagan_hf.cli import main
+from fagan_hf.configs import LAYER_SPECS
+from fagan_hf.layers import LAYERS
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -146,3 +150,41 @@ def test_labels_of_an_unconditional_model(model, tmp_path, capsys):
     for flags in (["--label", "beard=1"], ["--by-label"]):
         assert main(["generate", "--model", model, "--out", str(tmp_path / "x.png"), *flags]) == 2
         assert "trained without" in capsys.readouterr().err
+
+
+def test_negative_numbers_are_no_flags(model, tmp_path):
+    folder = str(tmp_path / "out")
+    sweep = ["--seeds", "1", "--alpha-sweep", "--pixels", "0,0", "--out", folder]
+    assert main(["inspect", model, *sweep, "--alphas", "-0.5,0,0.5"]) == 0
+    assert main(["generate", "--model", model, "--out", str(tmp_path / "x.png"), "--alpha", "-0.5"]) == 0
+
+
+def test_layers_of_ones_own(model, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "import torch\n"
+        "from fagan_hf.configs import LayerSpec\n"
+        "from fagan_hf.layers import register_layer\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class OwnSpec(LayerSpec):\n"
+        "    type: ClassVar[str] = 'test_own'\n"
+        "class Own(torch.nn.Identity):\n"
+        "    pass\n"
+        "register_layer(OwnSpec, Own)\n"
+    )
+    path = Path(model, "generator", "config.json")
+    config = json.loads(path.read_text())
+    config["layers"].append({"type": "test_own"})
+    path.write_text(json.dumps(config))
+    arguments = ["generate", "--model", model, "--seeds", "1", "--out", str(tmp_path / "x.png")]
+    assert main(arguments) == 2
+    assert "in the shell: --import" in capsys.readouterr().err
+    try:
+        assert main([*arguments, "--import", str(tmp_path / "own.py")]) == 0
+        assert main(["inspect", model, "--seeds", "1", "--import", str(tmp_path / "own.py")]) == 0
+        assert "test_own" in capsys.readouterr().out
+        assert main([*arguments, "--import", "no_such_module"]) == 2
+        assert "'no_such_module' is no .py file and can't be imported" in capsys.readouterr().err
+    finally:
+        LAYER_SPECS.pop("test_own"), LAYERS.pop("test_own")

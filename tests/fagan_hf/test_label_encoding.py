@@ -43,3 +43,8 @@ def test_declared_classes_keep_their_order_and_those_that_never_occur():
 def test_refused(column, message):
     with pytest.raises(ValueError, match=message):
         encode_column("x", column)
+
+
+def test_classes_that_are_written_alike_are_refused():
+    with pytest.raises(ValueError, match=r"'size' has classes that are written alike, such as 1 and '1'"):
+        encode_column("size", LabelColumn([1, "1", 2]))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fagan_hf.labels import draw_labels, encode_labels, even_frequencies, label_groups, label_values
+from fagan_hf.labels import draw_labels, encode_labels, even_frequencies, label_groups, label_values, read_wish
 
 NAMES = ("beard", "hair=red", "hair=black", "hair=grey", "glasses")
 
@@ -21,6 +21,8 @@ def test_names_with_the_same_column_belong_together():
         ({"beard": "no", "glasses": "0.25"}, {0: 0, 4: 0.25}),
         ({"hair": "black"}, {1: 0, 2: 1, 3: 0}),
         ({"hair=grey": 1}, {1: 0, 2: 0, 3: 1}),
+        ({"hair=grey": False}, {3: 0}),
+        ({"hair=grey": 0, "hair=red": "no"}, {1: 0, 3: 0}),
         ({"hair=grey": 0.5, "hair=red": 0.5}, {1: 0.5, 2: 0, 3: 0.5}),
         ({}, {}),
     ],
@@ -47,6 +49,9 @@ def test_classes_may_be_numbers():
         ({"beard": float("nan")}, "label beard is nan"),
         ({"beard": "perhaps"}, "label beard is 'perhaps'"),
         ({"beard": None}, "label beard is None"),
+        ({"hair=red": 0.5}, "labels hair=red, hair=black, hair=grey add up to 0.5; one class of hair holds"),
+        ({"hair=red": 1, "hair=grey": 1}, "add up to 2"),
+        ({"hair=red": 0, "hair=black": 0, "hair=grey": 0}, "add up to 0"),
     ],
 )
 def test_impossible_wishes_list_what_there_is(wishes, message):
@@ -74,6 +79,28 @@ def test_a_wish_changes_no_other_label():
     assert torch.all(bearded[:, 0] == 1)
     assert not torch.all(free[:, 0] == 1)
     assert torch.equal(free[:, 1:], bearded[:, 1:])
+
+
+def test_an_excluded_class_leaves_the_others():
+    frequencies = torch.tensor([0.5, 0.2, 0.6, 0.2, 0.5])
+    labels = draw_labels(NAMES, frequencies, range(2000), {"hair=black": False})
+    torch.testing.assert_close(labels[:, 1:4].mean(0), torch.tensor([0.5, 0.0, 0.5]), atol=0.04, rtol=0)
+    only = draw_labels(NAMES, torch.tensor([0.5, 0.0, 1.0, 0.0, 0.5]), range(50), {"hair=black": False})
+    assert torch.all(only[:, 1] + only[:, 3] == 1)  # what never holds in the data may still be asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("beard=1", ("beard", "1")),
+        ("hair=red", ("hair", "red")),
+        ("hair=red=0.5", ("hair=red", "0.5")),
+        ("kind=a=b", ("kind", "a=b")),
+        ("nothing=x", ("nothing", "x")),
+    ],
+)
+def test_wishes_of_the_shell(text, wish):
+    assert read_wish((*NAMES, "kind=a=b"), text) == wish
 
 
 def test_wishes_for_each():

@@ -7,6 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from fagan_hf.layers import Dropout
 from fagan_hf.models.discriminator import Discriminator
 from fagan_hf.penalties import (
     approximate_gradient_penalty,
@@ -218,3 +219,16 @@ def test_shapes_and_steps_that_do_not_fit():
     for sigma in (0.0, -0.1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="positive and finite"):
             approximate_gradient_penalty(Linear(), images(), images(), sigma=sigma)
+
+
+def test_dropout_drops_the_same_in_both_calls():
+    """Its masks would differ, and sigma would divide the difference; and the random numbers after it go on as usual."""
+    critic = torch.nn.Sequential(Dropout(probability=0.5), Linear()).train()
+    real = images()
+    assert approximate_gradient_penalty(critic, real, torch.zeros_like(real)).item() == 0
+    torch.manual_seed(3)
+    approximate_gradient_penalty(critic, real, torch.zeros_like(real))
+    first = torch.rand(1)
+    torch.manual_seed(3)
+    critic(real)
+    assert torch.equal(first, torch.rand(1))

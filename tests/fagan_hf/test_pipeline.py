@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.architectures import with_labels
-from fagan_hf.layers import gates
+from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Generator
 from fagan_hf.sampling import generate_images, latents_from_seeds
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -150,6 +150,55 @@ def test_label_frequencies_are_saved(conditional, tmp_path):
     again = FAGANPipeline.from_pretrained(tmp_path)
     free = again(seeds=range(3), output_type="pt").images
     assert torch.equal(free, again(seeds=range(3), labels={"beard": 1, "hair": "black"}, output_type="pt").images)
+
+
+@pytest.mark.parametrize("number", [-1.0, 1.5, float("nan")])
+def test_label_vectors_stay_in_their_range(conditional, number):
+    with pytest.raises(ValueError, match=r"labels go from .*each must be from 0, it does not hold, to 1"):
+        conditional(seeds=[1], labels=torch.tensor([[number, 1.0, 0.0]]))
+
+
+def test_half_precision_draws_the_same_labels(conditional, tmp_path):
+    conditional.generator.label_frequencies.copy_(torch.tensor([0.123456, 0.3, 0.7]))
+    expected = conditional.generator.label_frequencies.clone()
+    conditional.generator.to(torch.bfloat16)
+    assert conditional.generator.dtype == torch.bfloat16
+    assert torch.equal(conditional.generator.label_frequencies, expected)
+    conditional.save_pretrained(tmp_path)
+    again = FAGANPipeline.from_pretrained(tmp_path).generator
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again.label_frequencies, expected)
+    assert FAGANPipeline(again.double()).generator.label_frequencies.dtype == torch.float32
+
+
+def test_gates_stay_turned_for_truncated_latents():
+    generator = Generator(GENERATOR).eval()
+    for gate in gates(generator).values():
+        torch.nn.init.constant_(gate, 0.5)
+    pipe = FAGANPipeline(generator)
+    with override_alpha(generator, 0.0):
+        outside = pipe(seeds=[1, 2], truncation=0.7, output_type="pt").images
+        mixed = pipe(seeds=[1, 2], truncation=0.7, alpha={"layers.2": 0.5}, output_type="pt").images
+    inside = pipe(seeds=[1, 2], truncation=0.7, alpha=0.0, output_type="pt").images
+    assert torch.equal(outside, inside)
+    assert not torch.allclose(inside, pipe(seeds=[1, 2], truncation=0.7, output_type="pt").images)
+    alpha = {"layers.0": 0.0, "layers.1": 0.0}
+    assert torch.equal(mixed, pipe(seeds=[1, 2], truncation=0.7, alpha=alpha, output_type="pt").images)
+
+
+def test_a_generator_made_in_inference_mode():
+    with torch.inference_mode():
+        generator = Generator(GENERATOR).eval()
+    assert len(FAGANPipeline(generator)(seeds=[1], truncation=0.5).images) == 1
+
+
+def test_weights_changed_behind_torchs_back_are_measured_anew(pipe):
+    before = pipe(seeds=[1], truncation=0.5, output_type="pt").images
+    pipe.generator.layers[0].value.weight.data.mul_(1.5)
+    pipe.generator.layers[0].alpha.data.fill_(1.0)
+    after = pipe(seeds=[1], truncation=0.5, output_type="pt").images
+    assert torch.equal(after, FAGANPipeline(pipe.generator)(seeds=[1], truncation=0.5, output_type="pt").images)
+    assert not torch.equal(before, after)
 
 
 def test_the_alpha_dial():

@@ -56,40 +56,63 @@ def peer_activation(text: str) -> nn.Module:
     return nn.LeakyReLU(1.0 if text == "identity" else float(text.removeprefix("leaky_relu(").removesuffix(")")))
 
 
-@torch.no_grad()
-def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
-    """Copy weights, statistics, gates and singular vectors, module by module in the order they were made."""
+def paired_parameters(theirs: nn.Module, ours: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Match trained parameters, module by module in the order they were made."""
+    pairs = []
     for their_conv, our_conv in zip(_convs(theirs), _convs(ours), strict=True):
         if hasattr(their_conv, "weight_bar"):
-            parametrizations = our_conv.parametrizations["weight"]
-            parametrizations.original.copy_(their_conv.weight_bar)
-            norm = parametrizations[0]
+            pairs.append((their_conv.weight_bar, our_conv.parametrizations["weight"].original))
+        else:
+            pairs.append((their_conv.weight, our_conv.weight))
+        if their_conv.bias is not None:
+            pairs.append((their_conv.bias, our_conv.bias))
+    for their_norm, our_norm in _paired_norms(theirs, ours):
+        pairs += [(their_norm.weight, our_norm.weight), (their_norm.bias, our_norm.bias)]
+    their_gates = [module.gamma for module in theirs.modules() if hasattr(module, "gamma")]
+    our_gates = [getattr(m, name) for m in ours.modules() for name in ("alpha", "gamma") if hasattr(m, name)]
+    return pairs + list(zip(their_gates, our_gates, strict=True))
+
+
+@torch.no_grad()
+def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
+    """Copy parameters, statistics and singular vectors."""
+    for their_parameter, our_parameter in paired_parameters(theirs, ours):
+        our_parameter.copy_(their_parameter.view_as(our_parameter))
+    for their_norm, our_norm in _paired_norms(theirs, ours):
+        our_norm.load_state_dict(their_norm.state_dict())
+    for their_conv, our_conv in zip(_convs(theirs), _convs(ours), strict=True):
+        if hasattr(their_conv, "weight_bar"):
+            norm = our_conv.parametrizations["weight"][0]
             assert isinstance(norm, SpectralNorm)
             norm.u.copy_(their_conv.weight_u)
             norm.v.copy_(their_conv.weight_v)
-        else:
-            our_conv.weight.copy_(their_conv.weight)
-        if their_conv.bias is not None:
-            our_conv.bias.copy_(their_conv.bias)
-    # The original makes a batch norm in every full attention, wanted or not: its unwanted ones have no place in ours.
-    wanted = [module for module in _norms(theirs) if getattr(module, "is_used", True)]
-    for their_norm, our_norm in zip(wanted, _norms(ours), strict=True):
-        our_norm.load_state_dict(their_norm.state_dict())
-    their_gates = [module.gamma for module in theirs.modules() if hasattr(module, "gamma")]
-    our_gates = [getattr(m, name) for m in ours.modules() for name in ("alpha", "gamma") if hasattr(m, name)]
-    for their_gate, our_gate in zip(their_gates, our_gates, strict=True):
-        our_gate.copy_(their_gate.squeeze())
+
+
+def assert_equal_gradients(theirs: nn.Module, ours: nn.Module) -> None:
+    """Compare the gradients of all parameters; those that are zero but for rounding are compared as such."""
+    pairs = paired_parameters(theirs, ours)
+    assert len(pairs) == len(list(ours.parameters()))
+    for their_parameter, our_parameter in pairs:
+        expected = their_parameter.grad.view_as(our_parameter)
+        torch.testing.assert_close(our_parameter.grad, expected, rtol=1e-9, atol=1e-9)
+
+
+def _paired_norms(theirs: nn.Module, ours: nn.Module) -> list[tuple[nn.BatchNorm2d, nn.BatchNorm2d]]:
+    """Match batch norms; the original makes one in every full attention, and an unused one has no place in ours."""
+    unused = {
+        module.batch_norm
+        for module in theirs.modules()
+        if isinstance(module, CustomLayers.FullAttention) and not module.use_batch_norm
+    }
+    used, own = (
+        [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module not in unused]
+        for network in (theirs, ours)
+    )
+    return list(zip(used, own, strict=True))
 
 
 def _convs(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
-
-
-def _norms(network: nn.Module) -> list[nn.Module]:
-    for module in network.modules():
-        if isinstance(module, CustomLayers.FullAttention) and not module.use_batch_norm:
-            module.batch_norm.is_used = False
-    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from fagan_hf.configs import (
     SelfAttentionSpec,
 )
 from fagan_hf.layers import build_layer
-from tests.parity.peer import copy_weights, peer_layer, wake
+from tests.parity.peer import assert_equal_gradients, copy_weights, peer_layer, wake
 
 HALVE = {"kernel_size": 4, "stride": 2, "padding": 1}
 LEAKY = "leaky_relu(0.3)"
@@ -59,6 +59,7 @@ def test_layer_equals_the_original(spec, training):
     expected.backward(upstream)
     result.backward(upstream)
     torch.testing.assert_close(our_input.grad, their_input.grad, rtol=0, atol=1e-11)
+    assert_equal_gradients(theirs, ours)
 
 
 def test_the_gate_matters():

@@ -7,7 +7,7 @@ from torch import nn
 
 from fagan_hf.models import Discriminator, Generator
 from tests.parity.conf import conf_text
-from tests.parity.peer import copy_weights, peer_layer, peer_modules, wake
+from tests.parity.peer import assert_equal_gradients, copy_weights, peer_layer, peer_modules, wake
 
 CLASSICS = ("fagan-classic-64", "sagan-classic-64", "sample-2-classic-64", "sample-3-classic-64")
 
@@ -27,6 +27,7 @@ def test_classic_network_equals_the_original(network, preset):
     expected.sum().backward()
     result.sum().backward()
     torch.testing.assert_close(our_inputs.grad, their_inputs.grad, rtol=1e-9, atol=1e-11)
+    assert_equal_gradients(theirs, ours)
 
 
 @pytest.mark.parametrize("preset", CLASSICS)

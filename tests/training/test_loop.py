@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures import load_architecture, save_architecture
+from fagan_hf.architectures import load_architecture, save_architecture, with_labels
 from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR
-from training.loop import Run, check_folder
+from training.loop import Run, check_folder, sample_grid
 
 
 def train(recipe):
@@ -275,3 +275,14 @@ def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
     save_architecture(path, (GENERATOR, edited))
     with pytest.raises(ValueError, match=r"was begun with another DiscriminatorConfig .*Give another --name"):
         Run(recipe)
+
+
+def test_the_grid_of_many_labels_stays_in_bounds():
+    """Claims that hold come first, and there are at most 16 rows."""
+    names = tuple(f"claim-{index}" for index in range(20))
+    generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), names, "projection")[0])
+    assert sample_grid(generator).height == 16 * 8
+    few = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:8], "projection")[0])
+    assert sample_grid(few).height == 16 * 8
+    fewer = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:9], "projection")[0])
+    assert sample_grid(fewer).height == 9 * 8

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fagan_hf.layers import FullAttention, SelfAttention, gates, override_alpha
+from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 from tests.small import GENERATOR
 
@@ -119,22 +120,55 @@ def test_what_is_not_finite_is_refused(generator, alpha):
 def test_what_is_no_number_is_refused():
     """In a process of its own: here the annotations are checked, which would refuse it first."""
     code = """
+import numpy, torch
 from fagan_hf.layers import SelfAttention, override_alpha
 layer = SelfAttention(8)
-for alpha in (True, "0.5", None):
+for alpha in (True, "0.5", None, torch.ones(2)):
     try:
         with override_alpha(layer, alpha):
             print("taken")
     except ValueError as error:
         print(error)
-with override_alpha(layer, 1):
-    print(layer.gate)
+for alpha in (1, numpy.float32(0.5), torch.tensor(0.25), layer.gamma):
+    with override_alpha(layer, alpha):
+        print(layer.gate)
 """
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    expected = [f"alpha of gamma is {alpha}; it must be a finite number" for alpha in ("True", "'0.5'", "None")]
-    assert all(line.startswith(start) for line, start in zip(printed.splitlines(), [*expected, "1.0"], strict=True))
+    expected = [
+        f"alpha of gamma is {alpha}; it must be a finite number"
+        for alpha in ("True", "'0.5'", "None", "tensor([1., 1.])")
+    ]
+    expected += ["1.0", "0.5", "0.25", "0.0"]
+    assert all(line.startswith(start) for line, start in zip(printed.splitlines(), expected, strict=True))
 
 
 def test_a_network_without_attention_is_refused():
     with pytest.raises(ValueError, match="Linear has no attention layer"), override_alpha(torch.nn.Linear(2, 2), 0.0):
         pytest.fail("never gets here")
+
+
+def test_a_compiled_layer_is_one_graph_and_can_be_turned():
+    """In a process of its own: here each call is wrapped in a check of its shapes."""
+    code = """
+import torch
+from fagan_hf.layers import FullAttention, override_alpha
+layer = FullAttention(8, 4, kernel_size=3, padding=1).eval()
+layer.alpha.data.fill_(0.3)
+feature_map = torch.randn(1, 8, 5, 5)
+whole = torch.compile(layer, backend="eager", fullgraph=True)
+compiled = torch.compile(layer, backend="eager")
+print(torch.equal(whole(feature_map), layer(feature_map)))
+trained = compiled(feature_map)
+for alpha in (1.0, 0.0):
+    with override_alpha(layer, alpha):
+        print(torch.equal(compiled(feature_map), layer(feature_map)), not torch.equal(layer(feature_map), trained))
+print(torch.equal(compiled(feature_map), trained))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.split() == ["True"] * 6
+
+
+def test_overrides_are_told_by_name(generator):
+    assert overridden(generator) == {}
+    with override_alpha(generator, {"layers.2": 0.7}):
+        assert overridden(generator) == {"layers.2.alpha": 0.7}

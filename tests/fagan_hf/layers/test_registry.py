@@ -1,10 +1,13 @@
+import json
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
 
-from fagan_hf.configs import LAYER_SPECS, DiscriminatorConfig, LayerSpec
+from fagan_hf.architectures import import_code
+from fagan_hf.configs import LAYER_SPECS, DiscriminatorConfig, LayerSpec, parse_layer
 from fagan_hf.layers import LAYERS, Conv, register_layer
 from fagan_hf.models import Discriminator
 from tests.small import DISCRIMINATOR
@@ -50,11 +53,55 @@ def test_a_layer_of_ones_own_in_json(num_labels, tmp_path):
 
 
 @pytest.mark.usefixtures("registered")
-def test_again_is_nothing_and_another_under_the_name_is_refused():
-    register_layer(ScaleSpec, Scale)
-    with pytest.raises(ValueError, match="type 'test_scale' of ScaleSpec is taken by ScaleSpec; rename it"):
-        register_layer(ScaleSpec, Conv)
+def test_another_under_the_name_is_refused():
+    @dataclass(frozen=True, kw_only=True)
+    class OtherSpec(LayerSpec):
+        type: ClassVar[str] = "test_scale"
+
+    with pytest.raises(ValueError, match="type 'test_scale' of OtherSpec is taken by ScaleSpec; rename it"):
+        register_layer(OtherSpec, Conv)
     assert LAYERS["test_scale"] is Scale
+
+
+CELL = """
+from dataclasses import dataclass
+from typing import ClassVar
+from fagan_hf.configs import LayerSpec
+from fagan_hf.layers import Conv, register_layer
+
+@dataclass(frozen=True, kw_only=True)
+class MySpec(LayerSpec):
+    type: ClassVar[str] = "test_scale"
+    sizes: tuple = (1, 2)
+    shift: int = -3
+
+register_layer(MySpec, Conv)
+"""
+
+
+def test_a_cell_of_a_notebook_may_run_again(monkeypatch):
+    monkeypatch.setitem(LAYER_SPECS, "test_scale", ScaleSpec)
+    monkeypatch.delitem(LAYER_SPECS, "test_scale")
+    monkeypatch.setitem(LAYERS, "test_scale", Scale)
+    for _ in range(2):
+        namespace = {"__name__": "__main__"}
+        exec(CELL, namespace)
+    assert LAYER_SPECS["test_scale"] is namespace["MySpec"]
+
+
+def test_a_file_may_be_imported_under_two_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYER_SPECS, "test_scale", ScaleSpec)
+    monkeypatch.delitem(LAYER_SPECS, "test_scale")
+    monkeypatch.setitem(LAYERS, "test_scale", Scale)
+    (tmp_path / "registers.py").write_text(CELL)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_code(str(tmp_path / "registers.py"))
+    assert import_code("registers").MySpec is LAYER_SPECS["test_scale"]
+    monkeypatch.delitem(sys.modules, "registers")
+    with pytest.raises(ValueError, match=r"'nowhere.py' is no .py file and can't be imported: ModuleNotFoundError"):
+        import_code("nowhere.py")
+    spec = parse_layer({"type": "test_scale"})
+    assert parse_layer(json.loads(json.dumps(spec.to_dict()))) == spec  # tuples come back, whole numbers may be any
 
 
 def test_our_own_types_are_taken():
