@@ -11,6 +11,7 @@ from fagan_hf.repository import save_repository
 from tests.documents import blocks, commands
 from training.recipe import parse_recipe
 
+ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(Path("docs").glob("*.md"))
 
 
@@ -28,15 +29,28 @@ def test_commands_parse(document):
             assert Path(words[1]).exists(), words
 
 
-def test_the_python_of_the_page_about_attention(tmp_path, monkeypatch):
-    snippets = blocks(Path("docs/attention.md"), "python")
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
     networks = Generator(PRESETS["fagan-32"][0]).eval(), Discriminator(PRESETS["fagan-32"][1]).eval()
     save_repository(tmp_path / "runs/avatars-32", *networks)
     monkeypatch.chdir(tmp_path)
+
+
+def run(document):
     namespace = {}
-    assert len(snippets) == 2
-    for snippet in snippets:
-        exec(compile(snippet, "attention.md", "exec"), namespace)
+    for snippet in blocks(document, "python"):
+        exec(compile(snippet, document.name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_python_of_the_page_about_attention():
+    namespace = run(ROOT / "docs/attention.md")
     assert namespace["layer"].weights.shape == (2, 1, 2, 32, 32)
     assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
     assert [report.name for report in namespace["reports"]] == ["layers.0", "layers.1", "layers.2", "layers.3"]
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_python_of_the_page_about_the_latent_space():
+    assert len(run(ROOT / "docs/latent-space.md")["frames"]) == 16
