@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
                 networks["discriminator"] = (discriminator, *_inputs(discriminator, images, labels))
             reports = {name: inspect_layers(*network) for name, network in networks.items()}
             for name, layers in reports.items():
-                print(f"{_table(name, layers)}\n")
+                parameters = sum(parameter.numel() for parameter in networks[name][0].parameters())
+                print(f"{_table(name, parameters, layers)}\n")
             print(f"FLOPs are of one image forward, a multiply-add counts as 2; means are over {len(latents)} seeds.")
             if options.out is not None:
                 _write(options.out / "layers.json", lambda path: _write_json(path, reports))
@@ -139,9 +140,9 @@ def _or_dash(value: float | None, form: str, factor: float = 1) -> str:
     return "-" if value is None else format(factor * value, form)
 
 
-def _table(name: str, layers: Sequence["LayerReport"]) -> str:
+def _table(name: str, parameters: int, layers: Sequence["LayerReport"]) -> str:
     """Lay a network's layers out as text: names to the left, numbers to the right."""
-    parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
+    flops = sum(layer.flops for layer in layers)
     rows = [list(COLUMNS), *([cell(layer) for cell in COLUMNS.values()] for layer in layers)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fagan_hf.architectures import with_labels
 from fagan_hf.attention_maps import inspect_layers
 from fagan_hf.cli import main
 from fagan_hf.layers import gates, override_alpha
@@ -221,3 +222,13 @@ def test_many_seeds_are_the_mean_of_all(model, generator, capsys):
     row = capsys.readouterr().out.splitlines()[2].split()
     alone = [inspect_layers(generator, latents_from_seeds([seed], 8))[0].entropy for seed in range(18)]
     assert float(row[-1]) == pytest.approx(torch.tensor(alone).mean().item(), abs=6e-4)
+
+
+def test_a_conditional_pair_is_counted_with_its_projection(tmp_path, capsys):
+    configs = with_labels((GENERATOR, DISCRIMINATOR), ("a", "b"), "projection")
+    networks = Generator(configs[0]).eval(), Discriminator(configs[1]).eval()
+    save_repository(tmp_path / "conditional", *networks)
+    assert main(["inspect", str(tmp_path / "conditional"), "--seeds", "1", "--label", "a=1"]) == 0
+    printed = capsys.readouterr().out
+    for name, network in zip(("generator", "discriminator"), networks, strict=True):
+        assert f"{name}: {sum(each.numel() for each in network.parameters()):,} parameters" in printed
