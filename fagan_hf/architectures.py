@@ -37,13 +37,20 @@ def load_architecture(name: str) -> Architecture:
     if path.suffix not in FILE_SUFFIXES or not path.is_file():
         raise ValueError(
             f"model is {name!r}, which is no preset and no file that ends in {' or '.join(FILE_SUFFIXES)}; "
-            f"{suggest(name, PRESETS)}"
+            f"{suggest(name, [*PRESETS, *_files_beside(path)])}"
         )
     found = _read_json(path) if path.suffix == ".json" else _run_python(path)
     try:
         return _as_config(found, "generator", GeneratorConfig), _as_config(found, "discriminator", DiscriminatorConfig)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _files_beside(path: Path) -> list[str]:
+    """List architectures' files where one was looked for, if it looks like a path at all."""
+    is_path = path.suffix or len(path.parts) > 1
+    found = path.parent.glob("*") if is_path and path.parent.is_dir() else ()
+    return [str(each) for each in found if each.suffix in FILE_SUFFIXES]
 
 
 def save_architecture(path: Path, architecture: Architecture) -> None:

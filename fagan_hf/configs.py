@@ -296,8 +296,9 @@ def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:
         raise ValueError(f"it is {data!r}; it must be a mapping with a 'type'. {suggest('', LAYER_SPECS)}")
     if data["type"] not in LAYER_SPECS:
         raise ValueError(
-            f"type is {data['type']!r}; {suggest(str(data['type']), LAYER_SPECS)}. A layer that is not ours must be "
-            "registered first: import the module that calls fagan_hf.layers.register_layer (in the shell: --import)"
+            f"type is {data['type']!r}, which is none of ours. A layer of someone else's must be registered first: "
+            "import the module that calls fagan_hf.layers.register_layer (in the shell: --import). Among ours: "
+            f"{suggest(str(data['type']), LAYER_SPECS)}"
         )
     spec_class = LAYER_SPECS[data["type"]]
     # JSON has no tuples, and a spec with a list would differ from what it was written from.

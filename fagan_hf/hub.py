@@ -7,6 +7,7 @@ loaded where safetensors are missing, config and weights may come from two commi
 import json
 import os
 from collections import Counter
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -171,12 +172,23 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 
 
 def _download(repo_id: str, **kwargs: Any) -> Path:
+    path = Path(repo_id).expanduser()
+    if path.is_file():
+        raise FileNotFoundError(
+            f"{repo_id!r} is a file; give the folder of a run or a Hub id like 'user/name'. A checkpoint of "
+            "attn-gan-pytorch is brought over by `fagan-hf convert`."
+        )
     try:
         return Path(snapshot_download(repo_id, **kwargs))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        folders = [str(each) for each in path.parent.glob("*") if each.is_dir()] if path.parent.is_dir() else []
+        nearest = get_close_matches(repo_id, folders, n=1, cutoff=0.7)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise FileNotFoundError(
-            f"{repo_id!r} is no folder here ({os.getcwd()}), and the Hub did not give it either: {error}. "
-            "Give the path of a run folder or a Hub id like 'user/name'; a private one needs `hf auth login`."
+            f"{repo_id!r} is no folder here ({os.getcwd()}){hint}, and the Hub did not give it either. Give the path "
+            "of a run folder or a Hub id like 'user/name'; a private one needs `hf auth login`. "
+            f"What the Hub's client says: {reason}."
         ) from error
 
 

@@ -171,8 +171,8 @@ def _list_folder(source: ImageSource) -> Listing:
     root = Path(source.dataset).expanduser()
     paths, others = _walk(root)
     if not paths:
-        found = f"{others} other files" if others else "nothing"
-        raise ValueError(f"{root} holds no images but {found}. Images end in .jpg, .png, .webp, .pgm ...")
+        found = f", but {others} other files" if others else ", it is empty"
+        raise ValueError(f"{root} holds no images{found}. Images end in .jpg, .png, .webp, .pgm ...")
     names = [path.relative_to(root).as_posix() for path in paths]
     stats = [path.stat() for path in paths]
     lines = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in zip(names, stats, strict=True))

@@ -70,7 +70,7 @@ def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, 
         else:
             classes = [names[place].partition("=")[2] for place in places]
             if str(value) not in classes:
-                raise ValueError(f"label {name} is {value!r}; it must be one of {', '.join(classes)}")
+                raise ValueError(f"label {name} is {value!r}; {suggest(str(value), classes)}")
             decided |= {place: float(each == str(value)) for place, each in zip(places, classes, strict=True)}
     for column, places in groups.items():
         if not _is_claim(names, places):

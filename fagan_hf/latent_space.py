@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.models.labels import check_labels
-from fagan_hf.sampling import eval_mode, to_uint8
+from fagan_hf.models.labels import check_label_range, check_labels
+from fagan_hf.sampling import Wishes, eval_mode, labels_from_seeds, to_uint8
 
 CANDIDATES = 128  # random latents among which the starts of a projection are looked for
 FEATURE_WEIGHT = 0.5  # of the discriminator's features, beside 1 for the pixels
@@ -121,7 +121,7 @@ def project(
     image: Float[Tensor, "3 size size"] | Float[Tensor, "1 3 size size"],
     *,
     discriminator: Discriminator | None = None,
-    labels: Float[Tensor, "1 num_labels"] | None = None,
+    labels: Wishes | Float[Tensor, "1 num_labels"] | None = None,
     steps: int = 200,
     starts: int = 2,
     seed: int = 0,
@@ -137,8 +137,8 @@ def project(
         generator: Works in eval mode and comes back as it was.
         image: In [-1, 1], of the generator's `image_size`.
         discriminator: The generator's own; comes back as it was. Without it only pixels are compared.
-        labels: What the picture shows, for a conditional generator; by default how often each label holds in the
-            training data.
+        labels: What the picture shows, for a conditional generator: ``{"beard": True}``, or a label vector. What is
+            left open is drawn for each random latent, as often as it holds in the training data.
         steps: At the most, of each start; one step costs a picture and its gradient. 0 gives the best random latent.
         starts: Latents that are moved, one after the other.
         seed: Decides which random latents are tried.
@@ -157,19 +157,18 @@ def project(
     for name, number, minimum in (("steps", steps, 0), ("starts", starts, 1)):
         if isinstance(number, bool) or not isinstance(number, int) or number < minimum:
             raise ValueError(f"{name} is {number!r}; it must be a whole number of at least {minimum}")
-    if labels is None and generator.label_frequencies is not None:
-        labels = generator.label_frequencies[None]
-    labels = check_labels(labels, generator.config.label_names, 1)
-    labels = None if labels is None else labels.detach().to(generator.device, torch.float32)
+    latents, labels = _candidates(generator, max(CANDIDATES, starts), seed, labels)
     with ExitStack() as stack:
         for network in filter(None, (generator, discriminator)):
             stack.enter_context(eval_mode(network))
             stack.enter_context(_frozen(network))
-        loss_of = _build_loss(generator, discriminator, image, labels)
-        latents = _find_starts(loss_of, generator, starts, seed)
+        loss_of = _build_loss(generator, discriminator, image)
+        rows = _best_rows(loss_of, latents, labels, starts)
         with tqdm(total=steps * starts, desc="Projecting", unit="step", disable=not progress) as bar:
-            descents = [_descend(loss_of, start, steps, bar) for start in latents.split(1)]
-        best, history = min(descents, key=lambda descent: min(descent[1]))
+            descents = [_descend(loss_of, latents[row], _rows(labels, row), steps, bar) for row in rows]
+        winner = min(range(starts), key=lambda start: min(descents[start][1]))
+        best, history = descents[winner]
+        labels = _rows(labels, rows[winner])
         with torch.no_grad():
             reconstruction = _draw(generator, best, labels)
     return Projection(
@@ -181,7 +180,27 @@ def project(
     )
 
 
-Loss = Callable[[Tensor], Tensor]  # latents [count, latent_dim] -> [count]
+Loss = Callable[[Tensor, Tensor | None], Tensor]  # latents [count, latent_dim], labels [count, num_labels] -> [count]
+
+
+def _candidates(
+    generator: Generator, count: int, seed: int, labels: Wishes | Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Draw random latents, and labels for each where the generator takes them."""
+    random = torch.Generator().manual_seed(seed)
+    latents = torch.randn(count, generator.config.latent_dim, generator=random).to(generator.device)
+    if isinstance(labels, Tensor):
+        given = check_labels(labels, generator.config.label_names, 1)
+        assert given is not None
+        check_label_range(given)
+        drawn = given.detach().expand(count, -1)
+    else:
+        drawn = labels_from_seeds(generator, range(count), labels)
+    return latents, None if drawn is None else drawn.to(generator.device, torch.float32)
+
+
+def _rows(labels: Tensor | None, rows: slice) -> Tensor | None:
+    return None if labels is None else labels[rows]
 
 
 def _check_image(image: Tensor, generator: Generator) -> Tensor:
@@ -213,23 +232,20 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 def _draw(generator: Generator, latents: Tensor, labels: Tensor | None) -> Tensor:
-    labels = None if labels is None else labels.expand(len(latents), -1).to(generator.dtype)
-    return generator(latents.to(generator.dtype), labels).float()
+    return generator(latents.to(generator.dtype), None if labels is None else labels.to(generator.dtype)).float()
 
 
-def _build_loss(
-    generator: Generator, discriminator: Discriminator | None, image: Tensor, labels: Tensor | None
-) -> Loss:
+def _build_loss(generator: Generator, discriminator: Discriminator | None, image: Tensor) -> Loss:
     """Make what is minimised, with the features of the given picture seen once."""
     with torch.no_grad():
-        wanted = [] if discriminator is None else _features(discriminator, image, labels)
+        wanted = [] if discriminator is None else _features(discriminator, image)
     energies = [feature_map.square().mean().clamp(min=1e-8) for feature_map in wanted]
 
-    def loss(latents: Tensor) -> Tensor:
+    def loss(latents: Tensor, labels: Tensor | None) -> Tensor:
         images = _draw(generator, latents, labels)
         total = _mean_square(images - image) + PRIOR_WEIGHT * (latents.square().mean(1) - 1).square()
         if discriminator is not None:
-            features = _features(discriminator, images, labels)
+            features = _features(discriminator, images)
             for found, target, energy in zip(features, wanted, energies, strict=True):
                 total = total + FEATURE_WEIGHT / len(wanted) * _mean_square(found - target) / energy
         return total
@@ -241,35 +257,33 @@ def _mean_square(differences: Tensor) -> Tensor:
     return differences.square().flatten(1).mean(1)
 
 
-def _features(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> list[Tensor]:
-    """Give what a discriminator's layers make of images; not the last, whose logit says nothing about likeness."""
-    found: list[Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output: found.append(output.float()))
-        for layer in list(discriminator.layers)[:-1]
-    ]
-    try:
-        images = images.to(discriminator.device, discriminator.dtype)
-        if labels is not None and discriminator.config.num_labels:
-            discriminator(images, labels.expand(len(images), -1).to(images))
-        else:
-            discriminator(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _features(discriminator: Discriminator, images: Tensor) -> list[Tensor]:
+    """Give what a discriminator's layers make of images, as far as they ask for no labels.
+
+    Not the last layer, whose logit says nothing about likeness.
+    """
+    feature_map, found = images.to(discriminator.device, discriminator.dtype), []
+    config = discriminator.config
+    entrance = config.labels_at if config.num_labels and config.conditioning == "concatenation" else -1
+    for spec, layer in zip(config.layers[:entrance], discriminator.layers, strict=False):
+        if spec.labels:
+            break
+        feature_map = layer(feature_map)
+        found.append(feature_map.float())
     return found
 
 
 @torch.no_grad()
-def _find_starts(loss_of: Loss, generator: Generator, starts: int, seed: int) -> Tensor:
-    """Give the best of many random latents, the very best first."""
-    random = torch.Generator().manual_seed(seed)
-    latents = torch.randn(max(CANDIDATES, starts), generator.config.latent_dim, generator=random).to(generator.device)
-    losses = torch.cat([loss_of(batch) for batch in latents.split(_BATCH_SIZE)])
-    return latents[losses.argsort(stable=True)[:starts]]
+def _best_rows(loss_of: Loss, latents: Tensor, labels: Tensor | None, count: int) -> list[slice]:
+    """Find the best of many random latents, the very best first."""
+    batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(latents), _BATCH_SIZE)]
+    losses = torch.cat([loss_of(latents[batch], _rows(labels, batch)) for batch in batches])
+    return [slice(row, row + 1) for row in losses.argsort(stable=True)[:count].tolist()]
 
 
-def _descend(loss_of: Loss, start: Tensor, steps: int, bar: tqdm) -> tuple[Tensor, tuple[float, ...]]:
+def _descend(
+    loss_of: Loss, start: Tensor, labels: Tensor | None, steps: int, bar: tqdm
+) -> tuple[Tensor, tuple[float, ...]]:
     """Move a latent downhill, and give the best that was come by, and the loss of the start and of every step."""
     latents = start.clone().requires_grad_()
     best, losses = start, []
@@ -280,7 +294,7 @@ def _descend(loss_of: Loss, start: Tensor, steps: int, bar: tqdm) -> tuple[Tenso
 
     def evaluate() -> Tensor:
         nonlocal best
-        loss = loss_of(latents).sum()
+        loss = loss_of(latents, labels).sum()
         [latents.grad] = torch.autograd.grad(loss, [latents])
         if loss.item() < min(losses, default=float("inf")):
             best = latents.detach().clone()

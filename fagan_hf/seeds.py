@@ -18,7 +18,8 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, flags=re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise ValueError(f"seeds are {text!r}, of which {part!r} is none; write them like '0-15, 42'")
+            culprit = f", of which {part!r} is none" if part != text else ""
+            raise ValueError(f"seeds are {text!r}{culprit}; write them like '0-15, 42'")
         if last > MAX_SEED:
             raise ValueError(f"seed is {last}; it must be at most {MAX_SEED}")
         if len(seeds) + last - first + 1 > MAX_SEEDS:

@@ -370,12 +370,29 @@ def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
     if not path.exists():
         return
     begun = load_architecture(str(path))
-    different = [now.__class__.__name__ for was, now in zip(begun, architecture, strict=True) if was != now]
-    if different:
+    changes = [
+        f"{name}{change}"
+        for name, was, now in zip(("generator", "discriminator"), begun, architecture, strict=True)
+        for change in _changes(was.to_dict(), now.to_dict())
+    ]
+    if changes:
         raise ValueError(
-            f"{recipe.run_dir} was begun with another {' and '.join(different)} (see {path}) than {recipe.model!r} "
-            "gives now with the data's labels. Give another --name, or remove that folder to start anew."
+            f"{recipe.run_dir} was begun with another architecture (see {path}): {'; '.join(changes[:5])}. "
+            "Give another --name, or remove that folder to start anew."
         )
+
+
+def _changes(was: Any, now: Any) -> Iterator[str]:
+    """Name what differs between two configs, as far down as both have the same form."""
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
+        for key in was:
+            yield from (f".{key}{change}" for change in _changes(was[key], now[key]))
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for index, pair in enumerate(zip(was, now, strict=True)):
+            yield from (f"[{index}]{change}" for change in _changes(*pair))
+    elif was != now:
+        is_long = any(isinstance(each, dict | list) for each in (was, now))
+        yield " differs" if is_long else f" was {was!r}, is {now!r}"
 
 
 def _farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import jsonargparse
 import yaml
@@ -124,6 +124,11 @@ class Recipe:
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
         load_architecture(self.model)
+        if self.approximate_penalties and not (self.r1_gamma or self.r2_gamma):
+            raise ValueError(
+                "approximate_penalties is true, but r1_gamma and r2_gamma are 0: there is nothing to approximate "
+                "(wasserstein_penalty is always exact)"
+            )
         if self.matching_aware and not self.label_columns:
             raise ValueError("matching_aware is true, but there are no label_columns whose labels could be wrong")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -179,6 +184,9 @@ class Recipe:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
+CHOICES = {
+    field.name: get_args(field.type) for field in dataclasses.fields(Recipe) if get_origin(field.type) is Literal
+}
 LISTS = ("label_columns", "augment")  # of names
 DEFAULTS = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default
@@ -245,11 +253,24 @@ def _parse(parser: Any, arguments: list[str]) -> Recipe:
     if arguments and arguments[0].startswith("--config="):
         path = Path(arguments[0].removeprefix("--config="))
         check_recipe_file(path)
+    _check_choices(arguments, path)
     values = parser.parse_args(arguments).as_dict()
     values.pop("config", None)
     values |= {name: tuple(values[name]) for name in ("betas", *LISTS)}
     values["model"] = _find_beside(path, values["model"])
     return Recipe(**values)
+
+
+def _check_choices(arguments: list[str], path: Path | None) -> None:
+    """Name the nearest of what is allowed, where a field has few values."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8")) if path is not None else {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            given[flag.removeprefix("--")] = value if equals else following
+    for name, choices in CHOICES.items():
+        if name in given and given[name] not in choices:
+            raise ValueError(f"{name} is {given[name]!r}; {suggest(str(given[name]), choices)}")
 
 
 def _find_beside(recipe: Path | None, model: str) -> str:

@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> None:
     with drawing(load_generator(options), options) as (generator, latents, labels):
         write = _write_grid if is_grid else _write_folder
         write(generator, latents, labels, options)
-    print(f"{'grid by label' if options.by_label else f'{len(latents)} pictures'} in {options.out}")
+    pictures = "1 picture" if len(latents) == 1 else f"{len(latents)} pictures"
+    print(f"{'grid by label' if options.by_label else pictures} in {options.out}")
 
 
 def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:

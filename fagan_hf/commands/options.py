@@ -77,7 +77,13 @@ def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]
     """Read ``--label`` as wishes; which part is the name and which the value, the model's labels decide."""
     from fagan_hf.labels import read_wish
 
-    return dict(read_wish(generator.config.label_names, text) for text in options.label or ())
+    wishes: dict[str, str] = {}
+    for text in options.label or ():
+        name, value = read_wish(generator.config.label_names, text)
+        if name in wishes:
+            raise ValueError(f"--label gives {name} twice, {wishes[name]!r} and {value!r}; give it once")
+        wishes[name] = value
+    return wishes
 
 
 def _alpha(text: str) -> tuple[str | None, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator, wished_labels
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +42,15 @@ def run(options: argparse.Namespace) -> None:
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
         discriminator=load_discriminator(options, "pixels alone are compared"),
-        labels=_wished_labels(generator, wished_labels(generator, options)),
+        labels=wished_labels(generator, options),
         steps=options.steps,
         starts=options.starts,
         seed=options.seed,
     )
     latent = _write(options.out, pixels.transpose(1, 2, 0), found)
+    if found.labels is not None:
+        shown = zip(generator.config.label_names, found.labels[0].tolist(), strict=True)
+        print(f"With the labels {', '.join(f'{name} {number:g}' for name, number in shown)}; others by --label")
     print(f"Mean squared error {found.distance:.5f} of pixels in [-1, 1]: see {options.out / 'comparison.png'}")
     print(f'Draw it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
 
@@ -60,20 +63,6 @@ def _read(picture: Path, size: int) -> Any:
         return decode_image(picture, resolution=size, crop=None, upscale=True)
     except UnusableImageError as error:
         raise ValueError(f"{str(picture)!r} {error}; give a picture, such as a .png or .jpg") from error
-
-
-def _wished_labels(generator: Any, wishes: dict[str, str]) -> "Tensor | None":
-    """Put wishes into the training data's frequencies; nothing is drawn by chance, for the picture is given."""
-    from fagan_hf.labels import encode_labels
-
-    if not wishes:
-        return None
-    if generator.label_frequencies is None:
-        raise ValueError(f"labels are {wishes!r}, but this generator was trained without any")
-    labels = generator.label_frequencies.clone()
-    for place, number in encode_labels(generator.config.label_names, wishes).items():
-        labels[place] = number
-    return labels[None]
 
 
 def _write(folder: Path, given: Any, found: Any) -> Path:

@@ -203,7 +203,7 @@ class _Entry:
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            raise ValueError(f"{key!r} is missing; {suggest(key, map(str, self._values))}")
+            raise ValueError(f"{key!r} is missing; there are {', '.join(map(str, self._values))}")
         return self._values[key]
 
     def get(self, key: str, default: Any) -> Any:

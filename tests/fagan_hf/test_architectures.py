@@ -24,6 +24,12 @@ def test_a_mistyped_preset():
         load_architecture("fagan-23")
 
 
+def test_a_mistyped_file(tmp_path):
+    save_architecture(tmp_path / "mine.json", PRESETS["fagan-32"])
+    with pytest.raises(ValueError, match=r"did you mean '.*mine\.json'\?"):
+        load_architecture(str(tmp_path / "mine.jsn"))
+
+
 def test_a_python_file_is_run_once(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

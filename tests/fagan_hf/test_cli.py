@@ -125,6 +125,7 @@ def test_a_row_for_each_label(conditional_model, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--label", "hair=red", "--label", "hair=black"], "--label gives hair twice, 'red' and 'black'"),
         (["--label", "beart=1"], "unknown label 'beart'; did you mean 'beard'? There are: beard, hair"),
         (["--label", "beard=3"], "label beard is '3'; it must be true, false, or a number from 0 to 1"),
         (["--alpha", "nan"], "alpha of layers.0.alpha is nan; it must be a finite number"),
@@ -188,3 +189,17 @@ def test_layers_of_ones_own(model, tmp_path, capsys):
         assert "'no_such_module' is no .py file and can't be imported" in capsys.readouterr().err
     finally:
         LAYER_SPECS.pop("test_own"), LAYERS.pop("test_own")
+
+
+def test_a_mistyped_folder_and_a_file(model, tmp_path, capsys):
+    (tmp_path / "GAN_GEN_10.pth").write_bytes(b"")
+    out = str(tmp_path / "x.png")
+    assert main(["generate", "--model", str(tmp_path / "modle"), "--out", out]) == 2
+    assert f"is no folder here ({Path.cwd()}) (did you mean '{model}'?)" in capsys.readouterr().err
+    assert main(["generate", "--model", str(tmp_path / "GAN_GEN_10.pth"), "--out", out]) == 2
+    assert "is a file; give the folder of a run or a Hub id" in capsys.readouterr().err
+
+
+def test_one_picture_is_one(model, tmp_path, capsys):
+    assert main(["generate", "--model", model, "--seeds", "3", "--out", str(tmp_path / "x.png")]) == 0
+    assert capsys.readouterr().out.startswith("1 picture in ")

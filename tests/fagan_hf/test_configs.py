@@ -53,7 +53,10 @@ def with_layer(index, **changes):
         (generator(label_names=["a", "a"]), "label_names is ['a', 'a']; it must be a list of different names"),
         (generator(label_names=["a"]), "layers[0] (full_attention): in_channels is 8, but the network's input has 9"),
         (with_layer(1, in_channels=20), "layers[1] (self_attention): in_channels is 20, but layers[0] gives 16"),
-        (with_layer(0, type="full_atention"), "layers[0] (full_atention): type is 'full_atention'; did you mean"),
+        (
+            with_layer(0, type="full_atention"),
+            "type is 'full_atention', which is none of ours",
+        ),
         (with_layer(0, strides=2), "layers[0] (full_attention): unknown key 'strides'; did you mean 'stride'?"),
         (with_layer(0, stride=-1), "layers[0] (full_attention): stride is -1; it must be a whole number"),
         (with_layer(0, kernel_size="4"), "layers[0] (full_attention): kernel_size is '4'"),

@@ -181,10 +181,10 @@ def test_unknown_label_column_of_a_folder(prepare, tmp_path):
 
 def test_an_empty_folder(prepare, tmp_path, cache):
     (tmp_path / "set").mkdir()
-    with pytest.raises(ValueError, match="set holds no images but nothing"):
+    with pytest.raises(ValueError, match="set holds no images, it is empty"):
         prepare(tmp_path / "set")
     (tmp_path / "set" / "a.txt").touch()
-    with pytest.raises(ValueError, match="set holds no images but 1 other files"):
+    with pytest.raises(ValueError, match="set holds no images, but 1 other files"):
         prepare(tmp_path / "set")
     assert entries(cache) == []
 

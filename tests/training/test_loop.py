@@ -275,7 +275,9 @@ def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
         DISCRIMINATOR, layers=(dataclasses.replace(DISCRIMINATOR.layers[0], squeeze_factor=3), DISCRIMINATOR.layers[1])
     )
     save_architecture(path, (GENERATOR, edited))
-    with pytest.raises(ValueError, match=r"was begun with another DiscriminatorConfig .*Give another --name"):
+    with pytest.raises(
+        ValueError, match=r"another architecture .*: discriminator.layers\[0\].squeeze_factor was 1, is 3. Give"
+    ):
         Run(recipe)
 
 

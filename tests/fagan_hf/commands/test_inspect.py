@@ -145,7 +145,7 @@ def test_the_sweep_has_five_alphas_by_default(model, tmp_path):
 def test_a_relative_sweep(model, generator, tmp_path):
     arguments = ["--seeds", "5", "--alpha-sweep", "--relative", "--pixels", "0,0", "--out", str(tmp_path / "out")]
     assert main(["inspect", model, *arguments]) == 0
-    with Image.open(tmp_path / "out" / "alpha-sweep.png") as image:
+    with Image.open(tmp_path / "out" / "alpha-sweep-relative.png") as image:
         strip = np.asarray(image)
     with override_alpha(generator, 0.6):  # all gates are 0.3, the last column has them twice
         [last] = generate_images(generator, latents_from_seeds([5], 8))

@@ -68,12 +68,14 @@ def test_any_picture_is_cut_and_resized(model, tmp_path):
     assert main(["project", str(tmp_path / "tiny.png"), *arguments]) == 0
 
 
-def test_labels(picture, tmp_path):
+def test_labels(picture, tmp_path, capsys):
     save_repository(tmp_path / "labelled", conditional_generator())
     arguments = ["--model", str(tmp_path / "labelled"), "--steps", "2", "--label", "hair=red", "--out"]
     assert main(["project", str(picture), *arguments, str(tmp_path / "found")]) == 0
     found = load_file(tmp_path / "found" / "latent.safetensors")
-    assert found["labels"].tolist() == [[0.5, 1, 0]]
+    assert found["labels"][0, 1:].tolist() == [1, 0]
+    assert found["labels"][0, 0] in (0, 1)
+    assert "With the labels beard" in capsys.readouterr().out
     [again] = FAGANPipeline.from_pretrained(tmp_path / "labelled")(**found).images
     assert np.array_equal(pixels(tmp_path / "found" / "reconstruction.png"), np.asarray(again))
 

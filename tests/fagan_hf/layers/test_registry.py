@@ -128,5 +128,7 @@ def test_what_is_no_spec():
 
 def test_an_unknown_layer_says_how_it_would_be_known():
     first, last = (layer.to_dict() for layer in DISCRIMINATOR.layers)
-    with pytest.raises(ValueError, match=r"type is 'test_scale'; .*must be registered first: import the module"):
+    with pytest.raises(
+        ValueError, match=r"type is 'test_scale', which is none of ours.*must be registered first: import the module"
+    ):
         DiscriminatorConfig.from_dict({"image_size": 8, "layers": [first, {"type": "test_scale"}, last]})
