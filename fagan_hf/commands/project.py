@@ -49,8 +49,9 @@ def run(options: argparse.Namespace) -> None:
     )
     latent = _write(options.out, pixels.transpose(1, 2, 0), found)
     if found.labels is not None:
-        shown = zip(generator.config.label_names, found.labels[0].tolist(), strict=True)
-        print(f"With the labels {', '.join(f'{name} {number:g}' for name, number in shown)}; others by --label")
+        named = zip(generator.config.label_names, found.labels[0].tolist(), strict=True)
+        held = [name if number == 1 else f"{name} {number:g}" for name, number in named if number]
+        print(f"With the labels {', '.join(held) or 'none'}; others by --label")
     print(f"Mean squared error {found.distance:.5f} of pixels in [-1, 1]: see {options.out / 'comparison.png'}")
     print(f'Draw it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
 

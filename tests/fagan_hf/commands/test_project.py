@@ -75,7 +75,8 @@ def test_labels(picture, tmp_path, capsys):
     found = load_file(tmp_path / "found" / "latent.safetensors")
     assert found["labels"][0, 1:].tolist() == [1, 0]
     assert found["labels"][0, 0] in (0, 1)
-    assert "With the labels beard" in capsys.readouterr().out
+    held = "beard, hair=red" if found["labels"][0, 0] else "hair=red"
+    assert f"With the labels {held}; others by --label" in capsys.readouterr().out
     [again] = FAGANPipeline.from_pretrained(tmp_path / "labelled")(**found).images
     assert np.array_equal(pixels(tmp_path / "found" / "reconstruction.png"), np.asarray(again))
 
