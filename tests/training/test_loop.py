@@ -255,10 +255,12 @@ def test_the_other_losses_train(make_recipe, loss):
     assert ("wasserstein_penalty" in lines(recipe)[-1]) == (loss == "wasserstein")
 
 
-def test_penalties_do_not_need_bf16(make_recipe):
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_labels_and_penalties_under_bf16(make_recipe, classes, conditioning):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        recipe = make_recipe(mixed_precision="bf16", r1_gamma=1.0, r2_gamma=1.0, max_images=8)
+        fields = LABELLED | {"dataset": str(classes), "conditioning": conditioning, "r2_gamma": 1.0}
+        recipe = make_recipe(**fields, mixed_precision="bf16", max_images=8)
         train(recipe)
         assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())
     finally:
