@@ -105,9 +105,7 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
                 "use 'concatenation'"
             )
     return (
-        dataclasses.replace(
-            generator, layers=tuple(g_layers), label_names=label_names, conditioning=g_conditioning
-        ),
+        dataclasses.replace(generator, layers=tuple(g_layers), label_names=label_names, conditioning=g_conditioning),
         dataclasses.replace(
             discriminator,
             layers=tuple(d_layers),
@@ -115,7 +113,7 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
             conditioning=conditioning,
             labels_at=labels_at,
         ),
-    )  # fmt: skip
+    )
 
 
 def _widened(layer: Any, count: int) -> LayerSpec:

@@ -18,7 +18,7 @@ from fagan_hf.layers import AttentionLayer, gates, override_alpha
 from fagan_hf.layers.functional import WEIGHTS_PER_CHUNK
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.sampling import eval_mode, generate_images
+from fagan_hf.sampling import eval_mode, generate_images, input_batches
 
 Position = tuple[int, int]
 
@@ -280,13 +280,8 @@ def inspect_layers(
     with ExitStack() as stack, eval_mode(network):
         for layer, of_layer in zip(network.layers, visits, strict=True):
             stack.enter_context(layer.register_forward_hook(partial(hook, of_layer)))
-        for start in range(0, len(inputs), batch_size):
-            batch, *batch_labels = (
-                tensor[start : start + batch_size].to(network.device, network.dtype)
-                for tensor in (inputs, labels)
-                if tensor is not None
-            )
-            network(batch, *batch_labels)
+        for batch in input_batches(network, inputs, labels, batch_size):
+            network(*batch)
     return [
         _report(f"layers.{index}", spec.type, layer, of_layer, network.config.image_size)
         for index, (spec, layer, of_layer) in enumerate(zip(network.config.layers, network.layers, visits, strict=True))

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from fagan_hf.labels import draw_labels
 from fagan_hf.models import Generator
+from fagan_hf.sampling import labels_from_seeds
 
 BATCHES = 16
 BATCH_SIZE = 64
@@ -69,14 +69,7 @@ def recalibrated(generator: Generator, truncation: float) -> Generator:
     def batches() -> Iterable[tuple[Tensor, Tensor | None]]:
         for batch in range(BATCHES):
             latents = truncation * torch.randn(BATCH_SIZE, generator.config.latent_dim, generator=random)
-            yield latents, generator_labels(generator, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE))
+            yield latents, labels_from_seeds(generator, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE))
 
     measure_batch_statistics(generator, batches())
     return generator.to(dtype)
-
-
-def generator_labels(generator: Generator, seeds: range) -> Tensor | None:
-    """Draw labels as they come in the training data; none for an unconditional generator."""
-    if generator.label_frequencies is None:
-        return None
-    return draw_labels(generator.config.label_names, generator.label_frequencies, seeds)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import draw_labels, label_values
-from fagan_hf.models import Generator
+from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.labels import check_label_range, check_labels
 from fagan_hf.seeds import MAX_SEED
 
@@ -86,6 +86,15 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def input_batches(
+    network: Generator | Discriminator, inputs: Tensor, labels: Tensor | None, batch_size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Cut a network's inputs, and their labels if there are any, into batches of its device and dtype."""
+    given = [tensor for tensor in (inputs, labels) if tensor is not None]
+    for start in range(0, len(inputs), batch_size):
+        yield tuple(tensor[start : start + batch_size].to(network.device, network.dtype) for tensor in given)
+
+
 def sample(
     generator: Generator,
     latents: Float[Tensor, "count latent_dim"],
@@ -117,16 +126,11 @@ def sample(
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     is_hidden = not progress or len(latents) < PROGRESS_FROM_IMAGES
     with tqdm(total=len(latents), desc="Generating", unit="img", disable=is_hidden) as bar:
-        for start in range(0, len(latents), batch_size):
-            batch, *batch_labels = (
-                tensor[start : start + batch_size].to(generator.device, generator.dtype)
-                for tensor in (latents, labels)
-                if tensor is not None
-            )
+        for batch in input_batches(generator, latents, labels, batch_size):
             with eval_mode(generator), torch.inference_mode():
-                images = generator(batch, *batch_labels).float()
+                images = generator(*batch).float()
             yield images
-            bar.update(len(batch))
+            bar.update(len(images))
 
 
 def to_uint8(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
@@ -190,4 +194,4 @@ def _some(labels: Tensor | None) -> Tensor:
 
 
 def _word(value: Any) -> str:
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)

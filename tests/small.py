@@ -1,6 +1,7 @@
 """Networks small enough to be made in every test."""
 
 from fagan_hf.configs import ConvSpec, DiscriminatorConfig, FullAttentionSpec, GeneratorConfig, SelfAttentionSpec
+from fagan_hf.layers import gates
 
 GENERATOR = GeneratorConfig(
     latent_dim=8,
@@ -23,3 +24,10 @@ DISCRIMINATOR = DiscriminatorConfig(
         ConvSpec(in_channels=16, out_channels=1, kernel_size=4),
     ),
 )
+
+
+def with_gates(network, value=0.3):
+    """Open all gates, so that attention has a say, and put the network into eval mode."""
+    for gate in gates(network).values():
+        gate.data.fill_(value)
+    return network.eval()

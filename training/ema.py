@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.batch_statistics import BATCH_SIZE, BATCHES, has_batch_statistics, measure_batch_statistics
+from fagan_hf.batch_statistics import BATCH_SIZE, BATCHES, measure_batch_statistics
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.models import Generator
 from training.randomness import draw_latents, random_stream
@@ -59,8 +59,7 @@ class AveragedGenerator:
         for buffer, trained in zip(self.model.buffers(), generator.buffers(), strict=True):
             buffer.copy_(trained)
         refresh_spectral_norms(self.model)
-        if has_batch_statistics(self.model):
-            measure_batch_statistics(self.model, _statistics_batches(self.model, seed, labels))
+        measure_batch_statistics(self.model, _statistics_batches(self.model, seed, labels))
 
 
 def _statistics_batches(

@@ -27,9 +27,7 @@ class Mismatcher:
             )
         self._starts = np.cumsum(self._counts) - self._counts
 
-    def draw(
-        self, indices: np.ndarray, draws: Float[np.ndarray, " batch"]
-    ) -> Float[Tensor, "batch num_labels"]:  # fmt: skip
+    def draw(self, indices: np.ndarray, draws: Float[np.ndarray, " batch"]) -> Float[Tensor, "batch num_labels"]:
         """Draw labels of other images, as often as they come among those that have different labels.
 
         Args:

@@ -101,7 +101,7 @@ class Run:
         players = self._player(generator), self._player(discriminator)
         self.trainer = Trainer(
             self.accelerator, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe)
-        )  # fmt: skip
+        )
         self.checkpoints = Checkpoints(
             recipe.run_dir / "checkpoints",
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},

@@ -15,9 +15,7 @@ from fagan_hf.architectures import FILE_SUFFIXES, Architecture, Conditioning, lo
 from fagan_hf.data import ImageSource
 from fagan_hf.suggest import suggest
 
-LossName = Literal[
-    "standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"
-]  # fmt: skip
+LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 AugmentationName = Literal["colour", "translation", "cutout"]
 MixedPrecision = Literal["no", "bf16"]
 
@@ -246,9 +244,10 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
 
 
 def _parse(parser: Any, arguments: list[str]) -> Recipe:
-    flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
-    _check_names("unknown flag", [flag for flag in flags if flag not in ("config", "help", "")])
-    arguments = _with_brackets(_config_first(arguments))
+    arguments = _with_equals(arguments)
+    _check_names("unknown flag", [name for name, _ in _flags(arguments) if name not in ("config", "help", "")])
+    # The file first, so that a flag beats it wherever it stands.
+    arguments = sorted(map(_with_brackets, arguments), key=lambda argument: not argument.startswith("--config="))
     path = None
     if arguments and arguments[0].startswith("--config="):
         path = Path(arguments[0].removeprefix("--config="))
@@ -261,13 +260,40 @@ def _parse(parser: Any, arguments: list[str]) -> Recipe:
     return Recipe(**values)
 
 
+def _with_equals(arguments: list[str]) -> list[str]:
+    """Write every flag and its value as one, ``--name=value``."""
+    result: list[str] = []
+    for argument in arguments:
+        if result and _awaits_value(result[-1]) and not argument.startswith("--"):
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    if "--config" in result:
+        raise ValueError("--config needs the path of a recipe")
+    return result
+
+
+def _awaits_value(argument: str) -> bool:
+    return argument.startswith("--") and "=" not in argument
+
+
+def _flags(arguments: list[str]) -> list[tuple[str, str]]:
+    """Split flags, written by `_with_equals`, into names and values."""
+    parts = (argument[2:].partition("=") for argument in arguments if argument.startswith("--"))
+    return [(name, value) for name, _, value in parts]
+
+
+def _with_brackets(argument: str) -> str:
+    """Let lists of names be given as ``--augment=colour,cutout``, without the brackets that YAML wants."""
+    flag, _, value = argument.partition("=")
+    is_bare = flag.removeprefix("--") in LISTS and not value.startswith("[")
+    return f"{flag}=[{value}]" if is_bare else argument
+
+
 def _check_choices(arguments: list[str], path: Path | None) -> None:
     """Name the nearest of what is allowed, where a field has few values."""
     given = yaml.safe_load(path.read_text(encoding="utf-8")) if path is not None else {}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            given[flag.removeprefix("--")] = value if equals else following
+    given |= dict(_flags(arguments))
     for name, choices in CHOICES.items():
         if name in given and given[name] not in choices:
             raise ValueError(f"{name} is {given[name]!r}; {suggest(str(given[name]), choices)}")
@@ -279,34 +305,3 @@ def _find_beside(recipe: Path | None, model: str) -> str:
         return model
     beside = recipe.parent / model
     return str(beside) if beside.exists() else model
-
-
-def _with_brackets(arguments: list[str]) -> list[str]:
-    """Let lists of names be given as ``--augment colour,cutout``, without the brackets that YAML wants."""
-    result = []
-    previous = ""
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if equals and flag.removeprefix("--") in LISTS:
-            argument = f"{flag}={_in_brackets(value)}"
-        elif previous.removeprefix("--") in LISTS and previous.startswith("--"):
-            argument = _in_brackets(argument)
-        result.append(argument)
-        previous = argument
-    return result
-
-
-def _in_brackets(value: str) -> str:
-    return value if value.startswith("[") else f"[{value}]"
-
-
-def _config_first(arguments: list[str]) -> list[str]:
-    """Move ``--config`` to the front, so that a flag beats the file wherever it stands."""
-    for index, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return [argument, *arguments[:index], *arguments[index + 1 :]]
-        if argument == "--config":
-            if index + 1 == len(arguments):
-                raise ValueError("--config needs the path of a recipe")
-            return [f"--config={arguments[index + 1]}", *arguments[:index], *arguments[index + 2 :]]
-    return arguments

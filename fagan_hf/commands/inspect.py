@@ -234,5 +234,5 @@ def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Na
     alphas = options.alphas or (RELATIVE_ALPHAS if options.relative else ALPHAS)
     strip = alpha_strip(
         generator, latents, labels, alphas, options.layer, is_relative=options.relative, row_names=names
-    )  # fmt: skip
+    )
     _write_png(options.out / f"alpha-sweep{'-relative' if options.relative else ''}.png", strip)

@@ -2,12 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator, wished_labels
-
-if TYPE_CHECKING:
-    pass
 
 
 def describe(parser: argparse.ArgumentParser) -> None:

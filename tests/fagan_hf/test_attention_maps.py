@@ -20,15 +20,9 @@ from fagan_hf.configs import ConvSpec, ConvTransposeSpec, DiscriminatorConfig, F
 from fagan_hf.layers import FullAttention, SelfAttention, gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import generate_images, to_uint8
-from tests.small import DISCRIMINATOR, GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 MARK = (0, 255, 210)
-
-
-def with_gates(network, value=0.3):
-    for gate in gates(network).values():
-        gate.data.fill_(value)
-    return network.eval()
 
 
 @pytest.fixture

@@ -9,19 +9,16 @@ from PIL import Image
 from fagan_hf.architectures import with_labels
 from fagan_hf.attention_maps import inspect_layers
 from fagan_hf.cli import main
-from fagan_hf.layers import gates, override_alpha
+from fagan_hf.layers import override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import save_repository
 from fagan_hf.sampling import generate_images, latents_from_seeds
-from tests.small import DISCRIMINATOR, GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 
 @pytest.fixture
 def generator():
-    generator = Generator(GENERATOR).eval()
-    for gate in gates(generator).values():
-        gate.data.fill_(0.3)
-    return generator
+    return with_gates(Generator(GENERATOR))
 
 
 @pytest.fixture

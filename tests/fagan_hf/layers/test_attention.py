@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +5,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from fagan_hf.layers import FullAttention, SelfAttention, attention, functional
+from tests.memory import peak_megabytes
 
 
 def plain_attention(query, key, value, heads=1):
@@ -68,9 +66,9 @@ def test_the_slow_path_is_not_taken():
         assert any("flash_attention" in event.key for event in profile.key_averages())
 
 
-MEMORY = """
-import threading, time, torch, psutil
-from fagan_hf.layers import {function}
+PREPARED = """
+import torch
+from fagan_hf.layers import attention
 torch.set_num_threads(1)
 N, C = 4096, 64
 def inputs():
@@ -82,34 +80,15 @@ def step(function, tensors):
     output = function(*tensors)
     output.backward(torch.ones_like(output))
 small = [torch.randn(1, 8, 8, 8, requires_grad=True) for _ in range(3)]
-step({function}, small)  # the libraries' own memory, before counting
+step(attention, small)  # the libraries' own memory, before counting
 tensors = inputs()
-process, peak, done = psutil.Process(), 0, False
-before = process.memory_info().rss
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, process.memory_info().rss - before)
-        time.sleep(0.0005)
-thread = threading.Thread(target=watch)
-thread.start()
-step({step}, tensors)
-done = True
-thread.join()
-print(peak / 1e6)
 """
-
-
-def peak_megabytes(step):
-    code = MEMORY.format(function="attention", step=step)
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(result.stdout)
 
 
 def test_memory_is_linear_in_positions():
     """4,096 positions, 64 channels, batch 2, forward and backward: the N x N form holds hundreds of megabytes."""
-    assert peak_megabytes("attention") < 30
-    assert peak_megabytes("formula") > 300  # the measurement sees what it should see
+    assert peak_megabytes(PREPARED, "step(attention, tensors)") < 30
+    assert peak_megabytes(PREPARED, "step(formula, tensors)") > 300  # the measurement sees what it should see
 
 
 @pytest.mark.parametrize("layer", [SelfAttention(16), FullAttention(16, 16, kernel_size=3, padding=1)])

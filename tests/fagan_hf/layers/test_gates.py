@@ -9,7 +9,7 @@ import torch
 from fagan_hf.layers import FullAttention, SelfAttention, gates, override_alpha
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
-from tests.small import GENERATOR
+from tests.small import GENERATOR, with_gates
 
 
 @pytest.fixture
@@ -21,10 +21,7 @@ def layer():
 
 @pytest.fixture
 def generator():
-    generator = Generator(GENERATOR).eval()
-    for gate in gates(generator).values():
-        gate.data.fill_(0.3)
-    return generator
+    return with_gates(Generator(GENERATOR))
 
 
 @pytest.fixture

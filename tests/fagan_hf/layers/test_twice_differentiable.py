@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from threading import Thread
 
 import pytest
@@ -8,6 +6,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from fagan_hf.layers import FullAttention, SelfAttention, attention, functional
 from fagan_hf.layers.functional import twice_differentiable
+from tests.memory import peak_megabytes
 
 
 def plain_attention(query, key, value, heads):
@@ -158,8 +157,8 @@ def test_the_mode_does_not_reach_another_thread():
     assert seen == [True]
 
 
-MEMORY = """
-import threading, time, torch, psutil
+PREPARED = """
+import torch
 from fagan_hf.layers.functional import attention, twice_differentiable
 torch.set_num_threads(1)
 def formula(query, key, value):
@@ -172,29 +171,14 @@ def step(function, size):
     gradients = torch.autograd.grad(function(*tensors).square().sum(), tensors, create_graph=True)
     sum(gradient.square().sum() for gradient in gradients).backward()
 step({function}, 8)  # the libraries' own memory, before counting
-process, peak, done = psutil.Process(), 0, False
-before = process.memory_info().rss
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, process.memory_info().rss - before)
-        time.sleep(0.0005)
-thread = threading.Thread(target=watch)
-thread.start()
-step({function}, 64)
-done = True
-thread.join()
-print(peak / 1e6)
 """
 
 
-def peak_megabytes(function):
-    code = MEMORY.format(function=function)
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(result.stdout)
+def peak(function):
+    return peak_megabytes(PREPARED.format(function=function), f"step({function}, 64)")
 
 
 def test_memory_of_a_penalty_is_linear_in_positions():
     """4,096 positions, 64 channels, batch 2, all three passes: chunks of weights, not the whole matrices."""
-    assert peak_megabytes("exact") < 250
-    assert peak_megabytes("formula") > 1000  # the measurement sees what it should see
+    assert peak("exact") < 250
+    assert peak("formula") > 1000  # the measurement sees what it should see
