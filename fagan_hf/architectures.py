@@ -4,19 +4,24 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from fagan_hf import hub
 from fagan_hf.configs import ConvSpec, DiscriminatorConfig, GeneratorConfig, LayerSpec
 from fagan_hf.presets import PRESETS
+from fagan_hf.repository import CONFIG, DISCRIMINATOR, GENERATOR, read_json
 from fagan_hf.suggest import suggest
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
 Conditioning = Literal["concatenation", "projection"]
 FILE_SUFFIXES = (".json", ".py")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.json)(?<!\.py)(@[\w./-]+)?")
 _COMPARE: dict[str, Any] = {"kernel_size": 1, "activation": "leaky_relu(0.2)"}
 
 
@@ -26,14 +31,18 @@ def load_architecture(name: str) -> Architecture:
     Args:
         name: Of a preset; or the path of a file: JSON with the keys ``generator`` and ``discriminator``, each as in a
             ``config.json``; or Python that sets ``GENERATOR`` and ``DISCRIMINATOR`` to the two configs, and may
-            register layers. A Python file is run, so it should be your own.
+            register layers. A Python file is run, so it should be your own. Or a model whose architecture it shall be:
+            a run folder, or ``user/name`` on the Hub.
 
     Raises:
         ValueError: There is no such preset or file, or what the file holds is no architecture; says where and why.
+        FileNotFoundError: There is no such model, or it has no discriminator.
     """
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)
+    if path.is_dir() or _HUB_ID.fullmatch(name):
+        return _of_model(name)
     if path.suffix not in FILE_SUFFIXES or not path.is_file():
         raise ValueError(
             f"model is {name!r}, which is no preset and no file that ends in {' or '.join(FILE_SUFFIXES)}; "
@@ -44,6 +53,22 @@ def load_architecture(name: str) -> Architecture:
         return _as_config(found, "generator", GeneratorConfig), _as_config(found, "discriminator", DiscriminatorConfig)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+@cache
+def _of_model(name: str) -> Architecture:
+    """Read the configs of a model."""
+    wanted = [f"{network}/{CONFIG}" for network in (GENERATOR, DISCRIMINATOR)]
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        repo_id, _, revision = name.partition("@")
+        folder = hub.download(repo_id, allow_patterns=wanted, revision=revision or None)
+    missing = [each for each in wanted if not (folder / each).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{name!r} has no {' and no '.join(missing)}; name a preset or a file instead")
+    configs = zip((GeneratorConfig, DiscriminatorConfig), wanted, strict=True)
+    generator, discriminator = (config_class.from_dict(read_json(folder / each)) for config_class, each in configs)
+    return cast(Architecture, (generator, discriminator))
 
 
 def _files_beside(path: Path) -> list[str]:

@@ -1,177 +1,72 @@
-"""The one place where a model becomes files and files become a model.
+"""The one place that talks to the Hub: a snapshot of one commit comes down, one commit goes up, errors in words."""
 
-`PyTorchModelHubMixin` alone is lenient: unknown config keys are dropped, missing weights stay random, a pickle is
-loaded where safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
-"""
-
-import json
+import logging
 import os
-from collections import Counter
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
 
-import torch
-from huggingface_hub import HfApi, PyTorchModelHubMixin, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.files import replacing
+from fagan_hf.redaction import redact
 
-CONFIG_FILE = constants.CONFIG_NAME
-WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+logger = logging.getLogger(__name__)
+
+MOVED = 412  # HTTP: somebody else committed in between
+WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+Content = Path | bytes | None  # None: it is deleted
 
 
-class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["gan"], license="mit"):
-    """A network with a config that is saved, loaded and pushed as ``config.json`` and ``model.safetensors``.
+class TemporaryHubError(ConnectionError):
+    """The Hub can't be reached, or can't answer now; later it may."""
 
-    Attributes:
-        config_class: The dataclass that ``config.json`` is read as.
-        subfolder: Where the network lives in a repository or run folder.
+
+def download(
+    repo_id: str,
+    *,
+    allow_patterns: list[str],
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """Fetch files of a repository, all of one commit.
+
+    Args:
+        repo_id: ``user/name``.
+        allow_patterns: Names of the files, with ``*`` for any letters.
+        revision: Branch, tag or commit; by default ``main``.
+        token: Access token; by default the one that ``hf auth login`` stored.
+        cache_dir: Where downloads are kept; by default the Hub's own cache.
+        force_download: Download even what is in the cache.
+        local_files_only: Use only what is in the cache.
+
+    Returns:
+        The folder of that commit in the cache; it may hold other files of an earlier download too.
+
+    Raises:
+        FileNotFoundError: There is no such repository or revision, or it can't be reached; says what to try.
     """
-
-    config_class: ClassVar[type[GeneratorConfig] | type[DiscriminatorConfig]]
-    subfolder: ClassVar[str]
-
-    def __init__(self, config: GeneratorConfig | DiscriminatorConfig):
-        super().__init__()
-        if not isinstance(config, self.config_class):
-            raise ValueError(
-                f"{type(self).__name__} was given {type(config).__name__}; it takes a {self.config_class.__name__} "
-                f"(there is also {type(self).__name__}.from_preset(name))"
-            )
-        self.config = config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the parameters are."""
-        return next(self.parameters()).dtype
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write ``config.json`` and ``model.safetensors`` into a folder, each complete or not at all.
-
-        Args:
-            save_directory: The folder, made if need be.
-            **kwargs: None is taken; they are the mixin's, whose other ways of saving would bypass the config.
-
-        Raises:
-            TypeError: Something else was passed.
-        """
-        if kwargs:
-            raise TypeError(f"save_pretrained takes a folder only, not {', '.join(kwargs)}; to push use push_to_hub")
-        folder = Path(save_directory)
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(folder / WEIGHTS_FILE) as path:
-            save_file(weights, path, metadata={"format": "pt"})
-        with replacing(folder / CONFIG_FILE) as path:
-            path.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-    ) -> Self:
-        """Load a network, in eval mode, from a local folder or a repository on the Hub.
-
-        Args:
-            pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name``.
-            subfolder: Where in there the two files are. By default in the class's own subfolder, else at the top.
-            revision: Branch, tag or commit on the Hub. Config and weights come from one commit.
-            token: Access token; by default the one that ``hf auth login`` stored.
-            cache_dir: Where downloads are kept; by default the Hub's own cache.
-            force_download: Download even what is in the cache.
-            local_files_only: Use only what is in the cache.
-            dtype: What the weights become, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as they were saved.
-            torch_dtype: The same by its older name, which diffusers still passes.
-
-        Raises:
-            FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
-                are not read, for they can run code.
-            ValueError: The config is no valid one, or the weights don't fit it to the last key and shape.
-        """
-        folder = cls._fetch(
-            str(pretrained_model_name_or_path),
-            subfolders=(cls.subfolder, "") if subfolder is None else (subfolder,),
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
-        dtype = _parse_dtype(torch_dtype if dtype is None else dtype)
-        model = cls(_read_config(folder / CONFIG_FILE, cls.config_class))
-        _load_weights(model, folder / WEIGHTS_FILE, dtype)
-        return model.eval()
-
-    @classmethod
-    def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
-        """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
-        root = Path(path).expanduser()
-        if not root.is_dir():
-            patterns = [str(Path(folder, name)) for folder in subfolders for name in (CONFIG_FILE, WEIGHTS_FILE)]
-            root = _download(path, allow_patterns=patterns, **download)
-        for folder in (root / name for name in subfolders):
-            if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
-                return folder
-        raise _missing_files(cls.__name__, path, _listing(path, root, **download), subfolders)
-
-    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload config and weights in one commit, into the class's own subfolder; a card that is there stays.
-
-        Args:
-            repo_id: ``user/name``; the repository is made if need be.
-            commit_message: By default it names the class.
-            private: Make a new repository private?
-            token: Access token; by default the one that ``hf auth login`` stored.
-            revision: Branch to commit to; by default ``main``.
-            create_pr: Open a pull request instead of committing.
-
-        Returns:
-            Address of the commit.
-        """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                path_in_repo=self.subfolder,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                revision=revision,
-                create_pr=create_pr,
-            ).commit_url
-
-
-def _download(repo_id: str, **kwargs: Any) -> Path:
     path = Path(repo_id).expanduser()
     if path.is_file():
         raise FileNotFoundError(
@@ -179,76 +74,242 @@ def _download(repo_id: str, **kwargs: Any) -> Path:
             "attn-gan-pytorch is brought over by `fagan-hf convert`."
         )
     try:
-        return Path(snapshot_download(repo_id, **kwargs))
+        return Path(
+            snapshot_download(
+                repo_id,
+                allow_patterns=allow_patterns,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         folders = [str(each) for each in path.parent.glob("*") if each.is_dir()] if path.parent.is_dir() else []
         nearest = get_close_matches(repo_id, folders, n=1, cutoff=0.7)
         hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise FileNotFoundError(
             f"{repo_id!r} is no folder here ({os.getcwd()}){hint}, and the Hub did not give it either. Give the path "
-            "of a run folder or a Hub id like 'user/name'; a private one needs `hf auth login`. "
-            f"What the Hub's client says: {reason}."
+            f"of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
+            f"What the Hub's client says: {_reason(error, token)}."
         ) from error
 
 
-def _listing(path: str, root: Path, *, revision: str | None, token: str | bool | None, **_: Any) -> list[str]:
-    """Say what there is, for an error: on the Hub, of which only our files were downloaded, or in the folder."""
-    if not Path(path).expanduser().is_dir():
+def _advice(error: Exception, revision: str | None, token: str | bool | None) -> str:
+    """Say what to try where a download failed."""
+    if isinstance(error, RevisionNotFoundError):
+        return f"the repository is there, but has no branch, tag or commit {revision!r}"
+    if isinstance(error, HfHubHTTPError) and not isinstance(token or get_token(), str):
+        return f"if it is private, {LOGIN}"
+    if isinstance(error, HfHubHTTPError):
+        return "if it is private, the token in use must be allowed to read it (`hf auth whoami` says whose it is)"
+    return f"a private one needs a token: {LOGIN}"
+
+
+def list_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str] | None:
+    """List what a repository holds, for error messages; nothing if it can't be asked."""
+    try:
+        return sorted(HfApi().list_repo_files(repo_id, revision=revision, token=token))
+    except (HfHubHTTPError, OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What a repository holds before a push.
+
+    Attributes:
+        repo_id: ``user/name``, in full.
+        commit: The commit that the push follows.
+        hashes: SHA-256 of each large file, git's hash of each small one, by path.
+        card: Text of README.md; ``None`` if there is none.
+    """
+
+    repo_id: str
+    commit: str
+    hashes: Mapping[str, str]
+    card: str | None
+
+
+def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Make sure that a repository exists and that the token may be used there.
+
+    Args:
+        repo_id: ``user/name``, or a name in the token's own account.
+        private: Of a new repository; an existing one stays as it is.
+        token: Access token; by default the one that ``hf auth login`` stored.
+
+    Returns:
+        ``user/name``, in full.
+
+    Raises:
+        PermissionError: There is no token, or it has no right to; says what to try.
+        ValueError: ``repo_id`` is no name for a repository.
+        TemporaryHubError: The Hub can't be reached, or can't answer now.
+    """
+    if not isinstance(token or get_token(), str):
+        raise PermissionError(f"there is no token to push to {repo_id!r} with: {LOGIN}")
+    with _in_words(repo_id, token):
+        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+
+
+def push(
+    repo_id: str,
+    compose: Callable[[Existing], Mapping[str, Content]],
+    *,
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    patience_seconds: float = 60.0,
+    hurry: threading.Event | None = None,
+) -> str:
+    """Make one commit, on top of what is there, and again if somebody else's came first.
+
+    Args:
+        repo_id: ``user/name``; the repository is made if need be.
+        compose: Given what the repository holds, says which files become what.
+        message: The commit's.
+        private: Make a new repository private?
+        token: Access token; by default the one that ``hf auth login`` stored.
+        revision: Branch to commit to, made if need be; by default ``main``.
+        create_pr: Open a pull request instead of committing.
+        patience_seconds: How long to try again while the Hub can't be reached.
+        hurry: Ends a wait for the next try when it is set.
+
+    Returns:
+        Address of the commit, or of the pull request.
+
+    Raises:
+        PermissionError: There is no token, or it has no right to; says what to try.
+        ValueError: A name is none, or what `compose` raised.
+        TemporaryHubError: The Hub could not be reached for so long.
+    """
+    api = HfApi(token=token)
+    deadline = time.monotonic() + patience_seconds
+    pause = FIRST_PAUSE_SECONDS
+    hurry = hurry or threading.Event()
+    while True:
         try:
-            return sorted(HfApi().list_repo_files(path, revision=revision, token=token))
-        except (HfHubHTTPError, OSError, ValueError):  # offline: what is in the cache then
-            pass
-    return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+            full_id = make_repository(repo_id, private=private, token=token)
+            with _in_words(repo_id, token):
+                if revision is not None and not revision.startswith("refs/"):
+                    api.create_branch(full_id, branch=revision, exist_ok=True)
+                existing = _look(api, full_id, revision)
+            contents = compose(existing)
+            with _in_words(repo_id, token):
+                return _commit(api, existing, contents, message, revision, create_pr)
+        except _MovedError:
+            logger.info("%s has moved since it was read: trying again on its new commit", repo_id)
+        except TemporaryHubError as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            logger.warning("%s; trying again in %.0f seconds", error, pause)
+            # The jitter keeps runs that lost the same server from coming back at the same moment.
+            if hurry.wait(pause * random.uniform(0.8, 1.2)):
+                raise
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _missing_files(name: str, path: str, found: list[str], subfolders: tuple[str, ...]) -> FileNotFoundError:
-    places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
-    pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
-    refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
-    listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-    return FileNotFoundError(
-        f"{path!r} is no {name}: it needs {CONFIG_FILE} and {WEIGHTS_FILE} in {places}; found {listing or 'nothing'}."
-        f"{refused}"
-    )
+class _MovedError(Exception):
+    """The branch has another commit than the one that was read."""
 
 
-def _read_config(path: Path, config_class: type) -> Any:
+def _look(api: HfApi, repo_id: str, revision: str | None) -> Existing:
+    info = api.model_info(repo_id, revision=revision, files_metadata=True)
+    hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id or "" for file in info.siblings or ()}
+    commit = info.sha or ""
+    card = None
+    if "README.md" in hashes:
+        # Not into the cache: one file of a commit there would pass for a snapshot of it.
+        with TemporaryDirectory() as folder:
+            path = api.hf_hub_download(repo_id, "README.md", revision=commit, local_dir=folder)
+            card = Path(path).read_bytes().decode("utf-8", errors="surrogateescape")
+    return Existing(repo_id, commit, hashes, card)
+
+
+def _commit(
+    api: HfApi,
+    existing: Existing,
+    contents: Mapping[str, Content],
+    message: str,
+    revision: str | None,
+    create_pr: bool,
+) -> str:
+    operations = [
+        CommitOperationDelete(path) if content is None else CommitOperationAdd(path, _as_source(content))
+        for path, content in contents.items()
+        if content is not None or path in existing.hashes
+    ]
     try:
-        return config_class.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
-        raise ValueError(f"{path} is no {config_class.__name__}: {error}") from error
+        info = api.create_commit(
+            existing.repo_id,
+            operations,
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=existing.commit,
+        )
+    except HfHubHTTPError as error:
+        if _status(error) == MOVED:
+            raise _MovedError from error
+        raise
+    return info.pr_url or info.commit_url
 
 
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
-        raise ValueError(f"dtype is {dtype!r}; it must be a floating point one, such as 'float32' or torch.bfloat16")
-    return parsed
+def _as_source(content: Path | bytes) -> str | bytes:
+    return str(content) if isinstance(content, Path) else content
 
 
-def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+@contextmanager
+def _in_words(repo_id: str, token: str | None) -> Iterator[None]:
+    """Turn the client's errors into ours: what may pass by itself, what a person has to do something about."""
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
-    expected = model.state_dict()
-    if problems := list(_mismatches(expected, weights)):
-        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{path} does not fit its {CONFIG_FILE}:\n  " + "\n  ".join(problems[:10]) + more)
-    # What most are: the frequencies of labels stay float32 whatever the weights are.
-    dtypes = Counter(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-    model.to(dtype or dtypes.most_common(1)[0][0])
-    model.load_state_dict(weights)
+        try:
+            yield
+        except RuntimeError as error:  # what the client makes of whatever stops the upload of a large file
+            raise error.__cause__ or error from error
+    except OfflineModeIsEnabled as error:
+        raise PermissionError(f"{repo_id!r} can't be pushed to while HF_HUB_OFFLINE is set; unset it") from error
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name for a repository: {_reason(error, token)}") from error
+    except HfHubHTTPError as error:
+        status, reason = _status(error), _reason(error, token)
+        if status == MOVED:
+            raise
+        if status in WORTH_ANOTHER_TRY:
+            raise TemporaryHubError(f"the Hub answered {status} for {repo_id!r}: {reason}") from error
+        if status == 401:
+            raise PermissionError(f"the token is not valid for {repo_id!r}: {LOGIN}. The Hub says: {reason}") from error
+        if status == 403:
+            raise PermissionError(
+                f"the token may not write to {repo_id!r} (`hf auth whoami` says whose it is): make one with write "
+                f"access at {constants.ENDPOINT}/settings/tokens, or push to a name of your own. The Hub says: {reason}"
+            ) from error
+        if isinstance(error, RepositoryNotFoundError):
+            raise PermissionError(f"{repo_id!r} does not exist, or this token can't see it: {reason}") from error
+        raise ValueError(f"the Hub refused what was sent to {repo_id!r}: {reason}") from error
+    except _CONNECTION_ERRORS as error:
+        reason = f"{type(error).__name__}: {_reason(error, token)}"
+        raise TemporaryHubError(f"no connection to the Hub for {repo_id!r} ({reason})") from error
 
 
-def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            yield f"{name} is missing"
-        elif name not in expected:
-            yield f"{name} is not known"
-        elif weights[name].is_floating_point() != expected[name].is_floating_point():
-            yield f"{name} is {weights[name].dtype}; it must be like {expected[name].dtype}"
-        elif weights[name].shape != expected[name].shape:
-            yield f"{name} is {list(weights[name].shape)}; it must be {list(expected[name].shape)}"
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Find what the client's HTTP library raises where there is no answer: it has changed its library before."""
+    library = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    return library, ConnectionError, TimeoutError
+
+
+_CONNECTION_ERRORS = _connection_errors()
+
+
+def _status(error: HfHubHTTPError) -> int | None:
+    return getattr(error.response, "status_code", None)
+
+
+def _reason(error: Exception, token: str | bool | None) -> str:
+    """Give a client's message in one line, without any token, nor the number of a request that nobody can look up."""
+    text = re.sub(r"\(Request ID: [^)]*\)", "", str(error))
+    return redact(" ".join(text.split()).rstrip("."), token) or type(error).__name__

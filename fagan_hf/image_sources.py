@@ -152,6 +152,7 @@ def _list_avatars(source: ImageSource) -> Listing:
         },
         identity=[avatars.drawing_version(style), seeds.start, seeds.stop],
         facts={
+            "source": "avatars",
             "dataset": f"avatars:{style}",
             "split": source.split,
             "licence": credit.license_name,
@@ -191,7 +192,7 @@ def _list_folder(source: ImageSource) -> Listing:
         contents=lambda start, stop: paths[start:stop],
         columns={"class": read_class} if has_classes else {},
         identity=hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(),
-        facts={"dataset": root.resolve().name, "split": None},
+        facts={"source": "folder", "dataset": root.resolve().name, "split": None},
     )
 
 
@@ -248,13 +249,21 @@ def _list_hub(source: ImageSource) -> Listing:
         columns={name: lambda name=name: read(name) for name in features if name not in images},
         identity=[source.dataset, source.revision, source.split, source.image_column, rows._fingerprint],
         facts={
+            "source": "hub",
             "dataset": source.dataset,
             "split": source.split,
-            "revision": source.revision,
+            "revision": _commit_of(rows.info) or source.revision,
             "licence": rows.info.license or None,
             "attribution": rows.info.citation or rows.info.homepage or None,
         },
     )
+
+
+def _commit_of(info: Any) -> str | None:
+    """Find the commit that a data set came from: the addresses of its files name it."""
+    addresses = " ".join(map(str, info.download_checksums or ()))
+    commit = re.search(r"@([0-9a-f]{40})/", addresses)
+    return commit[1] if commit else None
 
 
 def _holds_images(feature: Any) -> bool:

@@ -80,6 +80,25 @@ class FAGANPipeline(DiffusionPipeline):
         """
         save_repository(save_directory, self.generator)
 
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, repo_id: str, **options: Any
+    ) -> str:
+        """Upload the generator, and what diffusers needs to find this pipeline, in one commit.
+
+        Args:
+            repo_id: ``user/name``; the repository is made if need be.
+            **options: Those of `Generator.push_to_hub`: ``private``, ``token``, ``revision``, ``create_pr``, ...
+
+        Returns:
+            Address of the commit, or of the pull request.
+
+        Raises:
+            PermissionError: See `Generator.push_to_hub`.
+            ValueError: See `Generator.push_to_hub`.
+            ConnectionError: See `Generator.push_to_hub`.
+        """
+        return self.generator.push_to_hub(repo_id, **options)
+
     def __call__(
         self,
         num_images: int | None = None,

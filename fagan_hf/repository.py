@@ -1,16 +1,48 @@
-"""The layout of a model repository, which a run folder shares: where each file is, and the shims for diffusers.
+"""The layout of a model repository, which a run folder shares: where each file is, and the shims for other programs.
 
-The two shims let diffusers' bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)`` find our classes;
-they hold an import and nothing else, so whoever has this package runs no code out of a repository.
+The shims hold an import and nothing else, so whoever has this package runs no code out of a repository: two let
+diffusers' bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)`` find our classes, ``handler.py``
+lets Inference Endpoints serve the model.
 """
 
+import hashlib
 import json
+import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from fagan_hf import __version__
 from fagan_hf.files import replacing
-from fagan_hf.models import Discriminator, Generator
 
+if TYPE_CHECKING:
+    from fagan_hf.hub_model import HubModel
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+GENERATOR = "generator"
+DISCRIMINATOR = "discriminator"
+
+CARD = "README.md"
+FACTS = "facts.json"  # what a card is written from
+RECIPE = "recipe.yaml"
+ARCHITECTURE = "architecture.json"
+HISTORY = "metrics.jsonl"  # a line per log interval
+METRICS = "metrics.json"  # what was measured of the finished model
 SAMPLES = "samples.png"
+PROGRESS = "training_progress.gif"
+LOSSES = "loss.png"
+GATES = "alpha.png"
+NEIGHBOURS = "nearest.png"  # generated pictures beside the nearest of the training data
+EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
+TRAINING_STATE = "training_state"
+CHECKPOINTS = "checkpoints"  # of a run folder only
+STATE = "state.json"  # of a checkpoint
+
+_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBOURS)
 
 _SHIMS = {
     "pipeline.py": "from fagan_hf import FAGANPipeline  # noqa: F401\n",
@@ -19,24 +51,132 @@ _SHIMS = {
         {"_class_name": ["pipeline", "FAGANPipeline"], "generator": ["modeling_fagan", "Generator"]}, indent=2
     )
     + "\n",
+    "handler.py": "from fagan_hf.serving import EndpointHandler  # noqa: F401\n",
 }
+REQUIREMENTS = "requirements.txt"  # of the handler; a place for people to name another source of this package
 
 
-def save_repository(folder: str | Path, generator: Generator, discriminator: Discriminator | None = None) -> None:
+def save_repository(
+    folder: str | Path,
+    generator: "HubModel | None" = None,
+    discriminator: "HubModel | None" = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Write a folder that every ``from_pretrained`` loads, here and, once uploaded, from the Hub.
 
     Args:
-        folder: Made if need be; other files in it stay.
-        generator: Goes to ``generator/``.
+        folder: Made if need be; other files in it stay, but for exports of a generator that is replaced.
+        generator: Goes to ``generator/``, where there is one.
         discriminator: Goes to ``discriminator/``, where there is one.
+        facts: What else a card shall say, of the data and the training.
 
     Raises:
         OSError: The folder can't be written to.
     """
     folder = Path(folder)
-    generator.save_pretrained(folder / Generator.subfolder)
-    if discriminator is not None:
-        discriminator.save_pretrained(folder / Discriminator.subfolder)
+    before = weights_hash(folder)
+    for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
+        if network is not None:
+            network.save_pretrained(folder / name)
+    if before not in (None, weights_hash(folder)):
+        for export in EXPORTS.values():
+            shutil.rmtree((folder / export).parent, ignore_errors=True)
+    if generator is not None:
+        complete_repository(folder, generator, discriminator, facts)
+
+
+def complete_repository(
+    folder: Path,
+    generator: "HubModel",
+    discriminator: "HubModel | None" = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a folder with these networks needs besides them: shims, and facts; known facts stay.
+
+    Raises:
+        OSError: The folder can't be written to.
+        ValueError: Its ``facts.json`` is broken.
+    """
     for name, text in _SHIMS.items():
-        with replacing(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
+    if not (folder / REQUIREMENTS).exists():
+        write_text(folder / REQUIREMENTS, f"fagan-hf=={__version__}\n")
+    networks = {GENERATOR: generator, DISCRIMINATOR: discriminator}
+    parameters = {name: count_parameters(network) for name, network in networks.items() if network is not None}
+    known = read_json(folder / FACTS) if facts is None else facts
+    write_json(folder / FACTS, {**known, "fagan_hf": __version__, "parameters": parameters})
+
+
+def count_parameters(network: Any) -> int:
+    """Count the trained numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def published_files(folder: Path) -> dict[str, Path]:
+    """List what of a folder belongs into a repository, by its path there; the card is not among it."""
+    networks = [f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS)]
+    names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *EXPORTS.values()]
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def describes_weights(path: str) -> bool:
+    """Say whether a file of a repository belongs to the weights that lie beside it, and is wrong beside others."""
+    return path in _OF_A_RUN or path in EXPORTS.values() or path.startswith(f"{TRAINING_STATE}/")
+
+
+def weights_hash(folder: Path) -> str | None:
+    """Give the SHA-256 of a folder's generator, which names what was measured of it; nothing if there is none."""
+    path = folder / GENERATOR / WEIGHTS
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the newest checkpoint of a run folder."""
+    found = [path for path in (folder / CHECKPOINTS).glob("images-*") if re.fullmatch(r"images-\d+", path.name)]
+    return max(found, key=lambda path: int(path.name.removeprefix("images-")), default=None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, complete or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, complete or not at all."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the recipe of a run folder; empty if it has none.
+
+    Raises:
+        ValueError: It is no YAML mapping.
+    """
+    path = folder / RECIPE
+    if not path.is_file():
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds {type(recipe).__name__}; it must be a mapping of fields to values")
+    return recipe
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; an absent file is an empty mapping.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        raise ValueError(f"{path} is no JSON: {error}") from error

@@ -2,15 +2,14 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from fagan_hf import FAGANPipeline, Generator, hub
+from fagan_hf import FAGANPipeline, Generator
 from fagan_hf.configs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
+from tests.folder_hub import FolderHub
 from training.loop import Run
 from training.recipe import parse_recipe
 
@@ -24,27 +23,13 @@ SNIPPETS = [
 ]
 
 
-class FakeApi:
-    """Takes an upload as the Hub would: into a folder."""
-
-    def __init__(self, token=None):
-        pass
-
-    def create_repo(self, repo_id, **_):
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, *, repo_id, folder_path, path_in_repo, **_):
-        shutil.copytree(folder_path, Path("hub", repo_id, path_in_repo))
-        return SimpleNamespace(commit_url="https://example.org")
-
-
 @pytest.fixture
 def kitchen(tmp_path, monkeypatch):
     """A folder with the document's files, and a data set of few pictures instead of thousands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fagan_hf.avatars.TRAIN_SEEDS", range(32))
-    monkeypatch.setattr(hub, "HfApi", FakeApi)
+    monkeypatch.setattr("fagan_hf.hub.push", FolderHub("hub").push)
     before = dict(LAYER_SPECS), dict(LAYERS)
     for name, content in FILES.items():
         Path(name).write_text(content)

@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, Literal, cast
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from PIL import Image
@@ -20,7 +19,8 @@ from torch.optim import Adam
 from tqdm import tqdm
 
 from fagan_hf import __version__
-from fagan_hf.architectures import Architecture, load_architecture, save_architecture
+from fagan_hf.architectures import save_architecture
+from fagan_hf.cards import write_card
 from fagan_hf.data import prepare_images
 from fagan_hf.files import replacing
 from fagan_hf.grids import image_grid
@@ -28,18 +28,21 @@ from fagan_hf.labels import label_values
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import save_repository
+from fagan_hf.repository import ARCHITECTURE, CARD, CHECKPOINTS, RECIPE, save_repository, write_text
 from fagan_hf.sampling import generate_images, label_grid, latents_from_seeds
 from training.batches import Batches
 from training.checkpoint import Checkpoints
 from training.ema import AveragedGenerator
+from training.facts import environment_facts
+from training.origin import Origin, copy_training_state, find_origin, restore_weights
+from training.publisher import STOPPED_PATIENCE_SECONDS, Publisher
 from training.randomness import random_stream
-from training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
+from training.recipe import Recipe
 from training.regularisation import Regularisation
 from training.report import Report
+from training.run_folder import check_architecture, check_folder
 from training.steps import Player, Trainer
 
-ARCHITECTURE = "architecture.json"
 MAX_LABEL_ROWS = 16  # of the grid of a run; `fagan-hf generate --by-label` draws all
 SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
 
@@ -77,6 +80,11 @@ class Run:
             torch.set_num_threads(recipe.cpu_threads or cores_of_a_process())
         if self.is_main:
             check_folder(recipe)
+        self.origin: Origin | None = None
+        if recipe.resume_from or recipe.finetune_from:
+            with self.accelerator.main_process_first():
+                self.origin = find_origin(recipe.resume_from or recipe.finetune_from or "")
+        self.publisher = self._make_publisher()
         with self.accelerator.main_process_first():
             images = prepare_images(recipe.source(), progress=self.is_main)
         self.architecture = recipe.networks(images.label_names)
@@ -103,7 +111,7 @@ class Run:
             self.accelerator, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe)
         )
         self.checkpoints = Checkpoints(
-            recipe.run_dir / "checkpoints",
+            recipe.run_dir / CHECKPOINTS,
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
             {"generator_optimizer": players[0].optimizer, "discriminator_optimizer": players[1].optimizer},
             recipe.keep_checkpoints,
@@ -117,7 +125,22 @@ class Run:
         self._logged = (0, 0.0)  # images and seconds at the last line
         self._last_line: dict[str, float] = {}
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
+        self._shown_at: int | None = None  # the same of samples.png
         self._stop_requested = False
+
+    def _make_publisher(self) -> Publisher | None:
+        """Check early that the run can be pushed: nobody wants to find out after hours."""
+        if self.recipe.push_to_hub is None or not self.is_main:
+            return None
+        publisher = Publisher(
+            self.recipe.run_dir,
+            self.recipe.push_to_hub,
+            private=self.recipe.hub_private,
+            with_training_state=self.recipe.push_training_state,
+            tell=tqdm.write,
+        )
+        publisher.check()
+        return publisher
 
     def _player(self, network: Generator | Discriminator) -> Player:
         is_generator = isinstance(network, Generator)
@@ -128,8 +151,16 @@ class Run:
         return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
 
     def train(self) -> None:
-        """Train until the recipe's end, from the newest checkpoint if there is one."""
+        """Train until the recipe's end, from the newest checkpoint if there is one.
+
+        Raises:
+            ValueError: The model that the run starts from has another architecture.
+            FileNotFoundError: It lacks a file.
+            OSError: The disk is full.
+        """
         self._restore()
+        if self._is_over():
+            self._tell(f"Nothing is left to do after {self.images_seen:,} images: raise --max_images or --max_minutes.")
         with self._stopping_on_signals(), self._progress_bar() as bar:
             while not self._is_over():
                 self._step()
@@ -142,13 +173,18 @@ class Run:
                 is_stopped = self._all_agree(self._stop_requested)
                 if self._is_due("checkpoint") or is_stopped:
                     self._save()
+                    self._publish()
                 if is_stopped:
-                    self._tell("Asked to end, and saved; the same command goes on from here.")
-                    return
-        self._finish()
+                    break
+        if self._stop_requested and not self._is_over():
+            self._tell("Asked to end, and saved; the same command goes on from here.")
+            if self.publisher is not None:
+                self.publisher.finish(STOPPED_PATIENCE_SECONDS)
+        else:
+            self._finish()
 
     def _restore(self) -> None:
-        state = self.checkpoints.restore()
+        state = self.checkpoints.restore() or self._start_from_origin()
         self._started = time.monotonic()
         if state is not None:
             self.images_seen = state["images_seen"]
@@ -157,13 +193,33 @@ class Run:
             self._logged = (self.images_seen, self.seconds)
         if self.is_main:
             self.recipe.run_dir.mkdir(parents=True, exist_ok=True)
-            with replacing(self.recipe.run_dir / "recipe.yaml") as path:
-                path.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            write_text(self.recipe.run_dir / RECIPE, self.recipe.to_yaml())
             with replacing(self.recipe.run_dir / ARCHITECTURE) as path:
                 save_architecture(path, self.architecture)
             self.report.rewind(self.images_seen)
             if self.images_seen:
                 self._tell(f"Going on after {self.images_seen:,} images.")
+
+    def _start_from_origin(self) -> dict[str, Any] | None:
+        """Take over the weights of another model, and with `resume_from` its progress or all of its state."""
+        if self.origin is None:
+            return None
+        is_resumed = self.recipe.resume_from is not None
+        if is_resumed and self.origin.training_state is not None:
+            with self.accelerator.main_process_first():
+                if self.is_main:
+                    copy_training_state(self.origin, self.checkpoints.folder, self.report.metrics_path)
+            state = self.checkpoints.restore()
+            if state is None:
+                raise ValueError(f"the training state of {self.origin.name} is broken: push it again, or leave it out")
+            return state
+        self._tell(restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model))
+        if not is_resumed:
+            return None
+        facts = self.origin.facts
+        if "images_seen" not in facts:
+            self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")
+        return {"images_seen": facts.get("images_seen", 0), "seconds": facts.get("seconds", 0.0)}
 
     def _step(self) -> None:
         batch_size = self.recipe.batch_size
@@ -245,14 +301,48 @@ class Run:
         if self.is_main:
             self.report.add_samples(self.images_seen, sample_grid(self._averaged_generator()))
             self.report.draw_plots()
+            self._shown_at = self.images_seen
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:
         if self.is_main:
-            save_repository(self.recipe.run_dir, self._averaged_generator(), self.discriminator)
+            if self._shown_at != self.images_seen:  # what is saved is what is shown
+                self.report.show_samples(sample_grid(self._averaged_generator()))
+                self._shown_at = self.images_seen
+            folder = self.recipe.run_dir
+            save_repository(folder, self._averaged_generator(), self.discriminator, self._facts())
+            self._write_card()
             state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
             self.checkpoints.save(self.images_seen, state)
         self.accelerator.wait_for_everyone()
+
+    def _facts(self) -> dict[str, Any]:
+        """Collect what the card is written from."""
+        accelerator, origin = self.accelerator, {}
+        if self.origin is not None:
+            origin = {"resumed_from" if self.recipe.resume_from else "finetuned_from": self.origin.label}
+        return {
+            "data": self.batches.images.description,
+            "training": {
+                "images_seen": self.images_seen,
+                "seconds": round(self.seconds, 1),
+                **environment_facts(accelerator.device.type, accelerator.num_processes),
+                **origin,
+            },
+            "weights_licence": self.recipe.weights_licence,
+        }
+
+    def _write_card(self) -> None:
+        path = self.recipe.run_dir / CARD
+        existing = path.read_text(encoding="utf-8") if path.is_file() else None
+        try:
+            write_text(path, write_card(self.recipe.run_dir, self.recipe.push_to_hub, existing))
+        except ValueError as error:  # broken by hand; no reason to end a run
+            self._tell(f"{path} is left as it is: {error}")
+
+    def _publish(self) -> None:
+        if self.publisher is not None:
+            self.publisher.push(self.images_seen)
 
     def _averaged_generator(self) -> Generator:
         """Give the averaged generator as it is shown and saved, measuring it once where both happen."""
@@ -265,11 +355,14 @@ class Run:
         if self._sums:  # what came after the last line
             self._log()
         self._show()
-        self._save()
         if self.is_main:
             self.report.make_gif(self.recipe.gif_frames)
-            self._tell(_farewell(self.recipe, self.images_seen, self.seconds))
+        self._save()
+        self._tell(_farewell(self.recipe, self.images_seen, self.seconds))
+        self._publish()
         self.accelerator.end_training()
+        if self.publisher is not None:
+            self.publisher.finish()
 
     def _progress_bar(self) -> tqdm:
         return tqdm(
@@ -334,65 +427,6 @@ def cores_of_a_process() -> int:
     """Count the cores that each process of this machine can have; launchers set one thread where they are not told."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def check_folder(recipe: Recipe) -> None:
-    """Refuse a run folder that another recipe has begun.
-
-    Raises:
-        ValueError: Says which fields differ.
-    """
-    path = recipe.run_dir / "recipe.yaml"
-    if not path.exists():
-        return
-    wanted = yaml.safe_load(recipe.to_yaml())
-    try:
-        begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is broken: {error}. Remove {recipe.run_dir} to start anew.") from error
-    names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
-    different = sorted(name for name in names if begun.get(name) != wanted.get(name))
-    if different:
-        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r}" for name in different)
-        raise ValueError(
-            f"{recipe.run_dir} belongs to another recipe: {changes}. "
-            "Give another --name, or remove that folder to start anew."
-        )
-
-
-def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
-    """Refuse to go on with networks that were changed: `model` may be a file, and labels come from the data.
-
-    Raises:
-        ValueError: Says which network differs.
-    """
-    path = recipe.run_dir / ARCHITECTURE
-    if not path.exists():
-        return
-    begun = load_architecture(str(path))
-    changes = [
-        f"{name}{change}"
-        for name, was, now in zip(("generator", "discriminator"), begun, architecture, strict=True)
-        for change in _changes(was.to_dict(), now.to_dict())
-    ]
-    if changes:
-        raise ValueError(
-            f"{recipe.run_dir} was begun with another architecture (see {path}): {'; '.join(changes[:5])}. "
-            "Give another --name, or remove that folder to start anew."
-        )
-
-
-def _changes(was: Any, now: Any) -> Iterator[str]:
-    """Name what differs between two configs, as far down as both have the same form."""
-    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
-        for key in was:
-            yield from (f".{key}{change}" for change in _changes(was[key], now[key]))
-    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        for index, pair in enumerate(zip(was, now, strict=True)):
-            yield from (f"[{index}]{change}" for change in _changes(*pair))
-    elif was != now:
-        is_long = any(isinstance(each, dict | list) for each in (was, now))
-        yield " differs" if is_long else f" was {was!r}, is {now!r}"
 
 
 def _farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_origin
 
 import jsonargparse
@@ -14,6 +15,7 @@ import yaml
 from fagan_hf.architectures import FILE_SUFFIXES, Architecture, Conditioning, load_architecture, with_labels
 from fagan_hf.data import ImageSource
 from fagan_hf.suggest import suggest
+from training.origin import base_recipe
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 AugmentationName = Literal["colour", "translation", "cutout"]
@@ -30,6 +32,11 @@ HOW_LONG_AND_WHERE = {
     "keep_checkpoints",
     "cpu_threads",
     "gif_frames",
+    "resume_from",
+    "push_to_hub",
+    "hub_private",
+    "push_training_state",
+    "weights_licence",
 }
 
 
@@ -117,11 +124,30 @@ class Recipe:
     """Threads of each process where it trains on the CPU; none: the machine's cores shared by its processes."""
     gif_frames: int = 60
     """Frames of training_progress.gif at the most, spread over the run."""
+    resume_from: str | None = None
+    """Go on with this model's training, a run folder or user/name on the Hub; its recipe is taken over."""
+    finetune_from: str | None = None
+    """Start from this model's weights, for other images; its recipe is taken over but for the name."""
+    push_to_hub: str | None = None
+    """Push the run to this repository, user/name, at every checkpoint and at the end."""
+    hub_private: bool = False
+    """Make a new repository private?"""
+    push_training_state: bool = False
+    """Push the checkpoint too, so that --resume_from goes on exactly?"""
+    weights_licence: str | None = None
+    """Licence of the weights for the card, an identifier of the Hub like "mit"; none: what the data asks for."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
         load_architecture(self.model)
+        if self.resume_from and self.finetune_from:
+            raise ValueError("resume_from goes on with a run, finetune_from starts another one; give one of them")
+        for name in ("push_to_hub", "resume_from", "finetune_from"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty; give it a model like 'user/name', or leave it out")
+        if self.push_training_state and not self.push_to_hub:
+            raise ValueError("push_training_state is true, but push_to_hub does not say where to")
         if self.approximate_penalties and not (self.r1_gamma or self.r2_gamma):
             raise ValueError(
                 "approximate_penalties is true, but r1_gamma and r2_gamma are 0: there is nothing to approximate "
@@ -237,15 +263,17 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     parser.add_argument("--config", action="config", help="Recipe to start from; see training/recipes/.")
     parser.add_class_arguments(Recipe, as_group=False)
     try:
-        return _parse(parser, arguments)
+        with TemporaryDirectory() as folder:
+            return _parse(parser, arguments, Path(folder))
     except (ValueError, FileNotFoundError, jsonargparse.ArgumentError) as error:
         print(f"train.py: error: {error}\n(--help explains every field)", file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def _parse(parser: Any, arguments: list[str]) -> Recipe:
+def _parse(parser: Any, arguments: list[str], scratch: Path) -> Recipe:
     arguments = _with_equals(arguments)
     _check_names("unknown flag", [name for name, _ in _flags(arguments) if name not in ("config", "help", "")])
+    arguments = _with_base(arguments, scratch)
     # The file first, so that a flag beats it wherever it stands.
     arguments = sorted(map(_with_brackets, arguments), key=lambda argument: not argument.startswith("--config="))
     path = None
@@ -258,6 +286,21 @@ def _parse(parser: Any, arguments: list[str]) -> Recipe:
     values |= {name: tuple(values[name]) for name in ("betas", *LISTS)}
     values["model"] = _find_beside(path, values["model"])
     return Recipe(**values)
+
+
+def _with_base(arguments: list[str], scratch: Path) -> list[str]:
+    """Let a run that starts from a model, and is given no recipe, take over the model's."""
+    flags = dict(_flags(arguments))
+    origins = [(name, flags[name]) for name in ("resume_from", "finetune_from") if flags.get(name)]
+    if "config" in flags or "help" in flags or len(origins) != 1:
+        return arguments
+    [(kind, origin)] = origins
+    fields = base_recipe(origin, is_resumed=kind == "resume_from")
+    if "name" not in fields and "name" not in flags:
+        raise ValueError(f"--{kind} {origin} makes a new run, which needs a name of its own: give --name")
+    path = scratch / f"recipe of {Path(origin).name}.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    return [*arguments, f"--config={path}"]
 
 
 def _with_equals(arguments: list[str]) -> list[str]:

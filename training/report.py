@@ -8,6 +8,7 @@ from PIL import Image
 
 from fagan_hf.files import replacing
 from fagan_hf.plots import plot_gates, plot_lines, read_metrics
+from fagan_hf.repository import GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
 
 GIF_FRAME_MILLISECONDS = 120
 GIF_LAST_FRAME_MILLISECONDS = 3000
@@ -22,7 +23,7 @@ class Report:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.metrics_path = folder / "metrics.jsonl"
+        self.metrics_path = folder / HISTORY
         self.samples_folder = folder / "samples"
 
     def rewind(self, images_seen: int) -> None:
@@ -50,9 +51,14 @@ class Report:
             images_seen: Names the file.
             grid: The samples side by side.
         """
-        for path in (self.samples_folder / f"images-{images_seen:08d}.png", self.folder / "samples.png"):
-            with replacing(path) as aside:
-                grid.save(aside, format="PNG")
+        with replacing(self.samples_folder / f"images-{images_seen:08d}.png") as path:
+            grid.save(path, format="PNG")
+        self.show_samples(grid)
+
+    def show_samples(self, grid: Image.Image) -> None:
+        """Save a grid of samples as the newest only."""
+        with replacing(self.folder / SAMPLES) as path:
+            grid.save(path, format="PNG")
 
     def draw_plots(self) -> None:
         """Draw ``loss.png`` and ``alpha.png`` from ``metrics.jsonl``."""
@@ -60,8 +66,8 @@ class Report:
         if not lines:
             return
         losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
-        plot_lines(self.folder / "loss.png", lines, losses, "loss", lambda name: name.removesuffix("_loss"))
-        plot_gates(self.folder / "alpha.png", lines)
+        plot_lines(self.folder / LOSSES, lines, losses, "loss", lambda name: name.removesuffix("_loss"))
+        plot_gates(self.folder / GATES, lines)
 
     def make_gif(self, frames: int) -> Path | None:
         """Make ``training_progress.gif`` of at most so many of the grids, spread evenly over the run.
@@ -76,7 +82,7 @@ class Report:
         chosen = sorted({round(index * last / max(frames - 1, 1)) for index in range(frames)} | {last})
         pictures = [Image.open(grids[index]).convert("RGB") for index in chosen]
         durations = [GIF_FRAME_MILLISECONDS] * (len(pictures) - 1) + [GIF_LAST_FRAME_MILLISECONDS]
-        path = self.folder / "training_progress.gif"
+        path = self.folder / PROGRESS
         with replacing(path) as aside:
             pictures[0].save(aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
         return path

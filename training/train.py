@@ -27,6 +27,9 @@ def main() -> None:
         raise SystemExit(2) from error
     try:
         run.train()
+    except (ValueError, FileNotFoundError) as error:  # of the model that it starts from
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     except OSError as error:  # a full disk
         print(f"train.py: error: {error}\nThe same command goes on from the newest checkpoint.", file=sys.stderr)
         raise SystemExit(1) from error

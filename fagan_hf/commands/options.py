@@ -18,6 +18,12 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
     name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
     parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_imports(parser)
+    parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add ``--import``."""
     parser.add_argument(
         "--import",
         dest="imports",
@@ -26,7 +32,6 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
         metavar="FILE or MODULE",
         help="your own Python that registers layers of the model; may be repeated",
     )
-    parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
 
 
 def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:

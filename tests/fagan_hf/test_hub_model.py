@@ -1,9 +1,9 @@
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from fagan_hf.models import Discriminator, Generator
@@ -123,7 +123,9 @@ def test_many_mismatches_are_cut_short(run):
     [
         ("{", "config.json is no GeneratorConfig: Expecting property name"),
         ("[]", "it is list"),
-        ('{"architectures": ["BertModel"]}', "unknown key 'architectures'"),
+        ('{"colour": "red"}', "unknown key 'colour'"),
+        ('{"architectures": ["BertModel"]}', r"of the library transformers \(architectures: \['BertModel'\]\)"),
+        ('{"_class_name": "UNet2DModel"}', "of the library diffusers"),
     ],
 )
 def test_a_foreign_config_is_named(run, text, message):
@@ -169,7 +171,7 @@ def test_one_snapshot_of_one_commit(run, monkeypatch):
 def test_what_a_repository_holds_instead_is_said(tmp_path, monkeypatch):
     """Only our files are downloaded, so the Hub is asked what else there is."""
     monkeypatch.setattr("fagan_hf.hub.snapshot_download", lambda repo_id, **kwargs: str(tmp_path))
-    monkeypatch.setattr(HfApi, "list_repo_files", lambda self, repo_id, **kwargs: ["pytorch_model.bin", "README.md"])
+    monkeypatch.setattr("fagan_hf.hub.list_files", lambda repo_id, **kwargs: ["README.md", "pytorch_model.bin"])
     with pytest.raises(FileNotFoundError, match=r"found README.md, pytorch_model.bin. pytorch_model.bin is a pickle"):
         Generator.from_pretrained("user/name")
 
@@ -181,24 +183,24 @@ def test_integers_for_weights_are_named(run):
         Generator.from_pretrained(run)
 
 
-def test_push_is_one_commit_into_the_own_subfolder(generator, monkeypatch):
-    """The server is not here: what is handed to the client is what counts, the card is not in it."""
-    uploads = []
+@pytest.mark.parametrize("subfolder", ["../elsewhere", "/etc", "a/../../b", "..\\elsewhere"])
+def test_a_subfolder_stays_inside(run, subfolder):
+    with pytest.raises(ValueError, match="must be a folder inside of the repository"):
+        Generator.from_pretrained(run, subfolder=subfolder)
 
-    class Commit:
-        commit_url = "https://hub/user/name/commit/1"
 
-    def upload_folder(self, *, folder_path, **kwargs):
-        loaded = Generator.from_pretrained(folder_path)
-        uploads.append((loaded.config, kwargs))
-        return Commit()
-
-    class Repository:
-        repo_id = "user/name"
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: Repository())
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    assert generator.push_to_hub("user/name", revision="dev") == Commit.commit_url
-    [(config, kwargs)] = uploads
-    assert config == generator.config
-    assert (kwargs["path_in_repo"], kwargs["revision"], kwargs["create_pr"]) == ("generator", "dev", False)
+def test_a_download_that_was_changed_on_disk_is_refused(generator, tmp_path):
+    """The Hub's cache names a large file by its SHA-256 and links to it."""
+    generator.save_pretrained(tmp_path / "saved")
+    content = (tmp_path / "saved/model.safetensors").read_bytes()
+    blob = tmp_path / "blobs" / hashlib.sha256(content).hexdigest()
+    snapshot = tmp_path / "snapshots/commit"
+    for folder in (blob.parent, snapshot):
+        folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "saved/config.json", snapshot)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    blob.write_bytes(content)
+    Generator.from_pretrained(snapshot)
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"is not what the Hub has: .* Load with force_download=True"):
+        Generator.from_pretrained(snapshot)

@@ -1,0 +1,386 @@
+"""A model card, written from the facts of a folder, into what people have written on it.
+
+A card is metadata (YAML between two ``---``) and Markdown. In the Markdown, what lies between
+``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is ours; in the metadata, the keys that state facts.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from fagan_hf.architectures import FILE_SUFFIXES
+from fagan_hf.configs import GeneratorConfig
+from fagan_hf.labels import label_values
+from fagan_hf.licences import kind_of, terms
+from fagan_hf.measurements import Measurement, read_measurements
+from fagan_hf.redaction import redact
+from fagan_hf.repository import (
+    CARD,
+    CONFIG,
+    DISCRIMINATOR,
+    EXPORTS,
+    FACTS,
+    GATES,
+    GENERATOR,
+    LOSSES,
+    NEIGHBOURS,
+    PROGRESS,
+    RECIPE,
+    SAMPLES,
+    WEIGHTS,
+    read_json,
+    read_recipe,
+    weights_hash,
+)
+
+TASK = "unconditional-image-generation"
+LIBRARY = "fagan_hf"
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+_ATTENTION = {"full_attention", "self_attention"}
+# In a wheel the template lies beside this file, in a clone where the cards are.
+_TEMPLATES = (Path(__file__).with_name("model_card.md"), Path(__file__).parents[1] / "model_cards/template.md")
+_FAGAN = (
+    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
+    "[SAGAN](https://arxiv.org/abs/1805.08318))"
+)
+_FAGAN = (
+    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
+    "[SAGAN](https://arxiv.org/abs/1805.08318))"
+)
+_FAGAN = (
+    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
+    "[SAGAN](https://arxiv.org/abs/1805.08318))"
+)
+_REGION = re.compile(r"<!-- fagan_hf:begin (\w+)[^>]*-->.*?<!-- fagan_hf:end \1 -->", re.DOTALL)
+_MARK = re.compile(r"<!-- fagan_hf:(begin|end) (\w+)")
+_FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+def write_card(
+    folder: Path, repo_id: str | None = None, existing: str | None = None, files: Collection[str] | None = None
+) -> str:
+    """Write the card of a model folder.
+
+    Args:
+        folder: Has the layout of a repository; only what is found in it is said.
+        repo_id: Where it is published; ``None`` for a card that stays in the folder.
+        existing: The card that is there already: its metadata and the text outside of our marks stay.
+        files: What is there once the card is; by default what the folder has.
+
+    Returns:
+        The text of ``README.md``.
+
+    Raises:
+        ValueError: The existing card's metadata is no YAML, or its marks are broken; or a file of the folder is.
+    """
+    facts = read_json(folder / FACTS)
+    generator = GeneratorConfig.from_dict(read_json(folder / GENERATOR / CONFIG))
+    measured_of = weights_hash(folder)
+    measurements = [each for each in read_measurements(folder) if each.generator == measured_of]
+    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    wanted = _metadata(name, facts, generator, measurements)
+    if files is None:
+        files = {path.relative_to(folder).as_posix() for path in folder.glob("**/*")}
+    body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
+    if existing is None:
+        front, old_body = "", ""
+    else:
+        front, old_body = _split(existing)
+    text = f"---\n{_merge_metadata(front, wanted)}---\n{_merge_body(old_body, body)}"
+    return redact(text)
+
+
+def _metadata(
+    name: str, facts: Mapping[str, Any], generator: GeneratorConfig, measurements: list[Measurement]
+) -> dict[str, Any]:
+    data, training = facts.get("data"), facts.get("training", {})
+    types = {layer.type for layer in generator.layers}
+    tags = ["gan", "attention", *(["full-attention"] if "full_attention" in types else []), "safetensors"]
+    tags += [{"avatars": "cartoon", "celeba": "faces"}[kind]] if (kind := _kind(data)) in ("avatars", "celeba") else []
+    card = ModelCardData(
+        library_name=LIBRARY,
+        pipeline_tag=TASK,
+        tags=tags,
+        datasets=[data["dataset"]] if data and data.get("source") == "hub" else None,
+        base_model=_base_model(training),
+        model_name=name if measurements else None,
+        eval_results=[_eval_result(each, data) for each in measurements] or None,
+        **terms(data, facts.get("weights_licence")).metadata,
+    )
+    return card.to_dict()
+
+
+def _kind(data: Mapping[str, Any] | None) -> str | None:
+    return kind_of(data["dataset"]) if data else None
+
+
+def _base_model(training: Mapping[str, Any]) -> str | None:
+    """Give the Hub id of the model that was fine-tuned; a folder is no base model to anybody else."""
+    origin = str(training.get("finetuned_from", ""))
+    return origin.partition("@")[0] if "@" in origin else None
+
+
+def _eval_result(each: Measurement, data: Mapping[str, Any] | None) -> EvalResult:
+    extras = ("features", "num_images", "reference", "floor", "error", "command")
+    return EvalResult(
+        task_type=TASK,
+        task_name="Unconditional image generation",
+        dataset_type=each.dataset,
+        dataset_name=each.dataset,
+        dataset_split=each.split,
+        dataset_revision=(data or {}).get("revision"),
+        metric_type=each.type,
+        metric_name=each.name,
+        metric_value=each.value,
+        metric_args={name: value for name, value in asdict(each).items() if name in extras and value is not None},
+    )
+
+
+def _context(
+    folder: Path,
+    name: str,
+    repo_id: str | None,
+    facts: Mapping[str, Any],
+    generator: GeneratorConfig,
+    measurements: list[Measurement],
+    there: Collection[str],
+) -> dict[str, Any]:
+    data, training = facts.get("data"), facts.get("training", {})
+    values = label_values(generator.label_names) if generator.label_names else []
+    recipe = read_recipe(folder)
+    files = {
+        "samples": SAMPLES,
+        "progress": PROGRESS,
+        "losses": LOSSES,
+        "gates": GATES,
+        "nearest": NEIGHBOURS,
+        "recipe": RECIPE,
+        "discriminator": f"{DISCRIMINATOR}/{WEIGHTS}",
+        "onnx": EXPORTS["onnx"],
+        "torch_export": EXPORTS["torch"],
+    }
+    pictures = {key: path in there for key, path in files.items()}
+    pictures["needs_architecture"] = str(recipe.get("model")).endswith(FILE_SUFFIXES)
+    return {
+        "name": name,
+        "repo_id": repo_id,
+        "address": repo_id or folder.as_posix(),
+        "size": generator.image_size,
+        "latent_dim": generator.latent_dim,
+        "label_names": generator.label_names,
+        "labels_example": _example(values),
+        "labels_list": ", ".join(f"`{each}`" for each in generator.label_names),
+        "attention": _attention(generator),
+        "data": {**data, "kind": _kind(data), "subject": _subject(data)} if data else None,
+        "terms": terms(data, facts.get("weights_licence")),
+        "measurements": [
+            {
+                **asdict(each),
+                "shown": _with_error(each),
+                "shown_floor": f"{each.floor:.4g}" if each.floor is not None else "not measured",
+            }
+            for each in measurements
+        ],
+        "pictures": pictures,
+        "samples_caption": _samples_caption(generator, training),
+        "training_table": _training_table(folder, facts, recipe),
+        "command": training.get("command"),
+        "commit": training.get("commit"),
+        "commit_modified": training.get("commit_modified", False),
+        "longer": _longer(recipe),
+    }
+
+
+def _longer(recipe: Mapping[str, Any]) -> str:
+    """Give the flag that makes the run twice as long."""
+    if recipe.get("max_minutes"):
+        return f"--max_minutes {2 * recipe['max_minutes']:g}"
+    return f"--max_images {2 * recipe.get('max_images', 1_000_000)}"
+
+
+def _example(values: list[dict[str, Any]]) -> str:
+    """Show two different labels where there are as many."""
+    wishes: dict[str, Any] = {}
+    for each in values:
+        for label, value in each.items():
+            if label not in wishes and value is not False and len(wishes) < 2:
+                wishes[label] = value
+    return repr(wishes).replace("'", '"')
+
+
+def _with_error(each: Measurement) -> str:
+    return f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
+
+
+def _attention(generator: GeneratorConfig) -> str:
+    count, total = sum(layer.type in _ATTENTION for layer in generator.layers), len(generator.layers)
+    if count == 0:
+        return "A generative adversarial network of convolutions, without attention: a baseline."
+    if all(layer.type == "full_attention" for layer in generator.layers):
+        return f"Every layer of its generator attends while it convolves: full attention, {_FAGAN}."
+    return f"{count} of its generator's {total} layers attend, {_FAGAN}."
+
+
+def _subject(data: Mapping[str, Any]) -> str:
+    name, count = data["dataset"], f"{data['count']:,}"
+    if _kind(data) == "avatars":
+        style = name.partition(":")[2]
+        return f"{count} cartoon portraits that a program drew (DiceBear's style `{style}`)"
+    if data.get("source") == "hub":
+        return f"the {count} images of [{name}](https://huggingface.co/datasets/{name})"
+    return f"{count} images of the publisher's (`{name}`)"
+
+
+def _samples_caption(generator: GeneratorConfig, training: Mapping[str, Any]) -> str:
+    images = f" after {training['images_seen']:,} images" if "images_seen" in training else ""
+    if generator.label_names:
+        return f"A row for each value of a label, a column for each seed, none left out,{images or ' as drawn'}."
+    return f"The pictures of seeds 0 to 63, none left out,{images or ' as drawn'}."
+
+
+def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what is known, a row each."""
+    data, training, parameters = facts.get("data") or {}, facts.get("training", {}), facts.get("parameters", {})
+    seconds, images = training.get("seconds"), training.get("images_seen")
+    speed = f", {images / seconds:.0f} images a second" if seconds and images else ""
+    rows = [
+        ("data", _data_row(data) if data else None),
+        ("preprocessing", data.get("preprocessing")),
+        ("images seen", f"{images:,}" if images is not None else None),
+        ("wall time", f"{_duration(seconds)}{speed}" if seconds is not None else None),
+        ("hardware", training.get("hardware")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in training.get("versions", {}).items())),
+        ("continued from", training.get("resumed_from")),
+        ("fine-tuned from", training.get("finetuned_from")),
+        ("architecture", recipe.get("model")),
+        ("parameters", ", ".join(f"{name} {count:,}" for name, count in parameters.items())),
+        ("loss", recipe.get("loss")),
+        ("batch size", recipe.get("batch_size")),
+        ("learning rates", _rates(recipe) if recipe else None),
+        ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
+    ]
+    return [(name, str(value).replace("|", "\\|")) for name, value in rows if value]
+
+
+def _data_row(data: Mapping[str, Any]) -> str:
+    split = f", split `{data['split']}`" if data.get("split") else ""
+    revision = f", revision `{data['revision']}`" if data.get("revision") else ""
+    return f"`{data['dataset']}`{split}{revision}, {data['count']:,} images"
+
+
+def _rates(recipe: Mapping[str, Any]) -> str:
+    generator, discriminator = recipe["generator_learning_rate"], recipe["discriminator_learning_rate"]
+    return f"Adam, generator {generator:g}, discriminator {discriminator:g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    template = next(path for path in _TEMPLATES if path.is_file()).read_text(encoding="utf-8")
+    # No escaping: the result is Markdown, whose own signs would be destroyed by HTML's.
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    text = environment.from_string(template).render(context)
+    return re.sub(r"\n{3,}", "\n\n", text).lstrip()
+
+
+def _split(card: str) -> tuple[str, str]:
+    """Cut a card into the text of its metadata and its Markdown, and refuse one that can't be read."""
+    match = _FRONT.match(card)
+    front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)
+    try:
+        data = yaml.safe_load(front)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{CARD} has broken YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
+    if data is not None and not isinstance(data, dict):
+        raise ValueError(f"{CARD} has {type(data).__name__} between its --- lines, not keys and values. {_WAY_OUT}")
+    opened = None
+    for mark in _MARK.finditer(body):
+        kind, name = mark.groups()
+        if (kind == "begin") == (opened is not None) or (kind == "end" and name != opened):
+            raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:{kind} {name}. {_WAY_OUT}")
+        opened = name if kind == "begin" else None
+    if opened is not None:
+        raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:begin {opened}. {_WAY_OUT}")
+    return front, body
+
+
+_WAY_OUT = "Mend it there, or push with --replace-card, which drops what people wrote on it"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _merge_metadata(front: str, wanted: Mapping[str, Any]) -> str:
+    """Set the keys that are ours in the text of the metadata; comments and other keys stay as they are."""
+    existing = yaml.safe_load(front) or {}
+    merged = dict(existing)
+    for key, value in wanted.items():
+        if key == "tags" or key == "datasets":
+            there = existing.get(key) or []
+            there = there if isinstance(there, list) else [there]
+            merged[key] = [*there, *(each for each in value if each not in there)]
+        elif key not in _LICENCE_KEYS:
+            merged[key] = value
+    if not any(key in existing for key in _LICENCE_KEYS):  # a licence that a person chose is theirs
+        merged |= {key: wanted[key] for key in _LICENCE_KEYS if key in wanted}
+    if "model-index" not in wanted:  # of weights that are gone
+        merged.pop("model-index", None)
+    changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
+    gone = existing.keys() - merged.keys()
+    text = _replace_keys(front, changed, gone)
+    if yaml.safe_load(text) != merged:  # written in a way that lines don't tell keys apart
+        text = _dump(merged)
+    return text
+
+
+def _replace_keys(front: str, changed: Mapping[str, Any], gone: Any) -> str:
+    """Replace the lines of top-level keys; new keys come last."""
+    blocks: list[list[str]] = []
+    for line in front.replace("\r\n", "\n").splitlines(keepends=True):
+        if not blocks or re.match(r"[^\s\-]", line):  # a key or a comment, not what belongs to the one before
+            blocks.append([])
+        blocks[-1].append(line)
+    waiting = dict(changed)
+    text = ""
+    for block in blocks:
+        key = block[0].partition(":")[0].strip().strip("'\"")
+        if key in waiting:
+            text += _dump({key: waiting.pop(key)})
+        elif key not in gone:
+            text += "".join(block)
+    return text + (_dump(waiting) if waiting else "")
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1_000)
+
+
+def _merge_body(old: str, new: str) -> str:
+    """Put our regions in their places among what people wrote."""
+    if not old.strip():
+        return new
+    text = old
+    after = None  # the region that a new one follows
+    for match in _REGION.finditer(new):
+        name, region = match[1], match[0]
+        place = next((each for each in _REGION.finditer(text) if each[1] == name), None)
+        if place is not None:
+            text = text[: place.start()] + region + text[place.end() :]
+        else:
+            before = next((each for each in _REGION.finditer(text) if each[1] == after), None)
+            at = before.end() if before else len(text)
+            text = f"{text[:at].rstrip()}\n\n{region}\n{text[at:] if text[at:].strip() else ''}"
+        after = name
+    return text

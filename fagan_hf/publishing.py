@@ -1,0 +1,167 @@
+"""Publish a folder as a model repository: which files go up, which are wrong from now on, what the card says."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fagan_hf import hub
+from fagan_hf.architectures import FILE_SUFFIXES
+from fagan_hf.cards import write_card
+from fagan_hf.redaction import redact
+from fagan_hf.repository import (
+    ARCHITECTURE,
+    CARD,
+    FACTS,
+    GENERATOR,
+    RECIPE,
+    REQUIREMENTS,
+    STATE,
+    TRAINING_STATE,
+    WEIGHTS,
+    describes_weights,
+    newest_checkpoint,
+    published_files,
+    read_json,
+    read_recipe,
+    weights_hash,
+)
+
+_TEXTS = (".json", ".jsonl", ".yaml", ".txt")
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    with_training_state: bool = False,
+    replace_card: bool = False,
+    patience_seconds: float = 60.0,
+    hurry: threading.Event | None = None,
+) -> str:
+    """Push a folder that has the layout of a repository, in one commit.
+
+    Where the generator there has other weights, what described them (samples, metrics, exports, a training state) and
+    is not replaced goes in the same commit. Our parts of the card are written anew, the others stay.
+
+    Args:
+        folder: A run folder, or what `save_repository` wrote; complete or not, what is there goes.
+        repo_id: ``user/name``; the repository is made if need be.
+        message: The commit's.
+        private: Make a new repository private?
+        token: Access token; by default the one that ``hf auth login`` stored.
+        revision: Branch to commit to, made if need be; by default ``main``.
+        create_pr: Open a pull request instead of committing.
+        with_training_state: Push the newest checkpoint as well, from which training goes on exactly?
+        replace_card: Push the folder's own card, whatever people wrote on the one there? Otherwise the folder's counts
+            only where there is none.
+        patience_seconds: How long to try again while the Hub can't be reached.
+        hurry: Ends a wait for the next try when it is set.
+
+    Returns:
+        Address of the commit, or of the pull request.
+
+    Raises:
+        PermissionError: There is no token, or it has no right to; says what to try.
+        ValueError: A name is none, or the card there can't be read.
+        FileNotFoundError: There is no checkpoint of the published weights to push.
+        ConnectionError: The Hub could not be reached for so long.
+    """
+    folder = Path(folder)
+    files: dict[str, Path] = published_files(folder)
+    if with_training_state:
+        files |= _training_state(folder)
+
+    def compose(existing: hub.Existing) -> Mapping[str, hub.Content]:
+        contents: dict[str, hub.Content] = {name: _clean(path, token) for name, path in files.items()}
+        if RECIPE in contents:
+            contents[RECIPE] = yaml.safe_dump(portable_recipe(folder), sort_keys=False).encode()
+        if REQUIREMENTS in existing.hashes:  # perhaps somebody's own
+            contents.pop(REQUIREMENTS, None)
+        weights = weights_hash(folder)
+        if weights is None:  # a discriminator alone
+            return contents
+        is_other = existing.hashes.get(f"{GENERATOR}/{WEIGHTS}") not in (None, weights)
+        if is_other:
+            gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
+            contents |= dict.fromkeys(gone)
+        is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
+        if is_bare and not is_other and existing.card is not None:  # the one that is there knows more
+            contents.pop(FACTS, None)
+            return contents
+        there = None if replace_card else existing.card
+        present = {name for name in (*existing.hashes, *contents) if contents.get(name, name) is not None}
+        card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present)
+        return contents | {CARD: card.encode("utf-8", errors="surrogateescape")}
+
+    return hub.push(
+        repo_id,
+        compose,
+        message=message,
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        patience_seconds=patience_seconds,
+        hurry=hurry,
+    )
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+# What concerns the machine of a run or where it was pushed to.
+_NOT_PORTABLE = (
+    "output_dir",
+    "cpu_threads",
+    "push_to_hub",
+    "hub_private",
+    "push_training_state",
+    "resume_from",
+    "finetune_from",
+)
+
+
+def portable_recipe(folder: Path) -> dict[str, Any]:
+    """Give a run's recipe as it is published: without what concerns one machine only, and without its paths.
+
+    Raises:
+        ValueError: The folder's recipe is no YAML mapping.
+    """
+    recipe = read_recipe(folder)
+    for name in _NOT_PORTABLE:
+        recipe.pop(name, None)
+    if read_json(folder / FACTS).get("data", {}).get("source") == "folder":
+        recipe["dataset"] = f"./{Path(recipe['dataset']).expanduser().resolve().name}"
+    if Path(str(recipe.get("model"))).suffix in FILE_SUFFIXES:
+        recipe["model"] = ARCHITECTURE  # which lies beside it
+    return recipe
+
+
+def _clean(path: Path, token: str | None) -> Path | bytes:
+    """Keep tokens out of texts that a run wrote down."""
+    if path.suffix not in _TEXTS:
+        return path
+    text = path.read_text(encoding="utf-8")
+    redacted = redact(text, token)
+    return path if redacted == text else redacted.encode()
+
+
+def _training_state(folder: Path) -> dict[str, Path]:
+    """Find the checkpoint of the weights that are published."""
+    checkpoint = newest_checkpoint(folder)
+    published = read_json(folder / FACTS).get("training", {}).get("images_seen")
+    if checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint of its weights after {published} images, so no training state to push; "
+            "it is written by training, and the newest must be there"
+        )
+    return {f"{TRAINING_STATE}/{path.name}": path for path in checkpoint.iterdir()}

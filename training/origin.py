@@ -1,0 +1,154 @@
+"""The model that a run starts from: resumed where its training stopped, or fine-tuned on other pictures."""
+
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fagan_hf import hub
+from fagan_hf.architectures import FILE_SUFFIXES
+from fagan_hf.hub_model import HubModel
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import (
+    CONFIG,
+    DISCRIMINATOR,
+    FACTS,
+    GENERATOR,
+    HISTORY,
+    RECIPE,
+    STATE,
+    TRAINING_STATE,
+    WEIGHTS,
+    read_json,
+    read_recipe,
+)
+
+_WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
+_WANTED += [FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model folder, or a snapshot of a repository.
+
+    Attributes:
+        name: As it was given.
+        folder: Where its files are.
+        commit: Of the repository; ``None`` for a folder of this machine.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What a card calls it: ``user/name@commit``, or the folder's name."""
+        return f"{self.name.partition('@')[0]}@{self.commit}" if self.commit else self.folder.resolve().name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it says of its training; empty if it says nothing."""
+        return read_json(self.folder / FACTS).get("training", {})
+
+    @property
+    def training_state(self) -> Path | None:
+        """The checkpoint that was pushed with it."""
+        folder = self.folder / TRAINING_STATE
+        return folder if (folder / STATE).is_file() else None
+
+    def recipe(self) -> dict[str, Any]:
+        """Read its recipe, for a run that starts from it; empty if it has none.
+
+        Raises:
+            ValueError: It is no YAML mapping.
+        """
+        return read_recipe(self.folder)
+
+
+@cache
+def find_origin(name: str) -> Origin:
+    """Find a model to start from.
+
+    Args:
+        name: A folder, or ``user/name`` on the Hub, or ``user/name@revision``.
+
+    Raises:
+        FileNotFoundError: There is no such folder or repository.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Origin(name, folder)
+    repo_id, _, revision = name.partition("@")
+    folder = hub.download(repo_id, allow_patterns=_WANTED, revision=revision or None)
+    return Origin(name, folder, folder.name)
+
+
+def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:
+    """Give the fields of a recipe that a run takes over from the model it starts from.
+
+    Args:
+        name: Of the model, see `find_origin`.
+        is_resumed: Is it the same run that goes on? Otherwise it is another one, which needs a name of its own.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ValueError: Its recipe is broken.
+    """
+    fields = dict(find_origin(name).recipe())
+    if not is_resumed:
+        fields.pop("name", None)
+    model = fields.get("model")
+    if model is None or Path(str(model)).suffix in FILE_SUFFIXES:  # a file is not here, but its configs are
+        fields["model"] = name
+    return fields
+
+
+def restore_weights(origin: Origin, generator: Generator, discriminator: Discriminator, averaged: Generator) -> str:
+    """Put the weights of a model into fresh networks.
+
+    What a repository holds is the averaged generator; the trained one starts from it too.
+
+    Returns:
+        A sentence for each thing that could not be taken over.
+
+    Raises:
+        ValueError: Its networks have another architecture than the run's.
+        FileNotFoundError: It has no generator.
+    """
+    source = _load(origin, Generator, generator)
+    generator.load_state_dict(source.state_dict())
+    averaged.load_state_dict(source.state_dict())
+    if not (origin.folder / DISCRIMINATOR).is_dir():
+        return f"{origin.name} has no discriminator: a new one starts. New optimisers start as well."
+    discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
+    return f"{origin.name} has no training state: new optimisers start."
+
+
+def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:
+    source = network_class.from_pretrained(origin.folder)
+    if source.config != wanted.config:
+        labels = source.config.label_names, wanted.config.label_names
+        hint = "labels" if labels[0] != labels[1] else "architecture"
+        detail = f" ({list(labels[0])}, not {list(labels[1])})" if hint == "labels" else ""
+        raise ValueError(
+            f"the {network_class.subfolder} of {origin.name} has another {hint} than this recipe{detail}; "
+            f"{'name the same --label_columns' if hint == 'labels' else f'give --model {origin.name}'}"
+        )
+    return source
+
+
+def copy_training_state(origin: Origin, checkpoints: Path, history: Path) -> None:
+    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there."""
+    assert origin.training_state is not None
+    images = read_json(origin.training_state / STATE)["images_seen"]
+    target = checkpoints / f"images-{images:08d}"
+    if target.exists():
+        return
+    aside = checkpoints / f".{target.name}.coming"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(origin.training_state, aside)  # follows the links of the Hub's cache
+    aside.rename(target)
+    if (origin.folder / HISTORY).is_file() and not history.exists():
+        shutil.copyfile(origin.folder / HISTORY, history)
