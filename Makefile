@@ -51,10 +51,10 @@ clean:
 	@touch $@
 
 .venv/.installed-test: $(PINNED) | .venv/.created
-	$(INSTALL) --editable ".[train,metrics]" --group test
+	$(INSTALL) --editable ".[train,metrics,export]" --group test
 	$(INSTALL) --no-deps $(TEST_ONLY)
 	@touch $@
 
 .venv/.installed-lint: $(PINNED) | .venv/.created
-	$(INSTALL) --editable ".[train,metrics]" --group lint
+	$(INSTALL) --editable ".[train,metrics,export]" --group lint
 	@touch $@

@@ -4,6 +4,7 @@ A card is metadata (YAML between two ``---``) and Markdown. In the Markdown, wha
 ``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is ours; in the metadata, the keys that state facts.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -19,8 +20,10 @@ from fagan_hf.configs import GeneratorConfig
 from fagan_hf.labels import label_values
 from fagan_hf.licences import kind_of, terms
 from fagan_hf.measurements import Measurement, read_measurements
+from fagan_hf.presets import PRESETS
 from fagan_hf.redaction import redact
 from fagan_hf.repository import (
+    ARCHITECTURE,
     CARD,
     CONFIG,
     DISCRIMINATOR,
@@ -34,6 +37,7 @@ from fagan_hf.repository import (
     RECIPE,
     SAMPLES,
     WEIGHTS,
+    published_files,
     read_json,
     read_recipe,
     weights_hash,
@@ -41,6 +45,7 @@ from fagan_hf.repository import (
 
 TASK = "unconditional-image-generation"
 LIBRARY = "fagan_hf"
+_MOST_ROWS = 16  # of the grid of a run: with more values of labels it shows some of them
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 _ATTENTION = {"full_attention", "self_attention"}
 # In a wheel the template lies beside this file, in a clone where the cards are.
@@ -49,17 +54,9 @@ _FAGAN = (
     "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
     "[SAGAN](https://arxiv.org/abs/1805.08318))"
 )
-_FAGAN = (
-    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
-    "[SAGAN](https://arxiv.org/abs/1805.08318))"
-)
-_FAGAN = (
-    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
-    "[SAGAN](https://arxiv.org/abs/1805.08318))"
-)
 _REGION = re.compile(r"<!-- fagan_hf:begin (\w+)[^>]*-->.*?<!-- fagan_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- fagan_hf:(begin|end) (\w+)")
-_FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def write_card(
@@ -79,14 +76,16 @@ def write_card(
     Raises:
         ValueError: The existing card's metadata is no YAML, or its marks are broken; or a file of the folder is.
     """
-    facts = read_json(folder / FACTS)
+    facts = _tame(read_json(folder / FACTS))
     generator = GeneratorConfig.from_dict(read_json(folder / GENERATOR / CONFIG))
     measured_of = weights_hash(folder)
-    measurements = [each for each in read_measurements(folder) if each.generator == measured_of]
-    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    measurements = [
+        Measurement(**_tame(asdict(each))) for each in read_measurements(folder) if each.generator == measured_of
+    ]
+    name = _tame((repo_id or folder.resolve().name).rpartition("/")[2])
     wanted = _metadata(name, facts, generator, measurements)
     if files is None:
-        files = {path.relative_to(folder).as_posix() for path in folder.glob("**/*")}
+        files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
     if existing is None:
         front, old_body = "", ""
@@ -116,14 +115,40 @@ def _metadata(
     return card.to_dict()
 
 
+def _tame(value: Any) -> Any:
+    """Make texts of others one line each that opens no HTML, so neither tables nor our marks break on them."""
+    if isinstance(value, str):
+        return re.sub(r"<(?=[!/?a-zA-Z])", "< ", " ".join(value.split()))
+    if isinstance(value, Mapping):
+        return {key: _tame(each) for key, each in value.items()}
+    return [_tame(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _code(text: str) -> str:
+    """Show a text as it is, whatever backticks it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"`{text}`" if fence == "`" else f"{fence} {text} {fence}"
+
+
+def _cell(text: Any) -> str:
+    return str(text).replace("|", "\\|")
+
+
+def published_model(model: str) -> str:
+    """Give what a published recipe calls its architecture: a file or a folder of this machine lies beside it there."""
+    path = Path(model)
+    is_here = path.is_absolute() or model.startswith(("~", ".")) or (path.is_dir() and model not in PRESETS)
+    return ARCHITECTURE if is_here or path.suffix in FILE_SUFFIXES else model
+
+
 def _kind(data: Mapping[str, Any] | None) -> str | None:
     return kind_of(data["dataset"]) if data else None
 
 
 def _base_model(training: Mapping[str, Any]) -> str | None:
     """Give the Hub id of the model that was fine-tuned; a folder is no base model to anybody else."""
-    origin = str(training.get("finetuned_from", ""))
-    return origin.partition("@")[0] if "@" in origin else None
+    origin = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)@[0-9a-f]{40}", str(training.get("finetuned_from", "")))
+    return origin[1] if origin else None
 
 
 def _eval_result(each: Measurement, data: Mapping[str, Any] | None) -> EvalResult:
@@ -134,7 +159,7 @@ def _eval_result(each: Measurement, data: Mapping[str, Any] | None) -> EvalResul
         dataset_type=each.dataset,
         dataset_name=each.dataset,
         dataset_split=each.split,
-        dataset_revision=(data or {}).get("revision"),
+        dataset_revision=data.get("revision") if data and data["dataset"] == each.dataset else None,
         metric_type=each.type,
         metric_name=each.name,
         metric_value=each.value,
@@ -152,8 +177,11 @@ def _context(
     there: Collection[str],
 ) -> dict[str, Any]:
     data, training = facts.get("data"), facts.get("training", {})
-    values = label_values(generator.label_names) if generator.label_names else []
-    recipe = read_recipe(folder)
+    label_names: list[str] = _tame(generator.label_names)
+    values = label_values(label_names) if label_names else []
+    recipe = _tame(read_recipe(folder))
+    if "model" in recipe:
+        recipe["model"] = published_model(str(recipe["model"]))
     files = {
         "samples": SAMPLES,
         "progress": PROGRESS,
@@ -166,22 +194,23 @@ def _context(
         "torch_export": EXPORTS["torch"],
     }
     pictures = {key: path in there for key, path in files.items()}
-    pictures["needs_architecture"] = str(recipe.get("model")).endswith(FILE_SUFFIXES)
+    pictures["needs_architecture"] = recipe.get("model") == ARCHITECTURE
     return {
         "name": name,
         "repo_id": repo_id,
         "address": repo_id or folder.as_posix(),
         "size": generator.image_size,
         "latent_dim": generator.latent_dim,
-        "label_names": generator.label_names,
+        "label_names": label_names,
         "labels_example": _example(values),
-        "labels_list": ", ".join(f"`{each}`" for each in generator.label_names),
+        "labels_list": ", ".join(map(_code, label_names)),
         "attention": _attention(generator),
         "data": {**data, "kind": _kind(data), "subject": _subject(data)} if data else None,
         "terms": terms(data, facts.get("weights_licence")),
         "measurements": [
             {
-                **asdict(each),
+                **{key: _cell(value) if isinstance(value, str) else value for key, value in asdict(each).items()},
+                "command": each.command,
                 "shown": _with_error(each),
                 "shown_floor": f"{each.floor:.4g}" if each.floor is not None else "not measured",
             }
@@ -194,6 +223,7 @@ def _context(
         "commit": training.get("commit"),
         "commit_modified": training.get("commit_modified", False),
         "longer": _longer(recipe),
+        "code": _code,
     }
 
 
@@ -211,7 +241,12 @@ def _example(values: list[dict[str, Any]]) -> str:
         for label, value in each.items():
             if label not in wishes and value is not False and len(wishes) < 2:
                 wishes[label] = value
-    return repr(wishes).replace("'", '"')
+    pairs = (f"{json.dumps(label, ensure_ascii=False)}: {_literal(value)}" for label, value in wishes.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _with_error(each: Measurement) -> str:
@@ -231,14 +266,16 @@ def _subject(data: Mapping[str, Any]) -> str:
     name, count = data["dataset"], f"{data['count']:,}"
     if _kind(data) == "avatars":
         style = name.partition(":")[2]
-        return f"{count} cartoon portraits that a program drew (DiceBear's style `{style}`)"
+        return f"{count} cartoon portraits that a program drew (DiceBear's style {_code(style)})"
     if data.get("source") == "hub":
         return f"the {count} images of [{name}](https://huggingface.co/datasets/{name})"
-    return f"{count} images of the publisher's (`{name}`)"
+    return f"{count} images of the publisher's ({_code(name)})"
 
 
 def _samples_caption(generator: GeneratorConfig, training: Mapping[str, Any]) -> str:
     images = f" after {training['images_seen']:,} images" if "images_seen" in training else ""
+    if len(label_values(generator.label_names)) > _MOST_ROWS:
+        return f"Each row has a label in common, each column a seed; no seed is left out,{images or ' as drawn'}."
     if generator.label_names:
         return f"A row for each value of a label, a column for each seed, none left out,{images or ' as drawn'}."
     return f"The pictures of seeds 0 to 63, none left out,{images or ' as drawn'}."
@@ -262,21 +299,22 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in parameters.items())),
         ("loss", recipe.get("loss")),
         ("batch size", recipe.get("batch_size")),
-        ("learning rates", _rates(recipe) if recipe else None),
+        ("learning rates", _rates(recipe)),
         ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
     ]
-    return [(name, str(value).replace("|", "\\|")) for name, value in rows if value]
+    return [(name, _cell(value)) for name, value in rows if value not in (None, "")]
 
 
 def _data_row(data: Mapping[str, Any]) -> str:
-    split = f", split `{data['split']}`" if data.get("split") else ""
-    revision = f", revision `{data['revision']}`" if data.get("revision") else ""
-    return f"`{data['dataset']}`{split}{revision}, {data['count']:,} images"
+    split = f", split {_code(data['split'])}" if data.get("split") else ""
+    revision = f", revision {_code(data['revision'])}" if data.get("revision") else ""
+    return f"{_code(data['dataset'])}{split}{revision}, {data['count']:,} images"
 
 
-def _rates(recipe: Mapping[str, Any]) -> str:
-    generator, discriminator = recipe["generator_learning_rate"], recipe["discriminator_learning_rate"]
-    return f"Adam, generator {generator:g}, discriminator {discriminator:g}"
+def _rates(recipe: Mapping[str, Any]) -> str | None:
+    rates = [(name, recipe.get(f"{name}_learning_rate")) for name in (GENERATOR, DISCRIMINATOR)]
+    known = [f"{name} {rate:g}" for name, rate in rates if rate is not None]
+    return f"Adam, {', '.join(known)}" if known else None
 
 
 def _duration(seconds: float) -> str:
@@ -300,7 +338,7 @@ def _split(card: str) -> tuple[str, str]:
     front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)
     try:
         data = yaml.safe_load(front)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as a date in month 13
         raise ValueError(f"{CARD} has broken YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
     if data is not None and not isinstance(data, dict):
         raise ValueError(f"{CARD} has {type(data).__name__} between its --- lines, not keys and values. {_WAY_OUT}")
@@ -312,6 +350,8 @@ def _split(card: str) -> tuple[str, str]:
         opened = name if kind == "begin" else None
     if opened is not None:
         raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:begin {opened}. {_WAY_OUT}")
+    if 2 * len(_REGION.findall(body)) != len(_MARK.findall(body)):
+        raise ValueError(f"{CARD} has a mark of fagan_hf that does not end in -->. {_WAY_OUT}")
     return front, body
 
 
@@ -340,15 +380,17 @@ def _merge_metadata(front: str, wanted: Mapping[str, Any]) -> str:
     changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
     gone = existing.keys() - merged.keys()
     text = _replace_keys(front, changed, gone)
-    if yaml.safe_load(text) != merged:  # written in a way that lines don't tell keys apart
-        text = _dump(merged)
-    return text
+    try:
+        is_merged = yaml.safe_load(text) == merged
+    except yaml.YAMLError:
+        is_merged = False
+    return text if is_merged else _dump(merged)  # written in a way that lines don't tell keys apart
 
 
 def _replace_keys(front: str, changed: Mapping[str, Any], gone: Any) -> str:
     """Replace the lines of top-level keys; new keys come last."""
     blocks: list[list[str]] = []
-    for line in front.replace("\r\n", "\n").splitlines(keepends=True):
+    for line in re.findall(r".*\n", front.replace("\r\n", "\n")):
         if not blocks or re.match(r"[^\s\-]", line):  # a key or a comment, not what belongs to the one before
             blocks.append([])
         blocks[-1].append(line)
@@ -372,15 +414,24 @@ def _merge_body(old: str, new: str) -> str:
     if not old.strip():
         return new
     text = old
-    after = None  # the region that a new one follows
-    for match in _REGION.finditer(new):
-        name, region = match[1], match[0]
-        place = next((each for each in _REGION.finditer(text) if each[1] == name), None)
-        if place is not None:
-            text = text[: place.start()] + region + text[place.end() :]
+    regions = {match[1]: match[0] for match in _REGION.finditer(new)}
+    names = list(regions)
+    for index, (name, region) in enumerate(regions.items()):
+        there = {match[1]: match.span() for match in reversed(list(_REGION.finditer(text)))}
+        following = next((there[each] for each in names[index:] if each in there), None)
+        if name in there:
+            start, end = there[name]
+            text = text[:start] + region + text[end:]
+        elif index:  # a region that is new, or was taken out, comes after the one before it
+            at = there[names[index - 1]][1]
+            text = f"{text[:at]}\n\n{region}{_break(text[at:])}{text[at:]}"
+        elif following:
+            at = following[0]
+            text = f"{text[:at]}{region}\n\n{text[at:]}"
         else:
-            before = next((each for each in _REGION.finditer(text) if each[1] == after), None)
-            at = before.end() if before else len(text)
-            text = f"{text[:at].rstrip()}\n\n{region}\n{text[at:] if text[at:].strip() else ''}"
-        after = name
+            text = f"{text}{_break(text[::-1])}\n{region}\n"
     return text
+
+
+def _break(neighbour: str) -> str:
+    return "" if neighbour.startswith(("\n", "\r\n")) else "\n"

@@ -17,6 +17,8 @@ COMMANDS = {
     "project": "find the latent of a given picture",
     "inspect": "see what a model's attention does",
     "convert": "bring a model of attn-gan-pytorch over",
+    "push": "publish a run on the Hub",
+    "export": "write a model for ONNX Runtime or torch.export",
 }
 
 
@@ -34,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"fagan-hf: error: {error}", file=sys.stderr)
+        from fagan_hf.redaction import redact
+
+        print(redact(f"fagan-hf: error: {error}"), file=sys.stderr)
         return 2
     return 0
 

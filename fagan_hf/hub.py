@@ -67,8 +67,8 @@ def download(
     Raises:
         FileNotFoundError: There is no such repository or revision, or it can't be reached; says what to try.
     """
-    path = Path(repo_id).expanduser()
-    if path.is_file():
+    token = _checked(token) if isinstance(token, str) else token
+    if find_local(repo_id) is not None:
         raise FileNotFoundError(
             f"{repo_id!r} is a file; give the folder of a run or a Hub id like 'user/name'. A checkpoint of "
             "attn-gan-pytorch is brought over by `fagan-hf convert`."
@@ -85,33 +85,70 @@ def download(
                 local_files_only=local_files_only,
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        folders = [str(each) for each in path.parent.glob("*") if each.is_dir()] if path.parent.is_dir() else []
-        nearest = get_close_matches(repo_id, folders, n=1, cutoff=0.7)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    except (OSError, ValueError, *_CONNECTION_ERRORS) as error:  # the client's own errors are among these
         raise FileNotFoundError(
-            f"{repo_id!r} is no folder here ({os.getcwd()}){hint}, and the Hub did not give it either. Give the path "
-            f"of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
+            f"{repo_id!r} is no folder here ({os.getcwd()}){_similar(repo_id)}, and the Hub did not give it either. "
+            f"Give the path of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
             f"What the Hub's client says: {_reason(error, token)}."
         ) from error
 
 
+def find_local(name: str) -> Path | None:
+    """Find the folder or file of that name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError):  # too long for a path, or ~ of nobody
+        return None
+
+
+def _similar(name: str) -> str:
+    try:
+        folders = [str(each) for each in Path(name).expanduser().parent.glob("*") if each.is_dir()]
+    except (OSError, RuntimeError):
+        return ""
+    nearest = get_close_matches(name, folders, n=1, cutoff=0.7)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+
+
+def _checked(token: str) -> str:
+    """Refuse what no header can carry: the HTTP library's error would show it."""
+    token = token.strip()  # a file that it was read from ends with a line end
+    if not re.fullmatch(r"[!-~]*", token):
+        raise ValueError("the token holds a character that no token has; copy it again")
+    return token
+
+
 def _advice(error: Exception, revision: str | None, token: str | bool | None) -> str:
     """Say what to try where a download failed."""
+    if isinstance(error, LocalEntryNotFoundError):  # the cache was the second choice, unless it was the only one
+        if error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled):
+            return (
+                "the cache does not hold all of it: load it once with a connection, without local_files_only and "
+                "HF_HUB_OFFLINE"
+            )
+        return _advice(error.__cause__, revision, token)  # pyright: ignore[reportArgumentType]
+    if isinstance(error, HFValidationError):
+        return "letters, digits, '-', '_' and '.' are all that a name there may hold"
     if isinstance(error, RevisionNotFoundError):
         return f"the repository is there, but has no branch, tag or commit {revision!r}"
-    if isinstance(error, HfHubHTTPError) and not isinstance(token or get_token(), str):
-        return f"if it is private, {LOGIN}"
     if isinstance(error, HfHubHTTPError):
+        if _status(error) in WORTH_ANOTHER_TRY:
+            return "the Hub has trouble of its own: try again later"
+        if not isinstance(token or get_token(), str):
+            return f"if it is private, {LOGIN}"
         return "if it is private, the token in use must be allowed to read it (`hf auth whoami` says whose it is)"
-    return f"a private one needs a token: {LOGIN}"
+    if isinstance(error, ValueError):
+        return f"what answers at {constants.ENDPOINT} does not speak like the Hub: is a proxy or a login page between?"
+    return "the connection did not last, or there is none: try again"
 
 
 def list_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str] | None:
     """List what a repository holds, for error messages; nothing if it can't be asked."""
+    token = _checked(token) if isinstance(token, str) else token
     try:
-        return sorted(HfApi().list_repo_files(repo_id, revision=revision, token=token))
-    except (HfHubHTTPError, OSError, ValueError):
+        info = HfApi().model_info(repo_id, revision=revision, token=token)  # a listing of the tree tries for 20 seconds
+    except (OSError, ValueError, *_CONNECTION_ERRORS):
         return None
 
 
@@ -148,6 +185,7 @@ def make_repository(repo_id: str, *, private: bool | None = None, token: str | N
         ValueError: ``repo_id`` is no name for a repository.
         TemporaryHubError: The Hub can't be reached, or can't answer now.
     """
+    token = token and _checked(token)
     if not isinstance(token or get_token(), str):
         raise PermissionError(f"there is no token to push to {repo_id!r} with: {LOGIN}")
     with _in_words(repo_id, token):
@@ -187,6 +225,7 @@ def push(
         ValueError: A name is none, or what `compose` raised.
         TemporaryHubError: The Hub could not be reached for so long.
     """
+    token = token and _checked(token)
     api = HfApi(token=token)
     deadline = time.monotonic() + patience_seconds
     pause = FIRST_PAUSE_SECONDS

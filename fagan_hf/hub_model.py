@@ -126,14 +126,14 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
     @classmethod
     def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
         """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
-        root = Path(path).expanduser()
-        if not root.is_dir():
+        root = hub.find_local(path)
+        if root is None or not root.is_dir():
             patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
             root = hub.download(path, allow_patterns=patterns, **download)
         for folder in (root / name for name in subfolders):
             if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
                 return folder
-        raise _missing_files(cls.__name__, path, _listing(path, root, **download), subfolders)
+        raise _missing_files(cls.__name__, path, *_listing(path, root, **download), subfolders)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -187,21 +187,35 @@ def _check_subfolder(subfolder: str) -> None:
         raise ValueError(f"subfolder is {subfolder!r}; it must be a folder inside of the repository, like 'generator'")
 
 
-def _listing(path: str, root: Path, *, revision: str | None, token: str | bool | None, **_: Any) -> list[str]:
-    """Say what there is, for an error: on the Hub, of which only our files were downloaded, or in the folder."""
-    found = None if Path(path).expanduser().is_dir() else hub.list_files(path, revision=revision, token=token)
-    if found is None:  # offline: what is in the cache then
-        found = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
-    return found
+def _listing(
+    path: str, root: Path, *, revision: str | None, token: str | bool | None, local_files_only: bool, **_: Any
+) -> tuple[list[str], str]:
+    """Say what there is, for an error, and what to do about it.
+
+    On the Hub: only our files were downloaded. In the cache: they may be missing there only. Or in the folder.
+    """
+    is_local = hub.find_local(path) is not None
+    if not is_local and not local_files_only:
+        found = hub.list_files(path, revision=revision, token=token)
+        if found is not None:
+            return found, ""
+    # Two levels, which is where our files are: the folder may be somebody's home.
+    found = sorted(
+        str(file.relative_to(root)) for pattern in ("*", "*/*") for file in root.glob(pattern) if file.is_file()
+    )
+    return found, "" if is_local else " That is all the cache holds of it: load it once with a connection to the Hub."
 
 
-def _missing_files(name: str, path: str, found: list[str], subfolders: tuple[str, ...]) -> FileNotFoundError:
+def _missing_files(
+    name: str, path: str, found: list[str], advice: str, subfolders: tuple[str, ...]
+) -> FileNotFoundError:
     places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
     pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
     refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
     listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return FileNotFoundError(
-        f"{path!r} is no {name}: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}.{refused}"
+        f"{path!r} is no {name}: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}."
+        f"{refused}{advice}"
     )
 
 

@@ -252,18 +252,17 @@ def _list_hub(source: ImageSource) -> Listing:
             "source": "hub",
             "dataset": source.dataset,
             "split": source.split,
-            "revision": _commit_of(rows.info) or source.revision,
+            "revision": _commit_of(rows) or source.revision,
             "licence": rows.info.license or None,
             "attribution": rows.info.citation or rows.info.homepage or None,
         },
     )
 
 
-def _commit_of(info: Any) -> str | None:
-    """Find the commit that a data set came from: the addresses of its files name it."""
-    addresses = " ".join(map(str, info.download_checksums or ()))
-    commit = re.search(r"@([0-9a-f]{40})/", addresses)
-    return commit[1] if commit else None
+def _commit_of(rows: Any) -> str | None:
+    """Find the commit that a data set came from: the folder of its cache is named after it."""
+    names = (Path(file["filename"]).parent.name for file in rows.cache_files)
+    return next((name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)), None)
 
 
 def _holds_images(feature: Any) -> bool:

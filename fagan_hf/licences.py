@@ -1,5 +1,6 @@
 """Under which terms data stands, and what that means for the weights of a model that learned from it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,7 +29,7 @@ class Terms:
 
 def kind_of(dataset: str) -> DataKind:
     """Tell what a data set is by its name; whatever has CelebA in its name is taken for it."""
-    if dataset.startswith("avatars"):
+    if dataset.startswith("avatars:"):
         return "avatars"
     return "celeba" if "celeba" in dataset.lower() else "other"
 
@@ -55,8 +56,15 @@ def terms(data: Mapping[str, Any] | None, weights_licence: str | None = None) ->
         )
     about = ". ".join(filter(None, (f"Licence: {licence}" if licence else None, attribution)))
     if kind == "avatars":
-        known = _HUB_LICENCES.get(str(licence))
-        metadata = own or ({"license": known} if known else {"license": "other", "license_name": str(licence)})
         follows = f"The weights are published under {licence}, the licence of the drawings that they were learned from."
-        return Terms(metadata, about, stated if own else follows)
+        return Terms(own or _hub_keys(licence), about or None, stated if own else follows if licence else Terms.weights)
     return Terms(own or {}, f"{about}." if about else None, stated if own else Terms.weights)
+
+
+def _hub_keys(licence: str | None) -> dict[str, Any]:
+    """Name a licence as the Hub does, whose own names are of lower-case letters, digits and dashes."""
+    if not licence:
+        return {}
+    if licence in _HUB_LICENCES:
+        return {"license": _HUB_LICENCES[licence]}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9]+", "-", licence.lower()).strip("-")}

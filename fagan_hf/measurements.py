@@ -46,8 +46,9 @@ class Measurement:
     command: str | None = None
 
     def __post_init__(self):
-        if not math.isfinite(self.value):
-            raise ValueError(f"{self.type} is {self.value}; it must be a finite number")
+        for name, number in ((self.type, self.value), ("its floor", self.floor), ("its error", self.error)):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{name} is {number}; it must be a finite number")
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -77,7 +78,10 @@ def read_measurements(folder: Path) -> list[Measurement]:
     data = read_json(folder / METRICS) or []
     if not isinstance(data, list):
         raise ValueError(f"{folder / METRICS} holds {type(data).__name__}; it must be a list of measurements")
-    return [Measurement.from_dict(each) for each in data]
+    try:
+        return [Measurement.from_dict(each) for each in data]
+    except ValueError as error:
+        raise ValueError(f"{folder / METRICS}: {error}") from error
 
 
 def add_measurement(folder: Path, measurement: Measurement) -> None:

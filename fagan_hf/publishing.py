@@ -8,11 +8,9 @@ from typing import Any
 import yaml
 
 from fagan_hf import hub
-from fagan_hf.architectures import FILE_SUFFIXES
-from fagan_hf.cards import write_card
+from fagan_hf.cards import published_model, write_card
 from fagan_hf.redaction import redact
 from fagan_hf.repository import (
-    ARCHITECTURE,
     CARD,
     FACTS,
     GENERATOR,
@@ -43,6 +41,7 @@ def publish(
     create_pr: bool = False,
     with_training_state: bool = False,
     replace_card: bool = False,
+    only_on: str | None = None,
     patience_seconds: float = 60.0,
     hurry: threading.Event | None = None,
 ) -> str:
@@ -62,6 +61,7 @@ def publish(
         with_training_state: Push the newest checkpoint as well, from which training goes on exactly?
         replace_card: Push the folder's own card, whatever people wrote on the one there? Otherwise the folder's counts
             only where there is none.
+        only_on: The commit that the push must follow; another one there is an error.
         patience_seconds: How long to try again while the Hub can't be reached.
         hurry: Ends a wait for the next try when it is set.
 
@@ -80,9 +80,11 @@ def publish(
         files |= _training_state(folder)
 
     def compose(existing: hub.Existing) -> Mapping[str, hub.Content]:
+        if only_on not in (None, existing.commit):
+            raise ValueError(f"{repo_id} has moved on from {only_on} to {existing.commit}: take its new state first")
         contents: dict[str, hub.Content] = {name: _clean(path, token) for name, path in files.items()}
         if RECIPE in contents:
-            contents[RECIPE] = yaml.safe_dump(portable_recipe(folder), sort_keys=False).encode()
+            contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
         if REQUIREMENTS in existing.hashes:  # perhaps somebody's own
             contents.pop(REQUIREMENTS, None)
         weights = weights_hash(folder)
@@ -99,7 +101,7 @@ def publish(
         there = None if replace_card else existing.card
         present = {name for name in (*existing.hashes, *contents) if contents.get(name, name) is not None}
         card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present)
-        return contents | {CARD: card.encode("utf-8", errors="surrogateescape")}
+        return contents | {CARD: redact(card, token).encode("utf-8", errors="surrogateescape")}
 
     return hub.push(
         repo_id,
@@ -139,10 +141,10 @@ def portable_recipe(folder: Path) -> dict[str, Any]:
     recipe = read_recipe(folder)
     for name in _NOT_PORTABLE:
         recipe.pop(name, None)
-    if read_json(folder / FACTS).get("data", {}).get("source") == "folder":
+    if "dataset" in recipe and (read_json(folder / FACTS).get("data") or {}).get("source") == "folder":
         recipe["dataset"] = f"./{Path(recipe['dataset']).expanduser().resolve().name}"
-    if Path(str(recipe.get("model"))).suffix in FILE_SUFFIXES:
-        recipe["model"] = ARCHITECTURE  # which lies beside it
+    if "model" in recipe:
+        recipe["model"] = published_model(str(recipe["model"]))
     return recipe
 
 
@@ -159,7 +161,7 @@ def _training_state(folder: Path) -> dict[str, Path]:
     """Find the checkpoint of the weights that are published."""
     checkpoint = newest_checkpoint(folder)
     published = read_json(folder / FACTS).get("training", {}).get("images_seen")
-    if checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
+    if published is None or checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of its weights after {published} images, so no training state to push; "
             "it is written by training, and the newest must be there"

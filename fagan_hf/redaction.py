@@ -4,8 +4,8 @@ import re
 
 from huggingface_hub import get_token
 
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b")
-_HIDDEN = "[token]"
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{16,}")
+_HIDDEN = "REMOVED-TOKEN"  # plain letters: brackets mean something to YAML and Markdown
 
 
 def redact(text: str, token: str | bool | None = None) -> str:

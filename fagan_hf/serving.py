@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from fagan_hf.commands.options import find_device
+from fagan_hf.devices import find_device
 from fagan_hf.models import Generator
 from fagan_hf.pipeline import FAGANPipeline, FAGANPipelineOutput
 from fagan_hf.sampling import Wishes

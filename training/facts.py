@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -87,11 +88,12 @@ def _portable(argument: str) -> str:
         flag, value = "", argument
     path = Path(value)
     if path.is_absolute():
-        for start, name in ((ROOT, ""), (Path.cwd(), ""), (Path.home(), "~/")):
+        for start in (ROOT, Path.cwd()):
             if path.is_relative_to(start):
-                value = name + path.relative_to(start).as_posix()
-                break
-    return f"{flag}{equals}{value}"
+                return f"{flag}{equals}{path.relative_to(start).as_posix()}"
+    home = re.escape(Path.home().as_posix())
+    is_top = home == "/"  # in some containers it is nobody's
+    return argument if is_top else re.sub(rf"{home}(?![^/\]\s,;:'\"])", "~", argument)
 
 
 def commit() -> dict[str, Any]:
@@ -101,7 +103,7 @@ def commit() -> dict[str, Any]:
         if Path(top).resolve() != ROOT:  # a copy that lies in somebody else's repository
             return {}
         return {"commit": _git("rev-parse", "HEAD"), "commit_modified": bool(_git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return {}
 
 

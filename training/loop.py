@@ -28,6 +28,7 @@ from fagan_hf.labels import label_values
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.redaction import redact
 from fagan_hf.repository import ARCHITECTURE, CARD, CHECKPOINTS, RECIPE, save_repository, write_text
 from fagan_hf.sampling import generate_images, label_grid, latents_from_seeds
 from training.batches import Batches
@@ -193,7 +194,7 @@ class Run:
             self._logged = (self.images_seen, self.seconds)
         if self.is_main:
             self.recipe.run_dir.mkdir(parents=True, exist_ok=True)
-            write_text(self.recipe.run_dir / RECIPE, self.recipe.to_yaml())
+            write_text(self.recipe.run_dir / RECIPE, redact(self.recipe.to_yaml()))
             with replacing(self.recipe.run_dir / ARCHITECTURE) as path:
                 save_architecture(path, self.architecture)
             self.report.rewind(self.images_seen)
@@ -213,7 +214,8 @@ class Run:
             if state is None:
                 raise ValueError(f"the training state of {self.origin.name} is broken: push it again, or leave it out")
             return state
-        self._tell(restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model))
+        told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
+        self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
         if not is_resumed:
             return None
         facts = self.origin.facts

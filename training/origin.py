@@ -111,7 +111,7 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     What a repository holds is the averaged generator; the trained one starts from it too.
 
     Returns:
-        A sentence for each thing that could not be taken over.
+        A sentence about what was taken over and what not.
 
     Raises:
         ValueError: Its networks have another architecture than the run's.
@@ -121,20 +121,21 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     generator.load_state_dict(source.state_dict())
     averaged.load_state_dict(source.state_dict())
     if not (origin.folder / DISCRIMINATOR).is_dir():
-        return f"{origin.name} has no discriminator: a new one starts. New optimisers start as well."
+        return f"Starting from the generator of {origin.name}, which has no discriminator; new: it, optimisers."
     discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
-    return f"{origin.name} has no training state: new optimisers start."
+    return f"Starting from the weights of {origin.name}, with new optimisers."
 
 
 def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:
     source = network_class.from_pretrained(origin.folder)
     if source.config != wanted.config:
         labels = source.config.label_names, wanted.config.label_names
-        hint = "labels" if labels[0] != labels[1] else "architecture"
-        detail = f" ({list(labels[0])}, not {list(labels[1])})" if hint == "labels" else ""
+        are_other = labels[0] != labels[1]
+        hint = "other labels" if are_other else "another architecture"
+        detail = f" ({list(labels[0])}, not {list(labels[1])})" if are_other else ""
         raise ValueError(
-            f"the {network_class.subfolder} of {origin.name} has another {hint} than this recipe{detail}; "
-            f"{'name the same --label_columns' if hint == 'labels' else f'give --model {origin.name}'}"
+            f"the {network_class.subfolder} of {origin.name} has {hint} than this recipe{detail}; "
+            f"{'name the same --label_columns' if are_other else f'give --model {origin.name}'}"
         )
     return source
 

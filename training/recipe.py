@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import yaml
 
 from fagan_hf.architectures import FILE_SUFFIXES, Architecture, Conditioning, load_architecture, with_labels
 from fagan_hf.data import ImageSource
+from fagan_hf.redaction import redact
 from fagan_hf.suggest import suggest
 from training.origin import base_recipe
 
@@ -146,6 +148,11 @@ class Recipe:
         for name in ("push_to_hub", "resume_from", "finetune_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; give it a model like 'user/name', or leave it out")
+        if self.weights_licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.weights_licence):
+            raise ValueError(
+                f"weights_licence is {self.weights_licence!r}; it must be an identifier of the Hub, like 'mit' or "
+                "'cc-by-4.0' (https://huggingface.co/docs/hub/repositories-licenses)"
+            )
         if self.push_training_state and not self.push_to_hub:
             raise ValueError("push_training_state is true, but push_to_hub does not say where to")
         if self.approximate_penalties and not (self.r1_gamma or self.r2_gamma):
@@ -266,7 +273,7 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
         with TemporaryDirectory() as folder:
             return _parse(parser, arguments, Path(folder))
     except (ValueError, FileNotFoundError, jsonargparse.ArgumentError) as error:
-        print(f"train.py: error: {error}\n(--help explains every field)", file=sys.stderr)
+        print(redact(f"train.py: error: {error}\n(--help explains every field)"), file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from fagan_hf.architectures import Architecture, load_architecture
+from fagan_hf.redaction import redact
 from fagan_hf.repository import ARCHITECTURE, RECIPE
 from training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
 
@@ -19,7 +20,7 @@ def check_folder(recipe: Recipe) -> None:
     path = recipe.run_dir / RECIPE
     if not path.exists():
         return
-    wanted = yaml.safe_load(recipe.to_yaml())
+    wanted = yaml.safe_load(redact(recipe.to_yaml()))
     try:
         begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:

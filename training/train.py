@@ -13,6 +13,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # `accelerate launch` puts this file's folder on the path, not the repository's root that the imports start from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fagan_hf.redaction import redact
 from training.loop import Run
 from training.recipe import parse_recipe
 
@@ -23,15 +24,16 @@ def main() -> None:
     try:
         run = Run(recipe)
     except (ValueError, ImportError, OSError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(redact(f"train.py: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
     try:
         run.train()
     except (ValueError, FileNotFoundError) as error:  # of the model that it starts from
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(redact(f"train.py: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
     except OSError as error:  # a full disk
-        print(f"train.py: error: {error}\nThe same command goes on from the newest checkpoint.", file=sys.stderr)
+        message = f"train.py: error: {error}\nThe same command goes on from the newest checkpoint."
+        print(redact(message), file=sys.stderr)
         raise SystemExit(1) from error
 
 

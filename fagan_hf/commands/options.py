@@ -3,23 +3,22 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fagan_hf.devices import find_device
 from fagan_hf.seeds import parse_seeds
-
-if TYPE_CHECKING:
-    import torch
 
 PICTURE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 
 
-def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
+def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False, has_device: bool = True) -> None:
     """Add what says which model it is, and where it runs."""
     name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
     parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     add_imports(parser)
-    parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
+    if has_device:
+        parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
 
 
 def add_imports(parser: argparse.ArgumentParser) -> None:
@@ -97,22 +96,6 @@ def _alpha(text: str) -> tuple[str | None, float]:
         return layer or None, float(number)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"alpha is {text!r}; write it like 0.5 or layers.2=0.5") from error
-
-
-def find_device(name: str | None) -> "torch.device":
-    """Find a device by name; by default the fastest there is.
-
-    Raises:
-        ValueError: It is unknown, or not there.
-    """
-    import torch
-
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown device, and for an absent one
-        raise ValueError(f"--device is {name!r}, which can't be used here: {error}") from error
 
 
 def load_generator(options: argparse.Namespace) -> Any:

@@ -12,7 +12,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "Publish a run folder: networks, card, grid, plots, metrics, recipe, and exports if there are any, in one "
         "commit. What people wrote on the card there stays. Log in first: hf auth login."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a folder that convert has written")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder, or a folder that convert has written")
     parser.add_argument("repo_id", metavar="USER/NAME", help="where to; made if need be")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     parser.add_argument("--revision", help="branch to commit to, made if need be (default: main)")
@@ -29,8 +29,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Check that the folder loads, and push it."""
-    if not options.run.is_dir():
-        raise FileNotFoundError(f"{str(options.run)!r} is no folder; give the folder of a run, like runs/avatars-32")
+    if not options.folder.is_dir():
+        raise FileNotFoundError(f"{str(options.folder)!r} is no folder; give the folder of a run, like runs/avatars-32")
 
     from fagan_hf.architectures import import_code
     from fagan_hf.models import Discriminator, Generator
@@ -40,15 +40,15 @@ def run(options: argparse.Namespace) -> None:
     for name in options.imports:
         import_code(name)
     where = {"private": options.private, "revision": options.revision, "create_pr": options.create_pr}
-    generator = Generator.from_pretrained(options.run)  # what is published loads
-    if (options.run / GENERATOR).is_dir():
-        has_discriminator = (options.run / DISCRIMINATOR).is_dir()
-        discriminator = Discriminator.from_pretrained(options.run) if has_discriminator else None
-        complete_repository(options.run, generator, discriminator)
+    generator = Generator.from_pretrained(options.folder)  # what is published loads
+    if (options.folder / GENERATOR).is_dir():
+        has_discriminator = (options.folder / DISCRIMINATOR).is_dir()
+        discriminator = Discriminator.from_pretrained(options.folder) if has_discriminator else None
+        complete_repository(options.folder, generator, discriminator)
         url = publish(
-            options.run,
+            options.folder,
             options.repo_id,
-            message=options.message or f"Push {options.run.resolve().name}",
+            message=options.message or f"Push {options.folder.resolve().name}",
             with_training_state=options.training_state,
             replace_card=options.replace_card,
             **where,

@@ -62,7 +62,7 @@ def test_single_files(model, tmp_path):
         (["--truncation", "-1"], "truncation is -1.0; it must be above 0"),
         (["--batch_size", "0"], "batch_size is 0"),
         (["--columns", "0"], "in 0 columns"),
-        (["--device", "warp"], "--device is 'warp', which can't be used here"),
+        (["--device", "warp"], "device is 'warp', which can't be used here"),
     ],
 )
 def test_errors_are_words_and_a_status(model, tmp_path, monkeypatch, capsys, changes, message):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fagan_hf import FAGANPipeline, cli, serving
 from fagan_hf.architectures import with_labels
+from fagan_hf.devices import find_device
 from fagan_hf.models import Generator
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
@@ -67,7 +68,7 @@ def handler(folder):
 @pytest.fixture(scope="module")
 def pipe(folder):
     """What the handler is compared with, on the same device."""
-    return FAGANPipeline.from_pretrained(folder).to(serving.find_device(None))
+    return FAGANPipeline.from_pretrained(folder).to(find_device(None))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_whole_numbers_are_numbers(handler):
     ],
 )
 def test_labels(conditional, conditional_folder, labels):
-    pipe = FAGANPipeline.from_pretrained(conditional_folder).to(serving.find_device(None))
+    pipe = FAGANPipeline.from_pretrained(conditional_folder).to(find_device(None))
     drawn = pictures(conditional, {"inputs": "1-2", "parameters": {"labels": labels}})
     assert drawn == png_files(pipe(seeds=[1, 2], labels=labels).images)
     assert drawn != pictures(conditional, {"inputs": "1-2"})

@@ -5,9 +5,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from fagan_hf.architectures import save_architecture
 from tests.hub.server import Hub
+from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[2]
 ALICE = "hf_" + "AliceWritesOnlyToTheHubOfTestsAAAA"
@@ -41,6 +45,32 @@ def hf(hub, tmp_path):
     def run(*args, token=ALICE, check=True, cache="cache", **env):
         command = [Path(sys.executable).with_name("hf"), *args]
         return _run(command, hub.environment(token, cache=tmp_path / cache) | env, check)
+
+    return run
+
+
+@pytest.fixture
+def train(hub, tmp_path):
+    """Run training/train.py, on 20 pictures of 12x10 and with networks for 8x8, in a process of its own."""
+    pictures = tmp_path / "pictures/all"
+    pictures.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for index in range(20):
+        Image.fromarray(draw.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(pictures / f"{index:02d}.png")
+    save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
+
+    def run(*arguments, dataset=pictures, output_dir="runs", is_from_model=False, check=True, wait=True, token=ALICE):
+        command = [sys.executable, "training/train.py", *arguments]
+        command += ["--dataset", dataset, "--output_dir", tmp_path / output_dir, "--cpu_threads", 1]
+        if not is_from_model:  # otherwise the model's own recipe says so
+            command += ["--model", tmp_path / "tiny.json", "--batch_size", 4, "--log_every_images", 4]
+            command += ["--sample_every_images", 8, "--checkpoint_every_images", 8]
+        env = hub.environment(token, cache=tmp_path / f"hub-{output_dir}") | {"FAGAN_CACHE": str(tmp_path / "data")}
+        env["OMP_NUM_THREADS"] = "1"
+        if wait:
+            return _run(command, env, check)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*map(str, command)], env=env, cwd=ROOT, **pipes)
 
     return run
 

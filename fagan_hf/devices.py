@@ -1,0 +1,22 @@
+"""Where networks run."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find_device(name: str | None) -> "torch.device":
+    """Find a device by name; by default the fastest there is.
+
+    Raises:
+        ValueError: It is unknown, or not there.
+    """
+    import torch
+
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown device, and for an absent one
+        raise ValueError(f"device is {name!r}, which can't be used here: {error}") from error

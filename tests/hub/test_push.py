@@ -1,0 +1,203 @@
+"""``fagan-hf push`` and ``push_to_hub``, spoken to a server by the real client, on good days and bad ones."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import save_repository
+from tests.hub.conftest import ALICE, BOB, READER, STRANGER
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
+
+# Several pushes of one process: importing torch takes longer than all of them.
+CLI = """
+import contextlib, io, json, sys
+from fagan_hf.cli import main
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder, as far as a push looks at it."""
+    folder = tmp_path / "runs/portraits"
+    save_repository(folder, with_gates(Generator(GENERATOR)), Discriminator(DISCRIMINATOR))
+    Image.new("RGB", (8, 8)).save(folder / "samples.png")
+    (folder / "recipe.yaml").write_text("name: portraits\nmodel: fagan-32\noutput_dir: /home/alice/runs\n")
+    return folder
+
+
+@pytest.fixture
+def push(client, run):
+    def push(*commands, token=ALICE, check=True, **env):
+        lines = [["push", str(run), *each] if each[0] != "push" else [*each] for each in commands]
+        done = client(["-c", CLI, json.dumps(lines)], token=token, **env)
+        results = [json.loads(line) for line in done.stdout.splitlines()]
+        assert not check or all(status == 0 for status, _, _ in results), results
+        assert "Traceback" not in done.stdout + done.stderr
+        return results
+
+    return push
+
+
+def test_where_a_push_goes(hub, push, run):
+    flags = ["--private"], ["--revision", "dev"], []
+    first, _, _ = push(*(["alice/portraits", *each] for each in flags))
+    assert hub.repositories["model", "alice/portraits"].private
+    hub.commit("alice/portraits", {"samples.png": None}, revision="main")
+    [request] = push(["alice/portraits", "--create-pr"])
+    assert "discussions/1" in request[1]
+    assert "samples.png" in hub.files("alice/portraits", revision="refs/pr/1").keys() - hub.files("alice/portraits")
+    for revision in ("main", "dev", "refs/pr/1"):
+        files = hub.files("alice/portraits", revision=revision)
+        assert files["generator/model.safetensors"] == (run / "generator/model.safetensors").read_bytes()
+        assert b"/home/alice" not in files["recipe.yaml"]
+    history = hub.repositories["model", "alice/portraits"].history("main")
+    assert len(history) == 3, "one commit, none for what was there already, and the one that took samples.png away"
+    assert history[1].oid in first[1]
+
+
+def test_rights(push):
+    [[status, _, err]] = push(["alice/portraits"], token=None, check=False)
+    assert (status, "hf auth login" in err) == (2, True)
+    [[status, _, err]] = push(["alice/portraits"], token=STRANGER, check=False)
+    assert (status, "the token is not valid" in err) == (2, True)
+    for token in (READER, BOB):
+        [[status, _, err]] = push(["alice/portraits"], token=token, check=False)
+        assert status == 2
+        assert "may not write to 'alice/portraits'" in err
+        assert "settings/tokens" in err
+        assert token not in err
+
+
+def test_names_and_folders(push, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["alice/../portraits"], "no name for a repository"),
+        (["/etc/passwd"], "no name for a repository"),
+        (["push", str(run / "nowhere"), "alice/portraits"], "is no folder"),
+        (["push", str(tmp_path / "empty"), "alice/portraits"], "is no Generator"),
+        (["alice/portraits", "--training-state"], "no checkpoint of its weights"),
+    ]
+    for (status, _, err), (_, message) in zip(push(*(each for each, _ in cases), check=False), cases, strict=True):
+        assert (status, message in err) == (2, True), err
+
+
+def test_what_people_wrote_stays_and_what_is_broken_is_said(hub, push, run):
+    push(["alice/portraits"])
+    card = hub.files("alice/portraits")["README.md"].decode()
+    mine = f"{card.replace('library_name:', '# mine', 1).replace('# mine', '# mine{0}library_name:', 1)}\nMy notes.\n"
+    hub.commit("alice/portraits", {"README.md": mine.format("\n").encode()})
+    Generator(GENERATOR).save_pretrained(run / "generator")  # other weights
+    push(["alice/portraits"])
+    again = hub.files("alice/portraits")["README.md"].decode()
+    assert "# mine\nlibrary_name:" in again
+    assert again.endswith("\nMy notes.\n")
+
+    hub.commit("alice/portraits", {"README.md": b"---\ntags: [a\n---\nMy notes.\n"})
+    [[status, _, err]] = push(["alice/portraits"], check=False)
+    assert status == 2
+    assert "README.md has broken YAML" in err
+    push(["alice/portraits", "--replace-card"])
+    assert "My notes." not in hub.files("alice/portraits")["README.md"].decode()
+
+
+def test_somebody_else_commits_in_between(hub, push):
+    """The card is read, somebody changes it, and the commit on the old parent is refused: theirs must not be lost."""
+    push(["alice/portraits"])
+    card = hub.files("alice/portraits")["README.md"]
+    hub.commit("alice/portraits", {"samples.png": None})  # so that there is something to push
+    theirs = {"README.md": card + b"\nMeanwhile.\n", "notes.txt": b"theirs"}
+    hub.fault("POST", "/commit/", lambda: hub.commit("alice/portraits", theirs))
+    push(["alice/portraits"])
+    assert [status for method, path, status in hub.requests if "/commit/" in path][-2:] == [412, 200]
+    files = hub.files("alice/portraits")
+    assert files["README.md"].endswith(b"\nMeanwhile.\n")
+    assert files["notes.txt"] == b"theirs"
+    assert "samples.png" in files
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("PUT", "/lfs/", "drop"),
+        ("POST", "/commit/", "drop"),
+        ("POST", "/commit/", "drop_after"),
+        ("POST", "/commit/", 503),
+    ],
+)
+def test_a_server_that_dies_in_the_middle_of_a_push(hub, push, fault):
+    hub.fault(*fault)
+    push(["alice/portraits"])
+    assert hub.faults_used == 1
+    history = hub.repositories["model", "alice/portraits"].history("main")
+    assert len(history) == 2, "whatever the client heard of its first try, there is one commit"
+    assert "samples.png" in hub.files("alice/portraits")
+
+
+def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
+    """Not after a minute here: the patience is an argument."""
+    hub.stop()
+    code = f"""
+        from fagan_hf.publishing import publish
+        try:
+            publish({str(run)!r}, "alice/portraits", message="m", patience_seconds=2.5)
+        except ConnectionError as error:
+            print(error)
+    """
+    done = client(code)
+    assert "no connection to the Hub for 'alice/portraits'" in done.stdout
+    assert done.stderr.count("trying again in") == 1
+    assert ALICE not in done.stdout + done.stderr
+
+
+def test_two_pushes_at_once(hub, client, run):
+    """Of two runs, into one repository: both land, one after the other."""
+    code = f"""
+        import time
+        from fagan_hf.publishing import publish
+        publish({str(run)!r}, "alice/portraits", message="from one of two", create_pr=False)
+    """
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(client, code, cache=name) for name in ("one", "two")]:
+            assert done.result().returncode == 0
+    assert "samples.png" in hub.files("alice/portraits")
+
+
+def test_networks_and_pipeline_push_themselves(hub, client, run):
+    client(
+        f"""
+        from fagan_hf import Discriminator, FAGANPipeline, Generator
+        print(Discriminator.from_pretrained({str(run)!r}).push_to_hub("alice/bare"))
+        generator = Generator.from_pretrained({str(run)!r})
+        generator.push_to_hub("alice/bare", commit_message="The generator", token={ALICE!r})
+        FAGANPipeline(generator).push_to_hub("alice/pipe", private=True)
+        for load in (Generator, Discriminator, FAGANPipeline):
+            load.from_pretrained("alice/bare")
+        """
+    )
+    titles = [commit.title for commit in hub.repositories["model", "alice/bare"].history("main")]
+    assert titles == ["The generator", "Upload Discriminator", "initial commit"]
+    assert hub.repositories["model", "alice/pipe"].private
+    card = hub.files("alice/bare")["README.md"].decode()
+    assert "discriminator = Discriminator.from_pretrained" in card, "it was there already"
+    assert {"model_index.json", "pipeline.py"} <= hub.files("alice/pipe").keys()
+
+
+def test_an_export_lands_beside_the_weights(hub, push, client, tmp_path):
+    push(["alice/portraits"])
+    out = tmp_path / "generator.pt2"
+    line = ["export", "alice/portraits", "--format", "torch", "--out", str(out), "--push"]
+    [status, _, err] = json.loads(client(["-c", CLI, json.dumps([line])]).stdout)
+    assert status == 0, err
+    files = hub.files("alice/portraits")
+    assert files["torch_export/generator.pt2"] == out.read_bytes()
+    assert "`torch_export/generator.pt2`" in files["README.md"].decode()
+    assert files["samples.png"]

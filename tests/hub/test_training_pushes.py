@@ -1,0 +1,87 @@
+"""A training that publishes itself: in the background, on bad days too, and without telling secrets."""
+
+import json
+import signal
+import time
+
+from tests.hub.conftest import ALICE, STRANGER
+
+PUSH = "--push_to_hub", "alice/try"
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_slow_hub_does_not_slow_the_training(hub, train, tmp_path):
+    """Each upload takes more than a second, all steps together less: newer snapshots take the place of older ones."""
+    hub.fault("PUT", "/lfs/", lambda: time.sleep(1.5), times=None)
+    done = train("--name", "try", "--max_images", 96, *PUSH)
+    assert "Pushed: " in done.stdout
+    commits = hub.repositories["model", "alice/try"].history("main")
+    assert commits[0].title == "96 images"
+    assert 2 <= len(commits) - 1 < 96 // 8, "some on the way, not all of them"
+    lines = [json.loads(line) for line in (tmp_path / "runs/try/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["seconds"] < 96 / 8 * 1.5, "as long as the pushes alone would take, one after the other"
+    assert not list((tmp_path / "runs/try").glob(".push-*"))
+
+
+def test_a_hub_that_is_away_for_a_while(hub, train):
+    """It dies in the middle of the first push, and is back before the end."""
+    hub.fault("PUT", "/lfs/", "drop")
+    hub.fault("POST", "/commit/", 503)
+    hub.fault("POST", "/preupload/", "drop")
+    done = train("--name", "try", "--max_images", 16, *PUSH)
+    assert hub.faults_used == 3
+    assert "Pushed: " in done.stdout
+    assert b"| images seen | 16 |" in hub.files("alice/try")["README.md"]
+
+
+def test_a_hub_that_refuses_ends_no_training(hub, train, tmp_path):
+    """Somebody breaks the card while it trains: that is said, with what to do, and the run is whole."""
+    hub.commit("alice/try", {"README.md": b"---\ntags: [a\n---\n"})
+    done = train("--name", "try", "--max_images", 8, *PUSH)
+    assert "README.md has broken YAML" in done.stdout
+    assert f"The run is whole in {tmp_path / 'runs/try'}; push it by: fagan-hf push" in done.stdout
+    assert (tmp_path / "runs/try/generator/model.safetensors").exists()
+
+
+def test_rights_are_checked_before_the_training(hub, train, tmp_path):
+    for token, message in ((None, "hf auth login"), (STRANGER, "the token is not valid for 'alice/try'")):
+        done = train("--name", "try", "--max_images", 8, *PUSH, token=token, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs/try/generator").exists()
+
+
+def test_a_run_that_is_asked_to_end_pushes_what_it_has(hub, train):
+    process = train("--name", "try", "--max_images", 10**9, *PUSH, wait=False)
+    wait_until(lambda: len(hub.repositories["model", "alice/try"].commits) > 1 if hub.repositories else False)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "Asked to end, and saved" in output
+    assert "Pushed: " in output
+    newest = hub.repositories["model", "alice/try"].history("main")[0].title
+    facts = json.loads(hub.files("alice/try")["facts.json"])
+    assert newest == f"{facts['training']['images_seen']:,} images"
+
+
+def test_no_token_is_ever_written_down(hub, train, tmp_path):
+    """Not even where somebody puts one into a flag."""
+    done = train("--name", "try", "--max_images", 8, *PUSH, "--image_column", ALICE)
+    written = [path for path in (tmp_path / "runs/try").rglob("*") if path.is_file()]
+    published = hub.files("alice/try")
+    assert len(written) > 15
+    assert b"image_column: REMOVED-TOKEN" in published["recipe.yaml"]
+    assert b"--image_column REMOVED-TOKEN" in published["README.md"]
+    for name, content in [(str(path), path.read_bytes()) for path in written] + list(published.items()):
+        assert ALICE.encode() not in content, name
+    assert ALICE not in done.stdout + done.stderr
+    wrong = train("--name", "other", "--max_images", 8, dataset=f"https://{ALICE}@example.org/faces", check=False)
+    assert wrong.returncode == 2
+    assert ALICE not in wrong.stdout + wrong.stderr

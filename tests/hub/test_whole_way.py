@@ -1,0 +1,136 @@
+"""Train, publish, load by every door, go on from it elsewhere, publish again: real clients over HTTP."""
+
+import json
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+
+from fagan_hf import Generator
+from fagan_hf.sampling import generate_images, latents_from_seeds
+from tests.hub.conftest import ALICE
+
+SEEDS = [0, 1, 7]
+
+# Each door, in a process that has never seen the model, writes what it draws.
+DOORS = {
+    "generator": """
+        from fagan_hf import Generator
+        from fagan_hf.sampling import generate_images, latents_from_seeds
+        generator = Generator.from_pretrained("alice/portraits")
+        images = generate_images(generator, latents_from_seeds({seeds}, generator.config.latent_dim))
+    """,
+    "pipeline": """
+        from fagan_hf import FAGANPipeline
+        images = FAGANPipeline.from_pretrained("alice/portraits")(seeds={seeds}).images
+    """,
+    "diffusers": """
+        from diffusers import DiffusionPipeline
+        pipe = DiffusionPipeline.from_pretrained("alice/portraits", trust_remote_code=True)
+        images = pipe(seeds={seeds}).images
+    """,
+}
+
+
+def drawn(folder):
+    generator = Generator.from_pretrained(folder)
+    return generate_images(generator, latents_from_seeds(SEEDS, generator.config.latent_dim))
+
+
+@pytest.mark.timeout(240)
+def test_from_a_training_to_the_hub_and_back(hub, client, train, tmp_path):
+    push = "--push_to_hub", "alice/portraits"
+    train("--name", "portraits", "--max_images", 24, *push, "--push_training_state", "true")
+    here = tmp_path / "runs/portraits"
+    files = hub.files("alice/portraits")
+    assert files.keys() >= {
+        "README.md", "model_index.json", "pipeline.py", "handler.py", "generator/modeling_fagan.py", "recipe.yaml",
+        "generator/config.json", "generator/model.safetensors", "discriminator/config.json", "samples.png", "loss.png",
+        "discriminator/model.safetensors", "training_progress.gif", "alpha.png", "metrics.jsonl", "facts.json",
+        "training_state/manifest.json",
+    }  # fmt: skip
+    assert files["generator/model.safetensors"] == (here / "generator/model.safetensors").read_bytes()
+
+    for name, code in DOORS.items():
+        save = f"\nimport numpy; numpy.save(r'{tmp_path / name}.npy', numpy.stack([numpy.asarray(i) for i in images]))"
+        client("\n".join(line.strip() for line in code.format(seeds=SEEDS).splitlines()) + save, cache=f"cache-{name}")
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), drawn(here)), name
+
+    card = files["README.md"].decode()
+    client(f"from huggingface_hub import ModelCard; ModelCard({card!r}).validate()")
+    assert ModelCard(card).data.pipeline_tag == "unconditional-image-generation"
+    ours = "<!-- fagan_hf:begin training -->"
+    mine = card.replace(ours, f"## Why\n\nFor my students.\n\n{ours}")
+    begun = hub.commit("alice/portraits", {"README.md": mine.encode()}, message="Say why")
+
+    # Another machine: no run folder, another cache. Its end is that of a run that was never interrupted, to the bit.
+    go_on = "--resume_from", "alice/portraits", "--max_images", 40
+    train(*go_on, *push, output_dir="elsewhere", is_from_model=True)
+    train("--name", "whole", "--max_images", 40)
+    ends = [load_file(tmp_path / end / "generator/model.safetensors") for end in ("elsewhere/portraits", "runs/whole")]
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[1])
+    lines = (tmp_path / "elsewhere/portraits/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images"] for line in lines] == list(range(4, 44, 4))
+
+    again = hub.files("alice/portraits")["README.md"].decode()
+    assert f"## Why\n\nFor my students.\n\n{ours}" in again
+    assert "| images seen | 40 |" in again
+    assert f"| continued from | alice/portraits@{begun} |" in again
+    assert "training_state/manifest.json" not in hub.files("alice/portraits")  # that of other weights
+
+
+@pytest.mark.timeout(120)
+def test_a_data_set_of_the_hub_feeds_a_training(hub, client, train, tmp_path):
+    client(
+        f"""
+        import numpy, datasets
+        from PIL import Image
+        draw = numpy.random.default_rng(0)
+        faces = [Image.fromarray(draw.integers(0, 256, (24, 20, 3), dtype=numpy.uint8)) for _ in range(16)]
+        rows = {{"image": faces, "Smiling": [index % 2 == 0 for index in range(16)]}}
+        datasets.Dataset.from_dict(rows).push_to_hub("alice/celeba-like", token={ALICE!r})
+        """
+    )
+    train(
+        "--name", "smiles", "--max_images", 8, "--push_to_hub", "alice/smiles", "--label_columns", "Smiling",
+        dataset="alice/celeba-like",
+    )  # fmt: skip
+    card = ModelCard(hub.files("alice/smiles")["README.md"].decode())
+    assert card.data.datasets == ["alice/celeba-like"]
+    assert (card.data.license, card.data.license_name) == ("other", "celeba-non-commercial-research")
+    assert f"revision `{hub.head('alice/celeba-like', kind='dataset')}`" in card.content
+    shown = client(
+        """
+        from fagan_hf import FAGANPipeline
+        pipe = FAGANPipeline.from_pretrained("alice/smiles")
+        print(pipe(seeds=[3], labels={"Smiling": True}).images[0].size)
+        """
+    )
+    assert shown.stdout.strip() == "(8, 8)"
+
+
+@pytest.mark.timeout(120)
+def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path):
+    train("--name", "first", "--max_images", 8, "--push_to_hub", "alice/first")
+    done = train(
+        "--finetune_from", "alice/first", "--name", "second", "--max_images", 4, "--push_to_hub", "alice/second",
+        "--generator_learning_rate", "1e-12", is_from_model=True,
+    )  # fmt: skip
+    assert "Starting from the weights of alice/first, with new optimisers." in done.stdout
+    card = ModelCard(hub.files("alice/second")["README.md"].decode())
+    assert card.data.base_model == "alice/first"
+    assert f"| fine-tuned from | alice/first@{hub.head('alice/first')} |" in card.content
+    assert "| images seen | 4 |" in card.content
+    first, second = (load_file(tmp_path / f"runs/{name}/generator/model.safetensors") for name in ("first", "second"))
+    name = "layers.0.query.weight"
+    assert np.allclose(first[name], second[name], atol=1e-9)
+    refused = train(
+        "--finetune_from", "alice/first", "--name", "third", "--label_columns", "class", is_from_model=True,
+        dataset=tmp_path, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "has other labels" in refused.stderr
+    nameless = train("--finetune_from", "alice/first", is_from_model=True, check=False)
+    assert "needs a name of its own: give --name" in nameless.stderr
