@@ -1,6 +1,7 @@
 """Compare runs on the same data in a minute, with nothing to download.
 
     python benchmarks/pixel_distance.py runs/avatars-32 runs/other
+    python benchmarks/pixel_distance.py runs/avatars-32 --write     into its metrics.json, from where its card takes it
 
 Prints, for each model, the Fréchet distance of generated to real images in the first 48 principal components of the
 real pixels, and the share of variance outside of them: above 1 is grain that real images don't have. It sees layout,
@@ -10,6 +11,7 @@ number.
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -18,6 +20,8 @@ from jaxtyping import Float, UInt8
 
 from fagan_hf import Generator
 from fagan_hf.data import ImageSource, prepare_images
+from fagan_hf.measurements import Measurement, add_measurement
+from fagan_hf.repository import weights_hash
 from fagan_hf.sampling import generate_images, latents_from_seeds
 
 COMPONENTS = 48
@@ -69,6 +73,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="run folders or Hub ids")
     parser.add_argument("--dataset", default="avatars")
     parser.add_argument("--num_images", type=int, default=2048)
+    parser.add_argument("--write", action="store_true", help="write the distance into each run folder's metrics.json")
     options = parser.parse_args()
     generators = {name: Generator.from_pretrained(name) for name in options.models}
     [size] = {generator.config.image_size for generator in generators.values()}
@@ -83,6 +88,29 @@ def main() -> None:
         fake = generate_images(generator, latents).transpose(0, 3, 1, 2)
         distance = frechet_distance(components.features(fake), reference)
         print(f"{distance:22.2f}  {components.grain(fake) / components.grain(real):5.2f}  {name}")
+        if options.write:
+            add_measurement(Path(name), _measurement(Path(name), options.dataset, distance, floor, count, len(real)))
+
+
+def _measurement(
+    folder: Path, dataset: str, distance: float, floor: float, count: int, num_references: int
+) -> Measurement:
+    weights = weights_hash(folder)
+    if weights is None:
+        raise ValueError(f"{folder} has no generator; --write is for run folders")
+    return Measurement(
+        type=f"fd_pixelpca{COMPONENTS}_{count}",
+        name="Fréchet distance in principal components of the pixels",
+        value=round(distance, 3),
+        floor=round(floor, 3),
+        features=f"first {COMPONENTS} principal components of the real pixels; sees layout and colours, no detail",
+        num_images=count,
+        reference=f"all {num_references:,} training images; real against real: {count:,} against {count:,} of them",
+        generator=weights,
+        dataset=dataset,
+        split="train",
+        command=f"python benchmarks/pixel_distance.py MODEL --dataset {dataset} --num_images {count}",
+    )
 
 
 if __name__ == "__main__":

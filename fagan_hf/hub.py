@@ -147,9 +147,11 @@ def list_files(repo_id: str, *, revision: str | None = None, token: str | bool |
     """List what a repository holds, for error messages; nothing if it can't be asked."""
     token = _checked(token) if isinstance(token, str) else token
     try:
-        info = HfApi().model_info(repo_id, revision=revision, token=token)  # a listing of the tree tries for 20 seconds
+        # Not list_repo_files, which goes on trying for 20 seconds where there is no connection.
+        info = HfApi().model_info(repo_id, revision=revision, token=token)
     except (OSError, ValueError, *_CONNECTION_ERRORS):
         return None
+    return sorted(file.rfilename for file in info.siblings or ())
 
 
 @dataclass(frozen=True)

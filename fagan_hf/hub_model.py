@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fagan_hf import hub
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.files import replacing
-from fagan_hf.publishing import publish
 from fagan_hf.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -167,6 +166,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             ValueError: ``repo_id`` is no name for a repository, or the card there can't be read.
             ConnectionError: The Hub could not be reached for a minute.
         """
+        from fagan_hf.publishing import publish  # cards and templates are nothing that loading should wait for
+
         with TemporaryDirectory() as folder:
             networks: dict[str, HubModel] = {self.subfolder: self}
             save_repository(folder, networks.get(GENERATOR), networks.get(DISCRIMINATOR))

@@ -9,7 +9,7 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
 from fagan_hf.repository import save_repository
 from tests.documents import blocks, commands
-from training.recipe import parse_recipe
+from training.recipe import FIELDS, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(Path("docs").glob("*.md"))
@@ -22,8 +22,12 @@ def test_commands_parse(document):
             cli._parser().parse_args([cli._with_dashes(word) for word in words[1:]])
         elif "training/train.py" in words:
             flags = words[words.index("training/train.py") + 1 :]
-            if Path(flags[flags.index("--config") + 1]).exists():  # mine.yaml is tried in test_cook_your_own.py
+            if "--config" not in flags:  # its recipe is a model's; tests/hub has one
+                assert {flag.removeprefix("--") for flag in flags[::2]} <= FIELDS
+            elif Path(flags[flags.index("--config") + 1]).exists():  # mine.yaml is tried in test_cook_your_own.py
                 parse_recipe(flags)
+        elif words[0] in ("hf", "curl"):
+            continue
         else:
             assert words[0] == "python", words
             assert Path(words[1]).exists(), words

@@ -14,12 +14,13 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
 from fagan_hf.repository import save_repository
 from tests.documents import blocks, commands
-from training.recipe import parse_recipe
+from tests.folder_hub import FolderHub
+from training.recipe import FIELDS, parse_recipe
 
 README = Path("README.md").resolve()
 TEXT = README.read_text(encoding="utf-8")
 # Commands that set up a machine; the others are run or parsed.
-SETTING_UP = (["git", "clone"], ["pip", "install"])
+SETTING_UP = (["git", "clone"], ["pip", "install"], ["hf", "auth"])
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_python_snippets_run_one_after_the_other():
 
 
 @pytest.mark.usefixtures("trained")
-def test_commands_of_the_shell():
+def test_commands_of_the_shell(monkeypatch):
+    monkeypatch.setattr("fagan_hf.hub.push", FolderHub("hub").push)
     root = Path(__file__).parents[1]
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
     kinds = set()
@@ -68,12 +70,15 @@ def test_commands_of_the_shell():
         elif words[0] == "fagan-hf":
             assert main(words[1:]) == 0
         elif "training/train.py" in words:
-            script = words.index("training/train.py")
-            path = words[script + 2]
-            parse_recipe(["--config", str(root / path), *words[script + 3 :]])
+            flags = words[words.index("training/train.py") + 1 :]
+            if flags[0] == "--config":
+                parse_recipe(["--config", str(root / flags[1]), *flags[2:]])
+            else:  # its recipe is a model's; tests/hub has one
+                assert {flag.removeprefix("--") for flag in flags[::2]} <= FIELDS
         else:
             assert words[:2] in SETTING_UP, words
     assert kinds >= {"make", "fagan-hf", "accelerate"}
+    assert Path("hub/you/avatars-32/README.md").exists()
 
 
 def test_the_table_of_presets():

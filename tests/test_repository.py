@@ -69,6 +69,13 @@ loaded = Generator.from_pretrained(folder)
 latents = torch.randn(2, generator.config.latent_dim)
 with torch.inference_mode():
     torch.testing.assert_close(loaded(latents), generator(latents), rtol=0, atol=0)
+from pathlib import Path
+from fagan_hf.cards import write_card
+from fagan_hf.repository import save_repository
+from fagan_hf.serving import EndpointHandler
+save_repository(folder, generator)
+assert "# model" in write_card(Path(folder))
+assert EndpointHandler(folder)({"inputs": "3"})["seeds"] == [3]
 image, = FAGANPipeline(generator=loaded)(num_images=1).images
 assert image.size == (32, 32), image.size
 """

@@ -1,0 +1,274 @@
+"""What is wrong with a name, a repository, a server or the way between: each is said in words, and nothing is left."""
+
+import json
+import threading
+
+import pytest
+
+from tests.hub import test_doors
+from tests.hub.conftest import ALICE, BOB, READER, STRANGER
+from tests.hub.test_doors import DOORS, weights_sent
+
+# Fixtures, by assignment: an imported name would be shadowed by each test's argument.
+served, hub, load = test_doors.served, test_doors.hub, test_doors.load
+models, model, name = test_doors.models, test_doors.model, test_doors.name
+gan, private = test_doors.gan, test_doors.private
+
+OURS = ["Generator", "Discriminator", "FAGANPipeline"]
+ELSEWHERE = "is no folder here (", ", and the Hub did not give it either. "
+WEIGHTS = r"/resolve/.*\.safetensors"
+
+
+def refused(outcome, *parts, error="FileNotFoundError"):
+    """Check that a load was refused in these words, and that no token was printed, not even in a traceback."""
+    assert outcome.error == error, outcome
+    for part in parts:
+        assert part in outcome.message, outcome.message
+    assert not tokens_in(outcome.message + outcome.printed)
+    return outcome
+
+
+def tokens_in(text):
+    return [token for token in (ALICE, BOB, READER, STRANGER) if token[3:] in text]
+
+
+def blobs(load, repo_id):
+    """Whatever the cache holds of a repository's files, finished or not."""
+    folder = load.cache / "hub" / f"models--{repo_id.replace('/', '--')}/blobs"
+    return [path.read_bytes() for path in folder.iterdir()] if folder.is_dir() else []
+
+
+# ------------------------------------------------------------------------------------------------- names and tokens
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_repository_that_does_not_exist(load, door, name):
+    refused(load(door, name), repr(name), *ELSEWHERE, "if it is private, log in with `hf auth login`, or set HF_TOKEN")
+    refused(
+        load(door, name, token=ALICE),
+        *ELSEWHERE,
+        "the token in use must be allowed to read it (`hf auth whoami` says whose it is)",
+    )
+
+
+@pytest.mark.parametrize("door", OURS)
+@pytest.mark.parametrize("token", [BOB, STRANGER], ids=["bob", "invalid"])
+def test_a_private_repository_and_a_strangers_token(load, hub, private, door, token):
+    said = "the token in use must be allowed to read it (`hf auth whoami` says whose it is)"
+    refused(load(door, private, token=token), said)
+    refused(load(door, private, token_of_environment=token), said)
+    assert weights_sent(hub) == []
+
+
+def test_a_private_repository_of_which_the_cache_holds_a_part(load, private):
+    """The client then speaks of the cache; the cause is the token still."""
+    assert load("Generator", private, token=READER).error is None
+    refused(load("Discriminator", private), "if it is private, log in with `hf auth login`, or set HF_TOKEN")
+    refused(load("Discriminator", private, token=BOB), "the token in use must be allowed to read it")
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_token_that_no_header_can_carry_is_not_shown(load, hub, gan, door):
+    """The HTTP library's own error would quote it."""
+    for token in (f"{ALICE}\nX", f"{ALICE} {BOB}", f"ü{ALICE}"):
+        refused(load(door, gan, token=token), "the token holds a character that no token has", error="ValueError")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_revision_that_does_not_exist(load, gan, door):
+    for revision in ("nowhere", "0" * 40):
+        refused(
+            load(door, gan, revision=revision),
+            f"the repository is there, but has no branch, tag or commit {revision!r}",
+        )
+
+
+NO_NAMES = ["../x", "user/../name", "user//name", "user/name/more", "/no/such/folder", "", "x" * 3000, "ü/ü", "a\0b/c"]
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_names_that_are_none(load, hub, door):
+    for text in (*NO_NAMES, "u/" + "x" * 200, "~nobody/x"):
+        said = "letters, digits, '-', '_' and '.' are all that a name there may hold"
+        assert "token" not in refused(load(door, text), repr(text), *ELSEWHERE, said).message
+    refused(load(door, "/etc/passwd"), "'/etc/passwd' is a file; give the folder of a run")
+    assert hub.requests == []
+
+
+def test_names_that_are_none_at_diffusers_own_door(load, hub):
+    for text in (*NO_NAMES, "/etc/passwd"):
+        assert "ValueError" in load("DiffusionPipeline", text).bases
+    assert hub.requests == []
+
+
+# ------------------------------------------------------------------------------------------- what a repository holds
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_repository_without_our_files_is_listed(load, hub, name, door):
+    hub.commit(name, {"README.md": b"# Hi", "unet/weights.safetensors": b"1"} | {f"{i:02}.txt": b"" for i in range(9)})
+    network = "Discriminator" if door == "Discriminator" else "Generator"
+    refused(
+        load(door, name),
+        f"{name!r} is no {network}: it needs config.json and model.safetensors in {network.lower()}/ or the top folder",
+        "found .gitattributes, 00.txt, 01.txt, 02.txt, 03.txt, 04.txt, 05.txt, 06.txt, 07.txt, 08.txt and 2 more",
+    )
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_pickles_are_refused_and_never_fetched(load, hub, name, model, door):
+    files = {path: data for path, data in model.files.items() if not path.endswith(".safetensors")}
+    pickles = ("pytorch_model.bin", "generator/pytorch_model.bin", "discriminator/diffusion_pytorch_model.bin")
+    hub.commit(name, files | dict.fromkeys(pickles, b"cos\nsystem\n"))
+    outcome = load(door, name)
+    if door == "DiffusionPipeline":  # its own listing of what is there chooses the files, ours comes after
+        assert outcome.error
+    else:
+        refused(outcome, "is a pickle, which can run code when it is read: it is refused")
+        assert [path for _, path, _ in hub.requests if path.endswith(".bin")] == []
+
+
+@pytest.mark.parametrize("door", OURS)
+@pytest.mark.parametrize(
+    ("config", "library"),
+    [
+        ({"architectures": ["BertModel"], "transformers_version": "4.50.0"}, "transformers (transformers_version: 4.5"),
+        ({"_class_name": "UNet2DModel", "_diffusers_version": "0.36.0"}, "diffusers (_diffusers_version: 0.36.0)"),
+    ],
+)
+def test_another_librarys_model_is_named(load, hub, name, model, door, config, library):
+    weights = model.files["generator/model.safetensors"]
+    hub.commit(name, {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    refused(load(door, name), f"it is of the library {library}", "load the model with that", error="ValueError")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_was_broken_before_its_upload_is_refused(load, hub, gan, model, door):
+    network = "discriminator" if door == "Discriminator" else "generator"
+    whole = model.files[f"{network}/model.safetensors"]
+    broken = [b"\xff" * 8 + whole[8:], whole[:-50], whole[: len(whole) // 2], whole[:4], b"", b"<html>Not found</html>"]
+    for data in broken:
+        hub.commit(gan, {f"{network}/model.safetensors": data})
+        refused(load(door, gan), "model.safetensors is truncated or no safetensors file", error="ValueError")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_names_of_files_that_lead_out_of_the_cache_write_nothing_there(load, hub, name, model, tmp_path, door):
+    up = "/".join([".."] * 30)
+    evil = [
+        "../evil",
+        f"{up}{tmp_path}/evil.json",
+        f"{tmp_path}/evil.json",
+        f"generator/{up}{tmp_path}/config.json",
+        f"discriminator/{up}{tmp_path}/model.safetensors",
+        "generator/../../../../../../../evil.py",
+    ]
+    hub.commit(name, model.files | dict.fromkeys(evil, b"evil"))
+    before = {path for path in load.cache.parent.rglob("*") if "evil" in path.name}
+    load(door, name)
+    assert list(tmp_path.iterdir()) == []
+    assert {path for path in load.cache.parent.parent.rglob("*") if "evil" in path.name} == before == set()
+
+
+# --------------------------------------------------------------------------------------------------- on the way here
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_bytes_changed_on_the_way_are_refused_until_the_download_is_forced(load, hub, gan, model, door):
+    hub.fault("GET", WEIGHTS, "corrupt", times=2)  # diffusers' own door fetches both networks
+    said = "model.safetensors is not what the Hub has: its content was changed on the way or on this disk"
+    for _ in range(2):  # the second is from the cache
+        refused(load(door, gan), said, "Load with force_download=True", error="ValueError")
+    hub.faults.clear()
+    # diffusers' own door has no way to force what is complete in the cache; ours repairs the cache that both share.
+    repair = "FAGANPipeline" if door == "DiffusionPipeline" else door
+    assert load(repair, gan, force_download=True).digest == model.digests[door]
+    assert load(door, gan).digest == model.digests[door]
+
+
+@pytest.mark.parametrize("door", OURS)
+@pytest.mark.parametrize("action", ["truncate", "truncate_silently"])
+def test_a_cut_download_is_never_used(load, hub, gan, model, door, action):
+    hub.fault("GET", WEIGHTS, action)
+    hub.fault("GET", WEIGHTS, 500)  # the client asks once more after a cut that it noticed
+    said = {"truncate": "the Hub has trouble of its own: try again later", "truncate_silently": "try again"}[action]
+    refused(load(door, gan), *ELSEWHERE, said)
+    assert load(door, gan, local_files_only=True).error == "FileNotFoundError"
+    assert set(blobs(load, gan)) <= set(hub.files(gan).values())  # whole files only
+    hub.faults.clear()
+    assert load(door, gan).digest == model.digests[door]
+
+
+@pytest.mark.parametrize("door", OURS)
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("asked", ["/api/models/", WEIGHTS])
+def test_a_server_with_trouble_of_its_own(load, hub, gan, model, door, status, asked):
+    hub.fault("GET", asked, status)
+    said = refused(load(door, gan), *ELSEWHERE, "the Hub has trouble of its own: try again later", str(status)).message
+    assert "if it is private" not in said
+    hub.faults.clear()
+    assert load(door, gan).digest == model.digests[door]
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_connection_that_breaks(load, hub, gan, model, door):
+    for action in ("drop", "truncate"):
+        hub.fault("GET", "/api/models/", action)
+        refused(load(door, gan), *ELSEWHERE, "the connection did not last, or there is none: try again")
+    assert load(door, gan).digest == model.digests[door]
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_an_answer_that_is_not_the_hubs(load, hub, gan, model, door):
+    for action in ("truncate_silently", "corrupt"):
+        hub.fault("GET", "/api/models/", action)
+        refused(load(door, gan), f"what answers at {hub.url} does not speak like the Hub: is a proxy or a login page")
+    assert load(door, gan).digest == model.digests[door]
+
+
+def test_a_slow_server_is_waited_for(load, hub, gan, model):
+    hub.fault("GET", WEIGHTS, "slow")
+    assert load("Generator", gan).digest == model.digests["Generator"]
+    assert hub.faults_used == 1
+
+
+def test_a_server_that_restarts_in_the_middle_is_waited_for(load, hub, gan, model):
+    def restart():
+        hub.stop()
+        threading.Timer(0.5, hub.start).start()
+
+    hub.fault("GET", WEIGHTS, restart)
+    assert load("Generator", gan).digest == model.digests["Generator"]
+    assert hub.faults_used == 1
+
+
+def test_a_server_that_dies_in_the_middle_and_comes_back_later(load, hub, gan, model):
+    hub.fault("GET", WEIGHTS, hub.stop)
+    refused(load("Generator", gan), "the connection did not last, or there is none: try again")
+    assert load("Generator", gan, local_files_only=True).error == "FileNotFoundError"
+    hub.start()
+    assert load("Generator", gan).digest == model.digests["Generator"]
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_ends_with_status_2_and_one_sentence(client, private, tmp_path):
+    """One process for all tokens."""
+    done = client(f"""
+        import os, sys
+        from fagan_hf.cli import main
+        os.chdir({str(tmp_path)!r})
+        for token in ("", {BOB!r}, {STRANGER!r}):
+            os.environ["HF_TOKEN"] = token
+            print(main(["generate", "--model", {private!r}, "--out", "pictures.png"]))
+    """)
+    assert done.stdout.split() == ["2", "2", "2"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3, done.stderr
+    assert all(line.startswith(f"fagan-hf: error: {private!r} is no folder here") for line in lines)
+    assert "log in with `hf auth login`, or set HF_TOKEN" in lines[0]
+    assert all("`hf auth whoami` says whose it is" in line for line in lines[1:])
+    assert not tokens_in(done.stdout + done.stderr)
+    assert list(tmp_path.glob("*.png")) == []
