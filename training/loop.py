@@ -82,6 +82,7 @@ class Run:
         if self.is_main:
             check_folder(recipe)
         self.origin: Origin | None = None
+        self.lineage: dict[str, str] = {}  # the models that its weights come from
         if recipe.resume_from or recipe.finetune_from:
             with self.accelerator.main_process_first():
                 self.origin = find_origin(recipe.resume_from or recipe.finetune_from or "")
@@ -185,7 +186,11 @@ class Run:
             self._finish()
 
     def _restore(self) -> None:
-        state = self.checkpoints.restore() or self._start_from_origin()
+        state = self.checkpoints.restore()
+        if state is not None:
+            self.lineage = state.get("lineage", {})
+        else:
+            state = self._start_from_origin()
         self._started = time.monotonic()
         if state is not None:
             self.images_seen = state["images_seen"]
@@ -206,6 +211,7 @@ class Run:
         if self.origin is None:
             return None
         is_resumed = self.recipe.resume_from is not None
+        self.lineage = self.origin.lineage(is_resumed=is_resumed)
         if is_resumed and self.origin.training_state is not None:
             with self.accelerator.main_process_first():
                 if self.is_main:
@@ -315,21 +321,19 @@ class Run:
             save_repository(folder, self._averaged_generator(), self.discriminator, self._facts())
             self._write_card()
             state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
-            self.checkpoints.save(self.images_seen, state)
+            self.checkpoints.save(self.images_seen, state | {"lineage": self.lineage})
         self.accelerator.wait_for_everyone()
 
     def _facts(self) -> dict[str, Any]:
         """Collect what the card is written from."""
-        accelerator, origin = self.accelerator, {}
-        if self.origin is not None:
-            origin = {"resumed_from" if self.recipe.resume_from else "finetuned_from": self.origin.label}
+        device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
         return {
             "data": self.batches.images.description,
             "training": {
                 "images_seen": self.images_seen,
                 "seconds": round(self.seconds, 1),
-                **environment_facts(accelerator.device.type, accelerator.num_processes),
-                **origin,
+                **environment_facts(device, num_processes),
+                **self.lineage,
             },
             "weights_licence": self.recipe.weights_licence,
         }
@@ -338,7 +342,8 @@ class Run:
         path = self.recipe.run_dir / CARD
         existing = path.read_text(encoding="utf-8") if path.is_file() else None
         try:
-            write_text(path, write_card(self.recipe.run_dir, self.recipe.push_to_hub, existing))
+            repo_id = self.publisher.repo_id if self.publisher else None
+            write_text(path, write_card(self.recipe.run_dir, repo_id, existing))
         except ValueError as error:  # broken by hand; no reason to end a run
             self._tell(f"{path} is left as it is: {error}")
 

@@ -52,6 +52,13 @@ class Origin:
         """What it says of its training; empty if it says nothing."""
         return read_json(self.folder / FACTS).get("training", {})
 
+    def lineage(self, *, is_resumed: bool) -> dict[str, str]:
+        """Say where the weights of a run that starts from it come from; a fine-tuned model stays one."""
+        if not is_resumed:
+            return {"finetuned_from": self.label}
+        inherited = {name: value for name, value in self.facts.items() if name == "finetuned_from"}
+        return {**inherited, "resumed_from": self.label}
+
     @property
     def training_state(self) -> Path | None:
         """The checkpoint that was pushed with it."""

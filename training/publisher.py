@@ -52,7 +52,7 @@ class Publisher:
             ValueError: The name is none.
         """
         try:
-            hub.make_repository(self.repo_id, private=self.private)
+            self.repo_id = hub.make_repository(self.repo_id, private=self.private)
         except hub.TemporaryHubError as error:
             self.tell(f"{error}. The run starts all the same, and pushes when the Hub is back.")
 

@@ -87,9 +87,9 @@ class Client:
         case = {"door": door, "args": [repo_id], "options": options, "token_of_environment": token_of_environment}
         print(json.dumps(case), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
-        printed = self._log.read_text()
+        printed = self._log.read_bytes()[before:].decode()
         assert answer, printed
-        return SimpleNamespace(**{"error": None, "printed": printed[before:]} | json.loads(answer))
+        return SimpleNamespace(**{"error": None, "printed": printed} | json.loads(answer))
 
     def close(self):
         self._process.communicate(timeout=30)

@@ -1,0 +1,146 @@
+"""Runs that start from a model; from the Hub in tests/hub."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from fagan_hf.architectures import load_architecture, save_architecture
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.publishing import portable_recipe
+from fagan_hf.repository import save_repository
+from tests.small import DISCRIMINATOR, GENERATOR
+from training.loop import Run
+from training.origin import base_recipe, find_origin
+from training.recipe import parse_recipe
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    find_origin.cache_clear()
+
+
+def train(recipe):
+    run = Run(recipe)
+    run.train()
+    return run
+
+
+@pytest.fixture
+def published(make_recipe, tmp_path):
+    """What is left of a run once it went over the Hub: no checkpoints, a recipe that fits elsewhere."""
+    recipe = make_recipe(name="first", max_images=16)
+    train(recipe)
+    folder = tmp_path / "published"
+    shutil.copytree(recipe.run_dir, folder, ignore=shutil.ignore_patterns("checkpoints", "samples"))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(portable_recipe(recipe.run_dir)))
+    return folder
+
+
+def with_training_state(folder, run_dir):
+    shutil.copytree(run_dir / "checkpoints/images-00000016", folder / "training_state")
+
+
+def facts(recipe):
+    return json.loads((recipe.run_dir / "facts.json").read_text())["training"]
+
+
+def test_without_a_training_state_it_goes_on_counting_and_says_what_is_new(published, make_recipe, capfd):
+    recipe = make_recipe(name="again", max_images=20, resume_from=str(published))
+    run = Run(recipe)
+    run._restore()
+    told = capfd.readouterr().out
+    assert "has no training state. Starting from the weights of" in told
+    assert "new optimisers" in told
+    assert run.images_seen == 16
+    saved = Generator.from_pretrained(published).state_dict()
+    for network in (run.generator, run.averaged.model):
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
+    assert not run.trainer.generator.optimizer.state
+    run = train(recipe)
+    assert run.images_seen == 20
+    assert facts(recipe)["resumed_from"] == "published"
+
+
+def test_with_a_training_state_it_ends_as_the_run_that_was_never_interrupted(published, make_recipe):
+    with_training_state(published, make_recipe(name="first").run_dir)
+    train(make_recipe(name="again", max_images=32, resume_from=str(published)))
+    train(make_recipe(name="whole", max_images=32))
+    ends = [Generator.from_pretrained(make_recipe(name=name).run_dir).state_dict() for name in ("again", "whole")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+
+
+def test_a_broken_training_state_is_refused(published, make_recipe):
+    with_training_state(published, make_recipe(name="first").run_dir)
+    (published / "training_state/generator.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"the training state of .*published is broken"):
+        train(make_recipe(name="again", max_images=32, resume_from=str(published)))
+
+
+def test_started_again_it_remembers_where_it_came_from(published, make_recipe, tmp_path):
+    train(make_recipe(name="fine", max_images=8, finetune_from=str(published)))
+    fine = tmp_path / "fine-published"
+    shutil.copytree(make_recipe(name="fine").run_dir, fine)
+    recipe = make_recipe(name="fine-again", max_images=16, resume_from=str(fine))
+    train(recipe)
+    shutil.rmtree(fine)  # a repository that moved on would be told apart by its commit
+    shutil.copytree(published, fine)
+    find_origin.cache_clear()
+    train(make_recipe(name="fine-again", max_images=24, resume_from=str(fine)))
+    assert facts(recipe)["finetuned_from"] == "published"
+    assert facts(recipe)["resumed_from"] == "fine-published"
+    assert facts(recipe)["images_seen"] == 24
+
+
+def test_fine_tuning_needs_the_same_networks(published, make_recipe):
+    with pytest.raises(ValueError, match=r"has another architecture than this recipe; give --model"):
+        train(make_recipe(name="fine", model="fagan-32", upscale=True, finetune_from=str(published)))
+
+
+def test_a_model_without_a_discriminator(make_recipe, tmp_path, capfd):
+    save_repository(tmp_path / "bare", Generator(GENERATOR))
+    train(make_recipe(name="fine", max_images=4, finetune_from=str(tmp_path / "bare")))
+    assert "which has no discriminator" in capfd.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"has no discriminator/config.json; name a preset"):
+        load_architecture(str(tmp_path / "bare"))
+
+
+def test_a_recipe_is_taken_over_but_for_a_name_of_its_own(published, tmp_path):
+    assert base_recipe(str(published), is_resumed=True)["name"] == "first"
+    assert "name" not in base_recipe(str(published), is_resumed=False)
+    save_repository(tmp_path / "converted", Generator(GENERATOR), Discriminator(DISCRIMINATOR))
+    assert base_recipe(str(tmp_path / "converted"), is_resumed=False) == {"model": str(tmp_path / "converted")}
+    assert load_architecture(str(tmp_path / "converted")) == (GENERATOR, DISCRIMINATOR)
+
+
+def test_an_architecture_of_a_file_is_read_from_the_model(published, make_recipe, tmp_path):
+    """The file is on another machine; `architecture.json` beside the recipe says the same."""
+    save_architecture(tmp_path / "mine.json", (GENERATOR, DISCRIMINATOR))
+    train(make_recipe(name="mine", model=str(tmp_path / "mine.json"), max_images=4))
+    assert portable_recipe(make_recipe(name="mine").run_dir)["model"] == "architecture.json"
+    assert base_recipe(str(make_recipe(name="mine").run_dir), is_resumed=True)["model"].endswith("runs/mine")
+
+
+def parsed(capsys, *arguments):
+    with pytest.raises(SystemExit):
+        parse_recipe([str(argument) for argument in arguments])
+    return capsys.readouterr().err
+
+
+def test_mistakes(published, make_recipe, tmp_path, capsys):
+    both = parsed(
+        capsys, "--resume_from", published, "--finetune_from", published, "--name", "x", "--model", "fagan-32"
+    )
+    assert "give one of them" in both
+    assert "needs a name of its own: give --name" in parsed(capsys, "--finetune_from", published)
+    assert "is no folder here" in parsed(capsys, "--resume_from", "nobody/nothing")
+    assert "push_to_hub does not say where to" in parsed(
+        capsys, "--name", "x", "--model", "fagan-32", "--push_training_state", "true"
+    )
+    (published / "recipe.yaml").write_text("- a\n")
+    find_origin.cache_clear()
+    assert "it must be a mapping" in parsed(capsys, "--resume_from", published)
+    with pytest.raises(ValueError, match="must be an identifier of the Hub"):
+        make_recipe(weights_licence="My Licence")
