@@ -1,21 +1,17 @@
-"""A model card, written from the facts of a folder, into what people have written on it.
-
-A card is metadata (YAML between two ``---``) and Markdown. In the Markdown, what lies between
-``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is ours; in the metadata, the keys that state facts.
-"""
+"""A model card, written from the facts of a folder: metadata (YAML between two ``---``) and Markdown."""
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from fagan_hf.architectures import FILE_SUFFIXES
+from fagan_hf.card_merge import licence_of_a_person, merge_card
 from fagan_hf.configs import GeneratorConfig
 from fagan_hf.labels import label_values
 from fagan_hf.licences import kind_of, terms
@@ -24,7 +20,6 @@ from fagan_hf.presets import PRESETS
 from fagan_hf.redaction import redact
 from fagan_hf.repository import (
     ARCHITECTURE,
-    CARD,
     CONFIG,
     DISCRIMINATOR,
     EXPORTS,
@@ -46,7 +41,6 @@ from fagan_hf.repository import (
 TASK = "unconditional-image-generation"
 LIBRARY = "fagan_hf"
 _MOST_ROWS = 16  # of the grid of a run: with more values of labels it shows some of them
-_LICENCE_KEYS = ("license", "license_name", "license_link")
 _ATTENTION = {"full_attention", "self_attention"}
 # In a wheel the template lies beside this file, in a clone where the cards are.
 _TEMPLATES = (Path(__file__).with_name("model_card.md"), Path(__file__).parents[1] / "model_cards/template.md")
@@ -54,13 +48,14 @@ _FAGAN = (
     "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
     "[SAGAN](https://arxiv.org/abs/1805.08318))"
 )
-_REGION = re.compile(r"<!-- fagan_hf:begin (\w+)[^>]*-->.*?<!-- fagan_hf:end \1 -->", re.DOTALL)
-_MARK = re.compile(r"<!-- fagan_hf:(begin|end) (\w+)")
-_FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def write_card(
-    folder: Path, repo_id: str | None = None, existing: str | None = None, files: Collection[str] | None = None
+    folder: Path,
+    repo_id: str | None = None,
+    existing: str | None = None,
+    files: Collection[str] | None = None,
+    measurements: Sequence[Measurement] | None = None,
 ) -> str:
     """Write the card of a model folder.
 
@@ -69,6 +64,7 @@ def write_card(
         repo_id: Where it is published; ``None`` for a card that stays in the folder.
         existing: The card that is there already: its metadata and the text outside of our marks stay.
         files: What is there once the card is; by default what the folder has.
+        measurements: What was measured, of these weights and perhaps of others; by default what the folder has.
 
     Returns:
         The text of ``README.md``.
@@ -78,21 +74,17 @@ def write_card(
     """
     facts = _tame(read_json(folder / FACTS))
     generator = GeneratorConfig.from_dict(read_json(folder / GENERATOR / CONFIG))
-    measured_of = weights_hash(folder)
-    measurements = [
-        Measurement(**_tame(asdict(each))) for each in read_measurements(folder) if each.generator == measured_of
-    ]
+    measured = read_measurements(folder) if measurements is None else measurements
+    weights = weights_hash(folder)
+    measurements = [Measurement(**_tame(asdict(each))) for each in measured if each.generator == weights]
     name = _tame((repo_id or folder.resolve().name).rpartition("/")[2])
     wanted = _metadata(name, facts, generator, measurements)
+    if (licence := licence_of_a_person(existing or "")) is not None:
+        facts["weights_licence"] = licence  # for the words; in the metadata it stays the person's
     if files is None:
         files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
-    if existing is None:
-        front, old_body = "", ""
-    else:
-        front, old_body = _split(existing)
-    text = f"---\n{_merge_metadata(front, wanted)}---\n{_merge_body(old_body, body)}"
-    return redact(text)
+    return redact(merge_card(existing or "", wanted, body))
 
 
 def _metadata(
@@ -330,108 +322,3 @@ def _render(context: Mapping[str, Any]) -> str:
     )
     text = environment.from_string(template).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
-
-
-def _split(card: str) -> tuple[str, str]:
-    """Cut a card into the text of its metadata and its Markdown, and refuse one that can't be read."""
-    match = _FRONT.match(card)
-    front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)
-    try:
-        data = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError) as error:  # such as a date in month 13
-        raise ValueError(f"{CARD} has broken YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
-    if data is not None and not isinstance(data, dict):
-        raise ValueError(f"{CARD} has {type(data).__name__} between its --- lines, not keys and values. {_WAY_OUT}")
-    opened = None
-    for mark in _MARK.finditer(body):
-        kind, name = mark.groups()
-        if (kind == "begin") == (opened is not None) or (kind == "end" and name != opened):
-            raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:{kind} {name}. {_WAY_OUT}")
-        opened = name if kind == "begin" else None
-    if opened is not None:
-        raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:begin {opened}. {_WAY_OUT}")
-    if 2 * len(_REGION.findall(body)) != len(_MARK.findall(body)):
-        raise ValueError(f"{CARD} has a mark of fagan_hf that does not end in -->. {_WAY_OUT}")
-    return front, body
-
-
-_WAY_OUT = "Mend it there, or push with --replace-card, which drops what people wrote on it"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _merge_metadata(front: str, wanted: Mapping[str, Any]) -> str:
-    """Set the keys that are ours in the text of the metadata; comments and other keys stay as they are."""
-    existing = yaml.safe_load(front) or {}
-    merged = dict(existing)
-    for key, value in wanted.items():
-        if key == "tags" or key == "datasets":
-            there = existing.get(key) or []
-            there = there if isinstance(there, list) else [there]
-            merged[key] = [*there, *(each for each in value if each not in there)]
-        elif key not in _LICENCE_KEYS:
-            merged[key] = value
-    if not any(key in existing for key in _LICENCE_KEYS):  # a licence that a person chose is theirs
-        merged |= {key: wanted[key] for key in _LICENCE_KEYS if key in wanted}
-    if "model-index" not in wanted:  # of weights that are gone
-        merged.pop("model-index", None)
-    changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
-    gone = existing.keys() - merged.keys()
-    text = _replace_keys(front, changed, gone)
-    try:
-        is_merged = yaml.safe_load(text) == merged
-    except yaml.YAMLError:
-        is_merged = False
-    return text if is_merged else _dump(merged)  # written in a way that lines don't tell keys apart
-
-
-def _replace_keys(front: str, changed: Mapping[str, Any], gone: Any) -> str:
-    """Replace the lines of top-level keys; new keys come last."""
-    blocks: list[list[str]] = []
-    for line in re.findall(r".*\n", front.replace("\r\n", "\n")):
-        if not blocks or re.match(r"[^\s\-]", line):  # a key or a comment, not what belongs to the one before
-            blocks.append([])
-        blocks[-1].append(line)
-    waiting = dict(changed)
-    text = ""
-    for block in blocks:
-        key = block[0].partition(":")[0].strip().strip("'\"")
-        if key in waiting:
-            text += _dump({key: waiting.pop(key)})
-        elif key not in gone:
-            text += "".join(block)
-    return text + (_dump(waiting) if waiting else "")
-
-
-def _dump(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1_000)
-
-
-def _merge_body(old: str, new: str) -> str:
-    """Put our regions in their places among what people wrote."""
-    if not old.strip():
-        return new
-    text = old
-    regions = {match[1]: match[0] for match in _REGION.finditer(new)}
-    names = list(regions)
-    for index, (name, region) in enumerate(regions.items()):
-        there = {match[1]: match.span() for match in reversed(list(_REGION.finditer(text)))}
-        following = next((there[each] for each in names[index:] if each in there), None)
-        if name in there:
-            start, end = there[name]
-            text = text[:start] + region + text[end:]
-        elif index:  # a region that is new, or was taken out, comes after the one before it
-            at = there[names[index - 1]][1]
-            text = f"{text[:at]}\n\n{region}{_break(text[at:])}{text[at:]}"
-        elif following:
-            at = following[0]
-            text = f"{text[:at]}{region}\n\n{text[at:]}"
-        else:
-            text = f"{text}{_break(text[::-1])}\n{region}\n"
-    return text
-
-
-def _break(neighbour: str) -> str:
-    return "" if neighbour.startswith(("\n", "\r\n")) else "\n"

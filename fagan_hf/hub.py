@@ -6,7 +6,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -68,7 +68,8 @@ def download(
         FileNotFoundError: There is no such repository or revision, or it can't be reached; says what to try.
     """
     token = _checked(token) if isinstance(token, str) else token
-    if find_local(repo_id) is not None:
+    local = find_local(repo_id)
+    if local is not None and local.is_file():
         raise FileNotFoundError(
             f"{repo_id!r} is a file; give the folder of a run or a Hub id like 'user/name'. A checkpoint of "
             "attn-gan-pytorch is brought over by `fagan-hf convert`."
@@ -162,13 +163,13 @@ class Existing:
         repo_id: ``user/name``, in full.
         commit: The commit that the push follows.
         hashes: SHA-256 of each large file, git's hash of each small one, by path.
-        card: Text of README.md; ``None`` if there is none.
+        texts: What each small file that was asked for holds, by path; those that are not there are missing.
     """
 
     repo_id: str
     commit: str
     hashes: Mapping[str, str]
-    card: str | None
+    texts: Mapping[str, str]
 
 
 def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -199,6 +200,7 @@ def push(
     compose: Callable[[Existing], Mapping[str, Content]],
     *,
     message: str,
+    reads: Collection[str] = (),
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -212,6 +214,7 @@ def push(
         repo_id: ``user/name``; the repository is made if need be.
         compose: Given what the repository holds, says which files become what.
         message: The commit's.
+        reads: Which small files `compose` wants to read there.
         private: Make a new repository private?
         token: Access token; by default the one that ``hf auth login`` stored.
         revision: Branch to commit to, made if need be; by default ``main``.
@@ -238,7 +241,7 @@ def push(
             with _in_words(repo_id, token):
                 if revision is not None and not revision.startswith("refs/"):
                     api.create_branch(full_id, branch=revision, exist_ok=True)
-                existing = _look(api, full_id, revision)
+                existing = _look(api, full_id, revision, reads)
             contents = compose(existing)
             with _in_words(repo_id, token):
                 return _commit(api, existing, contents, message, revision, create_pr)
@@ -258,17 +261,17 @@ class _MovedError(Exception):
     """The branch has another commit than the one that was read."""
 
 
-def _look(api: HfApi, repo_id: str, revision: str | None) -> Existing:
+def _look(api: HfApi, repo_id: str, revision: str | None, reads: Collection[str]) -> Existing:
     info = api.model_info(repo_id, revision=revision, files_metadata=True)
     hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id or "" for file in info.siblings or ()}
     commit = info.sha or ""
-    card = None
-    if "README.md" in hashes:
-        # Not into the cache: one file of a commit there would pass for a snapshot of it.
-        with TemporaryDirectory() as folder:
-            path = api.hf_hub_download(repo_id, "README.md", revision=commit, local_dir=folder)
-            card = Path(path).read_bytes().decode("utf-8", errors="surrogateescape")
-    return Existing(repo_id, commit, hashes, card)
+    texts: dict[str, str] = {}
+    # Not into the cache: one file of a commit there would pass for a snapshot of it.
+    with TemporaryDirectory() as folder:
+        for name in filter(hashes.__contains__, reads):
+            path = api.hf_hub_download(repo_id, name, revision=commit, local_dir=folder)
+            texts[name] = Path(path).read_bytes().decode("utf-8", errors="surrogateescape")
+    return Existing(repo_id, commit, hashes, texts)
 
 
 def _commit(

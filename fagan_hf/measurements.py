@@ -1,12 +1,13 @@
 """What was measured of a model: ``metrics.json``, a number each with all that it takes to read it."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from fagan_hf.repository import METRICS, read_json, write_json
+from fagan_hf.repository import METRICS, write_json
 from fagan_hf.suggest import suggest
 
 
@@ -75,13 +76,27 @@ def read_measurements(folder: Path) -> list[Measurement]:
     Raises:
         ValueError: ``metrics.json`` is broken; says where.
     """
-    data = read_json(folder / METRICS) or []
-    if not isinstance(data, list):
-        raise ValueError(f"{folder / METRICS} holds {type(data).__name__}; it must be a list of measurements")
+    path = folder / METRICS
+    return parse_measurements(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else []
+
+
+def parse_measurements(text: str, name: str = METRICS) -> list[Measurement]:
+    """Read the text of a ``metrics.json``.
+
+    Args:
+        text: The file's.
+        name: What error messages call it.
+
+    Raises:
+        ValueError: It is no list of measurements; says where.
+    """
     try:
+        data = json.loads(text)
+        if not isinstance(data, list):
+            raise ValueError(f"it holds {type(data).__name__}; it must be a list of measurements")
         return [Measurement.from_dict(each) for each in data]
-    except ValueError as error:
-        raise ValueError(f"{folder / METRICS}: {error}") from error
+    except ValueError as error:  # a JSONDecodeError is one too
+        raise ValueError(f"{name}: {error}") from error
 
 
 def add_measurement(folder: Path, measurement: Measurement) -> None:

@@ -9,11 +9,13 @@ import yaml
 
 from fagan_hf import hub
 from fagan_hf.cards import published_model, write_card
+from fagan_hf.measurements import parse_measurements
 from fagan_hf.redaction import redact
 from fagan_hf.repository import (
     CARD,
     FACTS,
     GENERATOR,
+    METRICS,
     RECIPE,
     REQUIREMENTS,
     STATE,
@@ -95,18 +97,20 @@ def publish(
             gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
             contents |= dict.fromkeys(gone)
         is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
-        if is_bare and not is_other and existing.card is not None:  # the one that is there knows more
+        if is_bare and not is_other and not replace_card and CARD in existing.texts:  # what is there knows more
             contents.pop(FACTS, None)
             return contents
-        there = None if replace_card else existing.card
+        there = None if replace_card else existing.texts.get(CARD)
         present = {name for name in (*existing.hashes, *contents) if contents.get(name, name) is not None}
-        card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present)
+        measured = None if METRICS in contents else parse_measurements(existing.texts.get(METRICS, "[]"))
+        card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present, measured)
         return contents | {CARD: redact(card, token).encode("utf-8", errors="surrogateescape")}
 
     return hub.push(
         repo_id,
         compose,
         message=message,
+        reads=(CARD, METRICS),
         private=private,
         token=token,
         revision=revision,

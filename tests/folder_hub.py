@@ -13,12 +13,12 @@ class FolderHub:
         self.root = Path(root)
         self.messages = []
 
-    def push(self, repo_id, compose, *, message, **_):
+    def push(self, repo_id, compose, *, message, reads=(), **_):
         folder = self.root / repo_id
         paths = [path for path in folder.rglob("*") if path.is_file()]
         hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-        card = folder / "README.md"
-        existing = Existing(repo_id, "0" * 40, hashes, card.read_text() if card.exists() else None)
+        texts = {name: (folder / name).read_text() for name in reads if name in hashes}
+        existing = Existing(repo_id, "0" * 40, hashes, texts)
         for name, content in compose(existing).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -432,7 +432,10 @@ def test_front_matter_only(bare):
     """As the Hub makes it."""
     card = write_card(bare, "user/name", "---\nlicense: openrail\n---\n")
     assert card.startswith("---\nlicense: openrail\nlibrary_name: fagan_hf\n")
-    assert card.partition("---\n<!--")[2] == write_card(bare, "user/name").partition("---\n<!--")[2]
+    own = regions(write_card(bare, "user/name"))
+    assert regions(card)[:4] == own[:4]
+    assert "published under `openrail`" in regions(card)[4]
+    assert write_card(bare, "user/name", card) == card
 
 
 @pytest.mark.parametrize("index", range(5))
@@ -519,3 +522,52 @@ def test_a_broken_file_of_facts_is_named(make_run):
         write_card(run)
     (run / "facts.json").write_text(json.dumps({}))
     assert_sound(write_card(run))
+
+
+def test_what_we_wrote_in_the_metadata_goes_with_the_weights_it_was_about(bare, make_run):
+    """From CelebA to avatars to weights that nothing is known of: no licence, data set or tag of the old ones stays."""
+    celeba = write_card(make_run(CELEBA, finetuned_from=f"user/base@{COMMIT}"), "user/name")
+    assert metadata(celeba)["license_name"] == "celeba-non-commercial-research"
+    assert {"datasets", "base_model", "license_link"} <= metadata(celeba).keys()
+    avatars = metadata(write_card(make_run(AVATARS), "user/name", celeba))
+    assert avatars["license"] == "cc-by-4.0"
+    assert {"datasets", "base_model", "license_name", "license_link"}.isdisjoint(avatars)
+    assert "cartoon" in avatars["tags"]
+    assert "faces" not in avatars["tags"]
+    unknown = metadata(write_card(bare, "user/name", write_card(make_run(AVATARS), "user/name", celeba)))
+    assert "license" not in unknown
+    assert "cartoon" not in unknown["tags"]
+
+
+def test_what_people_put_beside_it_stays(bare, make_run):
+    card = write_card(make_run(CELEBA), "user/name")
+    mine = card.replace("- faces\n", "- faces\n- mine\n").replace(
+        "- flwrlabs/celeba\n", "- flwrlabs/celeba\n- my/own\n"
+    )
+    mine = re.sub("license: other\nlicense_name: .*\nlicense_link: .*\n", "license: cc-by-nc-4.0\n", mine)
+    again = write_card(bare, "user/name", mine)
+    assert metadata(again)["license"] == "cc-by-nc-4.0"
+    assert metadata(again)["datasets"] == ["my/own"]
+    assert "mine" in metadata(again)["tags"]
+    assert "faces" not in metadata(again)["tags"]
+    assert "published under `cc-by-nc-4.0`" in again, "words and metadata agree"
+    assert metadata(write_card(make_run(AVATARS), "user/name", again))["license"] == "cc-by-nc-4.0"
+
+
+def test_the_publishers_licence_takes_the_place_of_ours(make_run):
+    card = write_card(make_run(AVATARS), "user/name")
+    assert metadata(write_card(make_run(AVATARS, licence="mit"), "user/name", card))["license"] == "mit"
+
+
+def test_results_of_people_stay_in_the_model_index(bare, make_run):
+    folder = make_run()
+    measure(folder)
+    card = write_card(folder, "user/name")
+    front = yaml.safe_load(card.split("---\n")[1])
+    theirs = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "d"}, "metrics": [{"type": "votes", "value": 9}]}
+    front["model-index"][0]["results"].append(theirs)
+    edited = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{card.split('---' + chr(10), 2)[2]}"
+    for folder_now, count in ((folder, 2), (bare, 1)):
+        [index] = metadata(write_card(folder_now, "user/name", edited))["model-index"]
+        assert len(index["results"]) == count
+        assert theirs in index["results"]

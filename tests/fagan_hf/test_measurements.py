@@ -55,7 +55,7 @@ def test_an_unknown_field_names_the_nearest():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "Expecting property name"),
         ('"text"', "holds str; it must be a list"),
         ('{"type": "x"}', "holds dict; it must be a list"),
         ("[3]", "a measurement is 3; it must be a mapping"),

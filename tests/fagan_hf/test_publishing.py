@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+from fagan_hf.architectures import with_labels
 from fagan_hf.measurements import Measurement, add_measurement
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.publishing import portable_recipe, publish
@@ -175,6 +176,12 @@ def test_a_bare_generator_brings_a_card(hub, generator):
     assert b"Nothing is recorded here" in contents(hub)["README.md"]
 
 
+def test_a_bare_generator_after_another_brings_its_own_facts(hub, generator):
+    generator.push_to_hub(REPO)
+    Generator(with_labels((GENERATOR, DISCRIMINATOR), ["beard"], "projection")[0]).push_to_hub(REPO)
+    assert b"The labels: `beard`." in contents(hub)["README.md"]
+
+
 def test_a_discriminator_alone_touches_its_folder_only(hub, run):
     publish(run, REPO, message="First")
     before = contents(hub)
@@ -334,3 +341,23 @@ def test_a_generator_that_was_pushed_loads(hub, run, generator):
     publish(run, REPO, message="First")
     loaded = Generator.from_pretrained(hub.root / REPO)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in generator.state_dict().items())
+
+
+def test_numbers_on_the_hub_stay_with_their_weights(hub, run, generator):
+    """Measured on one machine, pushed again from another one that has the same weights and not the numbers."""
+    publish(run, REPO, message="First")
+    (run / "metrics.json").unlink()
+    publish(run, REPO, message="Second")
+    assert "12.5" in contents(hub)["README.md"].decode()
+    Generator(GENERATOR).save_pretrained(run / "generator")
+    publish(run, REPO, message="Third")
+    assert "12.5" not in contents(hub)["README.md"].decode()
+    assert "metrics.json" not in contents(hub)
+
+
+def test_a_bare_generator_can_replace_the_card(hub, run, generator):
+    publish(run, REPO, message="First")
+    write_on_card(hub)
+    save_repository(run.parent / "bare", generator)
+    publish(run.parent / "bare", REPO, message="Again", replace_card=True)
+    assert not is_kept(contents(hub)["README.md"])

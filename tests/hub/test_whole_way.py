@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import Generator

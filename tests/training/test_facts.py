@@ -43,7 +43,8 @@ def git(root, *arguments):
     return subprocess.run(["git", "-C", root, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_command_is_relative_to_the_clone(home):
+def test_command_is_relative_to_the_clone(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     script = str(facts.ROOT / "training/train.py")
     command = facts.command([script, "--config", str(facts.ROOT / "training/recipes/x.yaml"), "--batch_size=4"])
     assert command == "python training/train.py --config training/recipes/x.yaml --batch_size=4"
@@ -77,7 +78,7 @@ def test_paths_below_here_are_relative(tmp_path, home, monkeypatch):
 def test_the_top_is_nobodys_home(monkeypatch):
     """In some containers it is called one."""
     monkeypatch.setenv("HOME", "/")
-    assert facts.command(["train.py", "/data/x"]) == "python train.py /data/x"
+    assert facts.command(["train.py", "/data/x/"]) == "python train.py /data/x/"
 
 
 def test_by_default_the_command_of_this_process(monkeypatch):
