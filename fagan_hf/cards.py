@@ -215,6 +215,7 @@ def _context(
         "commit": training.get("commit"),
         "commit_modified": training.get("commit_modified", False),
         "longer": _longer(recipe),
+        "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
         "code": _code,
     }
 

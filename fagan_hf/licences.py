@@ -54,7 +54,8 @@ def terms(data: Mapping[str, Any] | None, weights_licence: str | None = None) ->
             f"{stated + ' ' if own else ''}Learned from CelebA, they are for non-commercial research only: "
             "do not use them, or pictures made with them, in a product or a service.",
         )
-    about = ". ".join(filter(None, (f"Licence: {licence}" if licence else None, attribution)))
+    names_itself = licence and attribution and licence in attribution
+    about = ". ".join(filter(None, (f"Licence: {licence}" if licence and not names_itself else None, attribution)))
     if kind == "avatars":
         follows = f"The weights are published under {licence}, the licence of the drawings that they were learned from."
         return Terms(own or _hub_keys(licence), about or None, stated if own else follows if licence else Terms.weights)

@@ -163,8 +163,9 @@ class Run:
         self._restore()
         if self._is_over():
             self._tell(f"Nothing is left to do after {self.images_seen:,} images: raise --max_images or --max_minutes.")
+        is_stopped = False  # agreed on by all processes, which then all take the same way out
         with self._stopping_on_signals(), self._progress_bar() as bar:
-            while not self._is_over():
+            while not is_stopped and not self._is_over():
                 self._step()
                 bar.update(self.recipe.batch_size)
                 if self._is_due("log"):
@@ -176,9 +177,7 @@ class Run:
                 if self._is_due("checkpoint") or is_stopped:
                     self._save()
                     self._publish()
-                if is_stopped:
-                    break
-        if self._stop_requested and not self._is_over():
+        if is_stopped:
             self._tell("Asked to end, and saved; the same command goes on from here.")
             if self.publisher is not None:
                 self.publisher.finish(STOPPED_PATIENCE_SECONDS)

@@ -60,6 +60,7 @@ class Publisher:
         """Take a snapshot of the folder and push it when the one before is through; does not wait."""
         snapshot = self._take_snapshot()
         if snapshot is None:
+            self.url = None
             return
         with self._changed:
             if self._waiting is not None:
@@ -73,8 +74,12 @@ class Publisher:
                 self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
                 self._thread.start()
 
-    def finish(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until everything is pushed, and say how it went."""
+    def finish(self, patience_seconds: float | None = None) -> None:
+        """Wait until everything is pushed, and say how it went.
+
+        Args:
+            patience_seconds: How long to wait at most; by default until it is through or has failed.
+        """
         by_hand = f"fagan-hf push {self.folder} {self.repo_id}"
         try:
             with self._changed:

@@ -59,8 +59,17 @@ def train(hub, tmp_path):
         Image.fromarray(draw.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(pictures / f"{index:02d}.png")
     save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
 
-    def run(*arguments, dataset=pictures, output_dir="runs", is_from_model=False, check=True, wait=True, token=ALICE):
-        command = [sys.executable, "training/train.py", *arguments]
+    def run(
+        *arguments,
+        dataset=pictures,
+        output_dir="runs",
+        is_from_model=False,
+        check=True,
+        wait=True,
+        token=ALICE,
+        launcher=(),
+    ):
+        command = [sys.executable, *launcher, "training/train.py", *arguments]
         command += ["--dataset", dataset, "--output_dir", tmp_path / output_dir, "--cpu_threads", 1]
         if not is_from_model:  # otherwise the model's own recipe says so
             command += ["--model", tmp_path / "tiny.json", "--batch_size", 4, "--log_every_images", 4]

@@ -4,6 +4,8 @@ import json
 import signal
 import time
 
+import psutil
+
 from tests.hub.conftest import ALICE, STRANGER
 
 PUSH = "--push_to_hub", "alice/try"
@@ -69,6 +71,21 @@ def test_a_run_that_is_asked_to_end_pushes_what_it_has(hub, train):
     newest = hub.repositories["model", "alice/try"].history("main")[0].title
     facts = json.loads(hub.files("alice/try")["facts.json"])
     assert newest == f"{facts['training']['images_seen']:,} images"
+
+
+def test_two_processes_of_which_one_is_asked_to_end(hub, train):
+    """Both agree to end at the same step, and one of them pushes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = train("--name", "try", "--max_images", 10**9, *PUSH, wait=False, launcher=launcher)
+    wait_until(lambda: "alice/try" in str(hub.repositories) and len(hub.repositories["model", "alice/try"].commits) > 1)
+    ranks = [child for child in psutil.Process(process.pid).children() if "training/train.py" in child.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert output.count("Asked to end, and saved") == output.count("Pushed: ") == 1
+    facts = json.loads(hub.files("alice/try")["facts.json"])
+    assert facts["training"]["hardware"].startswith("2 processes, each on ")
 
 
 def test_no_token_is_ever_written_down(hub, train, tmp_path):
