@@ -84,7 +84,7 @@ def _split(card: str) -> tuple[str, str]:
     front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)
     try:
         data = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError) as error:  # such as a date in month 13
+    except Exception as error:  # a date in month 13 is a ValueError, "!!bool maybe" a KeyError
         raise ValueError(f"{CARD} has broken YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
     if data is not None and not isinstance(data, dict):
         raise ValueError(f"{CARD} has {type(data).__name__} between its --- lines, not keys and values. {_WAY_OUT}")
@@ -141,11 +141,12 @@ def _merge_lists(there: list[Any], wanted: list[Any], wrote: list[Any]) -> list[
 def _merge_index(there: Any, wanted: Any) -> Any:
     """Replace our results in a model index, which their arguments tell from others'."""
     models = there if isinstance(there, list) else []
-    theirs = [result for model in models for result in _results(model) if not _is_ours(result)]
-    if not theirs:
-        return wanted
-    named = wanted or [{"name": models[0].get("name", "")}]
-    return [{**named[0], "results": [*theirs, *_results(named[0])]}]
+    theirs = []
+    for model in models:
+        kept = [result for result in _results(model) if not _is_ours(result)]
+        if kept or not _results(model):
+            theirs.append({**model, "results": kept} if kept else model)
+    return [*theirs, *(wanted or ())]
 
 
 def _results(model: Any) -> list[Any]:

@@ -102,7 +102,7 @@ def _metadata(
         base_model=_base_model(training),
         model_name=name if measurements else None,
         eval_results=[_eval_result(each, data) for each in measurements] or None,
-        **terms(data, facts.get("weights_licence")).metadata,
+        **terms(_all_data(facts), facts.get("weights_licence")).metadata,
     )
     return card.to_dict()
 
@@ -131,6 +131,11 @@ def published_model(model: str) -> str:
     path = Path(model)
     is_here = path.is_absolute() or model.startswith(("~", ".")) or (path.is_dir() and model not in PRESETS)
     return ARCHITECTURE if is_here or path.suffix in FILE_SUFFIXES else model
+
+
+def _all_data(facts: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
+    """List what the weights have learned from: the run's own data, and that of the models that it started from."""
+    return [facts.get("data"), *facts.get("earlier_data", [])]
 
 
 def _kind(data: Mapping[str, Any] | None) -> str | None:
@@ -198,7 +203,10 @@ def _context(
         "labels_list": ", ".join(map(_code, label_names)),
         "attention": _attention(generator),
         "data": {**data, "kind": _kind(data), "subject": _subject(data)} if data else None,
-        "terms": terms(data, facts.get("weights_licence")),
+        "kinds": list({_kind(each): None for each in _all_data(facts)}),
+        "earlier_data": [_subject(each) if each else "data that is not recorded" for each in _all_data(facts)[1:]],
+        "again": _again(data, training, recipe),
+        "terms": terms(_all_data(facts), facts.get("weights_licence")),
         "measurements": [
             {
                 **{key: _cell(value) if isinstance(value, str) else value for key, value in asdict(each).items()},
@@ -218,6 +226,18 @@ def _context(
         "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
         "code": _code,
     }
+
+
+def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
+    """Give the flags that train the same again from its recipe; nothing if what it started from is not on the Hub."""
+    flags = []
+    if "finetuned_from" in training:
+        if _base_model(training) is None:
+            return None
+        flags.append(f" --finetune_from {training['finetuned_from']}")
+    if data and data.get("source") == "hub" and data.get("revision") not in (None, recipe.get("revision")):
+        flags.append(f" --revision {data['revision']}")
+    return "".join(flags)
 
 
 def _longer(recipe: Mapping[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """The one place that talks to the Hub: a snapshot of one commit comes down, one commit goes up, errors in words."""
 
+import inspect
+import json
 import logging
 import os
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MOVED = 412  # HTTP: somebody else committed in between
 WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+MAY_HAVE_LANDED = {500, 502, 504}  # said by whoever waited for an answer: what was asked for may be done all the same
+TRIES_AT_ONCE = 3  # after somebody else's commit; from then on with pauses
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -38,6 +41,10 @@ Content = Path | bytes | None  # None: it is deleted
 
 class TemporaryHubError(ConnectionError):
     """The Hub can't be reached, or can't answer now; later it may."""
+
+
+class _MovedError(TemporaryHubError):
+    """The branch has another commit than the one that was read."""
 
 
 def download(
@@ -66,6 +73,7 @@ def download(
 
     Raises:
         FileNotFoundError: There is no such repository or revision, or it can't be reached; says what to try.
+        OSError: It can't be written to the disk here.
     """
     token = _checked(token) if isinstance(token, str) else token
     local = find_local(repo_id)
@@ -87,11 +95,23 @@ def download(
             )
         )
     except (OSError, ValueError, *_CONNECTION_ERRORS) as error:  # the client's own errors are among these
+        if _is_local(error):
+            raise OSError(
+                f"{repo_id!r} could not be kept in the cache ({cache_dir or constants.HF_HUB_CACHE}): "
+                f"{_reason(error, token)}. Make room there or name another folder by cache_dir or HF_HOME"
+            ) from error
         raise FileNotFoundError(
             f"{repo_id!r} is no folder here ({os.getcwd()}){_similar(repo_id)}, and the Hub did not give it either. "
             f"Give the path of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
             f"What the Hub's client says: {_reason(error, token)}."
         ) from error
+
+
+def _is_local(error: Exception) -> bool:
+    """Tell a full disk or a folder that can't be written to from what the client and the network say."""
+    # The operating system numbers its errors; the client's own, such as a failed check of a length, have no number.
+    is_of_system = isinstance(error, OSError) and error.errno is not None
+    return is_of_system and not isinstance(error, _CONNECTION_ERRORS)
 
 
 def find_local(name: str) -> Path | None:
@@ -172,27 +192,60 @@ class Existing:
     texts: Mapping[str, str]
 
 
-def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make sure that a repository exists and that the token may be used there.
+def make_repository(
+    repo_id: str, *, private: bool | None = None, token: str | bool | None = None, for_pull_request: bool = False
+) -> str:
+    """Make sure that a repository exists and that the token may write to it.
 
     Args:
         repo_id: ``user/name``, or a name in the token's own account.
         private: Of a new repository; an existing one stays as it is.
         token: Access token; by default the one that ``hf auth login`` stored.
+        for_pull_request: Is it enough that the token may read? Anybody may open a pull request.
 
     Returns:
         ``user/name``, in full.
 
     Raises:
         PermissionError: There is no token, or it has no right to; says what to try.
-        ValueError: ``repo_id`` is no name for a repository.
+        ValueError: ``repo_id`` is no name for a repository, or it shall be private and is public.
         TemporaryHubError: The Hub can't be reached, or can't answer now.
     """
-    token = token and _checked(token)
-    if not isinstance(token or get_token(), str):
-        raise PermissionError(f"there is no token to push to {repo_id!r} with: {LOGIN}")
+    token = _token_to_push(repo_id, token)
+    api = HfApi(token=token)
     with _in_words(repo_id, token):
-        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+        full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if not for_pull_request:
+            _check_write(api, full_id)
+        is_public = bool(private) and api.model_info(full_id).private is False
+    if is_public:
+        raise ValueError(
+            f"{full_id!r} exists and is public; --private, --hub_private and private=True are for new repositories. "
+            f"Make it private at {constants.ENDPOINT}/{full_id}/settings first, or leave that out to publish there"
+        )
+    return full_id
+
+
+def _token_to_push(repo_id: str, token: str | bool | None) -> str:
+    found = get_token() if token is None or token is True else token
+    if not isinstance(found, str) or not found:
+        raise PermissionError(f"there is no token to push to {repo_id!r} with: {LOGIN}")
+    return _checked(found)
+
+
+# Later than the oldest version that is supported.
+_CAN_ASK_FOR_WRITE = "write" in inspect.signature(HfApi.auth_check).parameters
+
+
+def _check_write(api: HfApi, repo_id: str) -> None:
+    """Ask whether the token may write: `create_repo` is content if a repository that exists can be read."""
+    if not _CAN_ASK_FOR_WRITE:
+        return
+    try:
+        api.auth_check(repo_id, write=True)
+    except HfHubHTTPError as error:  # a mirror may not know the question; the commit itself then gets the answer
+        if _status(error) != 404 or isinstance(error, RepositoryNotFoundError):
+            raise
 
 
 def push(
@@ -202,7 +255,7 @@ def push(
     message: str,
     reads: Collection[str] = (),
     private: bool | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     patience_seconds: float = 60.0,
@@ -213,13 +266,14 @@ def push(
     Args:
         repo_id: ``user/name``; the repository is made if need be.
         compose: Given what the repository holds, says which files become what.
-        message: The commit's.
+        message: The commit's; tokens in it are hidden.
         reads: Which small files `compose` wants to read there.
         private: Make a new repository private?
         token: Access token; by default the one that ``hf auth login`` stored.
         revision: Branch to commit to, made if need be; by default ``main``.
         create_pr: Open a pull request instead of committing.
-        patience_seconds: How long to try again while the Hub can't be reached.
+        patience_seconds: How long to pause, all in all, for a Hub that can't be reached; what uploads take is not
+            counted.
         hurry: Ends a wait for the next try when it is set.
 
     Returns:
@@ -227,38 +281,66 @@ def push(
 
     Raises:
         PermissionError: There is no token, or it has no right to; says what to try.
-        ValueError: A name is none, or what `compose` raised.
+        ValueError: A name is none, the revision is a tag or a commit, a repository that shall be private is public,
+            or what `compose` raised.
         TemporaryHubError: The Hub could not be reached for so long.
+        ConnectionError: Whether the pull request was opened is not known.
     """
-    token = token and _checked(token)
+    token = _token_to_push(repo_id, token)
     api = HfApi(token=token)
-    deadline = time.monotonic() + patience_seconds
-    pause = FIRST_PAUSE_SECONDS
-    hurry = hurry or threading.Event()
+    pauses = _Pauses(patience_seconds, hurry or threading.Event())
     while True:
         try:
-            full_id = make_repository(repo_id, private=private, token=token)
+            full_id = make_repository(repo_id, private=private, token=token, for_pull_request=create_pr)
             with _in_words(repo_id, token):
-                if revision is not None and not revision.startswith("refs/"):
-                    api.create_branch(full_id, branch=revision, exist_ok=True)
+                _make_branch(api, full_id, revision)
                 existing = _look(api, full_id, revision, reads)
             contents = compose(existing)
-            with _in_words(repo_id, token):
-                return _commit(api, existing, contents, message, revision, create_pr)
-        except _MovedError:
-            logger.info("%s has moved since it was read: trying again on its new commit", repo_id)
+            with _unrepeatable(full_id) if create_pr else nullcontext(), _in_words(repo_id, token):
+                return _commit(api, existing, contents, redact(message, token), revision, create_pr)
         except TemporaryHubError as error:
-            if time.monotonic() + pause > deadline:
-                raise
-            logger.warning("%s; trying again in %.0f seconds", error, pause)
-            # The jitter keeps runs that lost the same server from coming back at the same moment.
-            if hurry.wait(pause * random.uniform(0.8, 1.2)):
-                raise
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pauses.before_next_try(error)
 
 
-class _MovedError(Exception):
-    """The branch has another commit than the one that was read."""
+class _Pauses:
+    """Waits between two tries, longer and longer, until they have taken all patience."""
+
+    def __init__(self, patience_seconds: float, hurry: threading.Event):
+        self._left = patience_seconds
+        self._hurry = hurry
+        self._next = FIRST_PAUSE_SECONDS
+        self._moved = 0
+
+    def before_next_try(self, error: TemporaryHubError) -> None:
+        """Wait, or raise the error again if it was enough."""
+        if isinstance(error, _MovedError):
+            self._moved += 1
+            if self._moved < TRIES_AT_ONCE:
+                logger.info("%s: trying again on its new commit", error)
+                return
+        if self._next > self._left:
+            raise error
+        logger.warning("%s; trying again in %.0f seconds", error, self._next)
+        # The jitter keeps runs that lost the same server from coming back at the same moment.
+        if self._hurry.wait(self._next * random.uniform(0.8, 1.2)):
+            raise error
+        self._left -= self._next
+        self._next = min(2 * self._next, LONGEST_PAUSE_SECONDS)
+
+
+def _make_branch(api: HfApi, repo_id: str, revision: str | None) -> None:
+    """Make the branch if need be; what looks like one and is none must not get a branch of its name beside it."""
+    if revision is None or re.match(r"refs/(?!tags/)", revision):
+        return
+    refs = api.list_repo_refs(repo_id)
+    if revision in (branch.name for branch in refs.branches):
+        return
+    is_tag = revision in (name for tag in refs.tags for name in (tag.name, tag.ref))
+    if is_tag or re.fullmatch(r"[0-9a-f]{40}", revision):
+        kind = "tag" if is_tag else "commit"
+        names = ", ".join(branch.name for branch in refs.branches)
+        raise ValueError(f"{revision!r} is a {kind} of {repo_id!r}; name a branch, a new one or one of: {names}")
+    api.create_branch(repo_id, branch=revision, exist_ok=True)
 
 
 def _look(api: HfApi, repo_id: str, revision: str | None, reads: Collection[str]) -> Existing:
@@ -287,19 +369,14 @@ def _commit(
         for path, content in contents.items()
         if content is not None or path in existing.hashes
     ]
-    try:
-        info = api.create_commit(
-            existing.repo_id,
-            operations,
-            commit_message=message,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=existing.commit,
-        )
-    except HfHubHTTPError as error:
-        if _status(error) == MOVED:
-            raise _MovedError from error
-        raise
+    info = api.create_commit(
+        existing.repo_id,
+        operations,
+        commit_message=message,
+        revision=revision,
+        create_pr=create_pr,
+        parent_commit=existing.commit,
+    )
     return info.pr_url or info.commit_url
 
 
@@ -308,36 +385,72 @@ def _as_source(content: Path | bytes) -> str | bytes:
 
 
 @contextmanager
-def _in_words(repo_id: str, token: str | None) -> Iterator[None]:
+def _unrepeatable(repo_id: str) -> Iterator[None]:
+    """Let no lost answer to a pull request be followed by a second one: it may be there."""
+    try:
+        yield
+    except TemporaryHubError as error:
+        cause = error.__cause__
+        address = _address(cause)
+        is_refused = isinstance(cause, HfHubHTTPError) and _status(cause) not in MAY_HAVE_LANDED
+        if is_refused or (address and "/commit/" not in address):  # or it failed before, while files were sent
+            raise
+        raise ConnectionError(
+            f"{error}. The pull request may have been opened all the same: look at "
+            f"{constants.ENDPOINT}/{repo_id}/discussions, and push again only if it is not there"
+        ) from error
+
+
+def _address(error: BaseException | None) -> str:
+    """Give the address that was asked when the error came, as far as it is known."""
+    try:
+        return str(error.request.url)  # pyright: ignore
+    except (AttributeError, RuntimeError):  # the HTTP library raises the latter where it does not know
+        return ""
+
+
+@contextmanager
+def _in_words(repo_id: str, token: str) -> Iterator[None]:
     """Turn the client's errors into ours: what may pass by itself, what a person has to do something about."""
     try:
         try:
             yield
-        except RuntimeError as error:  # what the client makes of whatever stops the upload of a large file
+        # What the client makes of whatever stops the upload of a large file, or of an answer that did not come.
+        except (RuntimeError, LocalEntryNotFoundError) as error:
             raise error.__cause__ or error from error
     except OfflineModeIsEnabled as error:
         raise PermissionError(f"{repo_id!r} can't be pushed to while HF_HUB_OFFLINE is set; unset it") from error
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is no name for a repository: {_reason(error, token)}") from error
     except HfHubHTTPError as error:
-        status, reason = _status(error), _reason(error, token)
-        if status == MOVED:
-            raise
-        if status in WORTH_ANOTHER_TRY:
-            raise TemporaryHubError(f"the Hub answered {status} for {repo_id!r}: {reason}") from error
-        if status == 401:
-            raise PermissionError(f"the token is not valid for {repo_id!r}: {LOGIN}. The Hub says: {reason}") from error
-        if status == 403:
-            raise PermissionError(
-                f"the token may not write to {repo_id!r} (`hf auth whoami` says whose it is): make one with write "
-                f"access at {constants.ENDPOINT}/settings/tokens, or push to a name of your own. The Hub says: {reason}"
-            ) from error
-        if isinstance(error, RepositoryNotFoundError):
-            raise PermissionError(f"{repo_id!r} does not exist, or this token can't see it: {reason}") from error
-        raise ValueError(f"the Hub refused what was sent to {repo_id!r}: {reason}") from error
+        raise _refusal(error, repo_id, token) from error
     except _CONNECTION_ERRORS as error:
         reason = f"{type(error).__name__}: {_reason(error, token)}"
         raise TemporaryHubError(f"no connection to the Hub for {repo_id!r} ({reason})") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if _is_local(error):
+            raise
+        reason = f"{type(error).__name__}: {_reason(error, token)}"
+        raise TemporaryHubError(f"the Hub's answer for {repo_id!r} is not whole ({reason})") from error
+
+
+def _refusal(error: HfHubHTTPError, repo_id: str, token: str) -> Exception:
+    """Say in words what the Hub answered in place of what was asked for."""
+    status, reason = _status(error), _reason(error, token)
+    if status == MOVED:
+        return _MovedError(f"{repo_id!r} was committed to by somebody else since it was read")
+    if status in WORTH_ANOTHER_TRY:
+        return TemporaryHubError(f"the Hub answered {status} for {repo_id!r}: {reason}")
+    if status == 401:
+        return PermissionError(f"the token is not valid for {repo_id!r}: {LOGIN}. The Hub says: {reason}")
+    if status == 403:
+        return PermissionError(
+            f"the token may not write to {repo_id!r} (`hf auth whoami` says whose it is): make one with write "
+            f"access at {constants.ENDPOINT}/settings/tokens, or push to a name of your own. The Hub says: {reason}"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return PermissionError(f"{repo_id!r} does not exist, or this token can't see it: {reason}")
+    return ValueError(f"the Hub refused what was sent to {repo_id!r}: {reason}")
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:

@@ -140,7 +140,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         *,
         commit_message: str | None = None,
         private: bool | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
@@ -163,7 +163,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 
         Raises:
             PermissionError: There is no token, or it has no right to; says what to try.
-            ValueError: ``repo_id`` is no name for a repository, or the card there can't be read.
+            ValueError: ``repo_id`` is no name for a repository, ``revision`` is no branch, a repository that shall be
+                private is public, or the card there can't be read.
             ConnectionError: The Hub could not be reached for a minute.
         """
         from fagan_hf.publishing import publish  # cards and templates are nothing that loading should wait for

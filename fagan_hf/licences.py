@@ -1,7 +1,7 @@
 """Under which terms data stands, and what that means for the weights of a model that learned from it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,38 +34,45 @@ def kind_of(dataset: str) -> DataKind:
     return "celeba" if "celeba" in dataset.lower() else "other"
 
 
-def terms(data: Mapping[str, Any] | None, weights_licence: str | None = None) -> Terms:
+def terms(data: Sequence[Mapping[str, Any] | None], weights_licence: str | None = None) -> Terms:
     """Find the terms of weights and data.
 
     Args:
-        data: The description of the images, as their cache has it; ``None`` if it is not known what was learned from.
+        data: The description of each data set that the weights have learned from, as the images' cache has it; ``None``
+            for one of which nothing is known.
         weights_licence: What the publisher gives the weights, an identifier of the Hub such as ``"mit"``; by default
             what the data asks for, if that is known.
     """
-    own = {"license": weights_licence} if weights_licence else None
+    known = [each for each in data if each is not None]
+    own = {"license": weights_licence} if weights_licence else {}
     stated = f"The weights are published under `{weights_licence}`."
-    if data is None:
-        return Terms(own, weights=stated) if own else Terms()
-    kind, licence, attribution = kind_of(data["dataset"]), data.get("licence"), data.get("attribution")
-    if kind == "celeba":
-        return Terms(
-            own or {"license": "other", "license_name": "celeba-non-commercial-research", "license_link": _CELEBA},
-            f"CelebA is available for non-commercial research purposes only; its authors' agreement is at {_CELEBA}.",
-            f"{stated + ' ' if own else ''}Learned from CelebA, they are for non-commercial research only: "
-            "do not use them, or pictures made with them, in a product or a service.",
-        )
+    sentences = list(dict.fromkeys(filter(None, map(_terms_of_data, known))))
+    about = " ".join(sentences) or None
+    kinds = {kind_of(each["dataset"]) for each in known}
+    if "celeba" in kinds:
+        celeba = {"license": "other", "license_name": "celeba-non-commercial-research", "license_link": _CELEBA}
+        only = "Learned from CelebA, they are for non-commercial research only: do not use them, or pictures made with "
+        return Terms(own or celeba, about, f"{stated + ' ' if own else ''}{only}them, in a product or a service.")
+    licences = {each.get("licence") for each in known}
+    are_drawings = kinds == {"avatars"} and len(known) == len(data)
+    if own or not are_drawings or len(licences) > 1 or None in licences:
+        return Terms(own, about, stated if own else Terms.weights)
+    licence = str(*licences)
+    follows = f"The weights are published under {licence}, the licence of the drawings that they were learned from."
+    return Terms(_hub_keys(licence), about, follows)
+
+
+def _terms_of_data(data: Mapping[str, Any]) -> str | None:
+    if kind_of(data["dataset"]) == "celeba":
+        return f"CelebA is available for non-commercial research purposes only; its authors' agreement is at {_CELEBA}."
+    licence, attribution = data.get("licence"), data.get("attribution")
     names_itself = licence and attribution and licence in attribution
     about = ". ".join(filter(None, (f"Licence: {licence}" if licence and not names_itself else None, attribution)))
-    if kind == "avatars":
-        follows = f"The weights are published under {licence}, the licence of the drawings that they were learned from."
-        return Terms(own or _hub_keys(licence), about or None, stated if own else follows if licence else Terms.weights)
-    return Terms(own or {}, f"{about}." if about else None, stated if own else Terms.weights)
+    return f"{about.rstrip('.')}." if about else None
 
 
-def _hub_keys(licence: str | None) -> dict[str, Any]:
+def _hub_keys(licence: str) -> dict[str, Any]:
     """Name a licence as the Hub does, whose own names are of lower-case letters, digits and dashes."""
-    if not licence:
-        return {}
     if licence in _HUB_LICENCES:
         return {"license": _HUB_LICENCES[licence]}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9]+", "-", licence.lower()).strip("-")}

@@ -1,5 +1,9 @@
 """Publish a folder as a model repository: which files go up, which are wrong from now on, what the card says."""
 
+import os
+import re
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +13,13 @@ import yaml
 
 from fagan_hf import hub
 from fagan_hf.cards import published_model, write_card
-from fagan_hf.measurements import parse_measurements
+from fagan_hf.measurements import Measurement, parse_measurements
 from fagan_hf.redaction import redact
 from fagan_hf.repository import (
     CARD,
     FACTS,
     GENERATOR,
+    HISTORY,
     METRICS,
     RECIPE,
     REQUIREMENTS,
@@ -29,6 +34,8 @@ from fagan_hf.repository import (
     weights_hash,
 )
 
+SNAPSHOT_PREFIX = ".push-"
+_OUR_REQUIREMENTS = re.compile(r"fagan-hf==\S+\s*")
 _TEXTS = (".json", ".jsonl", ".yaml", ".txt")
 
 
@@ -38,7 +45,7 @@ def publish(
     *,
     message: str,
     private: bool | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     with_training_state: bool = False,
@@ -64,7 +71,7 @@ def publish(
         replace_card: Push the folder's own card, whatever people wrote on the one there? Otherwise the folder's counts
             only where there is none.
         only_on: The commit that the push must follow; another one there is an error.
-        patience_seconds: How long to try again while the Hub can't be reached.
+        patience_seconds: How long to pause, all in all, while the Hub can't be reached.
         hurry: Ends a wait for the next try when it is set.
 
     Returns:
@@ -72,7 +79,8 @@ def publish(
 
     Raises:
         PermissionError: There is no token, or it has no right to; says what to try.
-        ValueError: A name is none, or the card there can't be read.
+        ValueError: A name is none, the revision is no branch, a repository that shall be private is public, or the
+            card there can't be read.
         FileNotFoundError: There is no checkpoint of the published weights to push.
         ConnectionError: The Hub could not be reached for so long.
     """
@@ -87,22 +95,22 @@ def publish(
         contents: dict[str, hub.Content] = {name: _clean(path, token) for name, path in files.items()}
         if RECIPE in contents:
             contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
-        if REQUIREMENTS in existing.hashes:  # perhaps somebody's own
+        if REQUIREMENTS in existing.hashes and not _is_our_requirement(existing.texts.get(REQUIREMENTS, "")):
             contents.pop(REQUIREMENTS, None)
         weights = weights_hash(folder)
         if weights is None:  # a discriminator alone
             return contents
-        is_other = existing.hashes.get(f"{GENERATOR}/{WEIGHTS}") not in (None, weights)
-        if is_other:
+        weights_there = existing.hashes.get(f"{GENERATOR}/{WEIGHTS}")
+        if weights_there not in (None, weights):
             gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
             contents |= dict.fromkeys(gone)
         is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
-        if is_bare and not is_other and not replace_card and CARD in existing.texts:  # what is there knows more
+        if is_bare and weights_there == weights and not replace_card and CARD in existing.texts:  # which knows more
             contents.pop(FACTS, None)
             return contents
         there = None if replace_card else existing.texts.get(CARD)
         present = {name for name in (*existing.hashes, *contents) if contents.get(name, name) is not None}
-        measured = None if METRICS in contents else parse_measurements(existing.texts.get(METRICS, "[]"))
+        measured = None if METRICS in contents else _measured_there(existing)
         card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present, measured)
         return contents | {CARD: redact(card, token).encode("utf-8", errors="surrogateescape")}
 
@@ -110,7 +118,7 @@ def publish(
         repo_id,
         compose,
         message=message,
-        reads=(CARD, METRICS),
+        reads=(CARD, METRICS, REQUIREMENTS),
         private=private,
         token=token,
         revision=revision,
@@ -120,12 +128,90 @@ def publish(
     )
 
 
+def take_snapshot(folder: Path, *, with_training_state: bool) -> Path:
+    """Lay what is published of a run aside, in the run's folder: a training may replace its files during a push.
+
+    Args:
+        folder: The run's; files in it are only ever replaced by whole new ones, but for the history.
+        with_training_state: The newest checkpoint as well?
+
+    Returns:
+        A folder named ``.push-...``, the caller's to remove.
+
+    Raises:
+        OSError: The folder can't be read or written to.
+    """
+    snapshot = Path(tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=folder))
+    try:
+        for name, path in _files_to_lay_aside(folder, with_training_state).items():
+            target = snapshot / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(path, target, is_appended_to=name == HISTORY)
+    except BaseException:
+        shutil.rmtree(snapshot, ignore_errors=True)
+        raise
+    return snapshot
+
+
+def is_up_to_date(snapshot: Path, folder: Path) -> bool:
+    """Say whether a snapshot holds the files that the run's folder still has, all of one moment."""
+    for copy in snapshot.rglob("*"):
+        path = folder / copy.relative_to(snapshot)
+        if copy.is_file() and copy.name != HISTORY and not (path.is_file() and _is_same(copy, path)):
+            return False
+    return True
+
+
+def remove_snapshots(folder: Path) -> None:
+    """Remove what sessions that were killed have left in a run's folder."""
+    for abandoned in folder.glob(f"{SNAPSHOT_PREFIX}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+
+
+def _files_to_lay_aside(folder: Path, with_training_state: bool) -> dict[str, Path]:
+    files = published_files(folder)
+    if (folder / CARD).is_file():
+        files[CARD] = folder / CARD
+    checkpoint = newest_checkpoint(folder) if with_training_state else None
+    if checkpoint is not None:
+        files |= {path.relative_to(folder).as_posix(): path for path in checkpoint.iterdir()}
+    return files
+
+
+def _link(path: Path, target: Path, *, is_appended_to: bool) -> None:
+    if not is_appended_to:
+        try:
+            os.link(path, target)
+            return
+        except OSError:  # a file system without links
+            pass
+    shutil.copy2(path, target)
+
+
+def _is_same(copy: Path, path: Path) -> bool:
+    was, now = copy.stat(), path.stat()
+    # Where there are no links, the copy has the time of its original.
+    return os.path.samestat(was, now) or was.st_mtime_ns == now.st_mtime_ns
+
+
+def _is_our_requirement(text: str) -> bool:
+    """Tell the line that we write from what people wrote in its place."""
+    return _OUR_REQUIREMENTS.fullmatch(text) is not None
+
+
+def _measured_there(existing: hub.Existing) -> list[Measurement]:
+    try:
+        return parse_measurements(existing.texts.get(METRICS, "[]"))
+    except ValueError:  # another program's file of the same name
+        return []
+
+
 def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 # What concerns the machine of a run or where it was pushed to.
-_NOT_PORTABLE = (
+NOT_PORTABLE = (
     "output_dir",
     "cpu_threads",
     "push_to_hub",
@@ -143,7 +229,7 @@ def portable_recipe(folder: Path) -> dict[str, Any]:
         ValueError: The folder's recipe is no YAML mapping.
     """
     recipe = read_recipe(folder)
-    for name in _NOT_PORTABLE:
+    for name in NOT_PORTABLE:
         recipe.pop(name, None)
     if "dataset" in recipe and (read_json(folder / FACTS).get("data") or {}).get("source") == "folder":
         recipe["dataset"] = f"./{Path(recipe['dataset']).expanduser().resolve().name}"
@@ -152,7 +238,7 @@ def portable_recipe(folder: Path) -> dict[str, Any]:
     return recipe
 
 
-def _clean(path: Path, token: str | None) -> Path | bytes:
+def _clean(path: Path, token: str | bool | None) -> Path | bytes:
     """Keep tokens out of texts that a run wrote down."""
     if path.suffix not in _TEXTS:
         return path

@@ -4,12 +4,14 @@ import re
 
 from huggingface_hub import get_token
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{16,}")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf_oauth_[A-Za-z0-9._-]{16,}|(?:hf|api_org)_[A-Za-z0-9]{16,})")
+# Whatever its form; not `token=os.environ[...]` nor `token=my_token`: a long word with a digit.
+_GIVEN = re.compile(r"(token=[\"']?)(?=[A-Za-z_.-]*\d)[A-Za-z0-9._-]{20,}", re.IGNORECASE)
 _HIDDEN = "REMOVED-TOKEN"  # plain letters: brackets mean something to YAML and Markdown
 
 
 def redact(text: str, token: str | bool | None = None) -> str:
-    """Replace access tokens in a text: the given one, the stored one, and whatever has a token's form.
+    """Replace access tokens in a text: the given one, the stored one, and whatever looks like one.
 
     Args:
         text: An error message, a command line, a card.
@@ -18,4 +20,4 @@ def redact(text: str, token: str | bool | None = None) -> str:
     for known in (token, get_token()):
         if isinstance(known, str) and known:
             text = text.replace(known, _HIDDEN)
-    return _TOKEN.sub(_HIDDEN, text)
+    return _GIVEN.sub(rf"\1{_HIDDEN}", _TOKEN.sub(_HIDDEN, text))

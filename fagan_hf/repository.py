@@ -65,7 +65,7 @@ def save_repository(
     """Write a folder that every ``from_pretrained`` loads, here and, once uploaded, from the Hub.
 
     Args:
-        folder: Made if need be; other files in it stay, but for exports of a generator that is replaced.
+        folder: Made if need be; other files in it stay, but for what was made of a generator that is replaced.
         generator: Goes to ``generator/``, where there is one.
         discriminator: Goes to ``discriminator/``, where there is one.
         facts: What else a card shall say, of the data and the training.
@@ -81,6 +81,7 @@ def save_repository(
     if before not in (None, weights_hash(folder)):
         for export in EXPORTS.values():
             shutil.rmtree((folder / export).parent, ignore_errors=True)
+        (folder / NEIGHBOURS).unlink(missing_ok=True)
     if generator is not None:
         complete_repository(folder, generator, discriminator, facts)
 

@@ -56,7 +56,7 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"images-{images_seen:08d}"
-        if final.exists() and _problem(final) is None:
+        if final.exists() and problem_of(final) is None:
             return final  # the same moment of the run, saved before: it is never taken away to be written again
         for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -100,7 +100,7 @@ class Checkpoints:
             The state that was saved with it; ``None`` if there is no whole checkpoint.
         """
         for path in reversed(self.all()):
-            if problem := _problem(path):
+            if problem := problem_of(path):
                 logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
                 continue
             for name, network in self.networks.items():
@@ -131,11 +131,13 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _problem(folder: Path) -> str | None:
+def problem_of(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint; nothing if every file is as its manifest says."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text())
         for name, expected in hashes.items():
+            if Path(name).name != name:
+                return f"{MANIFEST} names {name!r}, which lies elsewhere"
             if _sha256(folder / name) != expected:
                 return f"{name} is not what was written"
     except (OSError, ValueError, AttributeError) as error:

@@ -18,6 +18,8 @@ from fagan_hf import __version__
 from fagan_hf.redaction import redact
 
 ROOT = Path(__file__).resolve().parents[1]
+# Not the slashes of an address, nor those in a relative path.
+_ABSOLUTE = re.compile(r"(?<![\w/.~\\-])(?:/(?!/)|~/|[A-Za-z]:\\)[^\s,;:'\"\[\]=]+")
 _PACKAGES = ("torch", "accelerate", "pillow")
 
 
@@ -63,37 +65,41 @@ def versions() -> dict[str, str]:
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
-    """Give the command that started this process, without tokens and without the name of anybody's home.
+    """Give the command that started this run, without tokens and without paths of this machine.
 
     Args:
-        arguments: By default the process's own.
+        arguments: By default those of the process, and of the launcher that started it.
     """
-    script, *flags = map(_portable, sys.argv if arguments is None else arguments)
-    return redact(f"{_launcher()} {shlex.join([script, *flags])}")
+    words = [*_launcher(), *sys.argv] if arguments is None else arguments
+    return redact(shlex.join(map(_portable, words)))
 
 
-def _launcher() -> str:
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if any(name.startswith("ACCELERATE_") for name in os.environ):
-        return "accelerate launch" + (f" --multi_gpu --num_processes {count}" if count > 1 else "")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return f"torchrun --nproc_per_node {os.environ.get('LOCAL_WORLD_SIZE', '1')}"
-    return "python"
+def _launcher() -> list[str]:
+    """Say how the script was started; where the system shows it, with the launcher's own flags."""
+    parent = Path(f"/proc/{os.getppid()}/cmdline")
+    words = parent.read_text(encoding="utf-8", errors="replace").split("\0") if parent.is_file() else []
+    is_launcher = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
+    if not is_launcher:
+        return ["python"]
+    if sys.argv[0] in words:
+        words = words[: words.index(sys.argv[0])]
+        if len(words) > 1 and Path(words[1]).name in ("accelerate", "torchrun"):
+            words = words[1:]  # without the Python that runs it
+        return [Path(words[0]).name, *words[1:]]
+    return ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["torchrun"]
 
 
-def _portable(argument: str) -> str:
-    """Shorten the paths in an argument: relative to the clone, or to the home."""
-    flag, equals, value = argument.partition("=")
-    if not equals:
-        flag, value = "", argument
-    path = Path(value)
-    if path.is_absolute():
+def _portable(word: str) -> str:
+    """Shorten the paths in a word: relative to the clone, or to their last name."""
+
+    def shorten(match: re.Match[str]) -> str:
+        path = Path(match[0])
         for start in (ROOT, Path.cwd()):
             if path.is_relative_to(start):
-                return f"{flag}{equals}{path.relative_to(start).as_posix()}"
-    home = re.escape(Path.home().as_posix())
-    is_top = home == "/"  # in some containers it is nobody's
-    return argument if is_top else re.sub(rf"{home}(?![^/\]\s,;:'\"])", "~", argument)
+                return path.relative_to(start).as_posix()
+        return "path/to/" + re.split(r"[/\\]", match[0].rstrip("/"))[-1]
+
+    return _ABSOLUTE.sub(shorten, word)
 
 
 def commit() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from PIL import Image
 from torch import Tensor
 from torch.optim import Adam
@@ -82,10 +82,9 @@ class Run:
         if self.is_main:
             check_folder(recipe)
         self.origin: Origin | None = None
-        self.lineage: dict[str, str] = {}  # the models that its weights come from
+        self.lineage: dict[str, Any] = {}  # the models that its weights come from, and what those have seen
         if recipe.resume_from or recipe.finetune_from:
-            with self.accelerator.main_process_first():
-                self.origin = find_origin(recipe.resume_from or recipe.finetune_from or "")
+            self.origin = self._find_origin(recipe.resume_from or recipe.finetune_from or "")
         self.publisher = self._make_publisher()
         with self.accelerator.main_process_first():
             images = prepare_images(recipe.source(), progress=self.is_main)
@@ -129,6 +128,13 @@ class Run:
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
         self._shown_at: int | None = None  # the same of samples.png
         self._stop_requested = False
+
+    def _find_origin(self, name: str) -> Origin:
+        """Find the model to start from, the same commit of it in every process."""
+        with self.accelerator.main_process_first():
+            origin = find_origin(name)
+        [commit] = broadcast_object_list([origin.commit])
+        return origin if commit == origin.commit else find_origin(f"{name.partition('@')[0]}@{commit}")
 
     def _make_publisher(self) -> Publisher | None:
         """Check early that the run can be pushed: nobody wants to find out after hours."""
@@ -186,7 +192,10 @@ class Run:
 
     def _restore(self) -> None:
         state = self.checkpoints.restore()
+        # Else a slow process would find what the first one lays there, and take another way than that.
+        self.accelerator.wait_for_everyone()
         if state is not None:
+            self._refuse_to_fall_behind(state["images_seen"])
             self.lineage = state.get("lineage", {})
         else:
             state = self._start_from_origin()
@@ -205,20 +214,31 @@ class Run:
             if self.images_seen:
                 self._tell(f"Going on after {self.images_seen:,} images.")
 
+    def _refuse_to_fall_behind(self, images_seen: int) -> None:
+        """Keep a run that is resumed from a model from going on before that, from what an earlier try left here.
+
+        Raises:
+            ValueError: The model is ahead of the folder.
+        """
+        ahead = self.origin.facts.get("images_seen", 0) if self.origin and self.recipe.resume_from else 0
+        if ahead > images_seen:
+            raise ValueError(
+                f"{self.recipe.run_dir} has seen {images_seen:,} images, {self.recipe.resume_from} {ahead:,}: to go on "
+                "from there remove the folder or give another --name, to go on from here leave out --resume_from"
+            )
+
     def _start_from_origin(self) -> dict[str, Any] | None:
         """Take over the weights of another model, and with `resume_from` its progress or all of its state."""
         if self.origin is None:
             return None
         is_resumed = self.recipe.resume_from is not None
-        self.lineage = self.origin.lineage(is_resumed=is_resumed)
+        self.lineage = self.origin.lineage(is_resumed=is_resumed, data=self.batches.images.description)
         if is_resumed and self.origin.training_state is not None:
+            networks = self.generator, self.discriminator
             with self.accelerator.main_process_first():
                 if self.is_main:
-                    copy_training_state(self.origin, self.checkpoints.folder, self.report.metrics_path)
-            state = self.checkpoints.restore()
-            if state is None:
-                raise ValueError(f"the training state of {self.origin.name} is broken: push it again, or leave it out")
-            return state
+                    copy_training_state(self.origin, *networks, self.checkpoints.folder, self.report.metrics_path)
+            return self.checkpoints.restore()
         told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
         self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
         if not is_resumed:
@@ -326,14 +346,22 @@ class Run:
     def _facts(self) -> dict[str, Any]:
         """Collect what the card is written from."""
         device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
+        environment = environment_facts(device, num_processes)
+        # Sessions of a run may be on different machines: the wall time is that of all.
+        hardware = self.lineage.setdefault("hardware", [])
+        if environment["hardware"] not in hardware:
+            hardware.append(environment["hardware"])
+        names = {name: self.lineage[name] for name in ("finetuned_from", "resumed_from") if name in self.lineage}
         return {
             "data": self.batches.images.description,
             "training": {
                 "images_seen": self.images_seen,
                 "seconds": round(self.seconds, 1),
-                **environment_facts(device, num_processes),
-                **self.lineage,
+                **environment,
+                "hardware": ", then ".join(hardware),
+                **names,
             },
+            "earlier_data": self.lineage.get("earlier_data", []),
             "weights_licence": self.recipe.weights_licence,
         }
 
@@ -343,7 +371,7 @@ class Run:
         try:
             repo_id = self.publisher.repo_id if self.publisher else None
             write_text(path, write_card(self.recipe.run_dir, repo_id, existing))
-        except ValueError as error:  # broken by hand; no reason to end a run
+        except Exception as error:  # whatever people wrote there, it is no reason to end a run
             self._tell(f"{path} is left as it is: {error}")
 
     def _publish(self) -> None:

@@ -1,6 +1,7 @@
 """The model that a run starts from: resumed where its training stopped, or fine-tuned on other pictures."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from fagan_hf import hub
 from fagan_hf.architectures import FILE_SUFFIXES
 from fagan_hf.hub_model import HubModel
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.publishing import NOT_PORTABLE
 from fagan_hf.repository import (
     CONFIG,
     DISCRIMINATOR,
@@ -23,6 +25,7 @@ from fagan_hf.repository import (
     read_json,
     read_recipe,
 )
+from training.checkpoint import problem_of
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
 _WANTED += [FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
@@ -52,12 +55,24 @@ class Origin:
         """What it says of its training; empty if it says nothing."""
         return read_json(self.folder / FACTS).get("training", {})
 
-    def lineage(self, *, is_resumed: bool) -> dict[str, str]:
-        """Say where the weights of a run that starts from it come from; a fine-tuned model stays one."""
-        if not is_resumed:
-            return {"finetuned_from": self.label}
+    def lineage(self, *, is_resumed: bool, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Say where the weights of a run that starts from it come from; a fine-tuned model stays one.
+
+        Args:
+            is_resumed: Is it the same run that goes on?
+            data: Description of the images of the run.
+
+        Returns:
+            ``finetuned_from``, ``resumed_from``, and ``earlier_data``: what the model has learned from, if that is
+            other data, and what the models had that it started from; ``None`` for a model that does not say.
+        """
+        facts = read_json(self.folder / FACTS)
+        before = [*facts.get("earlier_data", [])]
+        if not is_resumed or _which(facts.get("data")) != _which(data):
+            before = [facts.get("data"), *before]
         inherited = {name: value for name, value in self.facts.items() if name == "finetuned_from"}
-        return {**inherited, "resumed_from": self.label}
+        origin = {**inherited, "resumed_from": self.label} if is_resumed else {"finetuned_from": self.label}
+        return {**origin, "earlier_data": before}
 
     @property
     def training_state(self) -> Path | None:
@@ -103,9 +118,9 @@ def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:
         FileNotFoundError: There is no such model.
         ValueError: Its recipe is broken.
     """
-    fields = dict(find_origin(name).recipe())
-    if not is_resumed:
-        fields.pop("name", None)
+    fields = find_origin(name).recipe()
+    its_own = (*NOT_PORTABLE, *(() if is_resumed else ("name", "weights_licence")))
+    fields = {key: value for key, value in fields.items() if key not in its_own}
     model = fields.get("model")
     if model is None or Path(str(model)).suffix in FILE_SUFFIXES:  # a file is not here, but its configs are
         fields["model"] = name
@@ -124,9 +139,11 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
         ValueError: Its networks have another architecture than the run's.
         FileNotFoundError: It has no generator.
     """
-    source = _load(origin, Generator, generator)
-    generator.load_state_dict(source.state_dict())
-    averaged.load_state_dict(source.state_dict())
+    weights = _load(origin, Generator, generator).state_dict()
+    if generator.label_frequencies is not None:  # those of the run's own data
+        weights["label_frequencies"] = generator.label_frequencies
+    generator.load_state_dict(weights)
+    averaged.load_state_dict(weights)
     if not (origin.folder / DISCRIMINATOR).is_dir():
         return f"Starting from the generator of {origin.name}, which has no discriminator; new: it, optimisers."
     discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
@@ -147,16 +164,36 @@ def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> Hu
     return source
 
 
-def copy_training_state(origin: Origin, checkpoints: Path, history: Path) -> None:
-    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there."""
-    assert origin.training_state is not None
-    images = read_json(origin.training_state / STATE)["images_seen"]
-    target = checkpoints / f"images-{images:08d}"
-    if target.exists():
-        return
+def copy_training_state(
+    origin: Origin, generator: Generator, discriminator: Discriminator, checkpoints: Path, history: Path
+) -> None:
+    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there.
+
+    Raises:
+        ValueError: The state is broken, or its networks have another architecture than the run's.
+    """
+    source = origin.training_state
+    assert source is not None
+    for network_class, wanted in ((Generator, generator), (Discriminator, discriminator)):
+        _load(origin, network_class, wanted)
+    state = read_json(source / STATE)
+    numbers = [state.get(name) for name in ("images_seen", "seconds")] if isinstance(state, dict) else [None]
+    problem = problem_of(source)
+    if problem is None and not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+        problem = f"{STATE} does not say how far it is"
+    if problem is not None:
+        raise ValueError(f"the training state of {origin.name} is broken ({problem}): push it again, or leave it out")
+    target = checkpoints / f"images-{state['images_seen']:08d}"
     aside = checkpoints / f".{target.name}.coming"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(origin.training_state, aside)  # follows the links of the Hub's cache
+    for older in (aside, target):  # of an earlier try
+        shutil.rmtree(older, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copyfile(path, aside / path.name)  # follows the links of the Hub's cache
     aside.rename(target)
     if (origin.folder / HISTORY).is_file() and not history.exists():
         shutil.copyfile(origin.folder / HISTORY, history)
+
+
+def _which(data: Mapping[str, Any] | None) -> list[Any]:
+    return [(data or {}).get(name) for name in ("dataset", "split", "revision")]

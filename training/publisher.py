@@ -1,17 +1,18 @@
 """Push a run to the Hub in the background: training goes on, and no push that fails ends it."""
 
-import os
+import math
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars
 
 from fagan_hf import hub
-from fagan_hf.publishing import publish
+from fagan_hf.publishing import publish, remove_snapshots, take_snapshot
 from fagan_hf.redaction import redact
-from fagan_hf.repository import CARD, HISTORY, newest_checkpoint, published_files
 
 PATIENCE_SECONDS = 15 * 60.0  # of a push whose Hub can't be reached; a newer one takes its place before
 STOPPED_PATIENCE_SECONDS = 20.0  # of a run that was asked to end: who asks kills after half a minute or so
@@ -38,23 +39,24 @@ class Publisher:
         self.tell = tell
         self.url: str | None = None  # of the newest push that arrived
         self._waiting: tuple[Path, str] | None = None
-        self._is_busy = False
-        self._count = 0
+        self._current: Path | None = None  # the snapshot that is being pushed
+        self._is_over = False
         self._changed = threading.Condition()
         self._hurry = threading.Event()  # set: stop waiting for a Hub that can't be reached
         self._thread: threading.Thread | None = None
+        remove_snapshots(folder)
 
     def check(self) -> None:
         """Make the repository now, so that a wrong name or token is found before hours of training.
 
         Raises:
             PermissionError: There is no token, or it has no right to.
-            ValueError: The name is none.
+            ValueError: The name is none, or the repository shall be private and is public.
         """
         try:
             self.repo_id = hub.make_repository(self.repo_id, private=self.private)
         except hub.TemporaryHubError as error:
-            self.tell(f"{error}. The run starts all the same, and pushes when the Hub is back.")
+            self._say(f"{error}. The run starts all the same, and pushes when the Hub is back.")
 
     def push(self, images_seen: int) -> None:
         """Take a snapshot of the folder and push it when the one before is through; does not wait."""
@@ -68,7 +70,7 @@ class Publisher:
             self._waiting = snapshot, f"{images_seen:,} images"
             self._hurry.set()
             self._changed.notify_all()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 disable_progress_bars()  # they would be drawn over the run's own
                 # A daemon: a run that ends with an error must not hang on its Hub.
                 self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
@@ -82,19 +84,38 @@ class Publisher:
         """
         by_hand = f"fagan-hf push {self.folder} {self.repo_id}"
         try:
-            with self._changed:
-                arrived = self._changed.wait_for(self._is_idle, patience_seconds)
+            arrived = self._wait(math.inf if patience_seconds is None else patience_seconds)
         except KeyboardInterrupt:
             arrived = False
+        self._remove_unfinished()
         if not arrived:
-            self.tell(f"Not waiting for the push any longer. The run is whole in {self.folder}; push it by: {by_hand}")
+            self._say(f"Not waiting for the push any longer. The run is whole in {self.folder}; push it by: {by_hand}")
         elif self.url is None:
-            self.tell(f"The last push did not arrive. The run is whole in {self.folder}; push it by: {by_hand}")
+            self._say(f"The last push did not arrive. The run is whole in {self.folder}; push it by: {by_hand}")
         else:
-            self.tell(f"Pushed: {self.url}")
+            self._say(f"Pushed: {self.url}")
+
+    def _remove_unfinished(self) -> None:
+        with self._changed:
+            self._is_over = True
+            unfinished = [self._current, self._waiting and self._waiting[0]]
+            self._waiting = None
+        for snapshot in filter(None, unfinished):
+            shutil.rmtree(snapshot, ignore_errors=True)
+
+    def _wait(self, patience_seconds: float) -> bool:
+        """Wait until all is pushed, or nobody is left who pushes; give whether nothing is left to push."""
+        deadline = time.monotonic() + patience_seconds
+        with self._changed:
+            while not self._is_idle() and self._thread is not None and self._thread.is_alive():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, 1.0))
+            return self._is_idle()
 
     def _is_idle(self) -> bool:
-        return self._waiting is None and not self._is_busy
+        return self._waiting is None and self._current is None
 
     def _work(self) -> None:
         while True:
@@ -102,13 +123,16 @@ class Publisher:
                 self._changed.wait_for(lambda: self._waiting is not None)
                 assert self._waiting is not None
                 snapshot, message = self._waiting
-                self._waiting, self._is_busy = None, True
+                self._waiting, self._current = None, snapshot
                 self._hurry.clear()
-            self.url = self._publish(snapshot, message)
-            shutil.rmtree(snapshot, ignore_errors=True)
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
+            self.url = None
+            try:
+                self.url = self._publish(snapshot, message)
+            finally:  # whatever ends this thread, nobody waits for it
+                shutil.rmtree(snapshot, ignore_errors=True)
+                with self._changed:
+                    self._current = None
+                    self._changed.notify_all()
 
     def _publish(self, snapshot: Path, message: str) -> str | None:
         try:
@@ -122,39 +146,17 @@ class Publisher:
                 hurry=self._hurry,
             )
         except Exception as error:  # whatever it is, it must not end a run; the next checkpoint tries again
-            self.tell(redact(f"The push after {message} failed: {error}"))
+            if not self._is_over:  # then its files were taken away
+                self._say(redact(f"The push after {message} failed: {error}"))
             return None
 
     def _take_snapshot(self) -> Path | None:
-        """Link the files aside: those of the run are replaced by whole new ones while a push goes on."""
-        self._count += 1
-        snapshot = self.folder / f".push-{os.getpid()}-{self._count}"
-        files = published_files(self.folder)
-        if (self.folder / CARD).is_file():
-            files[CARD] = self.folder / CARD
-        checkpoint = newest_checkpoint(self.folder) if self.with_training_state else None
-        if checkpoint is not None:
-            files |= {path.relative_to(self.folder).as_posix(): path for path in checkpoint.iterdir()}
         try:
-            for abandoned in self.folder.glob(".push-*"):  # of a process that was killed
-                if not abandoned.name.startswith(f".push-{os.getpid()}-"):
-                    shutil.rmtree(abandoned, ignore_errors=True)
-            for name, path in files.items():
-                target = snapshot / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _link(path, target, is_appended_to=name == HISTORY)
+            return take_snapshot(self.folder, with_training_state=self.with_training_state)
         except OSError as error:
-            shutil.rmtree(snapshot, ignore_errors=True)
-            self.tell(f"Nothing is pushed this time, for it could not be laid aside: {error}")
+            self._say(f"Nothing is pushed this time, for it could not be laid aside: {error}")
             return None
-        return snapshot
 
-
-def _link(path: Path, target: Path, *, is_appended_to: bool) -> None:
-    if not is_appended_to:
-        try:
-            os.link(path, target)
-            return
-        except OSError:  # a file system without links
-            pass
-    shutil.copyfile(path, target)
+    def _say(self, text: str) -> None:
+        with suppress(Exception):  # the output may be closed by now, which is no reason to push nothing
+            self.tell(text)

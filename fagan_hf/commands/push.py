@@ -1,9 +1,15 @@
 """``fagan-hf push``: a run folder to a repository on the Hub."""
 
 import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fagan_hf.commands.options import add_imports
+
+SNAPSHOT_TRIES = 5
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -33,26 +39,66 @@ def run(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{str(options.folder)!r} is no folder; give the folder of a run, like runs/avatars-32")
 
     from fagan_hf.architectures import import_code
-    from fagan_hf.models import Discriminator, Generator
-    from fagan_hf.publishing import publish
-    from fagan_hf.repository import DISCRIMINATOR, GENERATOR, complete_repository
+    from fagan_hf.models import Generator
+    from fagan_hf.repository import GENERATOR
 
     for name in options.imports:
         import_code(name)
     where = {"private": options.private, "revision": options.revision, "create_pr": options.create_pr}
-    generator = Generator.from_pretrained(options.folder)  # what is published loads
     if (options.folder / GENERATOR).is_dir():
-        has_discriminator = (options.folder / DISCRIMINATOR).is_dir()
-        discriminator = Discriminator.from_pretrained(options.folder) if has_discriminator else None
-        complete_repository(options.folder, generator, discriminator)
-        url = publish(
-            options.folder,
-            options.repo_id,
-            message=options.message or f"Push {options.folder.resolve().name}",
-            with_training_state=options.training_state,
-            replace_card=options.replace_card,
-            **where,
-        )
+        url = _publish_run(options, where)
     else:  # what generator.save_pretrained has written
+        generator = Generator.from_pretrained(options.folder)
         url = generator.push_to_hub(options.repo_id, commit_message=options.message, **where)
     print(f"pushed: {url}")
+
+
+def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
+    """Publish a snapshot: the run may be in training, and its folder is not ours to write to."""
+    from fagan_hf.publishing import publish
+
+    snapshot = _complete_snapshot(options.folder, options.training_state)
+    try:
+        with _named(snapshot, options.folder):
+            return publish(
+                snapshot,
+                options.repo_id,
+                message=options.message or f"Push {options.folder.resolve().name}",
+                with_training_state=options.training_state,
+                replace_card=options.replace_card,
+                **where,
+            )
+    finally:
+        shutil.rmtree(snapshot, ignore_errors=True)
+
+
+def _complete_snapshot(folder: Path, with_training_state: bool) -> Path:
+    """Take a snapshot that loads, and add what the folder lacks; once more if a training saved at the same time."""
+    from fagan_hf.models import Discriminator, Generator
+    from fagan_hf.publishing import is_up_to_date, take_snapshot
+    from fagan_hf.repository import DISCRIMINATOR, complete_repository
+
+    for tries_left in reversed(range(SNAPSHOT_TRIES)):
+        snapshot = take_snapshot(folder, with_training_state=with_training_state)
+        try:
+            with _named(snapshot, folder):
+                generator = Generator.from_pretrained(snapshot)  # what is published loads
+                has_discriminator = (snapshot / DISCRIMINATOR).is_dir()
+                discriminator = Discriminator.from_pretrained(snapshot) if has_discriminator else None
+                if is_up_to_date(snapshot, folder) or not tries_left:
+                    complete_repository(snapshot, generator, discriminator)
+                    return snapshot
+        except BaseException:
+            shutil.rmtree(snapshot, ignore_errors=True)
+            raise
+        shutil.rmtree(snapshot, ignore_errors=True)
+    raise AssertionError("the last try returns")
+
+
+@contextmanager
+def _named(snapshot: Path, folder: Path) -> Iterator[None]:
+    """Let errors name the folder that the user knows."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace(str(snapshot), str(folder))) from error

@@ -571,3 +571,33 @@ def test_results_of_people_stay_in_the_model_index(bare, make_run):
         [index] = metadata(write_card(folder_now, "user/name", edited))["model-index"]
         assert len(index["results"]) == count
         assert theirs in index["results"]
+
+
+def test_what_was_learned_from_earlier_is_told(make_run):
+    folder = make_run(AVATARS, finetuned_from=f"user/faces@{COMMIT}")
+    facts = json.loads((folder / "facts.json").read_text())
+    write_json(folder / "facts.json", facts | {"earlier_data": [CELEBA]})
+    card = write_card(folder, "user/name")
+    assert "and before that from the 162,770 images of [flwrlabs/celeba]" in card
+    assert metadata(card)["license_name"] == "celeba-non-commercial-research"
+    assert "For research on generative models" in card
+    assert f"recipe.yaml --finetune_from user/faces@{COMMIT}" in card
+    assert "The same again" not in write_card(make_run(AVATARS, finetuned_from="runs/faces"), "user/name")
+
+
+def test_the_same_again_is_of_the_same_data(make_run):
+    assert f"recipe.yaml --revision {COMMIT}\n" in write_card(make_run(CELEBA), "user/name")
+
+
+def test_models_of_people_stay_apart_in_the_model_index(bare, make_run):
+    folder = make_run()
+    measure(folder)
+    result = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "d"}, "metrics": [{"type": "m", "value": 1}]}
+    theirs = [{"name": name, "results": [result]} for name in "AB"]
+    old = write_card(bare, "user/name").replace("---\n", "---\n" + yaml.safe_dump({"model-index": theirs}), 1)
+    with_ours = write_card(folder, "user/name", old)
+    index = yaml.safe_load(with_ours.split("---\n")[1])["model-index"]
+    assert index[:2] == theirs
+    assert [model["name"] for model in index] == ["A", "B", "name"]
+    again = write_card(bare, "user/name", with_ours)
+    assert yaml.safe_load(again.split("---\n")[1])["model-index"] == theirs

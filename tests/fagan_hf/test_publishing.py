@@ -5,9 +5,10 @@ import torch
 import yaml
 
 from fagan_hf.architectures import with_labels
+from fagan_hf.cli import main
 from fagan_hf.measurements import Measurement, add_measurement
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.publishing import portable_recipe, publish
+from fagan_hf.publishing import is_up_to_date, portable_recipe, publish, take_snapshot
 from fagan_hf.repository import save_repository, weights_hash, write_json
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -195,7 +196,7 @@ def test_other_weights_of_a_run_replace_what_described_the_old(hub, run):
     publish(run, REPO, message="First")
     save_repository(run, Generator(GENERATOR), facts=FACTS)  # which takes away its exports
     (run / "samples.png").write_text("new")
-    (run / "nearest.png").unlink()
+    (run / "nearest.png").unlink(missing_ok=True)
     publish(run, REPO, message="Second")
     there = contents(hub)
     assert "nearest.png" not in there
@@ -212,6 +213,116 @@ def test_requirements_of_people_stay(hub, run):
     path.write_text("fagan-hf @ https://example.com/mine.whl\n")
     publish(run, REPO, message="Second")
     assert path.read_text() == "fagan-hf @ https://example.com/mine.whl\n"
+
+
+@pytest.mark.parametrize("ours", ["fagan-hf==0.0.1\n", "fagan-hf==0.0.1"])
+def test_requirements_of_ours_follow(hub, run, ours):
+    publish(run, REPO, message="First")
+    path = hub.root / REPO / "requirements.txt"
+    path.write_text(ours)
+    publish(run, REPO, message="Second")
+    assert path.read_text() == (run / "requirements.txt").read_text() != ours
+    path.write_text(ours + "\ntorch\n")
+    publish(run, REPO, message="Third")
+    assert path.read_text() == ours + "\ntorch\n"
+
+
+def test_a_repository_of_the_web_site_gets_a_card(hub, generator):
+    """It has a README, and no model that the README could be of."""
+    (hub.root / REPO).mkdir(parents=True)
+    (hub.root / REPO / "README.md").write_text("---\nlicense: apache-2.0\n---\nMine\n")
+    generator.push_to_hub(REPO)
+    there = contents(hub)
+    assert b"library_name: fagan_hf" in there["README.md"]
+    assert b"license: apache-2.0" in there["README.md"]
+    assert b"Mine\n" in there["README.md"]
+    assert "facts.json" in there
+
+
+@pytest.mark.parametrize("theirs", ['{"accuracy": 1}', "[1, 2]", "no JSON"])
+def test_another_programs_metrics_on_the_hub_are_no_reason_to_fail(hub, run, theirs):
+    publish(run, REPO, message="First")
+    ours = (run / "metrics.json").read_text()
+    (run / "metrics.json").unlink()
+    (hub.root / REPO / "metrics.json").write_text(theirs)
+    publish(run, REPO, message="Second")
+    assert "12.5" not in contents(hub)["README.md"].decode()
+    assert contents(hub)["metrics.json"].decode() == theirs
+    (run / "metrics.json").write_text(ours[:-5])
+    with pytest.raises(ValueError, match=r"metrics.json"):
+        publish(run, REPO, message="Third")
+
+
+# Snapshots
+
+
+def test_a_snapshot_holds_one_moment(run):
+    (run / "README.md").write_text("Mine\n")
+    add_checkpoint(run, 100)
+    snapshot = take_snapshot(run, with_training_state=True)
+    assert is_up_to_date(snapshot, run)
+    before = weights_hash(run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("more\n")
+    Generator(GENERATOR).save_pretrained(run / "generator")
+    assert not is_up_to_date(snapshot, run)
+    assert weights_hash(snapshot) == before
+    assert (snapshot / "metrics.jsonl").read_text() == "{}\n"
+    assert (snapshot / "checkpoints/images-00000100/state.json").is_file()
+    assert not (snapshot / "events.log").exists()
+
+
+def test_without_links_a_snapshot_is_a_copy(run, monkeypatch):
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", no_links)
+    snapshot = take_snapshot(run, with_training_state=False)
+    assert is_up_to_date(snapshot, run)
+    (run / "samples.png").write_text("new")
+    assert not is_up_to_date(snapshot, run)
+
+
+def test_pushing_by_hand_leaves_the_run_as_it_is(hub, run):
+    write_json(run / "facts.json", {"training": {"images_seen": 100}})
+    for name in ("pipeline.py", "requirements.txt"):
+        (run / name).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["push", str(run), REPO]) == 0
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    there = contents(hub)
+    assert {"pipeline.py", "requirements.txt"} <= there.keys()
+    assert json.loads(there["facts.json"]).keys() == {"training", "fagan_hf", "parameters"}
+    assert not any(name.startswith(".push") for name in there)
+
+
+def test_pushing_by_hand_during_a_training_mixes_no_moments(hub, run, monkeypatch):
+    """It saves while the networks are loaded: the snapshot is taken again."""
+    load, saves = Generator.from_pretrained, []
+
+    def load_while_saving(folder):
+        if len(saves) < 2:
+            saves.append(1)
+            save_repository(run, Generator(GENERATOR), facts=FACTS | {"training": {"images_seen": 100 + len(saves)}})
+        return load(folder)
+
+    monkeypatch.setattr(Generator, "from_pretrained", load_while_saving)
+    assert main(["push", str(run), REPO]) == 0
+    assert (hub.root / REPO / "generator/model.safetensors").read_bytes() == (
+        run / "generator/model.safetensors"
+    ).read_bytes()
+    assert json.loads(contents(hub)["facts.json"])["training"]["images_seen"] == 102
+    assert json.loads((run / "facts.json").read_text())["training"]["images_seen"] == 102
+    assert not list(run.glob(".push-*"))
+
+
+def test_what_cannot_be_pushed_by_hand_is_named_as_the_user_knows_it(hub, run, capsys):
+    (run / "generator/model.safetensors").write_bytes(b"no safetensors")
+    assert main(["push", str(run), REPO]) == 2
+    error = capsys.readouterr().err
+    assert f"{run}/generator/model.safetensors is truncated" in error
+    assert ".push-" not in error
+    assert not list(run.glob(".push-*"))
 
 
 def test_replace_card_drops_what_people_wrote_there(hub, run):

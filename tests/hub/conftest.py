@@ -4,12 +4,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fagan_hf.architectures import save_architecture
+from tests.hub import forked
 from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR
 
@@ -30,10 +32,19 @@ def hub():
 @pytest.fixture
 def client(hub, tmp_path):
     """Run Python in a process of its own: code if given a string, arguments of the interpreter if given a list."""
+    return _client(hub, tmp_path, _fork)
 
+
+@pytest.fixture
+def fresh_client(hub, tmp_path):
+    """The same in a new interpreter, which has not imported torch."""
+    return _client(hub, tmp_path, _run)
+
+
+def _client(hub, tmp_path, start):
     def run(code_or_args, token=ALICE, check=True, cache="cache", **env):
         arguments = ["-c", textwrap.dedent(code_or_args)] if isinstance(code_or_args, str) else code_or_args
-        return _run([sys.executable, *arguments], hub.environment(token, cache=tmp_path / cache) | env, check)
+        return start([sys.executable, *arguments], hub.environment(token, cache=tmp_path / cache) | env, check)
 
     return run
 
@@ -77,7 +88,7 @@ def train(hub, tmp_path):
         env = hub.environment(token, cache=tmp_path / f"hub-{output_dir}") | {"FAGAN_CACHE": str(tmp_path / "data")}
         env["OMP_NUM_THREADS"] = "1"
         if wait:
-            return _run(command, env, check)
+            return (_run if launcher else _fork)(command, env, check)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([*map(str, command)], env=env, cwd=ROOT, **pipes)
 
@@ -86,5 +97,15 @@ def train(hub, tmp_path):
 
 def _run(command, env, check):
     done = subprocess.run([*map(str, command)], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return _checked(done, check)
+
+
+def _fork(command, env, check):
+    with TemporaryDirectory() as log:
+        done = forked.run([*map(str, command[1:])], env, ROOT, Path(log), timeout=120)
+    return _checked(done, check)
+
+
+def _checked(done, check):
     assert not check or done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

@@ -388,6 +388,12 @@ def _info(call: Call, kind: str, repo_id: str, revision: str):
     return info | ({"sdk": repository.sdk} if kind == "space" else {})
 
 
+@_endpoint("GET", f"{_API}/auth-check(?P<write>/write)?")
+def _auth_check(call: Call, kind: str, repo_id: str, write: str):
+    (call.writable if write else call.repository)(kind, repo_id)
+    return {}
+
+
 @_endpoint("GET", f"{_API}/refs")
 def _refs(call: Call, kind: str, repo_id: str):
     refs = call.repository(kind, repo_id).refs

@@ -253,6 +253,17 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_later(load, hub, gan, m
     assert load("Generator", gan).digest == model.digests["Generator"]
 
 
+@pytest.mark.parametrize("door", OURS)
+def test_a_disk_that_cannot_be_written_to_is_not_called_a_broken_connection(load, gan, tmp_path, door):
+    (tmp_path / "file").write_text("")
+    cache = str(tmp_path / "file/cache")
+    said = f"{gan!r} could not be kept in the cache ({cache}): "
+    message = refused(
+        load(door, gan, cache_dir=cache), said, "Make room there or name another", error="OSError"
+    ).message
+    assert "connection" not in message
+
+
 # ------------------------------------------------------------------------------------------------------- the command
 
 

@@ -1,6 +1,7 @@
 """``fagan-hf push`` and ``push_to_hub``, spoken to a server by the real client, on good days and bad ones."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,10 +12,12 @@ from fagan_hf.repository import save_repository
 from tests.hub.conftest import ALICE, BOB, READER, STRANGER
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
-# Several pushes of one process: importing torch takes longer than all of them.
+# Several pushes of one process, for importing takes longer than all of them, and with shorter pauses than users get.
 CLI = """
 import contextlib, io, json, sys
+from fagan_hf import hub
 from fagan_hf.cli import main
+hub.FIRST_PAUSE_SECONDS = 0.05
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -76,6 +79,34 @@ def test_rights(push):
         assert token not in err
 
 
+def test_the_right_to_write_is_asked_for_before_anything_is_sent(hub, push):
+    """Where a repository exists, making it once more does not need the right."""
+    hub.commit("alice/portraits", {"notes.txt": b"1"})
+    for token in (READER, BOB):
+        [[status, _, err]] = push(["alice/portraits"], token=token, check=False)
+        assert (status, "may not write to 'alice/portraits'" in err) == (2, True)
+    [[status, _, err]] = push(["alice/portraits", "--private"], check=False)
+    assert status == 2
+    assert "exists and is public" in err
+    assert f"{hub.url}/alice/portraits/settings" in err
+    assert not any("preupload" in path or "/lfs/" in path for _, path, _ in hub.requests)
+    push(["alice/portraits", "--create-pr"], token=BOB)  # which needs no right
+    push(["alice/portraits", "--create-pr", "--revision", "main"], token=BOB)
+    assert len(hub.repositories["model", "alice/portraits"].pulls) == 2
+
+
+def test_a_tag_or_a_commit_is_no_branch(hub, push):
+    tagged = hub.commit("alice/portraits", {"notes.txt": b"1"})
+    refs = hub.repositories["model", "alice/portraits"].refs
+    refs["refs/tags/v1"] = tagged
+    before = dict(refs)
+    results = push(*(["alice/portraits", "--revision", each] for each in ("v1", "refs/tags/v1", tagged)), check=False)
+    for (status, _, err), kind in zip(results, ("tag", "tag", "commit"), strict=True):
+        assert status == 2
+        assert f"is a {kind} of 'alice/portraits'; name a branch, a new one or one of: main" in err
+    assert refs == before
+
+
 def test_names_and_folders(push, run, tmp_path):
     (tmp_path / "empty").mkdir()
     cases = [
@@ -92,8 +123,8 @@ def test_names_and_folders(push, run, tmp_path):
 def test_what_people_wrote_stays_and_what_is_broken_is_said(hub, push, run):
     push(["alice/portraits"])
     card = hub.files("alice/portraits")["README.md"].decode()
-    mine = f"{card.replace('library_name:', '# mine', 1).replace('# mine', '# mine{0}library_name:', 1)}\nMy notes.\n"
-    hub.commit("alice/portraits", {"README.md": mine.format("\n").encode()})
+    mine = card.replace("library_name:", "# mine\nlibrary_name:", 1) + "\nMy notes.\n"
+    hub.commit("alice/portraits", {"README.md": mine.encode()})
     Generator(GENERATOR).save_pretrained(run / "generator")  # other weights
     push(["alice/portraits"])
     again = hub.files("alice/portraits")["README.md"].decode()
@@ -130,6 +161,7 @@ def test_somebody_else_commits_in_between(hub, push):
         ("POST", "/commit/", "drop"),
         ("POST", "/commit/", "drop_after"),
         ("POST", "/commit/", 503),
+        ("POST", "/commit/", "truncate_silently"),
     ],
 )
 def test_a_server_that_dies_in_the_middle_of_a_push(hub, push, fault):
@@ -139,6 +171,30 @@ def test_a_server_that_dies_in_the_middle_of_a_push(hub, push, fault):
     history = hub.repositories["model", "alice/portraits"].history("main")
     assert len(history) == 2, "whatever the client heard of its first try, there is one commit"
     assert "samples.png" in hub.files("alice/portraits")
+
+
+def test_a_server_that_answers_nonsense_while_its_repository_is_read(hub, push):
+    push(["alice/portraits"])
+    faults = [("GET", "/api/models/", action) for action in ("drop", "truncate", "truncate_silently", "corrupt", 503)]
+    faults += [("GET", "/resolve/", "truncate_silently"), ("GET", "/refs", "drop")]
+    for number, fault in enumerate(faults):
+        hub.commit("alice/portraits", {"samples.png": None})
+        hub.fault(*fault)
+        push(["alice/portraits", "--message", f"try {number}", "--revision", "main"])
+        hub.faults.clear()
+        assert hub.faults_used > number, fault
+        assert hub.repositories["model", "alice/portraits"].history("main")[0].title == f"try {number}"
+
+
+def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(hub, push):
+    push(["alice/portraits"])
+    hub.commit("alice/portraits", {"samples.png": None})
+    for fault, number in ((("POST", "/commit/", "drop_after"), 1), (("POST", "/preupload/", "drop"), 2)):
+        hub.fault(*fault)
+        [[status, _, err]] = push(["alice/portraits", "--create-pr"], check=False)
+        assert len(hub.repositories["model", "alice/portraits"].pulls) == number
+        assert ("may have been opened all the same" in err, status) == ((True, 2) if number == 1 else (False, 0)), err
+        assert number == 2 or f"{hub.url}/alice/portraits/discussions" in err
 
 
 def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
@@ -157,18 +213,30 @@ def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
     assert ALICE not in done.stdout + done.stderr
 
 
-def test_two_pushes_at_once(hub, client, run):
-    """Of two runs, into one repository: both land, one after the other."""
-    code = f"""
-        import time
-        from fagan_hf.publishing import publish
-        publish({str(run)!r}, "alice/portraits", message="from one of two", create_pr=False)
-    """
+def test_two_pushes_at_once(hub, client, run, tmp_path):
+    """Of two runs, into one repository: both land, one after the other, and the second keeps what the first brought."""
+    networks = {"one": Discriminator(DISCRIMINATOR), "two": Generator(GENERATOR)}
+    save_repository(tmp_path / "one", discriminator=networks["one"])
+    save_repository(tmp_path / "two", generator=networks["two"])
+    hub.commit("alice/portraits", {"notes.txt": b"theirs"})
+    barrier = threading.Barrier(2, timeout=30)
+    hub.fault("POST", "/commit/", barrier.wait, times=2)
+
+    def publish(name):
+        code = "from fagan_hf.publishing import publish; publish({!r}, 'alice/portraits', message={!r})"
+        client(code.format(str(tmp_path / name), name), cache=name)
 
     with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(client, code, cache=name) for name in ("one", "two")]:
-            assert done.result().returncode == 0
-    assert "samples.png" in hub.files("alice/portraits")
+        list(pool.map(publish, networks))
+    titles = [commit.title for commit in hub.repositories["model", "alice/portraits"].history("main")]
+    assert sorted(titles[:2]) == ["one", "two"]
+    assert len(titles) == 4
+    assert 412 in [status for _, path, status in hub.requests if "/commit/" in path]
+    files = hub.files("alice/portraits")
+    assert files["notes.txt"] == b"theirs"
+    for name in ("one/discriminator", "two/generator"):
+        network = name.partition("/")[2]
+        assert files[f"{network}/model.safetensors"] == (tmp_path / name / "model.safetensors").read_bytes()
 
 
 def test_networks_and_pipeline_push_themselves(hub, client, run):
@@ -178,7 +246,7 @@ def test_networks_and_pipeline_push_themselves(hub, client, run):
         print(Discriminator.from_pretrained({str(run)!r}).push_to_hub("alice/bare"))
         generator = Generator.from_pretrained({str(run)!r})
         generator.push_to_hub("alice/bare", commit_message="The generator", token={ALICE!r})
-        FAGANPipeline(generator).push_to_hub("alice/pipe", private=True)
+        FAGANPipeline(generator).push_to_hub("alice/pipe", private=True, token=True)
         for load in (Generator, Discriminator, FAGANPipeline):
             load.from_pretrained("alice/bare")
         """

@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from tests.hub import conftest
 from tests.hub.conftest import ALICE, BOB, READER, STRANGER
+
+client = conftest.fresh_client  # nothing here needs torch, and some must not
 
 WEIGHTS = bytes(range(256)) * 800
 LARGE = hashlib.shake_128(b"large").digest(25_000_000)

@@ -47,38 +47,33 @@ def test_command_is_relative_to_the_clone(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = str(facts.ROOT / "training/train.py")
     command = facts.command([script, "--config", str(facts.ROOT / "training/recipes/x.yaml"), "--batch_size=4"])
-    assert command == "python training/train.py --config training/recipes/x.yaml --batch_size=4"
+    assert command == "training/train.py --config training/recipes/x.yaml --batch_size=4"
 
 
 @pytest.mark.parametrize(
     ("argument", "shown"),
     [
-        ("{home}/pictures", "~/pictures"),
-        ("--dataset={home}/pictures", "--dataset=~/pictures"),
-        ("{home}", "~"),
-        ("--files=[{home}/a,{home}/b]", "--files=[~/a,~/b]"),
-        ("file:{home}/a", "file:~/a"),
-        ("{home}-of-another/a", "{home}-of-another/a"),
-        ("/data/pictures", "/data/pictures"),
+        ("{home}/pictures", "path/to/pictures"),
+        ("--dataset={home}/pictures", "--dataset=path/to/pictures"),
+        ("--files=[{home}/a,{home}/b]", "--files=[path/to/a,path/to/b]"),
+        ("file:{home}/a", "file:path/to/a"),
+        ("/data/alice-smith/pictures/", "path/to/pictures"),
+        ("~/alice/pictures", "path/to/pictures"),
+        (r"C:\\Users\\alice\\pictures", "path/to/pictures"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
         ("user/flowers", "user/flowers"),
+        ("../flowers", "../flowers"),
         ("a b", "a b"),
     ],
 )
-def test_nobodys_home_is_named(home, argument, shown):
-    command = facts.command(["train.py", argument.format(home=home)])
-    assert shlex.split(command) == ["python", "train.py", shown.format(home=home)]
+def test_no_path_of_this_machine_is_told(home, argument, shown):
+    assert shlex.split(facts.command(["train.py", argument.format(home=home)])) == ["train.py", shown]
 
 
 def test_paths_below_here_are_relative(tmp_path, home, monkeypatch):
     (home / "work").mkdir(parents=True)
     monkeypatch.chdir(home / "work")
-    assert facts.command(["train.py", f"--dataset={home}/work/pictures"]) == "python train.py --dataset=pictures"
-
-
-def test_the_top_is_nobodys_home(monkeypatch):
-    """In some containers it is called one."""
-    monkeypatch.setenv("HOME", "/")
-    assert facts.command(["train.py", "/data/x/"]) == "python train.py /data/x/"
+    assert facts.command(["train.py", f"--dataset={home}/work/pictures"]) == "train.py --dataset=pictures"
 
 
 def test_by_default_the_command_of_this_process(monkeypatch):
@@ -86,26 +81,8 @@ def test_by_default_the_command_of_this_process(monkeypatch):
     assert facts.command() == "python training/train.py --name try"
 
 
-@pytest.mark.parametrize(
-    ("environment", "launcher"),
-    [
-        ({}, "python"),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch"),
-        (
-            {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"},
-            "accelerate launch --multi_gpu --num_processes 2",
-        ),
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "torchrun --nproc_per_node 2"),
-    ],
-)
-def test_launchers(monkeypatch, environment, launcher):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert facts.command(["train.py"]) == f"{launcher} train.py"
-
-
 def test_no_token():
-    assert facts.command(["train.py", f"--token={TOKEN}"]) == "python train.py --token=REMOVED-TOKEN"
+    assert facts.command(["train.py", f"--token={TOKEN}"]) == "train.py --token=REMOVED-TOKEN"
     assert TOKEN not in facts.command(["train.py", "--note", f"it's {TOKEN}_x"])
 
 

@@ -1,11 +1,13 @@
 """Runs that start from a model; from the Hub in tests/hub."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from fagan_hf.architectures import load_architecture, save_architecture
 from fagan_hf.models import Discriminator, Generator
@@ -72,10 +74,43 @@ def test_with_a_training_state_it_ends_as_the_run_that_was_never_interrupted(pub
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
 
 
-def test_a_broken_training_state_is_refused(published, make_recipe):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generator.safetensors", ""),
+        ("state.json", "[]"),
+        ("manifest.json", '{"/dev/zero": "0"}'),
+        ("manifest.json", '{"../elsewhere": "0"}'),
+    ],
+)
+def test_a_broken_training_state_is_refused_and_a_mended_one_taken(published, make_recipe, name, content):
     with_training_state(published, make_recipe(name="first").run_dir)
-    (published / "training_state/generator.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"the training state of .*published is broken"):
+    broken = published / "training_state" / name
+    whole = broken.read_bytes()
+    broken.write_text(content)
+    if name == "state.json":  # as it was pushed, and still nothing to go on from
+        manifest = published / "training_state/manifest.json"
+        hashes = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(hashes | {name: hashlib.sha256(content.encode()).hexdigest()}))
+    recipe = make_recipe(name="again", max_images=20, resume_from=str(published))
+    with pytest.raises(ValueError, match=r"the training state of .*published is broken \(.*push it again"):
+        train(recipe)
+    if name == "generator.safetensors":
+        broken.write_bytes(whole)
+        assert train(recipe).images_seen == 20
+
+
+def test_a_training_state_of_another_architecture_is_refused_before_it_is_laid_down(published, make_recipe):
+    with_training_state(published, make_recipe(name="first").run_dir)
+    recipe = make_recipe(name="again", model="fagan-32", upscale=True, resume_from=str(published))
+    with pytest.raises(ValueError, match="has another architecture"):
+        train(recipe)
+    assert not (recipe.run_dir / "checkpoints").exists()
+
+
+def test_a_folder_that_is_behind_the_model_is_not_gone_on_with(published, make_recipe):
+    train(make_recipe(name="again", max_images=8))
+    with pytest.raises(ValueError, match=r"has seen 8 images, .*published 16: to go on from there remove"):
         train(make_recipe(name="again", max_images=32, resume_from=str(published)))
 
 
@@ -97,6 +132,42 @@ def test_started_again_it_remembers_where_it_came_from(published, make_recipe, t
 def test_fine_tuning_needs_the_same_networks(published, make_recipe):
     with pytest.raises(ValueError, match=r"has another architecture than this recipe; give --model"):
         train(make_recipe(name="fine", model="fagan-32", upscale=True, finetune_from=str(published)))
+
+
+def test_a_run_folder_is_started_from_without_its_intentions(make_recipe):
+    """What it was pushed to, and where it started itself, is nobody else's business: least of all a fine-tuning's."""
+    recipe = make_recipe(name="first", max_images=4)
+    train(recipe)
+    fields = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())
+    own = {"push_to_hub": "alice/first", "push_training_state": True, "hub_private": True, "weights_licence": "mit"}
+    (recipe.run_dir / "recipe.yaml").write_text(yaml.safe_dump(fields | own | {"finetune_from": "alice/base"}))
+    for flag, name in (("--finetune_from", "second"), ("--resume_from", "first")):
+        find_origin.cache_clear()
+        parsed = parse_recipe([flag, str(recipe.run_dir), "--name", name])
+        assert (parsed.push_to_hub, parsed.push_training_state, parsed.hub_private) == (None, False, False)
+        assert parsed.dataset == recipe.dataset
+        assert parsed.weights_licence == (None if flag == "--finetune_from" else "mit")
+        assert (parsed.resume_from is None) == (flag == "--finetune_from")
+
+
+def test_other_data_has_other_frequencies_of_labels(make_recipe, classes):
+    """The model's own would draw labels as they were in the data of before."""
+    labels = {"label_columns": ("class",), "conditioning": "projection", "upscale": True}
+    train(make_recipe(name="first", dataset=str(classes), max_images=4, **labels))
+    for extra in range(20):
+        Image.new("RGB", (10, 10), (0, 0, 255 - extra)).save(classes / "blue" / f"more-{extra}.png")
+    first = str(make_recipe(name="first").run_dir)
+    run = train(make_recipe(name="second", dataset=str(classes), max_images=4, finetune_from=first, **labels))
+    assert run.averaged.model.label_frequencies.tolist() == pytest.approx([28 / 40, 12 / 40])
+
+
+def test_earlier_data_is_remembered(published, make_recipe, classes, tmp_path):
+    train(make_recipe(name="fine", max_images=4, dataset=str(classes), finetune_from=str(published)))
+    first = json.loads((published / "facts.json").read_text())["data"]
+    assert json.loads((make_recipe(name="fine").run_dir / "facts.json").read_text())["earlier_data"] == [first]
+    save_repository(tmp_path / "bare", Generator(GENERATOR), Discriminator(DISCRIMINATOR))
+    train(make_recipe(name="fine-too", max_images=4, finetune_from=str(tmp_path / "bare")))
+    assert json.loads((make_recipe(name="fine-too").run_dir / "facts.json").read_text())["earlier_data"] == [None]
 
 
 def test_a_model_without_a_discriminator(make_recipe, tmp_path, capfd):
