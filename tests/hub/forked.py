@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-PRELOADED = ("torch", "torchvision", "numpy", "PIL.Image", "yaml", "jinja2", "safetensors.torch", "tests.hub.forked")
+PRELOADED = ("torch", "numpy", "PIL.Image", "yaml", "jinja2", "safetensors.torch", "tests.hub.forked")
 
 
 def run(arguments: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float):
