@@ -11,8 +11,9 @@ from pathlib import Path
 from huggingface_hub.utils import disable_progress_bars
 
 from fagan_hf import hub
-from fagan_hf.publishing import publish, remove_snapshots, take_snapshot
+from fagan_hf.publishing import publish
 from fagan_hf.redaction import redact
+from fagan_hf.snapshots import remove_snapshots, take_snapshot
 
 PATIENCE_SECONDS = 15 * 60.0  # of a push whose Hub can't be reached; a newer one takes its place before
 STOPPED_PATIENCE_SECONDS = 20.0  # of a run that was asked to end: who asks kills after half a minute or so
@@ -54,7 +55,7 @@ class Publisher:
             ValueError: The name is none, or the repository shall be private and is public.
         """
         try:
-            self.repo_id = hub.make_repository(self.repo_id, private=self.private)
+            self.repo_id = hub.make_repository(self.repo_id, private=self.private or None)
         except hub.TemporaryHubError as error:
             self._say(f"{error}. The run starts all the same, and pushes when the Hub is back.")
 
@@ -140,7 +141,7 @@ class Publisher:
                 snapshot,
                 self.repo_id,
                 message=message,
-                private=self.private,
+                private=self.private or None,  # not False, which would make it public where that is not the custom
                 with_training_state=self.with_training_state,
                 patience_seconds=PATIENCE_SECONDS,
                 hurry=self._hurry,

@@ -75,8 +75,8 @@ def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
 def _complete_snapshot(folder: Path, with_training_state: bool) -> Path:
     """Take a snapshot that loads, and add what the folder lacks; once more if a training saved at the same time."""
     from fagan_hf.models import Discriminator, Generator
-    from fagan_hf.publishing import is_up_to_date, take_snapshot
     from fagan_hf.repository import DISCRIMINATOR, complete_repository
+    from fagan_hf.snapshots import is_up_to_date, take_snapshot
 
     for tries_left in reversed(range(SNAPSHOT_TRIES)):
         snapshot = take_snapshot(folder, with_training_state=with_training_state)

@@ -8,8 +8,9 @@ from fagan_hf.architectures import with_labels
 from fagan_hf.cli import main
 from fagan_hf.measurements import Measurement, add_measurement
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.publishing import is_up_to_date, portable_recipe, publish, take_snapshot
+from fagan_hf.publishing import portable_recipe, publish
 from fagan_hf.repository import save_repository, weights_hash, write_json
+from fagan_hf.snapshots import is_up_to_date, take_snapshot
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR
 
