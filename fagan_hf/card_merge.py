@@ -92,7 +92,8 @@ def _split(card: str) -> tuple[str, str]:
     for mark in _MARK.finditer(body):
         kind, name = mark.groups()
         if (kind == "begin") == (opened is not None) or (kind == "end" and name != opened):
-            raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:{kind} {name}. {_WAY_OUT}")
+            lonely = f"begin {opened}" if opened is not None else f"{kind} {name}"
+            raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:{lonely}. {_WAY_OUT}")
         opened = name if kind == "begin" else None
     if opened is not None:
         raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:begin {opened}. {_WAY_OUT}")

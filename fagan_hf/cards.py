@@ -231,6 +231,10 @@ def _context(
 def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
     """Give the flags that train the same again from its recipe; nothing if what it started from is not on the Hub."""
     flags = []
+    if "resumed_from" in training:  # by somebody at some moment
+        return None
+    if data and data.get("source") == "folder":
+        flags.append(" --dataset path/to/pictures")
     if "finetuned_from" in training:
         if _base_model(training) is None:
             return None
@@ -331,6 +335,8 @@ def _rates(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
     minutes = seconds / 60
     return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 

@@ -150,7 +150,7 @@ def _advice(error: Exception, revision: str | None, token: str | bool | None) ->
             )
         return _advice(error.__cause__, revision, token)  # pyright: ignore[reportArgumentType]
     if isinstance(error, HFValidationError):
-        return "letters, digits, '-', '_' and '.' are all that a name there may hold"
+        return "letters, digits, '-', '_' and '.' are all that a name there may hold; a revision is given by itself"
     if isinstance(error, RevisionNotFoundError):
         return f"the repository is there, but has no branch, tag or commit {revision!r}"
     if isinstance(error, HfHubHTTPError):
@@ -214,9 +214,10 @@ def make_repository(
     token = _token_to_push(repo_id, token)
     api = HfApi(token=token)
     with _in_words(repo_id, token):
+        if for_pull_request:  # of which a repository that is not there has none
+            return api.model_info(repo_id).id
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if not for_pull_request:
-            _check_write(api, full_id)
+        _check_write(api, full_id)
         is_public = bool(private) and api.model_info(full_id).private is False
     if is_public:
         raise ValueError(

@@ -1,5 +1,6 @@
 """A run from its first image to its last: when to step, show, save and stop."""
 
+import math
 import os
 import signal
 import sys
@@ -35,7 +36,7 @@ from training.batches import Batches
 from training.checkpoint import Checkpoints
 from training.ema import AveragedGenerator
 from training.facts import environment_facts
-from training.origin import Origin, copy_training_state, find_origin, restore_weights
+from training.origin import Origin, copy_history, copy_training_state, find_origin, restore_weights
 from training.publisher import STOPPED_PATIENCE_SECONDS, Publisher
 from training.randomness import random_stream
 from training.recipe import Recipe
@@ -227,12 +228,27 @@ class Run:
                 "from there remove the folder or give another --name, to go on from here leave out --resume_from"
             )
 
+    def _refuse_to_do_nothing(self, origin: Origin) -> None:
+        """Say so before anything is written if the model has come to the recipe's end already.
+
+        Raises:
+            ValueError: It has.
+        """
+        images, minutes = origin.facts.get("images_seen", 0), origin.facts.get("seconds", 0.0) / 60
+        if images >= self.recipe.max_images or minutes >= (self.recipe.max_minutes or math.inf):
+            raise ValueError(
+                f"nothing is left to do: {origin.name} has seen {images:,} images in {minutes:.1f} minutes, where the "
+                "recipe ends; raise --max_images or --max_minutes"
+            )
+
     def _start_from_origin(self) -> dict[str, Any] | None:
         """Take over the weights of another model, and with `resume_from` its progress or all of its state."""
         if self.origin is None:
             return None
         is_resumed = self.recipe.resume_from is not None
         self.lineage = self.origin.lineage(is_resumed=is_resumed, data=self.batches.images.description)
+        if is_resumed:
+            self._refuse_to_do_nothing(self.origin)
         if is_resumed and self.origin.training_state is not None:
             networks = self.generator, self.discriminator
             with self.accelerator.main_process_first():
@@ -243,6 +259,8 @@ class Run:
         self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
         if not is_resumed:
             return None
+        if self.is_main:
+            copy_history(self.origin, self.report.metrics_path)
         facts = self.origin.facts
         if "images_seen" not in facts:
             self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")

@@ -101,6 +101,8 @@ def find_origin(name: str) -> Origin:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if not (folder / GENERATOR / CONFIG).is_file():
+            raise FileNotFoundError(f"{name!r} holds no model: there is no {GENERATOR}/{CONFIG} in it")
         return Origin(name, folder)
     repo_id, _, revision = name.partition("@")
     folder = hub.download(repo_id, allow_patterns=_WANTED, revision=revision or None)
@@ -191,7 +193,13 @@ def copy_training_state(
     for path in source.iterdir():
         shutil.copyfile(path, aside / path.name)  # follows the links of the Hub's cache
     aside.rename(target)
+    copy_history(origin, history)
+
+
+def copy_history(origin: Origin, history: Path) -> None:
+    """Let the lines of numbers go on where those of the model end."""
     if (origin.folder / HISTORY).is_file() and not history.exists():
+        history.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin.folder / HISTORY, history)
 
 

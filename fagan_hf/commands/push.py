@@ -40,7 +40,11 @@ def run(options: argparse.Namespace) -> None:
 
     from fagan_hf.architectures import import_code
     from fagan_hf.models import Generator
-    from fagan_hf.repository import GENERATOR
+    from fagan_hf.repository import DISCRIMINATOR, FACTS, GENERATOR
+
+    whole = options.folder.resolve().parent
+    if options.folder.resolve().name in (GENERATOR, DISCRIMINATOR) and (whole / FACTS).is_file():
+        raise ValueError(f"{str(options.folder)!r} is a part of {whole.name}, whose card would be lost; push that")
 
     for name in options.imports:
         import_code(name)
@@ -50,7 +54,10 @@ def run(options: argparse.Namespace) -> None:
     else:  # what generator.save_pretrained has written
         generator = Generator.from_pretrained(options.folder)
         url = generator.push_to_hub(options.repo_id, commit_message=options.message, **where)
-    print(f"pushed: {url}")
+    if options.create_pr and "/discussions/" not in url:
+        print(f"nothing differs from what is there, so no pull request was opened: {url}")
+    else:
+        print(f"on the Hub: {url}")
 
 
 def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:

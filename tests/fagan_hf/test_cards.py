@@ -481,7 +481,7 @@ def test_results_of_weights_that_are_gone_are_taken_out(bare, make_run):
         ("---\ntext\n---\n", "str between its --- lines"),
         ("<!-- fagan_hf:begin use -->", "without its pair, fagan_hf:begin use"),
         ("<!-- fagan_hf:end use -->", "without its pair, fagan_hf:end use"),
-        ("<!-- fagan_hf:begin use --><!-- fagan_hf:end limits -->", "without its pair, fagan_hf:end limits"),
+        ("<!-- fagan_hf:begin use --><!-- fagan_hf:end limits -->", "without its pair, fagan_hf:begin use"),
         ("<!-- fagan_hf:begin use --><!-- fagan_hf:begin use -->", "without its pair, fagan_hf:begin use"),
         ("<!-- fagan_hf:begin use\n text <!-- fagan_hf:end use -->", "does not end in -->"),
         ("<!-- fagan_hf:begin use --> text <!-- fagan_hf:end use-->", "does not end in -->"),

@@ -55,7 +55,7 @@ class Api:
         assert write
 
     def model_info(self, repo_id, **_):
-        return SimpleNamespace(sha="0" * 40, siblings=[], private=False)
+        return SimpleNamespace(id=repo_id, sha="0" * 40, siblings=[], private=False)
 
     def create_commit(self, repo_id, operations, **options):
         Api.clock.now += Api.seconds_of_a_commit

@@ -473,3 +473,14 @@ def test_a_bare_generator_can_replace_the_card(hub, run, generator):
     save_repository(run.parent / "bare", generator)
     publish(run.parent / "bare", REPO, message="Again", replace_card=True)
     assert not is_kept(contents(hub)["README.md"])
+
+
+def test_a_part_of_a_run_is_not_pushed_without_the_rest(hub, run, capsys):
+    write_json(run / "facts.json", {"training": {"images_seen": 100}})
+    assert main(["push", str(run / "generator"), REPO]) == 2
+    assert "is a part of try, whose card would be lost; push that" in capsys.readouterr().err
+
+
+def test_a_pull_request_of_nothing_is_none(hub, run, capsys):
+    assert main(["push", str(run), REPO, "--create-pr"]) == 0
+    assert "no pull request was opened" in capsys.readouterr().out

@@ -215,3 +215,24 @@ def test_mistakes(published, make_recipe, tmp_path, capsys):
     assert "it must be a mapping" in parsed(capsys, "--resume_from", published)
     with pytest.raises(ValueError, match="must be an identifier of the Hub"):
         make_recipe(weights_licence="My Licence")
+
+
+def test_a_model_at_its_end_is_not_gone_on_with(published, make_recipe):
+    recipe = make_recipe(name="again", max_images=16, resume_from=str(published))
+    with pytest.raises(
+        ValueError, match=r"nothing is left to do: .*published has seen 16 images .* raise --max_images"
+    ):
+        train(recipe)
+    assert not recipe.run_dir.exists()
+
+
+def test_the_numbers_of_before_come_along_without_a_training_state_too(published, make_recipe):
+    recipe = make_recipe(name="again", max_images=20, resume_from=str(published))
+    train(recipe)
+    lines = (recipe.run_dir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images"] for line in lines] == [4, 8, 12, 16, 20]
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no model: there is no generator/config.json"):
+        find_origin(str(tmp_path))
