@@ -19,15 +19,16 @@ def wait_until(condition, seconds=60):
 
 
 def test_a_slow_hub_does_not_slow_the_training(hub, train, tmp_path):
-    """Each upload takes a second, all steps together less: newer snapshots take the place of older ones."""
-    hub.fault("PUT", "/lfs/", lambda: time.sleep(1.0), times=None)
+    """The first push hangs until the training is far ahead; of the snapshots that wait meanwhile the newest goes."""
+    history = tmp_path / "runs/try/metrics.jsonl"
+    hub.fault("PUT", "/lfs/", lambda: wait_until(lambda: len(history.read_text().splitlines()) >= 64 // 4), times=None)
     done = train("--name", "try", "--max_images", 96, *PUSH)
     assert "Pushed: " in done.stdout
-    commits = hub.repositories["model", "alice/try"].history("main")
-    assert commits[0].title == "96 images"
-    assert 2 <= len(commits) - 1 < 96 // 8, "some on the way, not all of them"
-    lines = [json.loads(line) for line in (tmp_path / "runs/try/metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["seconds"] < 96 / 8, "as long as the pushes alone would take, one after the other"
+    titles = [commit.title for commit in hub.repositories["model", "alice/try"].history("main")]
+    assert titles[0] == "96 images"
+    assert "8 images" in titles
+    assert not {"24 images", "32 images", "40 images", "48 images"} & set(titles), "newer ones took their places"
+    assert len(history.read_text().splitlines()) == 96 // 4
     assert not list((tmp_path / "runs/try").glob(".push-*"))
 
 
