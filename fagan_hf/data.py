@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from fagan_hf.avatars import draw_avatar
 from fagan_hf.decode import PREPROCESSING_VERSION, UnusableImageError, decode_image
+from fagan_hf.devices import available_cores
 from fagan_hf.image_cache import Images, cache_root, only_one_process, open_cache, write_cache
 from fagan_hf.image_sources import Content, Drawing, ImageSource, Listing, list_images
 from fagan_hf.label_encoding import encode_column
@@ -81,7 +82,7 @@ def prepare_images(
                 "fingerprint": fingerprint,
                 "description": {**listing.facts, **_describe(source, listing)},
             }
-            images = _write(folder, source, listing, about, progress, num_processes or _available_cores())
+            images = _write(folder, source, listing, about, progress, num_processes or available_cores())
     return images
 
 
@@ -224,10 +225,6 @@ def _prepare(source: ImageSource, content: Content) -> np.ndarray:
     if isinstance(content, Drawing):
         return draw_avatar(content.seed, style=content.style, size=source.resolution).transpose(2, 0, 1)
     return decode_image(content, resolution=source.resolution, crop=source.crop, upscale=source.upscale)
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

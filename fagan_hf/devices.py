@@ -1,5 +1,6 @@
 """Where networks run."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,3 +21,8 @@ def find_device(name: str | None) -> "torch.device":
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown device, and for an absent one
         raise ValueError(f"device is {name!r}, which can't be used here: {error}") from error
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
-"""Files that are complete or absent."""
+"""Files that are complete or absent, and their hashes."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,3 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

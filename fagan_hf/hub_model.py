@@ -4,7 +4,6 @@
 loaded where safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from fagan_hf import hub
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.files import replacing
+from fagan_hf.files import replacing, sha256
 from fagan_hf.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -267,12 +266,11 @@ def _check_download(path: Path) -> None:
     blob = path.resolve()
     if not (path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)):
         return
-    with blob.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
-            raise ValueError(
-                f"{path} is not what the Hub has: its content was changed on the way or on this disk. "
-                "Load with force_download=True"
-            )
+    if sha256(blob) != blob.name:
+        raise ValueError(
+            f"{path} is not what the Hub has: its content was changed on the way or on this disk. "
+            "Load with force_download=True"
+        )
 
 
 def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> None:

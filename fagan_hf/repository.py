@@ -5,7 +5,6 @@ diffusers' bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True
 lets Inference Endpoints serve the model.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fagan_hf import __version__
-from fagan_hf.files import replacing
+from fagan_hf.files import replacing, sha256
 
 if TYPE_CHECKING:
     from fagan_hf.hub_model import HubModel
@@ -128,10 +127,7 @@ def describes_weights(path: str) -> bool:
 def weights_hash(folder: Path) -> str | None:
     """Give the SHA-256 of a folder's generator, which names what was measured of it; nothing if there is none."""
     path = folder / GENERATOR / WEIGHTS
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path) if path.is_file() else None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -4,7 +4,6 @@
 plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced and renamed.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -18,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from fagan_hf.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Checkpoints:
         for name, optimizer in self.optimizers.items():
             save_file(_optimizer_tensors(optimizer), folder / f"{name}.safetensors")
         (folder / STATE).write_text(json.dumps(state, indent=2))
-        hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(hashes, indent=2))
         for path in folder.iterdir():
             _sync(path)
@@ -138,16 +139,11 @@ def problem_of(folder: Path) -> str | None:
         for name, expected in hashes.items():
             if Path(name).name != name:
                 return f"{MANIFEST} names {name!r}, which lies elsewhere"
-            if _sha256(folder / name) != expected:
+            if sha256(folder / name) != expected:
                 return f"{name} is not what was written"
     except (OSError, ValueError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fagan_hf import __version__
+from fagan_hf.devices import available_cores
 from fagan_hf.redaction import redact
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +38,7 @@ def environment_facts(device: str, num_processes: int) -> dict[str, Any]:
 def hardware(device: str, num_processes: int) -> str:
     """Name the class of hardware; no names of machines."""
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        name = f"{cores} cores of {_cpu_name()}"
+        name = f"{available_cores()} cores of {_cpu_name()}"
     elif device == "cuda":
         name = torch.cuda.get_device_name()
     else:

@@ -23,6 +23,7 @@ from fagan_hf import __version__
 from fagan_hf.architectures import save_architecture
 from fagan_hf.cards import write_card
 from fagan_hf.data import prepare_images
+from fagan_hf.devices import available_cores
 from fagan_hf.files import replacing
 from fagan_hf.grids import image_grid
 from fagan_hf.labels import label_values
@@ -477,8 +478,7 @@ def check_launcher(recipe: Recipe) -> None:
 
 def cores_of_a_process() -> int:
     """Count the cores that each process of this machine can have; launchers set one thread where they are not told."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
