@@ -280,13 +280,13 @@ def _attention(generator: GeneratorConfig) -> str:
 
 
 def _subject(data: Mapping[str, Any]) -> str:
-    name, count = data["dataset"], f"{data['count']:,}"
+    name, count = data["dataset"], "" if data["count"] is None else f"{data['count']:,} "
     if _kind(data) == "avatars":
         style = name.partition(":")[2]
-        return f"{count} cartoon portraits that a program drew (DiceBear's style {_code(style)})"
+        return f"{count}cartoon portraits that a program drew (DiceBear's style {_code(style)})"
     if data.get("source") == "hub":
-        return f"the {count} images of [{name}](https://huggingface.co/datasets/{name})"
-    return f"{count} images of the publisher's ({_code(name)})"
+        return f"the {count}images of [{name}](https://huggingface.co/datasets/{name})"
+    return f"{count}images of the publisher's ({_code(name)})"
 
 
 def _samples_caption(generator: GeneratorConfig, training: Mapping[str, Any]) -> str:
@@ -325,7 +325,9 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
 def _data_row(data: Mapping[str, Any]) -> str:
     split = f", split {_code(data['split'])}" if data.get("split") else ""
     revision = f", revision {_code(data['revision'])}" if data.get("revision") else ""
-    return f"{_code(data['dataset'])}{split}{revision}, {data['count']:,} images"
+    count = "" if data["count"] is None else f", {data['count']:,} images"
+    streamed = ", streamed" if data.get("streamed") else ""
+    return f"{_code(data['dataset'])}{split}{revision}{count}{streamed}"
 
 
 def _rates(recipe: Mapping[str, Any]) -> str | None:

@@ -5,8 +5,6 @@ Example:
     reals, labels = images.batch([0, 1, 2])  # uint8 [3, 3, 32, 32], float32 [3, 1]
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -24,14 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import PIL
 from tqdm import tqdm
 
 from fagan_hf.avatars import draw_avatar
-from fagan_hf.decode import PREPROCESSING_VERSION, UnusableImageError, decode_image
+from fagan_hf.decode import UnusableImageError, decode_image
 from fagan_hf.devices import available_cores
 from fagan_hf.image_cache import Images, cache_root, only_one_process, open_cache, write_cache
-from fagan_hf.image_sources import Content, Drawing, ImageSource, Listing, list_images
+from fagan_hf.image_sources import Content, Drawing, ImageSource, Listing, describe_decoding, fingerprint, list_images
 from fagan_hf.label_encoding import encode_column
 
 __all__ = ["ImageSource", "Images", "prepare_images"]
@@ -69,9 +66,9 @@ def prepare_images(
     if num_processes is not None and num_processes < 1:
         raise ValueError(f"num_processes must be at least 1, got {num_processes}")
     listing = list_images(source)
-    fingerprint = _fingerprint(source, listing)
+    identity = fingerprint(source, listing.identity)
     name = re.sub(r"[^\w.-]+", "-", listing.facts["dataset"]).strip(".-")[-80:]
-    folder = cache_root(cache_dir) / f"{name}-{fingerprint[:16]}"
+    folder = cache_root(cache_dir) / f"{name}-{identity[:16]}"
     images = open_cache(folder)
     if images is not None:
         return images
@@ -79,25 +76,11 @@ def prepare_images(
         images = open_cache(folder)  # of the process we waited for
         if images is None:
             about = {
-                "fingerprint": fingerprint,
+                "fingerprint": identity,
                 "description": {**listing.facts, **_describe(source, listing)},
             }
             images = _write(folder, source, listing, about, progress, num_processes or available_cores())
     return images
-
-
-def _fingerprint(source: ImageSource, listing: Listing) -> str:
-    """Hash everything that the pixels and labels depend on."""
-    parts = {
-        "identity": listing.identity,
-        "resolution": source.resolution,
-        "crop": source.crop,
-        "upscale": source.upscale,
-        "label_columns": source.label_columns,
-        "preprocessing": PREPROCESSING_VERSION,
-        "pillow": PIL.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _write(
@@ -136,11 +119,9 @@ def _encode_labels(source: ImageSource, listing: Listing) -> tuple[list[str], np
 
 def _describe(source: ImageSource, listing: Listing) -> dict[str, Any]:
     """Say how many images were prepared, and how, for a card."""
-    crop = "largest centre square" if source.crop is None else f"centre {source.crop}x{source.crop}"
-    size = f"{source.resolution}x{source.resolution}"
     is_drawn = isinstance(next(iter(listing.contents(0, 1))), Drawing)
-    decoded = f"upright RGB, {crop}, Lanczos to {size} (Pillow {PIL.__version__})"
-    preprocessing = f"drawn at {size}" if is_drawn else decoded
+    drawn = f"drawn at {source.resolution}x{source.resolution}"
+    preprocessing = drawn if is_drawn else describe_decoding(source)
     return {"count": listing.count, "resolution": source.resolution, "preprocessing": preprocessing}
 
 

@@ -5,6 +5,7 @@ written aside, synced and renamed, so that an interruption leaves nothing that c
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ class Images:
         labels: float32 [N, L], 0 or 1.
         label_names: What each of the L columns claims.
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same pixels.
+        content: Identifies pixels and labels, wherever they come from: a SHA-256 of them.
         description: Facts for a card: dataset, split, revision, licence, attribution, count, preprocessing.
         folder: Where all this lies.
     """
@@ -44,7 +46,13 @@ class Images:
         self.labels: np.ndarray = np.load(folder / "labels.npy")
         self.label_names: tuple[str, ...] = tuple(about["label_names"])
         self.fingerprint: str = about["fingerprint"]
+        self.content: str = about["content"]
         self.description: dict[str, Any] = about["description"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Give the shape of an image, (3, R, R)."""
+        return (3, *self.array.shape[2:])
 
     def __len__(self) -> int:
         return len(self.array)
@@ -147,11 +155,16 @@ def write_cache(
             # Plain writes: on a full disk they raise OSError; a writable memory map would die of SIGBUS.
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
+            content = hashlib.sha256(json.dumps([shape, about["label_names"]]).encode())
             for chunk in chunks:
-                file.write(np.ascontiguousarray(chunk).data)
+                pixels = np.ascontiguousarray(chunk).data
+                content.update(pixels)
+                file.write(pixels)
+            content.update(np.ascontiguousarray(labels).data)
         with _synced(aside / "labels.npy") as file:
             np.save(file, labels)
         with _synced(aside / "about.json") as file:
+            about = {**about, "content": content.hexdigest()}
             file.write(json.dumps(about, indent=2, ensure_ascii=False).encode())
         _put_in_place(aside, folder)
     except OSError as error:

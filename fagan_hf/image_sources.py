@@ -5,15 +5,19 @@ come from, which label columns exist, and what identifies the whole in the name 
 """
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import PIL
 
 from fagan_hf import avatars
-from fagan_hf.decode import image_suffixes
+from fagan_hf.decode import PREPROCESSING_VERSION, image_suffixes
 from fagan_hf.label_encoding import LabelColumn
 from fagan_hf.suggest import suggest
 
@@ -104,28 +108,62 @@ def list_images(source: ImageSource) -> Listing:
         FileNotFoundError: No such folder, or no such data set on the Hub.
         ImportError: A package of the extra `train` is missing.
     """
-    listing = _kind(source.dataset)(source)
+    kinds = {"avatars": _list_avatars, "folder": _list_folder, "hub": _list_hub}
+    listing = kinds[kind_of_source(source.dataset)](source)
     if listing.count == 0:
         raise ValueError(f"{source.dataset} ({source.split}) holds no images.")
-    for column in source.label_columns:
-        if column not in listing.columns:
-            hint = suggest(column, listing.columns)
-            raise ValueError(f"{source.dataset} has no label column {column!r}: {hint}.")
+    check_label_columns(source, listing.columns)
     return listing
 
 
-def _kind(dataset: str) -> Callable[[ImageSource], Listing]:
-    """Tell avatars, folders and Hub ids apart: a Hub id has at most one slash and begins like a word."""
+def kind_of_source(dataset: str) -> Literal["avatars", "folder", "hub"]:
+    """Tell avatars, folders and Hub ids apart: a Hub id has at most one slash and begins like a word.
+
+    Raises:
+        ValueError: It is a file.
+        FileNotFoundError: It is a path at which nothing is.
+    """
     path = Path(dataset).expanduser()
     if dataset == "avatars" or dataset.startswith("avatars:"):
-        return _list_avatars
+        return "avatars"
     if path.is_dir():
-        return _list_folder
+        return "folder"
     if path.exists():
         raise ValueError(f"{dataset} is a file; name the folder that holds the images.")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset):
         raise FileNotFoundError(f"There is no folder {path.absolute()}. Is the path right?")
-    return _list_hub
+    return "hub"
+
+
+def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:
+    """Refuse a label column that is not among those there are.
+
+    Raises:
+        ValueError: Names the column, and those there are.
+    """
+    for column in source.label_columns:
+        if column not in columns:
+            raise ValueError(f"{source.dataset} has no label column {column!r}: {suggest(column, columns)}.")
+
+
+def describe_decoding(source: ImageSource) -> str:
+    """Say for a card how the images of a folder or of the Hub are preprocessed."""
+    crop = "largest centre square" if source.crop is None else f"centre {source.crop}x{source.crop}"
+    return f"upright RGB, {crop}, Lanczos to {source.resolution}x{source.resolution} (Pillow {PIL.__version__})"
+
+
+def fingerprint(source: ImageSource, identity: Any) -> str:
+    """Hash everything that the pixels and labels depend on; `identity` is that of the data, JSON."""
+    parts = {
+        "identity": identity,
+        "resolution": source.resolution,
+        "crop": source.crop,
+        "upscale": source.upscale,
+        "label_columns": source.label_columns,
+        "preprocessing": PREPROCESSING_VERSION,
+        "pillow": PIL.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _list_avatars(source: ImageSource) -> Listing:
@@ -216,23 +254,10 @@ def _walk(root: Path) -> tuple[list[Path], int]:
 
 
 def _list_hub(source: ImageSource) -> Listing:
-    try:
-        import datasets
-    except ImportError as error:
-        message = f'{source.dataset} is no folder here; data sets of the Hub need: pip install "fagan-hf[train]"'
-        raise ImportError(message) from error
-    try:
+    with opening_from_hub(source) as datasets:
         rows: Any = datasets.load_dataset(source.dataset, split=source.split, revision=source.revision)
-    except FileNotFoundError as error:  # DatasetNotFoundError is one
-        raise FileNotFoundError(
-            f"{source.dataset!r} is no folder here, and no data set on the Hub that this login can read. "
-            "A path is clearest when it begins with ./ or /."
-        ) from error
     features = rows.features
-    images = [name for name, feature in features.items() if _holds_images(feature)]
-    if source.image_column not in images:
-        hint = suggest(source.image_column, images)
-        raise ValueError(f"{source.dataset} has no image column {source.image_column!r}: {hint}.")
+    images = find_image_columns(source, features)
     encoded = rows.select_columns([source.image_column])
     encoded = encoded.cast_column(source.image_column, datasets.Image(decode=False))
 
@@ -248,15 +273,55 @@ def _list_hub(source: ImageSource) -> Listing:
         contents=lambda start, stop: [_content(cell) for cell in encoded[start:stop][source.image_column]],
         columns={name: lambda name=name: read(name) for name in features if name not in images},
         identity=[source.dataset, source.revision, source.split, source.image_column, rows._fingerprint],
-        facts={
-            "source": "hub",
-            "dataset": source.dataset,
-            "split": source.split,
-            "revision": _commit_of(rows) or source.revision,
-            "licence": rows.info.license or None,
-            "attribution": rows.info.citation or rows.info.homepage or None,
-        },
+        facts=hub_facts(source, rows.info, _commit_of(rows)),
     )
+
+
+@contextmanager
+def opening_from_hub(source: ImageSource) -> Iterator[Any]:
+    """Import `datasets` for a block that opens a data set of the Hub, and say in words what is missing.
+
+    Raises:
+        FileNotFoundError: There is no such data set.
+        ImportError: There is no `datasets`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        message = f'{source.dataset} is no folder here; data sets of the Hub need: pip install "fagan-hf[train]"'
+        raise ImportError(message) from error
+    try:
+        yield datasets
+    except FileNotFoundError as error:  # DatasetNotFoundError is one
+        raise FileNotFoundError(
+            f"{source.dataset!r} is no folder here, and no data set on the Hub that this login can read. "
+            "A path is clearest when it begins with ./ or /."
+        ) from error
+
+
+def find_image_columns(source: ImageSource, features: Any) -> list[str]:
+    """Name the columns of a Hub data set that hold images.
+
+    Raises:
+        ValueError: The image column of `source` is none of them.
+    """
+    images = [name for name, feature in features.items() if _holds_images(feature)]
+    if source.image_column not in images:
+        hint = suggest(source.image_column, images)
+        raise ValueError(f"{source.dataset} has no image column {source.image_column!r}: {hint}.")
+    return images
+
+
+def hub_facts(source: ImageSource, info: Any, commit: str | None) -> dict[str, Any]:
+    """Say for a card what a data set of the Hub says about itself in its `DatasetInfo`."""
+    return {
+        "source": "hub",
+        "dataset": source.dataset,
+        "split": source.split,
+        "revision": commit or source.revision,
+        "licence": info.license or None,
+        "attribution": info.citation or info.homepage or None,
+    }
 
 
 def _commit_of(rows: Any) -> str | None:

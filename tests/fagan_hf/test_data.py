@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import fagan_hf
-from fagan_hf import avatars, data
+from fagan_hf import avatars, data, image_sources
 from fagan_hf.data import ImageSource, prepare_images
 
 ROOT = Path(fagan_hf.__file__).parent.parent
@@ -151,9 +151,9 @@ def test_whatever_changes_the_pixels_changes_the_fingerprint(prepare, tmp_path, 
     changed()
     picture(30).save(folder / "e.png")
     changed()
-    monkeypatch.setattr(data, "PREPROCESSING_VERSION", 0)
+    monkeypatch.setattr(image_sources, "PREPROCESSING_VERSION", 0)
     changed()
-    monkeypatch.setattr(data.PIL, "__version__", "0")
+    monkeypatch.setattr(image_sources.PIL, "__version__", "0")
     changed()
     assert len(set(seen)) == len(seen)
 
