@@ -252,18 +252,43 @@ class Loss:
         discriminator: Of real and fake logits.
         generator: Of real logits (or none) and fake ones.
         is_relative: Does the generator's loss look at the real logits?
+        undecided: The logit of a discriminator that can't tell; ``None`` where only differences count, then it is the
+            mean logit of the other class.
+        compares_with_means: Is it no mean over images (or pairs), so that a batch can't be taken in parts?
     """
 
     discriminator: LossFunction
     generator: GeneratorLossFunction
-    is_relative: bool
+    is_relative: bool = False
+    undecided: float | None = None
+    compares_with_means: bool = False
+
+
+def accuracies(
+    loss: Loss, real: Float[Tensor, " real"], fake: Float[Tensor, " fake"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Say how often a discriminator is right.
+
+    Args:
+        loss: What it minimises, which says from where on an image counts as real.
+        real: Logits of real images.
+        fake: Logits of generated images.
+
+    Returns:
+        Share of the real images that it takes for real, and of the generated ones that it takes for generated, both in
+        [0, 1]; near 1/2 for a discriminator that can't tell.
+    """
+    real_border, fake_border = (fake.mean(), real.mean()) if loss.undecided is None else (loss.undecided,) * 2
+    return (real > real_border).to(real.dtype).mean(), (fake < fake_border).to(fake.dtype).mean()
 
 
 LOSSES = {
-    "standard": Loss(standard_discriminator, standard_generator, is_relative=False),
-    "least_squares": Loss(least_squares_discriminator, least_squares_generator, is_relative=False),
-    "hinge": Loss(hinge_discriminator, hinge_generator, is_relative=False),
-    "relativistic_hinge": Loss(relativistic_hinge_discriminator, relativistic_hinge_generator, is_relative=True),
-    "wasserstein": Loss(wasserstein_discriminator, wasserstein_generator, is_relative=False),
+    "standard": Loss(standard_discriminator, standard_generator, undecided=0.0),
+    "least_squares": Loss(least_squares_discriminator, least_squares_generator, undecided=0.5),
+    "hinge": Loss(hinge_discriminator, hinge_generator, undecided=0.0),
+    "relativistic_hinge": Loss(
+        relativistic_hinge_discriminator, relativistic_hinge_generator, is_relative=True, compares_with_means=True
+    ),
+    "wasserstein": Loss(wasserstein_discriminator, wasserstein_generator),
     "relativistic_pairing": Loss(relativistic_pairing_discriminator, relativistic_pairing_generator, is_relative=True),
 }

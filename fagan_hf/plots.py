@@ -1,6 +1,7 @@
 """Plots of a run's numbers, from the lines of its ``metrics.jsonl``. They need matplotlib, of the extra ``train``."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def plot_lines(
 
     Args:
         path: Where to; complete or not at all.
-        lines: At least one, each with ``images`` and every name.
+        lines: At least one, each with ``images``; a name that one lacks leaves a gap.
         names: Which numbers; those of a discriminator are dashed.
         label: What stands at the vertical axis.
         legend: Turns a name into what the legend calls it.
@@ -48,7 +49,8 @@ def plot_lines(
     images = [line["images"] for line in lines]
     for name in names:
         style = "--" if name.startswith("discriminator") else "-"
-        axes.plot(images, [line[name] for line in lines], style, label=legend(name), linewidth=1.5)
+        # A gap where a line lacks the number: no step before it had a finite one.
+        axes.plot(images, [line.get(name, math.nan) for line in lines], style, label=legend(name), linewidth=1.5)
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
     if names:

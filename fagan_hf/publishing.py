@@ -148,6 +148,8 @@ NOT_PORTABLE = (
     "push_training_state",
     "resume_from",
     "finetune_from",
+    "report_to",
+    "accept_changed_data",
 )
 
 

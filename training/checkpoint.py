@@ -1,7 +1,8 @@
 """Checkpoints: a folder each, complete or absent, in safetensors and JSON.
 
-``checkpoints/images-00064000/`` holds a safetensors file for every network and optimiser, ``state.json`` for the
-plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced and renamed.
+``checkpoints/images-00064000/`` holds a safetensors file for every network and optimiser and one for the run's own
+tensors, ``state.json`` for plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced
+and renamed. Nothing in it is unpickled.
 """
 
 import json
@@ -9,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+NUMBERS = "numbers"
+
+Files = dict[str, dict[str, Tensor]]
+"""Tensors by name, by the file they are in (without its ending)."""
 
 
 class Checkpoints:
@@ -41,13 +46,15 @@ class Checkpoints:
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
         self.keep = keep
+        self._whole: set[Path] = set()  # those that this process has written or verified
 
-    def save(self, images_seen: int, state: Mapping[str, Any]) -> Path:
+    def save(self, images_seen: int, state: Mapping[str, Any], numbers: Mapping[str, Tensor] | None = None) -> Path:
         """Write everything as it is now, then remove the oldest beyond `keep`.
 
         Args:
             images_seen: Names the checkpoint.
             state: Plain numbers and texts to be found again.
+            numbers: Tensors of the run itself.
 
         Returns:
             The checkpoint's folder.
@@ -63,29 +70,47 @@ class Checkpoints:
             shutil.rmtree(abandoned, ignore_errors=True)
         aside = self.folder / f".{final.name}.{os.getpid()}"
         try:
-            self._write(aside, state)
+            self._write(aside, state, numbers or {})
             shutil.rmtree(final, ignore_errors=True)  # a broken one: a whole one was given back above
             aside.rename(final)
             _sync(self.folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        for old in self.all()[: -self.keep]:
-            shutil.rmtree(old)
+        self._whole.add(final)
+        self._remove_old(final)
         return final
 
-    def _write(self, folder: Path, state: Mapping[str, Any]) -> None:
+    def _remove_old(self, newest: Path) -> None:
+        """Keep the newest that are whole, the one just written among them; what is broken counts for none."""
+        others = [path for path in self.all() if path != newest]
+        if len(others) < self.keep:
+            return
+        whole = [path for path in others if path in self._whole or problem_of(path) is None]
+        self._whole.update(whole)
+        kept = whole[-(self.keep - 1) :] if self.keep > 1 else []
+        for path in others:
+            if path not in kept:
+                shutil.rmtree(path)
+
+    def _write(self, folder: Path, state: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> None:
         folder.mkdir()
-        for name, network in self.networks.items():
-            weights = {key: tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
-            save_file(weights, folder / f"{name}.safetensors")
-        for name, optimizer in self.optimizers.items():
-            save_file(_optimizer_tensors(optimizer), folder / f"{name}.safetensors")
-        (folder / STATE).write_text(json.dumps(state, indent=2))
+        for name, tensors in self._tensors().items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        save_file({name: tensor.detach().contiguous() for name, tensor in numbers.items()}, folder / _file(NUMBERS))
+        (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2))
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
         for path in folder.iterdir():
             _sync(path)
         _sync(folder)
+
+    def _tensors(self) -> Files:
+        """Give what is saved, by file."""
+        weights = {
+            name: {key: tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
+            for name, network in self.networks.items()
+        }
+        return weights | {name: _optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
 
     def all(self) -> list[Path]:
         """List the checkpoint folders, oldest first, whole or not."""
@@ -94,22 +119,42 @@ class Checkpoints:
         found = [path for path in self.folder.iterdir() if re.fullmatch(r"images-\d+", path.name)]
         return sorted(found, key=lambda path: int(path.name.removeprefix("images-")))
 
-    def restore(self) -> dict[str, Any] | None:
-        """Put everything back as the newest whole checkpoint has it; a broken one is named and passed over.
+    def read(self, check: Callable[[dict[str, Any]], Any] | None = None) -> tuple[dict[str, Any], Files] | None:
+        """Read the newest whole checkpoint; a broken one is named and passed over.
+
+        Args:
+            check: Is given the state before any tensor is read, and raises if the run can't go on from it.
 
         Returns:
-            The state that was saved with it; ``None`` if there is no whole checkpoint.
+            The state that was saved with it and the tensors, for `take_up`; ``None`` if there is no whole checkpoint.
         """
         for path in reversed(self.all()):
             if problem := problem_of(path):
                 logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
                 continue
-            for name, network in self.networks.items():
-                network.load_state_dict(load_file(path / f"{name}.safetensors"))
-            for name, optimizer in self.optimizers.items():
-                _restore_optimizer(optimizer, load_file(path / f"{name}.safetensors"))
-            return json.loads((path / STATE).read_text())
+            self._whole.add(path)
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            if check is not None:
+                check(state)
+            names = [*self.networks, *self.optimizers, *([NUMBERS] if (path / _file(NUMBERS)).exists() else [])]
+            return state, {name: load_file(path / _file(name)) for name in names}
         return None
+
+    def take_up(self, files: Files) -> dict[str, Tensor]:
+        """Put networks and optimisers back as they were read.
+
+        Returns:
+            The tensors of the run itself; none of an older checkpoint.
+        """
+        for name, network in self.networks.items():
+            network.load_state_dict(files[name])
+        for name, optimizer in self.optimizers.items():
+            _restore_optimizer(optimizer, files[name])
+        return files.get(NUMBERS, {})
+
+
+def _file(name: str) -> str:
+    return f"{name}.safetensors"
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -135,13 +180,15 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
 def problem_of(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint; nothing if every file is as its manifest says."""
     try:
-        hashes = json.loads((folder / MANIFEST).read_text())
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if STATE not in hashes:
+            return f"{MANIFEST} does not name {STATE}"
         for name, expected in hashes.items():
             if Path(name).name != name:
                 return f"{MANIFEST} names {name!r}, which lies elsewhere"
             if sha256(folder / name) != expected:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

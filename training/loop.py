@@ -1,118 +1,111 @@
-"""A run from its first image to its last: when to step, show, save and stop."""
+"""A run from its first image to its last: when to step, show, save, go back and stop."""
 
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from types import FrameType
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
-from PIL import Image
-from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
-from fagan_hf import __version__
 from fagan_hf.architectures import save_architecture
 from fagan_hf.cards import write_card
-from fagan_hf.data import prepare_images
+from fagan_hf.data import Images, prepare_images
 from fagan_hf.devices import available_cores
 from fagan_hf.files import replacing
-from fagan_hf.grids import image_grid
-from fagan_hf.labels import label_values
-from fagan_hf.layers import gates
+from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.redaction import redact
 from fagan_hf.repository import ARCHITECTURE, CARD, CHECKPOINTS, RECIPE, save_repository, write_text
-from fagan_hf.sampling import generate_images, label_grid, latents_from_seeds
+from fagan_hf.streaming import ImageStream, open_stream
 from training.batches import Batches
-from training.checkpoint import Checkpoints
+from training.checkpoint import Checkpoints, Files
+from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
-from training.facts import environment_facts
+from training.facts import environment_facts, peak_memory_mb
+from training.health import MAX_RETURNS, SLOWER, DivergedError, SkippedSteps, describe_loss, diagnose, report_failure
+from training.means import Means, means_of
 from training.origin import Origin, copy_history, copy_training_state, find_origin, restore_weights
+from training.processes import Processes
+from training.progress import Progress
 from training.publisher import STOPPED_PATIENCE_SECONDS, Publisher
-from training.randomness import random_stream
+from training.randomness import random_seed
 from training.recipe import Recipe
 from training.regularisation import Regularisation
 from training.report import Report
-from training.run_folder import check_architecture, check_folder
+from training.run_folder import check_architecture, check_folder, check_same_recipe, hold_folder
+from training.samples import sample_grid
+from training.signals import StopRequest
 from training.steps import Player, Trainer
+from training.trackers import Tracker, accelerator_options, check_tracker
 
-MAX_LABEL_ROWS = 16  # of the grid of a run; `fagan-hf generate --by-label` draws all
-SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
+AGREEMENT_SECONDS = 0.5  # several processes ask each other so often whether to end
 
 
 class Run:
-    """A training run in its folder.
+    """A training run in its folder, which no other run may use until this one ends.
 
     Args:
         recipe: What to train, on what, and how.
 
     Raises:
-        ValueError: The images can't be used or are too few, the batch can't be shared by the processes, or the folder
-            belongs to another recipe.
+        ValueError: The images can't be used or are too few, the batch can't be shared by the processes, the folder
+            belongs to another recipe, or another process trains there.
         FileNotFoundError: There is no such data set.
+        ImportError: There is no such tracker.
         OSError: The folder or the image cache can't be written.
     """
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         check_launcher(recipe)
-        self.accelerator = Accelerator(
-            mixed_precision=recipe.mixed_precision,
-            # Not told that there is no GPU, Accelerate takes several processes for so many runs of one process each.
-            cpu=not torch.accelerator.is_available(),
-            kwargs_handlers=[
-                # Buffers are not sent around before a forward pass: two passes of one network before its backward
-                # pass would find them changed. Rank 0's are the ones that are saved.
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                # The first process may decode a whole data set while the others wait for it.
-                InitProcessGroupKwargs(timeout=timedelta(hours=6)),
-            ],
-        )
-        self.is_main = self.accelerator.is_main_process
-        if self.accelerator.device.type == "cpu":
+        check_tracker(recipe.report_to)
+        self.processes = Processes(recipe.mixed_precision, **accelerator_options(recipe.report_to, recipe.run_dir))
+        self.is_main = self.processes.is_main
+        if self.processes.device.type == "cpu":
             torch.set_num_threads(recipe.cpu_threads or cores_of_a_process())
-        if self.is_main:
-            check_folder(recipe)
+        self.progress = Progress(processes=self.processes.count)
         self.origin: Origin | None = None
-        self.lineage: dict[str, Any] = {}  # the models that its weights come from, and what those have seen
+        self.publisher: Publisher | None = None
+        self.lock = None
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self.lock = hold_folder(recipe)
+                check_folder(recipe)
+        check_same_recipe(recipe, self.processes.told_by_main(recipe.to_yaml()))
         if recipe.resume_from or recipe.finetune_from:
             self.origin = self._find_origin(recipe.resume_from or recipe.finetune_from or "")
-        self.publisher = self._make_publisher()
-        with self.accelerator.main_process_first():
-            images = prepare_images(recipe.source(), progress=self.is_main)
+        with self.processes.at_own_pace():
+            self.publisher = self._make_publisher()
+            images = self._open_images()
         self.architecture = recipe.networks(images.label_names)
         generator_config, discriminator_config = self.architecture
-        if self.is_main:
-            check_architecture(recipe, self.architecture)
+        with self.processes.at_own_pace():
+            if self.is_main:
+                check_architecture(recipe, self.architecture)
         self.batches = Batches(
             images,
             recipe,
             generator_config.latent_dim,
-            self.accelerator.device,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
+            self.processes.device,
+            self.processes.index,
+            self.processes.count,
         )
-        torch.manual_seed(random_stream(recipe.seed, "initial_weights").initial_seed())
+        if self.batches.content != self.processes.told_by_main(self.batches.content):
+            raise ValueError(f"{recipe.dataset} holds other images in this process than in the main one")
+        torch.manual_seed(random_seed(recipe.seed, "initial_weights"))
         generator, discriminator = Generator(generator_config), Discriminator(discriminator_config)
         if generator.label_frequencies is not None:
             generator.label_frequencies.copy_(torch.from_numpy(images.labels).mean(0))
         self.generator, self.discriminator = generator, discriminator
         self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
-        self.averaged.model.to(self.accelerator.device)
+        self.averaged.model.to(self.processes.device)
         players = self._player(generator), self._player(discriminator)
-        self.trainer = Trainer(
-            self.accelerator, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe)
-        )
+        self.trainer = Trainer(self.processes, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe))
         self.checkpoints = Checkpoints(
             recipe.run_dir / CHECKPOINTS,
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
@@ -120,23 +113,41 @@ class Run:
             recipe.keep_checkpoints,
         )
         self.report = Report(recipe.run_dir)
-        self.images_seen = 0
-        self.seconds = 0.0  # of training, over all sessions
+        self.tracker = Tracker(
+            self.processes.accelerator, recipe.report_to, recipe.run_dir, recipe.to_plain(), self._tell
+        )
+        self.means = Means(self.processes.device)  # since the last line
+        self.skipped = SkippedSteps(self.processes.device)
+        self.stop_request = StopRequest()
         self._started = time.monotonic()
-        self._sums: dict[str, Tensor] = {}  # since the last line
-        self._counts: dict[str, int] = {}  # of what each sum is made
-        self._logged = (0, 0.0)  # images and seconds at the last line
-        self._last_line: dict[str, float] = {}
+        self._last_line: dict[str, Any] = {}
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
         self._shown_at: int | None = None  # the same of samples.png
-        self._stop_requested = False
+        self._agreed = (0, 0.0)  # images and seconds when the processes last agreed
+        self._steps_to_agreement = 0
+
+    @property
+    def images_seen(self) -> int:
+        """Real images that went through steps."""
+        return self.progress.images_seen
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, over all sessions; a clock that is set does not change it."""
+        return self.progress.seconds
 
     def _find_origin(self, name: str) -> Origin:
         """Find the model to start from, the same commit of it in every process."""
-        with self.accelerator.main_process_first():
+        with self.processes.at_own_pace():
             origin = find_origin(name)
-        [commit] = broadcast_object_list([origin.commit])
+        commit = self.processes.told_by_main(origin.commit)
         return origin if commit == origin.commit else find_origin(f"{name.partition('@')[0]}@{commit}")
+
+    def _open_images(self) -> Images | ImageStream:
+        source, processes = self.recipe.source(), self.processes
+        if self.recipe.streaming:
+            return open_stream(source, seed=self.recipe.seed, process=processes.index, processes=processes.count)
+        return prepare_images(source, progress=self.is_main)
 
     def _make_publisher(self) -> Publisher | None:
         """Check early that the run can be pushed: nobody wants to find out after hours."""
@@ -155,8 +166,7 @@ class Run:
     def _player(self, network: Generator | Discriminator) -> Player:
         is_generator = isinstance(network, Generator)
         rate = self.recipe.generator_learning_rate if is_generator else self.recipe.discriminator_learning_rate
-        # channels_last is what convolutions are fastest in, on CPU and GPU.
-        wrapped = self.accelerator.prepare_model(network.train().to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+        wrapped = self.processes.prepare(network)
         optimizer = Adam(network.parameters(), lr=rate, betas=self.recipe.betas, fused=True)
         return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
 
@@ -164,27 +174,43 @@ class Run:
         """Train until the recipe's end, from the newest checkpoint if there is one.
 
         Raises:
-            ValueError: The model that the run starts from has another architecture.
+            ValueError: The model that the run starts from has another architecture, the images have changed, or the
+                checkpoint is of a newer version.
             FileNotFoundError: It lacks a file.
-            OSError: The disk is full.
+            OSError: The disk is full, and stays it.
+            DivergedError: Losses or gradients are not finite, and going back to a checkpoint did not help.
+            RuntimeError: Another process has failed.
         """
+        try:
+            self._train()
+        finally:
+            self.tracker.finish()
+            self.batches.close()
+            if self.lock is not None:
+                self.lock.release()
+
+    def _train(self) -> None:
         self._restore()
-        if self._is_over():
+        is_stopped, is_late = self._agree()
+        if self._is_over(is_late):
             self._tell(f"Nothing is left to do after {self.images_seen:,} images: raise --max_images or --max_minutes.")
-        is_stopped = False  # agreed on by all processes, which then all take the same way out
-        with self._stopping_on_signals(), self._progress_bar() as bar:
-            while not is_stopped and not self._is_over():
+        with self.stop_request.listening(), self._progress_bar() as bar:
+            while not is_stopped and not self._is_over(is_late):
                 self._step()
                 bar.update(self.recipe.batch_size)
+                is_lost = False
                 if self._is_due("log"):
-                    self._log()
+                    is_lost = self._log()
                     self._show_numbers(bar)
+                if is_lost:
+                    self._go_back()
+                    bar.n = self.images_seen
+                    continue
                 if self._is_due("sample"):
                     self._show()
-                is_stopped = self._all_agree(self._stop_requested)
+                is_stopped, is_late = self._agree()
                 if self._is_due("checkpoint") or is_stopped:
-                    self._save()
-                    self._publish()
+                    self._save_if_well()
         if is_stopped:
             self._tell("Asked to end, and saved; the same command goes on from here.")
             if self.publisher is not None:
@@ -193,41 +219,112 @@ class Run:
             self._finish()
 
     def _restore(self) -> None:
-        state = self.checkpoints.restore()
-        # Else a slow process would find what the first one lays there, and take another way than that.
-        self.accelerator.wait_for_everyone()
-        if state is not None:
-            self._refuse_to_fall_behind(state["images_seen"])
-            self.lineage = state.get("lineage", {})
+        """Stand where the newest checkpoint was, or where the model is that the run starts from."""
+        found: tuple[dict[str, Any], Files] | None = None
+        with self.processes.at_own_pace():
+            if self.is_main:
+                found = self.checkpoints.read(self._check_state) or self._read_pushed_state()
+        if self.processes.told_by_main(found is not None):
+            self._take_up(found)
         else:
-            state = self._start_from_origin()
-        self._started = time.monotonic()
-        if state is not None:
-            self.images_seen = state["images_seen"]
-            self.seconds = state["seconds"]
-            self._started -= self.seconds
-            self._logged = (self.images_seen, self.seconds)
-        if self.is_main:
-            self.recipe.run_dir.mkdir(parents=True, exist_ok=True)
-            write_text(self.recipe.run_dir / RECIPE, redact(self.recipe.to_yaml()))
-            with replacing(self.recipe.run_dir / ARCHITECTURE) as path:
-                save_architecture(path, self.architecture)
-            self.report.rewind(self.images_seen)
-            if self.images_seen:
-                self._tell(f"Going on after {self.images_seen:,} images.")
+            self._start_from_weights()
+        self._started = time.monotonic() - self.progress.seconds
+        self.progress.data = {"content": self.batches.content, "description": self.batches.images.description}
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(self._begin_folder)
+        self.tracker.start(self.images_seen)
+        if self.images_seen:
+            self._tell(f"Going on after {self.images_seen:,} images.")
 
-    def _refuse_to_fall_behind(self, images_seen: int) -> None:
-        """Keep a run that is resumed from a model from going on before that, from what an earlier try left here.
-
-        Raises:
-            ValueError: The model is ahead of the folder.
-        """
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint of a newer version, one behind the model to resume, and one of other images."""
+        progress = Progress.from_state(state)
         ahead = self.origin.facts.get("images_seen", 0) if self.origin and self.recipe.resume_from else 0
-        if ahead > images_seen:
+        if ahead > progress.images_seen:
             raise ValueError(
-                f"{self.recipe.run_dir} has seen {images_seen:,} images, {self.recipe.resume_from} {ahead:,}: to go on "
-                "from there remove the folder or give another --name, to go on from here leave out --resume_from"
+                f"{self.recipe.run_dir} has seen {progress.images_seen:,} images, {self.recipe.resume_from} {ahead:,}: "
+                "to go on from there remove the folder or give another --name, to go on from here leave out "
+                "--resume_from"
             )
+        if self._has_other_data(progress) and not self.recipe.accept_changed_data:
+            before, now = (
+                each.get("count") for each in (progress.data["description"], self.batches.images.description)
+            )
+            change = f"{before:,} then, {now:,} now" if before and now and before != now else "other pixels or labels"
+            raise ValueError(
+                f"the images of {self.recipe.dataset!r} are not those that the run began with ({change}). Bring them "
+                "back, give another --name, or go on with these: --accept_changed_data true"
+            )
+
+    def _has_other_data(self, progress: Progress) -> bool:
+        return bool(progress.data) and progress.data["content"] != self.batches.content
+
+    def _read_pushed_state(self) -> tuple[dict[str, Any], Files] | None:
+        """Read the training state that was pushed with the model to resume, as if it had been trained here."""
+        if self.origin is None or not self.recipe.resume_from:
+            return None
+        self._refuse_to_do_nothing(self.origin)
+        if self.origin.training_state is None:
+            return None
+        networks = self.generator, self.discriminator
+        copy_training_state(self.origin, *networks, self.checkpoints.folder, self.report.metrics_path)
+        found = self.checkpoints.read(self._check_state)
+        if found is not None:
+            found[0]["lineage"] = self._lineage_of(self.origin)
+        return found
+
+    def _take_up(self, found: tuple[dict[str, Any], Files] | None) -> None:
+        """Stand where a checkpoint was that the main process has read; the others need no folder with it."""
+        state = self.processes.told_by_main(found[0] if found else None)
+        numbers = self.checkpoints.take_up(self.processes.share(found[1] if found else {}))
+        self.progress = Progress.from_state(state)
+        progress, count = self.progress, self.processes.count
+        self.means.clear()
+        if progress.told:
+            tables = numbers["means"]
+            is_same = len(tables) == count
+            self.means.take_up(progress.told, tables[self.processes.index] if is_same else tables.mean(0))
+        if "skipped_steps" in numbers:
+            self.skipped.counts = numbers["skipped_steps"].to(self.processes.device)
+        if progress.processes != count:
+            self._note(
+                f"Going on with {count} process{'es' if count > 1 else ''} after {progress.processes}: the same "
+                "batches in the same order, but sums are rounded differently."
+            )
+            progress.processes = count
+        if self._has_other_data(progress):
+            self._note("Going on with other images than before, as accept_changed_data says.")
+            earlier = progress.lineage.setdefault("earlier_data", [])
+            earlier.insert(0, progress.data["description"])
+        self.batches.go_to(progress.images_seen, progress.returns)
+        if self.recipe.streaming and self.batches.images.description["source"] == "hub":
+            self._note("The images are streamed: around this point some may come twice, and others not in this epoch.")
+        self._refreshed_at = self._shown_at = None
+
+    def _start_from_weights(self) -> None:
+        """Take over the weights of another model, and with `resume_from` its progress as far as it tells."""
+        if self.origin is None:
+            return
+        is_resumed = self.recipe.resume_from is not None
+        told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
+        self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
+        self.progress.lineage = self._lineage_of(self.origin)
+        if not is_resumed:
+            return
+        facts = self.origin.facts
+        if "images_seen" not in facts:
+            self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")
+        self.batches.go_to(facts.get("images_seen", 0), 0)
+        self.progress.images_seen = self.progress.logged_images = facts.get("images_seen", 0)
+        self.progress.seconds = self.progress.logged_seconds = facts.get("seconds", 0.0)
+        self.progress.lines = None
+        if self.is_main:
+            copy_history(self.origin, self.report.metrics_path)
+
+    def _lineage_of(self, origin: Origin) -> dict[str, Any]:
+        is_resumed = self.recipe.resume_from is not None
+        return origin.lineage(is_resumed=is_resumed, data=self.batches.images.description)
 
     def _refuse_to_do_nothing(self, origin: Origin) -> None:
         """Say so before anything is written if the model has come to the recipe's end already.
@@ -242,49 +339,38 @@ class Run:
                 "recipe ends; raise --max_images or --max_minutes"
             )
 
-    def _start_from_origin(self) -> dict[str, Any] | None:
-        """Take over the weights of another model, and with `resume_from` its progress or all of its state."""
-        if self.origin is None:
-            return None
-        is_resumed = self.recipe.resume_from is not None
-        self.lineage = self.origin.lineage(is_resumed=is_resumed, data=self.batches.images.description)
-        if is_resumed:
-            self._refuse_to_do_nothing(self.origin)
-        if is_resumed and self.origin.training_state is not None:
-            networks = self.generator, self.discriminator
-            with self.accelerator.main_process_first():
-                if self.is_main:
-                    copy_training_state(self.origin, *networks, self.checkpoints.folder, self.report.metrics_path)
-            return self.checkpoints.restore()
-        told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
-        self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
-        if not is_resumed:
-            return None
-        if self.is_main:
-            copy_history(self.origin, self.report.metrics_path)
-        facts = self.origin.facts
-        if "images_seen" not in facts:
-            self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")
-        return {"images_seen": facts.get("images_seen", 0), "seconds": facts.get("seconds", 0.0)}
+    def _begin_folder(self) -> None:
+        """Write what a run folder has before the first step; also the checkpoint to go back to before the next one."""
+        folder = self.recipe.run_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RECIPE, redact(self.recipe.to_yaml()))
+        with replacing(folder / ARCHITECTURE) as path:
+            save_architecture(path, self.architecture)
+        self.report.rewind(self.images_seen, self.progress.lines)
+        self.progress.lines = len(self.report.lines())
+        if not self.checkpoints.all():
+            self._write_checkpoint({})
 
     def _step(self) -> None:
-        batch_size = self.recipe.batch_size
-        for_discriminator, for_generator = self.batches.make(self.images_seen)
-        self._set_learning_rates(self.images_seen + batch_size)
-        numbers = self.trainer.discriminator_step(for_discriminator, step=self.images_seen // batch_size)
+        batch_size, seen, processes = self.recipe.batch_size, self.images_seen, self.processes
+        # What draws from torch's own generator, dropout, shall draw the same after a restart.
+        torch.manual_seed(
+            random_seed(self.recipe.seed, "dropout", seen * processes.count + processes.index, self.batches.attempt)
+        )
+        for_discriminator, for_generator = self.batches.make(seen)
+        self._set_learning_rates(seen + batch_size)
+        numbers = self.trainer.discriminator_step(for_discriminator, step=seen // batch_size)
         numbers |= self.trainer.generator_step(for_generator)
-        self.images_seen += batch_size
+        self.progress.images_seen += batch_size
         self.averaged.update(self.generator, batch_size, self.images_seen)
-        for name, number in numbers.items():
-            self._sums[name] = self._sums.get(name, 0) + number  # stays on the device: nothing waits for it
-            self._counts[name] = self._counts.get(name, 0) + 1
-        self.seconds = time.monotonic() - self._started
+        self.skipped.add(numbers.pop("discriminator_skipped"), numbers.pop("generator_skipped"))
+        self.means.add(numbers)  # stays on the device: nothing waits for it
+        self.progress.seconds = time.monotonic() - self._started
 
     def _set_learning_rates(self, images: int) -> None:
-        """Warm up: the rates are those of the recipe times the share of `warmup_images` that the step ends at."""
-        if self.recipe.warmup_images == 0:
-            return
-        share = min(1.0, images / self.recipe.warmup_images)
+        """Warm up, and slow down after every return."""
+        share = min(1.0, images / self.recipe.warmup_images) if self.recipe.warmup_images else 1.0
+        share *= SLOWER**self.progress.returns
         self.trainer.generator.optimizer.param_groups[0]["lr"] = share * self.recipe.generator_learning_rate
         self.trainer.discriminator.optimizer.param_groups[0]["lr"] = share * self.recipe.discriminator_learning_rate
 
@@ -292,85 +378,158 @@ class Run:
         interval = getattr(self.recipe, f"{what}_every_images")
         return self.images_seen // interval > (self.images_seen - self.recipe.batch_size) // interval
 
-    def _is_over(self) -> bool:
-        minutes = self.recipe.max_minutes
-        is_late = minutes is not None and self.seconds >= 60 * minutes
-        return self._all_agree(is_late) or self.images_seen >= self.recipe.max_images
+    def _is_over(self, is_late: bool) -> bool:
+        return is_late or self.images_seen >= self.recipe.max_images
 
-    def _all_agree(self, wish: bool) -> bool:
-        """Let any process end the run for all, at the same step.
+    def _agree(self) -> tuple[bool, bool]:
+        """Say whether any process was asked to end, and whether any one's time is over.
 
-        Clocks differ and signals arrive at different moments. Asking costs a wait for the device, so with several
-        processes it is done when a line is logged only.
+        Clocks differ and signals arrive at different moments, so all must hear it at the same step. Asking costs a wait
+        for the device: several processes do it about twice a second, by the main one's clock.
         """
-        if self.accelerator.num_processes == 1:
-            return wish
-        if not self._is_due("log"):
-            return False
-        return self._reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum") > 0
+        minutes = self.recipe.max_minutes
+        wishes = [self.stop_request.is_made, minutes is not None and self.seconds >= 60 * minutes]
+        if self.processes.count == 1:
+            return wishes[0], wishes[1]
+        self._steps_to_agreement -= 1
+        if self._steps_to_agreement > 0:
+            return False, False
+        images, seconds = self.images_seen - self._agreed[0], self.seconds - self._agreed[1]
+        pace = images / self.recipe.batch_size / max(seconds, 1e-3) if self.is_main else 0.0
+        stops, lates, steps_per_second = self.processes.sums([*map(float, wishes), pace])
+        self._agreed = self.images_seen, self.seconds
+        self._steps_to_agreement = max(1, round(AGREEMENT_SECONDS * steps_per_second))
+        return stops > 0, lates > 0
 
-    def _log(self) -> None:
-        """Write a line of means since the last one; the same for all processes."""
-        logged_images, logged_seconds = self._logged
-        images, seconds = self.images_seen - logged_images, self.seconds - logged_seconds
-        means = {name: self._reduce(total / self._counts[name], "mean") for name, total in self._sums.items()}
-        self._sums, self._counts, self._logged = {}, {}, (self.images_seen, self.seconds)
+    def _log(self) -> bool:
+        """Write a line of means since the last one; give whether the run is lost."""
+        progress = self.progress
+        images, seconds = self.images_seen - progress.logged_images, self.seconds - progress.logged_seconds
+        skipped, is_lost = self.skipped.read()
+        means = means_of(self.means.names(), self.processes.gather(self.means.table()[None]))
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         blends = {
-            f"{player}.{name}": gate.item()
-            for player, network in networks.items()
-            for name, gate in gates(network).items()
+            f"{name}.{gate}": value.item() for name, net in networks.items() for gate, value in gates(net).items()
         }
-        speed = images / max(seconds, 1e-9)
-        numbers = {"images": self.images_seen, "seconds": round(self.seconds, 2), "images_per_second": round(speed, 2)}
-        self._last_line = numbers | means | blends
-        if self.is_main:
-            self.report.add_line(self._last_line)
+        sigmas = {
+            f"{name}.largest_sigma": max(norm.item() for norm in norms.values())
+            for name, network in networks.items()
+            if (norms := spectral_norms(network))
+        }
+        line: dict[str, Any] = {
+            "images": self.images_seen,
+            "seconds": round(self.seconds, 2),
+            "images_per_second": round(images / max(seconds, 1e-9), 2),
+            "peak_memory_mb": peak_memory_mb(self.processes.device),
+            **means,
+            **skipped,
+            **blends,
+            **sigmas,
+        }
+        progress.symptoms, warnings, news = diagnose(line, progress.symptoms)
+        line |= {"warnings": warnings} if warnings else {}
+        line |= {"events": progress.events} if progress.events else {}
+        for text in news:
+            self._tell(text)
+        self.means.clear()
+        progress.events = []
+        progress.logged_images, progress.logged_seconds = self.images_seen, self.seconds
+        progress.lines = (progress.lines or 0) + 1
+        self._last_line = line
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(lambda: self.report.add_line(line))
+                self.tracker.log(line, self.images_seen)
+        return is_lost
 
     def _show_numbers(self, bar: tqdm) -> None:
         bar.total = self._expected_images()
-        losses = {player: self._last_line[f"{player}_loss"] for player in ("generator", "discriminator")}
-        bar.set_postfix(G=f"{losses['generator']:.3f}", D=f"{losses['discriminator']:.3f}")
+        losses = {player: self._last_line.get(f"{player}_loss", math.nan) for player in ("generator", "discriminator")}
+        skipped = sum(self._last_line[f"{player}_skipped_steps"] for player in losses)
+        shown = {"G": f"{losses['generator']:.3f}", "D": f"{losses['discriminator']:.3f}"}
+        bar.set_postfix(shown | ({"skipped": skipped} if skipped else {}))
 
-    def _reduce(self, number: Tensor, how: Literal["sum", "mean"]) -> float:
-        """Combine a number of all processes, and read it."""
-        return cast(Tensor, self.accelerator.reduce(number, how)).item()
+    def _go_back(self) -> None:
+        """Return to the newest checkpoint, for other draws and slower learning.
+
+        Raises:
+            DivergedError: That did not help before.
+        """
+        lost_at, returns, seconds = self.images_seen, self.progress.returns + 1, self.progress.seconds
+        if returns > MAX_RETURNS:
+            raise DivergedError(report_failure(self._last_line, self.progress.returns, self.recipe.run_dir))
+        why = describe_loss(self._last_line)
+        found = None
+        with self.processes.at_own_pace():
+            if self.is_main:
+                found = self.checkpoints.read()
+        if not self.processes.told_by_main(found is not None):
+            raise DivergedError(f"Training has diverged, and there is no whole checkpoint to go back to: {why}")
+        self._take_up(found)
+        self.progress.returns = returns
+        self.batches.go_to(self.images_seen, returns)
+        self.progress.seconds = self.progress.logged_seconds = seconds
+        self._note(
+            f"Went back from {lost_at:,} to {self.images_seen:,} images, return {returns} of {MAX_RETURNS}: {why}. "
+            f"Images come in a new order and learning rates are {SLOWER**returns:g} times the recipe's."
+        )
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(lambda: self.report.rewind(self.images_seen, self.progress.lines))
 
     def _expected_images(self) -> int:
         """Estimate how many images the run will see, for the bar's time of arrival."""
         if self.recipe.max_minutes is None or not self.images_seen:
             return self.recipe.max_images
-        by_then = round(self.images_seen * 60 * self.recipe.max_minutes / self.seconds)
+        by_then = round(self.images_seen * 60 * self.recipe.max_minutes / max(self.seconds, 1e-9))
         return min(self.recipe.max_images, max(by_then, self.images_seen))
 
     def _show(self) -> None:
-        if self.is_main:
-            self.report.add_samples(self.images_seen, sample_grid(self._averaged_generator()))
-            self.report.draw_plots()
-            self._shown_at = self.images_seen
-        self.accelerator.wait_for_everyone()
+        with self.processes.at_own_pace():
+            if self.is_main:
+                grid = sample_grid(self._averaged_generator())
+                self._when_there_is_room(lambda: self.report.add_samples(self.images_seen, grid))
+                self._when_there_is_room(self.report.draw_plots)
+                self._shown_at = self.images_seen
+                self.tracker.show(grid, self.images_seen)
+
+    def _save_if_well(self) -> None:
+        """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
+        if self.skipped.is_skipping:
+            self._tell(f"No checkpoint after {self.images_seen:,} images, for the last step had to be skipped.")
+            return
+        self._save()
+        self._publish()
 
     def _save(self) -> None:
-        if self.is_main:
-            if self._shown_at != self.images_seen:  # what is saved is what is shown
-                self.report.show_samples(sample_grid(self._averaged_generator()))
-                self._shown_at = self.images_seen
-            folder = self.recipe.run_dir
-            save_repository(folder, self._averaged_generator(), self.discriminator, self._facts())
-            self._write_card()
-            state = {"images_seen": self.images_seen, "seconds": self.seconds, "version": __version__}
-            self.checkpoints.save(self.images_seen, state | {"lineage": self.lineage})
-        self.accelerator.wait_for_everyone()
+        table = self.processes.gather(self.means.table()[None])
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(lambda: self._write_model(table))
+
+    def _write_model(self, means: torch.Tensor) -> None:
+        if self._shown_at != self.images_seen:  # what is saved is what is shown
+            self.report.show_samples(sample_grid(self._averaged_generator()))
+            self._shown_at = self.images_seen
+        folder = self.recipe.run_dir
+        save_repository(folder, self._averaged_generator(), self.discriminator, self._facts())
+        self._write_card()
+        self._write_checkpoint({"means": means})
+
+    def _write_checkpoint(self, numbers: dict[str, torch.Tensor]) -> None:
+        self.progress.told = self.means.names()
+        numbers = {**numbers, "skipped_steps": self.skipped.counts}
+        self.checkpoints.save(self.images_seen, self.progress.to_state(), numbers)
 
     def _facts(self) -> dict[str, Any]:
         """Collect what the card is written from."""
-        device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
-        environment = environment_facts(device, num_processes)
+        lineage = self.progress.lineage
+        environment = environment_facts(self.processes.device.type, self.processes.count)
         # Sessions of a run may be on different machines: the wall time is that of all.
-        hardware = self.lineage.setdefault("hardware", [])
+        hardware = lineage.setdefault("hardware", [])
         if environment["hardware"] not in hardware:
             hardware.append(environment["hardware"])
-        names = {name: self.lineage[name] for name in ("finetuned_from", "resumed_from") if name in self.lineage}
+        names = {name: lineage[name] for name in ("finetuned_from", "resumed_from") if name in lineage}
         return {
             "data": self.batches.images.description,
             "training": {
@@ -380,7 +539,7 @@ class Run:
                 "hardware": ", then ".join(hardware),
                 **names,
             },
-            "earlier_data": self.lineage.get("earlier_data", []),
+            "earlier_data": lineage.get("earlier_data", []),
             "weights_licence": self.recipe.weights_licence,
         }
 
@@ -405,15 +564,16 @@ class Run:
         return self.averaged.model
 
     def _finish(self) -> None:
-        if self._sums:  # what came after the last line
+        if self.images_seen > self.progress.logged_images:  # what came after the last line
             self._log()
         self._show()
-        if self.is_main:
-            self.report.make_gif(self.recipe.gif_frames)
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(lambda: self.report.make_gif(self.recipe.gif_frames))
         self._save()
         self._tell(_farewell(self.recipe, self.images_seen, self.seconds))
         self._publish()
-        self.accelerator.end_training()
+        self.processes.end()
         if self.publisher is not None:
             self.publisher.finish()
 
@@ -432,34 +592,13 @@ class Run:
         if self.is_main:
             tqdm.write(message)
 
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """Finish the step and save when asked to end (Ctrl-C, preemption); a second time ends at once."""
+    def _note(self, event: str) -> None:
+        """Tell something that the next line of `metrics.jsonl` shall tell as well."""
+        self._tell(event)
+        self.progress.events = [*self.progress.events, event]
 
-        def request(number: int, frame: FrameType | None) -> None:
-            self._stop_requested = True
-            for each in before:
-                signal.signal(each, signal.SIG_DFL)
-
-        before: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def sample_grid(generator: Generator) -> Image.Image:
-    """Draw what a run shows of itself: 64 seeds, or 8 seeds for each value of each label, up to `MAX_LABEL_ROWS`."""
-    if generator.label_frequencies is not None:
-        rows = label_values(generator.config.label_names)
-        if len(rows) > MAX_LABEL_ROWS:  # then claims that hold say enough
-            rows = [wishes for wishes in rows if False not in wishes.values()]
-        return label_grid(generator, range(8), rows[:MAX_LABEL_ROWS])
-    latents = latents_from_seeds(SAMPLE_SEEDS, generator.config.latent_dim)
-    return image_grid(generate_images(generator, latents, progress=False))
+    def _when_there_is_room(self, write: Callable[[], Any]) -> None:
+        when_there_is_room(write, self.recipe.run_dir, tell=self._tell, is_stopped=lambda: self.stop_request.is_made)
 
 
 def check_launcher(recipe: Recipe) -> None:

@@ -18,6 +18,7 @@ from fagan_hf.data import ImageSource
 from fagan_hf.redaction import redact
 from fagan_hf.suggest import suggest
 from training.origin import base_recipe
+from training.trackers import TrackerName
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 AugmentationName = Literal["colour", "translation", "cutout"]
@@ -39,6 +40,8 @@ HOW_LONG_AND_WHERE = {
     "hub_private",
     "push_training_state",
     "weights_licence",
+    "report_to",
+    "accept_changed_data",
 }
 
 
@@ -60,6 +63,8 @@ class Recipe:
     """Column of a Hub data set that holds the images."""
     crop: int | None = None
     """Side of the centre square that is cut out before resizing [pixels]; none: the largest. CelebA's custom is 178."""
+    streaming: bool = False
+    """Read images while training, for data larger than the disk? Order and resuming are then approximate."""
     upscale: bool = False
     """Accept images smaller than the model's, by enlarging them?"""
     horizontal_flip: bool = True
@@ -126,6 +131,10 @@ class Recipe:
     """Threads of each process where it trains on the CPU; none: the machine's cores shared by its processes."""
     gif_frames: int = 60
     """Frames of training_progress.gif at the most, spread over the run."""
+    report_to: TrackerName = "none"
+    """Show numbers and grids elsewhere too: in TensorBoard, Trackio or Weights & Biases."""
+    accept_changed_data: bool = False
+    """Go on although the images are others than those the run began with?"""
     resume_from: str | None = None
     """Go on with this model's training, a run folder or user/name on the Hub; its recipe is taken over."""
     finetune_from: str | None = None
@@ -162,6 +171,11 @@ class Recipe:
             )
         if self.matching_aware and not self.label_columns:
             raise ValueError("matching_aware is true, but there are no label_columns whose labels could be wrong")
+        if self.matching_aware and self.streaming:
+            raise ValueError(
+                "matching_aware needs the labels of all images at once, which a stream does not have; leave out one of "
+                "matching_aware and streaming"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
         if self.batch_size % self.gradient_accumulation:
@@ -209,9 +223,12 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Give the recipe as it stands in ``recipe.yaml``, every field resolved."""
+        return yaml.safe_dump(self.to_plain(), sort_keys=False)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give the fields as YAML and JSON know them."""
         fields = dataclasses.asdict(self)
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        return yaml.safe_dump(plain, sort_keys=False)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}

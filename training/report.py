@@ -1,8 +1,11 @@
 """What a run shows of itself: lines of numbers, grids, plots, and the film of its progress."""
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -26,11 +29,17 @@ class Report:
         self.metrics_path = folder / HISTORY
         self.samples_folder = folder / "samples"
 
-    def rewind(self, images_seen: int) -> None:
-        """Forget what was written after a checkpoint, for it will be written again."""
-        lines = [line for line in self.lines() if line["images"] <= images_seen]
+    def rewind(self, images_seen: int, lines: int | None = None) -> None:
+        """Forget what was written after a checkpoint, for it will be written again.
+
+        Args:
+            images_seen: At the checkpoint.
+            lines: How many there were then; if it is not known, those of so many images.
+        """
+        written = self.lines()
+        kept = [line for line in written if line["images"] <= images_seen] if lines is None else written[:lines]
         with replacing(self.metrics_path) as path:
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         for path in self.samples_folder.glob("images-*.png"):
             if _images_of(path) > images_seen:
                 path.unlink()
@@ -39,10 +48,21 @@ class Report:
         """Read ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
         return read_metrics(self.metrics_path)
 
-    def add_line(self, numbers: Mapping[str, float]) -> None:
-        """Append a line to ``metrics.jsonl``."""
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(numbers) + "\n")
+    def add_line(self, numbers: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl``, whole or not at all.
+
+        Raises:
+            OSError: It can't be written, for example because the disk is full.
+        """
+        with self.metrics_path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                line = json.dumps(numbers).encode() + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
+            except OSError:
+                file.truncate(end)
+                raise
 
     def add_samples(self, images_seen: int, grid: Image.Image) -> None:
         """Save a grid of samples, both as this moment's and as the newest.

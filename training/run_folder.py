@@ -1,14 +1,42 @@
-"""May a recipe go on in a folder, or was that begun with another one?"""
+"""May a recipe go on in a folder? Not if it was begun with another one, nor while another process trains there."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from fagan_hf.architectures import Architecture, load_architecture
 from fagan_hf.redaction import redact
 from fagan_hf.repository import ARCHITECTURE, RECIPE
 from training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
+
+MAY_DIFFER_BY_MACHINE = ("output_dir", "cpu_threads", "dataset")  # the images themselves are compared
+
+
+def hold_folder(recipe: Recipe) -> FileLock:
+    """Keep other runs out of a run's folder until the lock is released or this process ends, however it ends.
+
+    Raises:
+        ValueError: Another process trains there.
+        OSError: No folder can be made there.
+    """
+    folder = recipe.run_dir
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is training in {folder}. Wait for it, stop it, or give another --name"
+        ) from error
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"no run can be kept in {folder.parent} ({os.strerror(error.errno or 0)}); give another --output_dir",
+        ) from error
+    return lock
 
 
 def check_folder(recipe: Recipe) -> None:
@@ -33,6 +61,23 @@ def check_folder(recipe: Recipe) -> None:
             f"{recipe.run_dir} belongs to another recipe: {changes}. "
             "Give another --name, or remove that folder to start anew."
         )
+
+
+def check_same_recipe(recipe: Recipe, of_main: str) -> None:
+    """Refuse processes that were started with other flags than the main one, on another machine perhaps.
+
+    Args:
+        recipe: Of this process.
+        of_main: The main process's, as YAML.
+
+    Raises:
+        ValueError: Says which fields differ.
+    """
+    mine, main = recipe.to_plain(), yaml.safe_load(of_main)
+    different = [name for name in mine if name not in MAY_DIFFER_BY_MACHINE and mine[name] != main[name]]
+    if different:
+        changes = "; ".join(f"{name} is {mine[name]!r} here and {main[name]!r} there" for name in different)
+        raise ValueError(f"this process has another recipe than the main one: {changes}. Start all by the same command")
 
 
 def check_architecture(recipe: Recipe, architecture: Architecture) -> None:

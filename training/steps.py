@@ -1,17 +1,23 @@
-"""One step of each player: what happens to a batch, and nothing about when."""
+"""One step of each player: what happens to a batch, and nothing about when.
 
-from collections.abc import Callable, Iterator, Sequence
+A step's gradient is that of the whole batch, however many processes share it and in however many parts each takes its
+share. So every process computes the loss of all logits, of which its own alone carry a graph.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from fagan_hf.losses import Loss
+from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
+from fagan_hf.losses import Loss, accuracies
 from training.augment import augment
+from training.processes import Processes
 from training.regularisation import PenaltyDraws, Regularisation
 
 
@@ -21,7 +27,7 @@ class Player:
 
     Attributes:
         network: As `Accelerator.prepare` gave it.
-        optimizer: Over the network's parameters.
+        optimizer: Over the network's parameters; a fused one, which can be told on the device not to step.
         max_gradient_norm: Gradients are shortened to it; ``None`` leaves them.
     """
 
@@ -53,14 +59,22 @@ class MicroBatch:
     penalty_draws: PenaltyDraws = field(default_factory=PenaltyDraws)
 
 
+Logits = dict[str, Tensor]
+"""Logits ``[batch]`` by what was judged: ``real``, ``fake``, ``wrong`` (real images under wrong labels)."""
+
+
 class Trainer:
     """The two players and the rules of their game.
 
     Each network is synchronised between processes in its own step only: the discriminator's step takes its fakes from
-    the bare generator, the generator's step its logits from the bare discriminator, frozen.
+    the bare generator, the generator's step its logits from the bare discriminator, frozen. Spectral norms move once at
+    the beginning of their network's step and are the same in all passes of it.
+
+    A step whose loss or gradient is not finite leaves weights, moments and batch statistics as they were. That is
+    decided on the device; nothing waits for it.
 
     Args:
-        accelerator: Made the players' networks ready.
+        processes: Made the players' networks ready.
         generator: The one player.
         discriminator: The other one.
         loss: What both minimise.
@@ -70,21 +84,32 @@ class Trainer:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        processes: Processes,
         generator: Player,
         discriminator: Player,
         loss: Loss,
         policy: Sequence[str],
         regularisation: Regularisation | None = None,
     ):
-        self.accelerator = accelerator
+        self.processes = processes
         self.generator = generator
         self.discriminator = discriminator
         self.loss = loss
         self.policy = tuple(policy)
         self.regularisation = regularisation or Regularisation()
-        self.bare_generator = accelerator.unwrap_model(generator.network)
-        self.bare_discriminator = accelerator.unwrap_model(discriminator.network)
+        self.bare_generator = processes.unwrap(generator.network)
+        self.bare_discriminator = processes.unwrap(discriminator.network)
+        networks = self.bare_generator, self.bare_discriminator
+        for network in networks:
+            hold_spectral_norms(network)
+        self._statistics = [
+            statistic
+            for network in networks
+            for module in network.modules()
+            if isinstance(module, _BatchNorm)
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
 
     def discriminator_step(self, batches: Sequence[MicroBatch], step: int = 0) -> dict[str, Tensor]:
         """Teach the discriminator with one batch, given in micro-batches.
@@ -94,55 +119,72 @@ class Trainer:
             step: Number of the step, from 0: not every one has penalties.
 
         Returns:
-            Detached scalars on the device: ``discriminator_loss`` without penalties, ``real_logit`` and ``fake_logit``
-            (means), ``wrong_label_logit`` if it is matching-aware, and each penalty without its weight.
+            Detached scalars on the device: ``discriminator_loss`` without penalties; ``real_logit``, ``fake_logit``
+            and, if it is matching-aware, ``wrong_label_logit`` (means); ``real_accuracy``, ``fake_accuracy``; each
+            penalty without its weight; ``real_variance``, ``fake_variance`` of a pixel from image to image, before
+            distortions, where there are two images at least; ``discriminator_gradient_norm``; and
+            ``discriminator_skipped``, 1 or 0.
         """
-        penalties_due = self.regularisation.is_due(step)
+        reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
+        with torch.no_grad():
+            raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
+            fakes = [augment(fake, batch.fake_augment, self.policy) for fake, batch in zip(raw, batches, strict=True)]
 
-        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            judge = self.discriminator.network
-            with torch.no_grad():
-                fake = augment(self.bare_generator(batch.latents, batch.labels), batch.fake_augment, self.policy)
-            real = augment(batch.real, batch.real_augment, self.policy)
-            real_logits, fake_logits = judge(real, batch.labels), judge(fake, batch.labels)
-            loss = self.loss.discriminator(real_logits, fake_logits)
-            numbers = {"real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+        def judge(index: int, discriminator: nn.Module) -> Logits:
+            batch, real, fake = batches[index], reals[index], fakes[index]
+            logits = {"real": discriminator(real, batch.labels), "fake": discriminator(fake, batch.labels)}
             if batch.wrong_labels is not None:
-                wrong_logits = judge(real, batch.wrong_labels)
-                loss = (loss + self.loss.discriminator(real_logits, wrong_logits)) / 2
-                numbers["wrong_label_logit"] = wrong_logits.mean()
-            numbers["discriminator_loss"] = loss
-            if penalties_due:
-                critic = partial(self._exact_discriminator, labels=batch.labels)
-                for name, (weight, penalty) in self.regularisation.penalise(
-                    critic, real, fake, batch.penalty_draws
-                ).items():
-                    loss = loss + weight * penalty
-                    numbers[name] = penalty
-            return loss, numbers
+                logits["wrong"] = discriminator(real, batch.wrong_labels)
+            return logits
 
-        return self._step(self.discriminator, batches, loss_of)
+        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+            real, fake = logits["real"], logits["fake"]
+            loss = self.loss.discriminator(real, fake)
+            real_accuracy, fake_accuracy = accuracies(self.loss, real, fake)
+            numbers = {"real_logit": real.mean(), "fake_logit": fake.mean()}
+            numbers |= {"real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy}
+            if "wrong" in logits:
+                loss = (loss + self.loss.discriminator(real, logits["wrong"])) / 2
+                numbers["wrong_label_logit"] = logits["wrong"].mean()
+            return loss, numbers | {"discriminator_loss": loss}
+
+        def penalise(index: int) -> Mapping[str, tuple[float, Tensor]]:
+            if not self.regularisation.is_due(step):
+                return {}
+            batch = batches[index]
+            critic = partial(self._exact_discriminator, labels=batch.labels)
+            return self.regularisation.penalise(critic, reals[index], fakes[index], batch.penalty_draws)
+
+        refresh_spectral_norms(self.bare_discriminator, iterations=1)
+        numbers = self._step("discriminator", self.discriminator, len(batches), judge, loss_of, penalise)
+        if len(raw[0]) > 1:
+            numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
+        return numbers
 
     def generator_step(self, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Teach the generator with one batch, given in micro-batches; real images are used by relative losses only.
 
         Returns:
-            Detached scalar on the device: ``generator_loss``.
+            Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
         """
 
-        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            real_logits = None
+        def judge(index: int, generator: nn.Module) -> Logits:
+            batch, logits = batches[index], {}
             if self.loss.is_relative:
                 with torch.no_grad():
                     real = augment(batch.real, batch.real_augment, self.policy)
-                    real_logits = self.bare_discriminator(real, batch.labels)
-            fake = augment(self.generator.network(batch.latents, batch.labels), batch.fake_augment, self.policy)
-            loss = self.loss.generator(real_logits, self.bare_discriminator(fake, batch.labels))
+                    logits["real"] = self.bare_discriminator(real, batch.labels)
+            fake = augment(generator(batch.latents, batch.labels), batch.fake_augment, self.policy)
+            return logits | {"fake": self.bare_discriminator(fake, batch.labels)}
+
+        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self.loss.generator(logits.get("real"), logits["fake"])
             return loss, {"generator_loss": loss}
 
+        refresh_spectral_norms(self.bare_generator, iterations=1)
         self.bare_discriminator.requires_grad_(False)
         try:
-            return self._step(self.generator, batches, loss_of)
+            return self._step("generator", self.generator, len(batches), judge, loss_of)
         finally:
             self.bare_discriminator.requires_grad_(True)
 
@@ -156,25 +198,82 @@ class Trainer:
 
     def _step(
         self,
+        name: str,
         player: Player,
-        batches: Sequence[MicroBatch],
-        loss_of: Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]],
+        parts: int,
+        judge: Callable[[int, nn.Module], Logits],
+        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
+        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]] = lambda index: {},
     ) -> dict[str, Tensor]:
-        """Add up the gradients of all micro-batches, then step."""
-        numbers: list[dict[str, Tensor]] = []
-        for batch in self._synchronising_last(player.network, batches):
-            loss, told = loss_of(batch)
-            self.accelerator.backward(loss / len(batches))
-            numbers.append({name: number.detach() for name, number in told.items()})
-        if player.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(player.network.parameters(), player.max_gradient_norm)
+        """Add up the gradients of all micro-batches, then step.
+
+        Args:
+            name: Of the player.
+            player: Who learns.
+            parts: How many micro-batches there are.
+            judge: Gives the logits of a micro-batch of this process, by its number and the player's network.
+            loss_of: Gives the loss of a whole batch's logits, and numbers to show.
+            penalise: Gives the weights and penalties of a micro-batch of this process.
+        """
+        statistics = [statistic.clone() for statistic in self._statistics]
+        others = None
+        if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
+            others = self._judge_all(judge, self.processes.unwrap(player.network), parts)
+        told: list[dict[str, Tensor]] = []
+        for index in self._synchronising_last(player.network, parts):
+            own = judge(index, player.network)
+            if others is None:
+                loss, numbers = loss_of(self._among_all(own, [self._gather(own)], 0))
+                loss = loss / parts
+            else:
+                loss, numbers = loss_of(self._among_all(own, others, index))
+            objective = loss * self.processes.count  # gradients are averaged over the processes
+            for penalty_name, (weight, penalty) in penalise(index).items():
+                objective = objective + weight * penalty / parts
+                numbers[penalty_name] = penalty
+            self.processes.backward(objective)
+            told.append({each: number.detach() for each, number in numbers.items()})
+        means = {each: torch.stack([numbers[each] for numbers in told]).mean() for each in told[0]}
+        norm = _gradient_norm(player)
+        is_finite = norm.isfinite() & means[f"{name}_loss"].isfinite()
+        player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
-        return {name: torch.stack([each[name] for each in numbers]).mean() for name in numbers[0]}
+        for statistic, before in zip(self._statistics, statistics, strict=True):
+            statistic.copy_(torch.where(is_finite, statistic, before))
+        return means | {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
 
-    def _synchronising_last(self, network: nn.Module, batches: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
-        """Give the micro-batches one by one; gradients cross between processes with the last one."""
-        for batch in batches[:-1]:
-            with self.accelerator.no_sync(network):
-                yield batch
-        yield batches[-1]
+    def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
+        """Judge all micro-batches without a graph, with the random numbers that the passes with one will draw."""
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            return [self._gather(judge(index, network)) for index in range(parts)]
+
+    def _gather(self, own: Logits) -> Float[Tensor, "processes names batch"]:
+        """Collect the logits of a micro-batch from all processes."""
+        return self.processes.gather(torch.stack([logits.detach() for logits in own.values()])[None])
+
+    def _among_all(self, own: Logits, others: list[Tensor], index: int) -> Logits:
+        """Put logits that carry a graph in their place among those of all processes and micro-batches, in order."""
+        rows = [row for part in others for row in part]
+        rows[index * self.processes.count + self.processes.index] = torch.stack(list(own.values()))
+        return dict(zip(own, torch.cat(rows, dim=1), strict=True))
+
+    def _synchronising_last(self, network: nn.Module, parts: int) -> Iterator[int]:
+        """Count through the micro-batches; gradients cross between processes with the last one."""
+        for index in range(parts - 1):
+            with self.processes.no_sync(network):
+                yield index
+        yield parts - 1
+
+
+def _gradient_norm(player: Player) -> Float[Tensor, ""]:
+    """Give the length of a player's gradient, and shorten it if it shall be shorter."""
+    if player.max_gradient_norm is not None:
+        return nn.utils.clip_grad_norm_(player.network.parameters(), player.max_gradient_norm)
+    return nn.utils.get_total_norm([each.grad for each in player.network.parameters() if each.grad is not None])
+
+
+def _variance(images: Sequence[Float[Tensor, "batch 3 size size"]]) -> Float[Tensor, ""]:
+    """Say how much a pixel differs from image to image, on average over pixels and micro-batches."""
+    return torch.stack([each.var(0).mean() for each in images]).mean()

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 # torch's threads spin while they wait for each other (GNU OpenMP, on Linux). Where another program wants a core too,
 # they hold it for nothing and a run falls to a fraction of its speed; spinning briefly costs next to nothing when it is
@@ -14,8 +15,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fagan_hf.redaction import redact
+from training.health import DivergedError
 from training.loop import Run
 from training.recipe import parse_recipe
+
+WRONG_INPUT = 2
+FAILED = 1
+DIVERGED = 3
 
 
 def main() -> None:
@@ -24,17 +30,20 @@ def main() -> None:
     try:
         run = Run(recipe)
     except (ValueError, ImportError, OSError) as error:
-        print(redact(f"train.py: error: {error}"), file=sys.stderr)
-        raise SystemExit(2) from error
+        _end(WRONG_INPUT, str(error), error)
     try:
         run.train()
-    except (ValueError, FileNotFoundError) as error:  # of the model that it starts from
-        print(redact(f"train.py: error: {error}"), file=sys.stderr)
-        raise SystemExit(2) from error
+    except (ValueError, FileNotFoundError) as error:  # of the checkpoint or the model that it starts from
+        _end(WRONG_INPUT, str(error), error)
+    except DivergedError as error:
+        _end(DIVERGED, str(error), error)
     except OSError as error:  # a full disk
-        message = f"train.py: error: {error}\nThe same command goes on from the newest checkpoint."
-        print(redact(message), file=sys.stderr)
-        raise SystemExit(1) from error
+        _end(FAILED, f"{error}\nThe same command goes on from the newest checkpoint.", error)
+
+
+def _end(status: int, message: str, error: Exception) -> NoReturn:
+    print(redact(f"train.py: error: {message}"), file=sys.stderr)
+    raise SystemExit(status) from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ from fagan_hf.layers.dropout import Dropout
 from fagan_hf.layers.functional import attention
 from fagan_hf.layers.gates import gates, override_alpha
 from fagan_hf.layers.registry import LAYERS, build_layer, register_layer
-from fagan_hf.layers.spectral_norm import SpectralNorm, refresh_spectral_norms, spectral_norm
+from fagan_hf.layers.spectral_norm import (
+    SpectralNorm,
+    hold_spectral_norms,
+    refresh_spectral_norms,
+    spectral_norm,
+    spectral_norms,
+)
 
 __all__ = [
     "LAYERS",
@@ -25,8 +31,10 @@ __all__ = [
     "build_activation",
     "build_layer",
     "gates",
+    "hold_spectral_norms",
     "override_alpha",
     "refresh_spectral_norms",
     "register_layer",
     "spectral_norm",
+    "spectral_norms",
 ]

@@ -5,6 +5,7 @@ agree only once the iteration has converged. In this order a fresh network agree
 Unlike the original's, ours leaves u and v alone in eval mode, so the same input gives the same output.
 """
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -62,15 +63,33 @@ class SpectralNorm(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self.iterate(weight)
-            # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
-            u, v = self.u.clone(), self.v.clone()
-            return weight / torch.dot(u, self._matrix(weight) @ v)
+            return weight / self.sigma(weight)
+
+    def sigma(self, weight: Tensor) -> Float[Tensor, ""]:
+        """Give the estimate of the weight's largest singular value."""
+        # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
+        u, v = self.u.clone(), self.v.clone()
+        return torch.dot(u, self._matrix(weight) @ v)
 
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
     """Normalise a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
     parametrize.register_parametrization(module, "weight", SpectralNorm(cast(Tensor, module.weight), dim))
     return module
+
+
+def hold_spectral_norms(network: nn.Module) -> list[SpectralNorm]:
+    """Keep forward passes in training mode from moving the estimates; `refresh_spectral_norms` still does.
+
+    A training loop that moves them once a step gets the same weights in every pass of the step, however many there are.
+
+    Args:
+        network: Any module. Its own ``train()`` lets go again.
+
+    Returns:
+        The spectral norms in it.
+    """
+    return [module.eval() for module in network.modules() if isinstance(module, SpectralNorm)]
 
 
 def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
@@ -80,9 +99,20 @@ def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
         network: Any module; each spectrally normalised weight in it is refreshed in place.
         iterations: Power iterations; 20 bring the estimate of averaged weights to about 1e-3 of the true norm.
     """
-    for module in network.modules():
+    for _, norm, weight in _normalised_weights(network):
+        norm.iterate(weight, iterations)
+
+
+@torch.no_grad()
+def spectral_norms(network: nn.Module) -> dict[str, Tensor]:
+    """Give the estimated largest singular value of every weight that is divided by it, by the layer's name."""
+    return {name: norm.sigma(weight) for name, norm, weight in _normalised_weights(network)}
+
+
+def _normalised_weights(network: nn.Module) -> Iterator[tuple[str, SpectralNorm, Tensor]]:
+    for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrizations = cast(Any, module.parametrizations)["weight"]
             for norm in parametrizations:
                 if isinstance(norm, SpectralNorm):
-                    norm.iterate(parametrizations.original, iterations)
+                    yield name, norm, parametrizations.original

@@ -61,6 +61,7 @@ def test_without_a_training_state_it_goes_on_counting_and_says_what_is_new(publi
     for network in (run.generator, run.averaged.model):
         assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
     assert not run.trainer.generator.optimizer.state
+    run.lock.release()
     run = train(recipe)
     assert run.images_seen == 20
     assert facts(recipe)["resumed_from"] == "published"

@@ -3,10 +3,10 @@ import dataclasses
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.optim import SGD
 
 from fagan_hf.architectures import with_labels
+from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.penalties import (
@@ -15,6 +15,7 @@ from fagan_hf.penalties import (
     zero_centred_gradient_penalty,
 )
 from tests.small import DISCRIMINATOR, GENERATOR
+from training.processes import Processes
 from training.regularisation import PenaltyDraws, Regularisation
 from training.steps import MicroBatch, Player, Trainer
 
@@ -29,8 +30,10 @@ def micro_batches(count, size=8):
 def make(loss="relativistic_hinge", max_gradient_norm=None, discriminator=None):
     torch.manual_seed(0)
     networks = Generator(GENERATOR), discriminator or Discriminator(DISCRIMINATOR)
-    players = [Player(network, SGD(network.parameters(), lr=0.1), max_gradient_norm) for network in networks]
-    return Trainer(Accelerator(cpu=True), *players, LOSSES[loss], policy=())
+    players = [
+        Player(network, SGD(network.parameters(), lr=0.1, fused=True), max_gradient_norm) for network in networks
+    ]
+    return Trainer(Processes(), *players, LOSSES[loss], policy=())
 
 
 def state(network):
@@ -47,12 +50,16 @@ def test_each_step_moves_its_own_player_only(loss):
     generator, discriminator = trainer.bare_generator, trainer.bare_discriminator
     before = state(generator), state(discriminator)
     numbers = trainer.discriminator_step(micro_batches(1))
-    assert set(numbers) == {"discriminator_loss", "real_logit", "fake_logit"}
+    assert set(numbers) == {
+        "discriminator_loss", "real_logit", "fake_logit", "real_accuracy", "fake_accuracy", "real_variance",
+        "fake_variance", "discriminator_gradient_norm", "discriminator_skipped",
+    }  # fmt: skip
     assert not changed(generator, before[0])
     assert len(changed(discriminator, before[1])) >= 4
 
     before = state(generator), state(discriminator)
-    assert set(trainer.generator_step(micro_batches(1))) == {"generator_loss"}
+    numbers = trainer.generator_step(micro_batches(1))
+    assert set(numbers) == {"generator_loss", "generator_gradient_norm", "generator_skipped"}
     assert len(changed(generator, before[0])) >= 4
     assert not changed(discriminator, before[1])
     assert all(parameter.requires_grad for parameter in discriminator.parameters())
@@ -113,8 +120,8 @@ def conditional(loss="hinge", conditioning="projection", **regularisation):
     torch.manual_seed(0)
     configs = with_labels((GENERATOR, DISCRIMINATOR), NAMES, conditioning)
     networks = Generator(configs[0]), Discriminator(configs[1])
-    players = [Player(network, SGD(network.parameters(), lr=0.1)) for network in networks]
-    return Trainer(Accelerator(cpu=True), *players, LOSSES[loss], (), Regularisation(**regularisation))
+    players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
+    return Trainer(Processes(), *players, LOSSES[loss], (), Regularisation(**regularisation))
 
 
 def with_labels_of(batch, wrong=False):
@@ -180,6 +187,7 @@ def test_penalties_are_added_with_their_weight(name, sigma):
     trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
     torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
     network = trainer.bare_discriminator
+    refresh_spectral_norms(network, iterations=1)  # as at the beginning of a step
     fake = trainer.bare_generator(batch.latents, batch.labels)
 
     def critic(images):

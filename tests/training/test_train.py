@@ -20,12 +20,12 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threa
 LATE = f"""
 import os, sys, time
 sys.path.insert(0, {str(Path.cwd())!r})
-from training import checkpoint
-look = checkpoint.Checkpoints.restore
-def look_late(self):
+from training.loop import Run
+restore = Run._restore
+def restore_late(self):
     time.sleep(2 * (os.environ["RANK"] == "1"))
-    return look(self)
-checkpoint.Checkpoints.restore = look_late
+    return restore(self)
+Run._restore = restore_late
 from training.train import main
 main()
 """

@@ -1,0 +1,22 @@
+"""The pictures that a run shows of itself."""
+
+from PIL import Image
+
+from fagan_hf.grids import image_grid
+from fagan_hf.labels import label_values
+from fagan_hf.models import Generator
+from fagan_hf.sampling import generate_images, label_grid, latents_from_seeds
+
+MAX_LABEL_ROWS = 16  # of the grid of a run; `fagan-hf generate --by-label` draws all
+SAMPLE_SEEDS = range(64)  # the grid of a run shows what `fagan-hf generate --seeds 0-63` gives
+
+
+def sample_grid(generator: Generator) -> Image.Image:
+    """Draw 64 seeds, or 8 seeds for each value of each label, up to `MAX_LABEL_ROWS`."""
+    if generator.label_frequencies is not None:
+        rows = label_values(generator.config.label_names)
+        if len(rows) > MAX_LABEL_ROWS:  # then claims that hold say enough
+            rows = [wishes for wishes in rows if False not in wishes.values()]
+        return label_grid(generator, range(8), rows[:MAX_LABEL_ROWS])
+    latents = latents_from_seeds(SAMPLE_SEEDS, generator.config.latent_dim)
+    return image_grid(generate_images(generator, latents, progress=False))
