@@ -126,8 +126,12 @@ class Checkpoints:
             check: Is given the state before any tensor is read, and raises if the run can't go on from it.
 
         Returns:
-            The state that was saved with it and the tensors, for `take_up`; ``None`` if there is no whole checkpoint.
+            The state that was saved with it and the tensors, for `take_up`; ``None`` if there is no checkpoint.
+
+        Raises:
+            ValueError: There are checkpoints, and none is whole: to begin anew is not for this program to decide.
         """
+        problem = None
         for path in reversed(self.all()):
             if problem := problem_of(path):
                 logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
@@ -138,6 +142,11 @@ class Checkpoints:
                 check(state)
             names = [*self.networks, *self.optimizers, *([NUMBERS] if (path / _file(NUMBERS)).exists() else [])]
             return state, {name: load_file(path / _file(name)) for name in names}
+        if problem is not None:
+            raise ValueError(
+                f"no checkpoint in {self.folder} is whole (the oldest: {problem}). Bring one back from elsewhere, or "
+                "remove that folder to begin anew; the model beside it stays"
+            )
         return None
 
     def take_up(self, files: Files) -> dict[str, Tensor]:

@@ -179,7 +179,8 @@ class Run:
             FileNotFoundError: It lacks a file.
             OSError: The disk is full, and stays it.
             DivergedError: Losses or gradients are not finite, and going back to a checkpoint did not help.
-            RuntimeError: Another process has failed.
+            OtherProcessError: Another process has failed in what it did alone.
+            RuntimeError: Another process is gone.
         """
         try:
             self._train()
@@ -192,6 +193,7 @@ class Run:
     def _train(self) -> None:
         self._restore()
         is_stopped, is_late = self._agree()
+        is_saved = False
         if self._is_over(is_late):
             self._tell(f"Nothing is left to do after {self.images_seen:,} images: raise --max_images or --max_minutes.")
         with self.stop_request.listening(), self._progress_bar() as bar:
@@ -210,9 +212,10 @@ class Run:
                     self._show()
                 is_stopped, is_late = self._agree()
                 if self._is_due("checkpoint") or is_stopped:
-                    self._save_if_well()
+                    is_saved = self._save_if_well()
         if is_stopped:
-            self._tell("Asked to end, and saved; the same command goes on from here.")
+            from_where = "and saved; the same command goes on from here" if is_saved else "and did not save"
+            self._tell(f"Asked to end, {from_where}.")
             if self.publisher is not None:
                 self.publisher.finish(STOPPED_PATIENCE_SECONDS)
         else:
@@ -463,8 +466,6 @@ class Run:
         with self.processes.at_own_pace():
             if self.is_main:
                 found = self.checkpoints.read()
-        if not self.processes.told_by_main(found is not None):
-            raise DivergedError(f"Training has diverged, and there is no whole checkpoint to go back to: {why}")
         self._take_up(found)
         self.progress.returns = returns
         self.batches.go_to(self.images_seen, returns)
@@ -493,13 +494,14 @@ class Run:
                 self._shown_at = self.images_seen
                 self.tracker.show(grid, self.images_seen)
 
-    def _save_if_well(self) -> None:
+    def _save_if_well(self) -> bool:
         """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
         if self.skipped.is_skipping:
             self._tell(f"No checkpoint after {self.images_seen:,} images, for the last step had to be skipped.")
-            return
+            return False
         self._save()
         self._publish()
+        return True
 
     def _save(self) -> None:
         table = self.processes.gather(self.means.table()[None])

@@ -20,6 +20,11 @@ START_SECONDS = 600.0  # processes of different machines may start that far apar
 PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
 BEAT_SECONDS = 5.0  # how often one that is busy by itself shows that it lives
 
+
+class OtherProcessError(RuntimeError):
+    """Another process has failed, or is silent."""
+
+
 _meetings = count(1)  # of this process, as many as of the others: the store remembers what was said in each
 
 
@@ -121,7 +126,7 @@ class Processes:
         """Do a block that may take one process much longer than the others; it ends when all are through.
 
         Raises:
-            RuntimeError: A process has failed in it, or is silent for `PATIENCE_SECONDS`.
+            OtherProcessError: A process has failed in it, or is silent for `PATIENCE_SECONDS`.
         """
         if self.count == 1:
             yield
@@ -157,12 +162,12 @@ class Processes:
                     del waiting[index]
                     outcome = store.get(f"done/{index}").decode()
                     if outcome != "well":
-                        raise RuntimeError(f"process {index} has {outcome}")
+                        raise OtherProcessError(f"process {index} has {outcome}")
                     continue
                 now = store.add(f"beat/{index}", 0)
                 waiting[index] = (now, 0.0 if now != beats else silence + BEAT_SECONDS)
                 if waiting[index][1] >= PATIENCE_SECONDS:
-                    raise RuntimeError(
+                    raise OtherProcessError(
                         f"process {index} has been silent for {math.ceil(waiting[index][1])} seconds; it or its "
                         "machine is gone. The same command goes on from the newest checkpoint"
                     )

@@ -17,16 +17,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fagan_hf.redaction import redact
 from training.health import DivergedError
 from training.loop import Run
-from training.recipe import parse_recipe
+from training.processes import OtherProcessError
+from training.recipe import Recipe, parse_recipe
 
 WRONG_INPUT = 2
 FAILED = 1
 DIVERGED = 3
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Read the recipe, train, and end with a message instead of a traceback where the cause is the user's to mend."""
     recipe = parse_recipe()
+    try:
+        _train(recipe)
+    except OtherProcessError as error:
+        _end(FAILED, str(error), error)
+    except KeyboardInterrupt as error:  # before the first step, or after the last
+        _end(INTERRUPTED, "interrupted", error)
+
+
+def _train(recipe: Recipe) -> None:
     try:
         run = Run(recipe)
     except (ValueError, ImportError, OSError) as error:
@@ -41,7 +52,7 @@ def main() -> None:
         _end(FAILED, f"{error}\nThe same command goes on from the newest checkpoint.", error)
 
 
-def _end(status: int, message: str, error: Exception) -> NoReturn:
+def _end(status: int, message: str, error: BaseException) -> NoReturn:
     print(redact(f"train.py: error: {message}"), file=sys.stderr)
     raise SystemExit(status) from error
 
