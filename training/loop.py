@@ -1,7 +1,6 @@
 """A run from its first image to its last: when to step, show, save, go back and stop."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from tqdm import tqdm
 from fagan_hf.architectures import save_architecture
 from fagan_hf.cards import write_card
 from fagan_hf.data import Images, prepare_images
-from fagan_hf.devices import available_cores
 from fagan_hf.files import replacing
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.losses import LOSSES
@@ -28,6 +26,7 @@ from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
 from training.facts import environment_facts, peak_memory_mb
 from training.health import MAX_RETURNS, SLOWER, DivergedError, SkippedSteps, describe_loss, diagnose, report_failure
+from training.launch import check_launcher, cores_of_a_process
 from training.means import Means, means_of
 from training.origin import Origin, copy_history, copy_training_state, find_origin, restore_weights
 from training.processes import Processes
@@ -36,7 +35,7 @@ from training.publisher import STOPPED_PATIENCE_SECONDS, Publisher
 from training.randomness import random_seed
 from training.recipe import Recipe
 from training.regularisation import Regularisation
-from training.report import Report
+from training.report import Report, farewell
 from training.run_folder import check_architecture, check_folder, check_same_recipe, hold_folder
 from training.samples import sample_grid
 from training.signals import StopRequest
@@ -525,23 +524,10 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """Collect what the card is written from."""
-        lineage = self.progress.lineage
         environment = environment_facts(self.processes.device.type, self.processes.count)
-        # Sessions of a run may be on different machines: the wall time is that of all.
-        hardware = lineage.setdefault("hardware", [])
-        if environment["hardware"] not in hardware:
-            hardware.append(environment["hardware"])
-        names = {name: lineage[name] for name in ("finetuned_from", "resumed_from") if name in lineage}
         return {
+            **self.progress.facts(environment),
             "data": self.batches.images.description,
-            "training": {
-                "images_seen": self.images_seen,
-                "seconds": round(self.seconds, 1),
-                **environment,
-                "hardware": ", then ".join(hardware),
-                **names,
-            },
-            "earlier_data": lineage.get("earlier_data", []),
             "weights_licence": self.recipe.weights_licence,
         }
 
@@ -573,7 +559,7 @@ class Run:
             if self.is_main:
                 self._when_there_is_room(lambda: self.report.make_gif(self.recipe.gif_frames))
         self._save()
-        self._tell(_farewell(self.recipe, self.images_seen, self.seconds))
+        self._tell(farewell(self.recipe, self.images_seen, self.seconds))
         self._publish()
         self.processes.end()
         if self.publisher is not None:
@@ -601,42 +587,3 @@ class Run:
 
     def _when_there_is_room(self, write: Callable[[], Any]) -> None:
         when_there_is_room(write, self.recipe.run_dir, tell=self._tell, is_stopped=lambda: self.stop_request.is_made)
-
-
-def check_launcher(recipe: Recipe) -> None:
-    """Refuse a precision that was given to `accelerate launch` and that the recipe would overrule in silence.
-
-    Raises:
-        ValueError: Says where the flag belongs.
-    """
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", recipe.mixed_precision):
-        raise ValueError(
-            f"accelerate launch was given mixed precision {launched!r}, the recipe has {recipe.mixed_precision!r}; "
-            "give --mixed_precision behind training/train.py"
-        )
-
-
-def cores_of_a_process() -> int:
-    """Count the cores that each process of this machine can have; launchers set one thread where they are not told."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
-    folder = recipe.run_dir
-    is_own_code = recipe.model.endswith(".py")
-    note = f"  (import {recipe.model} first, if it registers layers)" if is_own_code else ""
-    flag = f" --import {recipe.model}" if is_own_code else ""
-    return f"""
-{images_seen:,} images in {seconds / 60:.1f} minutes.
-  samples    {folder / "samples.png"}
-  plots      {folder / "loss.png"}, {folder / "alpha.png"}
-  progress   {folder / "training_progress.gif"}
-  model      {folder}
-
-Make images:{note}
-
-  from fagan_hf import FAGANPipeline
-  images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images
-
-or: fagan-hf generate --model {folder}{flag} --seeds 0-15 --out grid.png"""

@@ -1,6 +1,7 @@
 """How far a run is: all that a checkpoint holds besides tensors."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,23 @@ class Progress:
     def to_state(self) -> dict[str, Any]:
         """Give it as JSON takes it, with the format and the version that wrote it."""
         return {"format": FORMAT, "version": __version__, **dataclasses.asdict(self)}
+
+    def facts(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """Give what a card says of the training.
+
+        Args:
+            environment: Hardware, versions and command of this session. A run's sessions may be on different machines:
+                its wall time is that of all, so all are named.
+        """
+        hardware = self.lineage.setdefault("hardware", [])
+        if environment["hardware"] not in hardware:
+            hardware.append(environment["hardware"])
+        origins = {name: self.lineage[name] for name in ("finetuned_from", "resumed_from") if name in self.lineage}
+        training = {"images_seen": self.images_seen, "seconds": round(self.seconds, 1), **environment, **origins}
+        return {
+            "training": training | {"hardware": ", then ".join(hardware)},
+            "earlier_data": self.lineage.get("earlier_data", []),
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":

@@ -12,6 +12,7 @@ from PIL import Image
 from fagan_hf.files import replacing
 from fagan_hf.plots import plot_gates, plot_lines, read_metrics
 from fagan_hf.repository import GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
+from training.recipe import Recipe
 
 GIF_FRAME_MILLISECONDS = 120
 GIF_LAST_FRAME_MILLISECONDS = 3000
@@ -111,3 +112,24 @@ class Report:
 def _images_of(grid: Path) -> int:
     """Read off a grid's name how many images had been seen."""
     return int(grid.stem.removeprefix("images-"))
+
+
+def farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
+    """Say what a finished run has left, and how to use it."""
+    folder = recipe.run_dir
+    is_own_code = recipe.model.endswith(".py")
+    note = f"  (import {recipe.model} first, if it registers layers)" if is_own_code else ""
+    flag = f" --import {recipe.model}" if is_own_code else ""
+    return f"""
+{images_seen:,} images in {seconds / 60:.1f} minutes.
+  samples    {folder / "samples.png"}
+  plots      {folder / "loss.png"}, {folder / "alpha.png"}
+  progress   {folder / "training_progress.gif"}
+  model      {folder}
+
+Make images:{note}
+
+  from fagan_hf import FAGANPipeline
+  images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images
+
+or: fagan-hf generate --model {folder}{flag} --seeds 0-15 --out grid.png"""

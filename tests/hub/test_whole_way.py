@@ -80,8 +80,8 @@ def test_from_a_training_to_the_hub_and_back(hub, client, train, tmp_path):
     assert "training_state/manifest.json" not in hub.files("alice/portraits")  # that of other weights
 
 
-@pytest.mark.timeout(120)
-def test_a_data_set_of_the_hub_feeds_a_training(hub, client, train, tmp_path):
+@pytest.fixture
+def celeba_like(client):
     client(
         f"""
         import numpy, datasets
@@ -89,12 +89,33 @@ def test_a_data_set_of_the_hub_feeds_a_training(hub, client, train, tmp_path):
         draw = numpy.random.default_rng(0)
         faces = [Image.fromarray(draw.integers(0, 256, (24, 20, 3), dtype=numpy.uint8)) for _ in range(16)]
         rows = {{"image": faces, "Smiling": [index % 2 == 0 for index in range(16)]}}
-        datasets.Dataset.from_dict(rows).push_to_hub("alice/celeba-like", token={ALICE!r})
+        datasets.Dataset.from_dict(rows).push_to_hub("alice/celeba-like", token={ALICE!r}, num_shards=4)
         """
     )
+    return "alice/celeba-like"
+
+
+@pytest.mark.timeout(120)
+def test_a_data_set_of_the_hub_is_streamed_by_two_processes(celeba_like, train, tmp_path):
+    arguments = "--name", "streamed", "--streaming", "true", "--label_columns", "Smiling"
+    two = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
+    train(*arguments, "--max_images", 8, dataset=celeba_like, launcher=two)
+    done = train(*arguments, "--max_images", 16, dataset=celeba_like, launcher=two)
+    folder = tmp_path / "runs/streamed"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [4, 8, 12, 16]
+    warning = "The images are streamed: around this point some may come twice"
+    assert done.stdout.count(warning) == 1
+    assert [warning in "".join(line.get("events", [])) for line in lines] == [False, False, True, False]
+    assert ", 16 images, streamed |" in (folder / "README.md").read_text()
+    assert not list((tmp_path / "data").glob("*"))  # no cache of prepared images
+
+
+@pytest.mark.timeout(120)
+def test_a_data_set_of_the_hub_feeds_a_training(hub, client, celeba_like, train, tmp_path):
     train(
         "--name", "smiles", "--max_images", 8, "--push_to_hub", "alice/smiles", "--label_columns", "Smiling",
-        dataset="alice/celeba-like",
+        dataset=celeba_like,
     )  # fmt: skip
     card = ModelCard(hub.files("alice/smiles")["README.md"].decode())
     assert card.data.datasets == ["alice/celeba-like"]
