@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fagan_hf import hub
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.files import replacing, sha256
+from fagan_hf.files import replacing, save_tensors, sha256
 from fagan_hf.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -70,7 +70,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         folder = Path(save_directory)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         with replacing(folder / WEIGHTS) as path:
-            save_file(weights, path, metadata={"format": "pt"})
+            save_tensors(weights, path, metadata={"format": "pt"})
         write_json(folder / CONFIG, self.config.to_dict())
 
     @classmethod

@@ -64,7 +64,8 @@ class Batches:
         self.attempt = attempt
         if isinstance(self.images, ImageStream) and has_moved:
             self.images.close()
-            seed = random_seed(self.recipe.seed, "order", images_seen, attempt)
+            # The stream finds `start` in the order of its seed: another seed here would be another order.
+            seed = random_seed(self.recipe.seed, "order", 0, attempt) if attempt else self.recipe.seed
             self.images = open_stream(
                 self.recipe.source(), seed=seed, process=self.process, processes=self.processes, start=images_seen
             )

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fagan_hf.files import sha256
+from fagan_hf.files import save_tensors, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"images-{images_seen:08d}"
-        if final.exists() and problem_of(final) is None:
+        if final.exists() and self._problem_of(final) is None:
             return final  # the same moment of the run, saved before: it is never taken away to be written again
         for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -85,7 +85,7 @@ class Checkpoints:
         others = [path for path in self.all() if path != newest]
         if len(others) < self.keep:
             return
-        whole = [path for path in others if path in self._whole or problem_of(path) is None]
+        whole = [path for path in others if path in self._whole or self._problem_of(path) is None]
         self._whole.update(whole)
         kept = whole[-(self.keep - 1) :] if self.keep > 1 else []
         for path in others:
@@ -95,8 +95,8 @@ class Checkpoints:
     def _write(self, folder: Path, state: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> None:
         folder.mkdir()
         for name, tensors in self._tensors().items():
-            save_file(tensors, folder / f"{name}.safetensors")
-        save_file({name: tensor.detach().contiguous() for name, tensor in numbers.items()}, folder / _file(NUMBERS))
+            save_tensors(tensors, folder / f"{name}.safetensors")
+        save_tensors({name: tensor.detach().contiguous() for name, tensor in numbers.items()}, folder / _file(NUMBERS))
         (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
@@ -133,14 +133,15 @@ class Checkpoints:
         """
         problem = None
         for path in reversed(self.all()):
-            if problem := problem_of(path):
+            if problem := self._problem_of(path):
                 logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
                 continue
             self._whole.add(path)
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             if check is not None:
                 check(state)
-            names = [*self.networks, *self.optimizers, *([NUMBERS] if (path / _file(NUMBERS)).exists() else [])]
+            hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            names = [*self.networks, *self.optimizers, *([NUMBERS] if _file(NUMBERS) in hashes else [])]
             return state, {name: load_file(path / _file(name)) for name in names}
         if problem is not None:
             raise ValueError(
@@ -148,6 +149,14 @@ class Checkpoints:
                 "remove that folder to begin anew; the model beside it stays"
             )
         return None
+
+    def _problem_of(self, folder: Path) -> str | None:
+        """Say what is wrong with a checkpoint of this run, whose files must all be there."""
+        if problem := problem_of(folder):
+            return problem
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        missing = [_file(name) for name in (*self.networks, *self.optimizers) if _file(name) not in hashes]
+        return f"{MANIFEST} does not name {missing[0]}" if missing else None
 
     def take_up(self, files: Files) -> dict[str, Tensor]:
         """Put networks and optimisers back as they were read.

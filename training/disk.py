@@ -37,7 +37,8 @@ def when_there_is_room(
                 raise
             if deadline is None:
                 deadline = time.monotonic() + PATIENCE_SECONDS
-                free = disk_usage(folder).free / 2**20
+                there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+                free = disk_usage(there).free / 2**20
                 tell(
                     f"The disk of {folder} is full ({free:.1f} MB free). The checkpoints there are kept; waiting "
                     f"{PATIENCE_SECONDS / 60:.0f} minutes for room ..."

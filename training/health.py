@@ -49,6 +49,10 @@ class SkippedSteps:
         skipped = {"discriminator_skipped_steps": int(discriminators), "generator_skipped_steps": int(generators)}
         return skipped, longest >= SKIPPED_IN_A_ROW
 
+    def begin_again(self) -> None:
+        """Forget the rows, not the counts: the run stands where it was well."""
+        self.counts = self.counts * self.counts.new_tensor([0.0, 0.0, 1.0, 1.0])
+
     @property
     def is_skipping(self) -> bool:
         """Was the last step skipped? Then this is no moment to come back to."""

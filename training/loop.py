@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.optim import Adam
@@ -13,12 +13,21 @@ from tqdm import tqdm
 from fagan_hf.architectures import save_architecture
 from fagan_hf.cards import write_card
 from fagan_hf.data import Images, prepare_images
-from fagan_hf.files import replacing
+from fagan_hf.files import remove_abandoned, replacing
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.redaction import redact
-from fagan_hf.repository import ARCHITECTURE, CARD, CHECKPOINTS, RECIPE, save_repository, write_text
+from fagan_hf.repository import (
+    ARCHITECTURE,
+    CARD,
+    CHECKPOINTS,
+    DISCRIMINATOR,
+    GENERATOR,
+    RECIPE,
+    save_repository,
+    write_text,
+)
 from fagan_hf.streaming import ImageStream, open_stream
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Files
@@ -41,6 +50,8 @@ from training.samples import sample_grid
 from training.signals import StopRequest
 from training.steps import Player, Trainer
 from training.trackers import Tracker, accelerator_options, check_tracker
+
+T = TypeVar("T")
 
 AGREEMENT_SECONDS = 0.5  # several processes ask each other so often whether to end
 
@@ -196,7 +207,7 @@ class Run:
         if self._is_over(is_late):
             self._tell(f"Nothing is left to do after {self.images_seen:,} images: raise --max_images or --max_minutes.")
         with self.stop_request.listening(), self._progress_bar() as bar:
-            while not is_stopped and not self._is_over(is_late):
+            while not is_stopped and not self._has_ended(is_late):
                 self._step()
                 bar.update(self.recipe.batch_size)
                 is_lost = False
@@ -287,8 +298,7 @@ class Run:
             tables = numbers["means"]
             is_same = len(tables) == count
             self.means.take_up(progress.told, tables[self.processes.index] if is_same else tables.mean(0))
-        if "skipped_steps" in numbers:
-            self.skipped.counts = numbers["skipped_steps"].to(self.processes.device)
+        self.skipped.counts = numbers.get("skipped_steps", torch.zeros(4)).to(self.processes.device)
         if progress.processes != count:
             self._note(
                 f"Going on with {count} process{'es' if count > 1 else ''} after {progress.processes}: the same "
@@ -345,6 +355,8 @@ class Run:
         """Write what a run folder has before the first step; also the checkpoint to go back to before the next one."""
         folder = self.recipe.run_dir
         folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, folder / GENERATOR, folder / DISCRIMINATOR, self.report.samples_folder):
+            remove_abandoned(each)
         write_text(folder / RECIPE, redact(self.recipe.to_yaml()))
         with replacing(folder / ARCHITECTURE) as path:
             save_architecture(path, self.architecture)
@@ -382,6 +394,15 @@ class Run:
 
     def _is_over(self, is_late: bool) -> bool:
         return is_late or self.images_seen >= self.recipe.max_images
+
+    def _has_ended(self, is_late: bool) -> bool:
+        """Say whether the run is over and well; write what came after the last line, and go back if that is lost."""
+        if not self._is_over(is_late):
+            return False
+        if self.images_seen > self.progress.logged_images and self._log():
+            self._go_back()
+            return self._has_ended(is_late)
+        return True
 
     def _agree(self) -> tuple[bool, bool]:
         """Say whether any process was asked to end, and whether any one's time is over.
@@ -457,7 +478,8 @@ class Run:
         Raises:
             DivergedError: That did not help before.
         """
-        lost_at, returns, seconds = self.images_seen, self.progress.returns + 1, self.progress.seconds
+        before = self.progress
+        lost_at, returns, seconds = before.images_seen, before.returns + 1, before.seconds
         if returns > MAX_RETURNS:
             raise DivergedError(report_failure(self._last_line, self.progress.returns, self.recipe.run_dir))
         why = describe_loss(self._last_line)
@@ -466,7 +488,9 @@ class Run:
             if self.is_main:
                 found = self.checkpoints.read()
         self._take_up(found)
+        self.skipped.begin_again()
         self.progress.returns = returns
+        self.progress.data, self.progress.lineage = before.data, before.lineage  # a checkpoint may be of others
         self.batches.go_to(self.images_seen, returns)
         self.progress.seconds = self.progress.logged_seconds = seconds
         self._note(
@@ -475,7 +499,10 @@ class Run:
         )
         with self.processes.at_own_pace():
             if self.is_main:
-                self._when_there_is_room(lambda: self.report.rewind(self.images_seen, self.progress.lines))
+                forgotten = self._when_there_is_room(lambda: self.report.rewind(self.images_seen, self.progress.lines))
+                events = [event for line in forgotten for event in line.get("events", [])]  # told again, or lost
+                self.progress.events = list(dict.fromkeys([*events, *self.progress.events]))
+                self.progress.lines = len(self.report.lines())
 
     def _expected_images(self) -> int:
         """Estimate how many images the run will see, for the bar's time of arrival."""
@@ -552,8 +579,6 @@ class Run:
         return self.averaged.model
 
     def _finish(self) -> None:
-        if self.images_seen > self.progress.logged_images:  # what came after the last line
-            self._log()
         self._show()
         with self.processes.at_own_pace():
             if self.is_main:
@@ -585,5 +610,7 @@ class Run:
         self._tell(event)
         self.progress.events = [*self.progress.events, event]
 
-    def _when_there_is_room(self, write: Callable[[], Any]) -> None:
-        when_there_is_room(write, self.recipe.run_dir, tell=self._tell, is_stopped=lambda: self.stop_request.is_made)
+    def _when_there_is_room(self, write: Callable[[], T]) -> T:
+        return when_there_is_room(
+            write, self.recipe.run_dir, tell=self._tell, is_stopped=lambda: self.stop_request.is_made
+        )

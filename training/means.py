@@ -1,9 +1,11 @@
 """Means of what steps tell, summed up on the device: nothing waits for it before a line is written."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Means:
@@ -15,7 +17,9 @@ class Means:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._sums: dict[tuple[str, ...], Tensor] = {}  # names told together -> [sums and counts, names]
+        self._columns: dict[str, int] = {}
+        self._table = torch.zeros(2, 0, device=device)  # sums and counts, by column
+        self._indices: dict[tuple[str, ...], Tensor] = {}  # names told together -> their columns
 
     def add(self, numbers: Mapping[str, Tensor]) -> None:
         """Add the scalars of a step."""
@@ -23,33 +27,35 @@ class Means:
         is_finite = values.isfinite()
         rows = torch.stack([torch.where(is_finite, values, 0.0), is_finite.float()])
         names = tuple(numbers)
-        self._sums[names] = self._sums[names] + rows if names in self._sums else rows
+        if names not in self._indices:
+            for name in names:
+                self._columns.setdefault(name, len(self._columns))
+            self._table = functional.pad(self._table, (0, len(self._columns) - self._table.shape[1]))
+            self._indices[names] = torch.tensor([self._columns[name] for name in names], device=self.device)
+        # In the order in which they come, whether they were taken up in between or not: rounding is the same.
+        self._table = self._table.index_add(1, self._indices[names], rows)
 
     @property
     def is_empty(self) -> bool:
         """Has nothing been added?"""
-        return not self._sums
+        return not self._columns
 
     def names(self) -> list[str]:
         """Give the names of all numbers, each once, in the order in which they came."""
-        return list(dict.fromkeys(name for names in self._sums for name in names))
+        return list(self._columns)
 
     def table(self) -> Tensor:
         """Give sums and counts as ``[2, names]``, in the order of `names`."""
-        columns = {name: torch.zeros(2, device=self.device) for name in self.names()}
-        for names, rows in self._sums.items():
-            for name, column in zip(names, rows.unbind(1), strict=True):
-                columns[name] = columns[name] + column
-        return torch.stack(list(columns.values()), 1) if columns else torch.zeros(2, 0, device=self.device)
+        return self._table
 
     def take_up(self, names: list[str], table: Tensor) -> None:
         """Go on from what `names` and `table` gave."""
-        table = table.to(self.device)
-        self._sums = {(name,): table[:, [column]] for column, name in enumerate(names)}
+        self._columns = {name: column for column, name in enumerate(names)}
+        self._table, self._indices = table.to(self.device), {}
 
     def clear(self) -> None:
         """Begin anew."""
-        self._sums = {}
+        self._columns, self._table, self._indices = {}, self._table.new_zeros(2, 0), {}
 
 
 def means_of(names: list[str], tables: Tensor) -> dict[str, float]:
@@ -62,5 +68,7 @@ def means_of(names: list[str], tables: Tensor) -> dict[str, float]:
     has_any = counts > 0
     means = torch.where(has_any, sums / counts.clamp(min=1), 0.0).sum(0) / has_any.sum(0).clamp(min=1)
     return {
-        name: mean for name, mean, known in zip(names, means.tolist(), has_any.any(0).tolist(), strict=True) if known
+        name: mean
+        for name, mean, known in zip(names, means.tolist(), has_any.any(0).tolist(), strict=True)
+        if known and math.isfinite(mean)  # sums of finite numbers may be too large
     }

@@ -30,12 +30,15 @@ class Report:
         self.metrics_path = folder / HISTORY
         self.samples_folder = folder / "samples"
 
-    def rewind(self, images_seen: int, lines: int | None = None) -> None:
+    def rewind(self, images_seen: int, lines: int | None = None) -> list[dict[str, Any]]:
         """Forget what was written after a checkpoint, for it will be written again.
 
         Args:
             images_seen: At the checkpoint.
             lines: How many there were then; if it is not known, those of so many images.
+
+        Returns:
+            The lines that are forgotten.
         """
         written = self.lines()
         kept = [line for line in written if line["images"] <= images_seen] if lines is None else written[:lines]
@@ -44,6 +47,7 @@ class Report:
         for path in self.samples_folder.glob("images-*.png"):
             if _images_of(path) > images_seen:
                 path.unlink()
+        return written[len(kept) :]
 
     def lines(self) -> list[dict[str, float]]:
         """Read ``metrics.jsonl``; a last line that was cut off by a crash is left out."""

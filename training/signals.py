@@ -13,6 +13,7 @@ from typing import Any
 # A terminal sends Ctrl-C to a launcher and to the run, and the launcher passes it on: those are one wish.
 SAME_WISH_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_PARENT = os.getppid()  # when this is imported: the launcher, if it lives
 
 
 class StopRequest:
@@ -53,3 +54,5 @@ def _outlive_no_launcher() -> None:
     is_launched = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
     if sys.platform == "linux" and is_launched:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != _PARENT:  # it died before the kernel was asked
+            signal.raise_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ share. So every process computes the loss of all logits, of which its own alone 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -107,7 +108,7 @@ class Trainer:
             for network in networks
             for module in network.modules()
             if isinstance(module, _BatchNorm)
-            for statistic in (module.running_mean, module.running_var)
+            for statistic in (module.running_mean, module.running_var, module.num_batches_tracked)
             if statistic is not None
         ]
 
@@ -125,6 +126,7 @@ class Trainer:
             distortions, where there are two images at least; ``discriminator_gradient_norm``; and
             ``discriminator_skipped``, 1 or 0.
         """
+        statistics = self._remember()  # before the fakes are made, which moves those of the generator
         reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
         with torch.no_grad():
             raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
@@ -156,7 +158,7 @@ class Trainer:
             return self.regularisation.penalise(critic, reals[index], fakes[index], batch.penalty_draws)
 
         refresh_spectral_norms(self.bare_discriminator, iterations=1)
-        numbers = self._step("discriminator", self.discriminator, len(batches), judge, loss_of, penalise)
+        numbers = self._step("discriminator", self.discriminator, len(batches), statistics, judge, loss_of, penalise)
         if len(raw[0]) > 1:
             numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
         return numbers
@@ -184,7 +186,7 @@ class Trainer:
         refresh_spectral_norms(self.bare_generator, iterations=1)
         self.bare_discriminator.requires_grad_(False)
         try:
-            return self._step("generator", self.generator, len(batches), judge, loss_of)
+            return self._step("generator", self.generator, len(batches), self._remember(), judge, loss_of)
         finally:
             self.bare_discriminator.requires_grad_(True)
 
@@ -201,6 +203,7 @@ class Trainer:
         name: str,
         player: Player,
         parts: int,
+        statistics: Sequence[Tensor],
         judge: Callable[[int, nn.Module], Logits],
         loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
         penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]] = lambda index: {},
@@ -211,11 +214,11 @@ class Trainer:
             name: Of the player.
             player: Who learns.
             parts: How many micro-batches there are.
+            statistics: Those of the batches before the step, to come back to.
             judge: Gives the logits of a micro-batch of this process, by its number and the player's network.
             loss_of: Gives the loss of a whole batch's logits, and numbers to show.
             penalise: Gives the weights and penalties of a micro-batch of this process.
         """
-        statistics = [statistic.clone() for statistic in self._statistics]
         others = None
         if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
             others = self._judge_all(judge, self.processes.unwrap(player.network), parts)
@@ -228,7 +231,10 @@ class Trainer:
             else:
                 loss, numbers = loss_of(self._among_all(own, others, index))
             objective = loss * self.processes.count  # gradients are averaged over the processes
-            for penalty_name, (weight, penalty) in penalise(index).items():
+            # The passes draw what `_judge_all` drew, with penalties between them or not.
+            with nullcontext() if others is None else self._same_draws():
+                penalties = penalise(index)
+            for penalty_name, (weight, penalty) in penalties.items():
                 objective = objective + weight * penalty / parts
                 numbers[penalty_name] = penalty
             self.processes.backward(objective)
@@ -245,9 +251,15 @@ class Trainer:
 
     def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
         """Judge all micro-batches without a graph, with the random numbers that the passes with one will draw."""
-        devices = [self.processes.device] if self.processes.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), self._same_draws():
             return [self._gather(judge(index, network)) for index in range(parts)]
+
+    def _same_draws(self) -> AbstractContextManager[None]:
+        """Leave torch's own random numbers, after a block, where they were before it."""
+        return torch.random.fork_rng([self.processes.device] if self.processes.device.type == "cuda" else [])
+
+    def _remember(self) -> list[Tensor]:
+        return [statistic.clone() for statistic in self._statistics]
 
     def _gather(self, own: Logits) -> Float[Tensor, "processes names batch"]:
         """Collect the logits of a micro-batch from all processes."""

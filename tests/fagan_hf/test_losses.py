@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fagan_hf.losses import LOSSES
+from fagan_hf.losses import LOSSES, accuracies
 
 numbers = st.floats(-50, 50)
 logits = st.lists(numbers, min_size=1, max_size=8).map(lambda values: torch.tensor(values).double())
@@ -143,3 +143,47 @@ def test_relative_generators_need_the_real_logits_and_others_do_not_look(name):
             loss.generator(None, fake)
     else:
         assert loss.generator(None, fake) == loss.generator(torch.randn(2), fake)
+
+
+def shares(name, real, fake):
+    return tuple(share.item() for share in accuracies(LOSSES[name], torch.tensor(real), torch.tensor(fake)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("standard", (0.75, 0.5)),  # the border is 0
+        ("hinge", (0.75, 0.5)),
+        ("least_squares", (0.5, 0.75)),  # it is 1/2
+        # Real logits are compared with the mean of the fakes, 0.5, and fakes with that of the real ones, 1.
+        ("relativistic_hinge", (0.5, 0.75)),
+        ("relativistic_pairing", (0.5, 0.75)),
+        ("wasserstein", (0.5, 0.75)),
+    ],
+)
+def test_how_often_a_discriminator_is_right(name, expected):
+    assert shares(name, [4.0, 0.75, 0.25, -1.0], [-2.0, -1.0, 0.25, 4.75]) == expected
+
+
+def test_every_loss_has_an_accuracy():
+    """On the border nobody is right, and a discriminator that is right about everything is so under every loss."""
+    for name, loss in LOSSES.items():
+        border = 0.0 if loss.undecided is None else loss.undecided
+        assert shares(name, [border] * 3, [border] * 2) == (0, 0)
+        assert shares(name, [9.0, 5.0], [-5.0, -9.0, -7.0]) == (1, 1)
+        assert shares(name, [-9.0], [5.0, 9.0]) == (0, 0)
+
+
+@given(pairs)
+@pytest.mark.parametrize("name", LOSSES)
+def test_accuracies_are_shares(name, pairs):
+    assert all(0 <= share <= 1 for share in accuracies(LOSSES[name], *pairs))
+
+
+@given(pairs, st.integers(-32, 32))
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.undecided is None])
+def test_where_only_differences_count_a_shift_makes_nobody_wiser(name, pairs, shift):
+    real, fake = (logits.round() for logits in pairs)  # whose sums are exact
+    if len(real) in (1, 2, 4, 8):  # and whose means are
+        moved = accuracies(LOSSES[name], real + shift, fake + shift)
+        assert torch.equal(torch.stack(moved), torch.stack(accuracies(LOSSES[name], real, fake)))

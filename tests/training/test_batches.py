@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fagan_hf.data import prepare_images
+from fagan_hf.streaming import open_stream
 from training.batches import Batches
 
 
@@ -111,3 +112,79 @@ def test_labels_that_are_all_the_same_can_not_be_wrong(make_batches, classes):
     shutil.rmtree(classes / "blue")
     with pytest.raises(ValueError, match="matching_aware is true, but all images have the same labels"):
         make_batches(dataset=str(classes), label_columns=("class",), matching_aware=True)
+
+
+def test_another_attempt_draws_everything_anew(make_batches):
+    fields = {"augment": ("colour",), "r1_gamma": 1.0, "approximate_penalties": True, "wasserstein_penalty": 1.0}
+    batches = make_batches(**fields)
+    made = []
+    for attempt in (0, 1, 2, 0):
+        batches.go_to(8, attempt)
+        made.append(batches.make(8)[0][0])
+    for name in ("real", "latents", "real_augment", "fake_augment"):
+        first, second, third, again = (getattr(each, name) for each in made)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, second)
+        assert not torch.equal(second, third)
+    assert not torch.equal(made[0].penalty_draws.mix, made[1].penalty_draws.mix)
+
+
+def test_another_attempt_still_goes_through_all_images(make_batches):
+    batches = make_batches(batch_size=20, horizontal_flip=False)
+    rows = []
+    for attempt in (0, 1):
+        batches.go_to(0, attempt)
+        real = joined(batches, 0, "real")[0]
+        rows.append(sorted(tuple(image.flatten().tolist()) for image in real))
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture
+def make_stream(make_recipe):
+    opened = []
+
+    def make(process=0, processes=1, **changes):
+        recipe = make_recipe(streaming=True, horizontal_flip=False, **changes)
+        images = open_stream(recipe.source(), seed=recipe.seed, process=process, processes=processes)
+        opened.append(Batches(images, recipe, 8, torch.device("cpu"), process, processes))
+        return opened[-1]
+
+    yield make
+    for batches in opened:
+        batches.close()
+
+
+def reals(batches, moments):
+    return [batches.make(images_seen)[0][0].real for images_seen in moments]
+
+
+def test_a_streamed_folder_is_entered_where_the_run_was(make_stream):
+    """Also behind its first epoch, of 20 images, and after a return."""
+    whole = reals(make_stream(), range(0, 40, 4))
+    resumed = make_stream()
+    resumed.go_to(28, 0)
+    assert torch.equal(torch.cat(reals(resumed, range(28, 40, 4))), torch.cat(whole[7:]))
+    returned, later = make_stream(), make_stream()
+    returned.go_to(8, 1)
+    again = reals(returned, range(8, 24, 4))
+    later.go_to(16, 1)
+    assert torch.equal(torch.cat(reals(later, (16, 20))), torch.cat(again[2:]))
+
+
+def test_a_stream_begins_again_in_another_order(make_stream):
+    batches = make_stream()
+    first = reals(batches, (0, 4))
+    batches.go_to(0, 1)
+    second = reals(batches, (0, 4))
+    batches.go_to(0, 1)  # as when the same checkpoint is taken up twice
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+
+
+def test_processes_share_a_stream(make_stream):
+    parts = [make_stream(process, 2) for process in range(2)]
+    assert [len(part.make(0)[0][0].real) for part in parts] == [2, 2]
+    for part in parts:
+        part.go_to(4, 0)
+    seen = [image for part in parts for real in reals(part, range(4, 20, 4)) for image in real]
+    assert len({tuple(image.flatten().tolist()) for image in seen}) == 16
+    assert parts[0].content == parts[1].content

@@ -1,6 +1,9 @@
+import errno
+import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from training.report import Report
@@ -58,3 +61,62 @@ def test_the_film_shows_the_whole_run_and_ends_with_its_end(tmp_path):
     assert levels == sorted(levels)
     assert levels[0] < 5
     assert abs(levels[-1] - 190) < 5
+
+
+def test_lines_are_counted_where_images_do_not_tell(tmp_path):
+    """Two lines of the same images: one of before a return, say, and one of the end of a session."""
+    report = Report(tmp_path)
+    for images in (32, 64, 64, 96):
+        report.add_line(line(images))
+    report.rewind(64, 2)
+    assert [each["images"] for each in report.lines()] == [32, 64]
+    report.rewind(64, 9)  # somebody has shortened it
+    assert [each["images"] for each in report.lines()] == [32, 64]
+    report.rewind(0, 0)
+    assert report.metrics_path.read_text() == ""
+
+
+def test_rewinding_forgets_samples_of_later_images(tmp_path):
+    report = Report(tmp_path)
+    for images in (8, 99_999_999, 100_000_000):
+        report.add_samples(images, samples(1))
+    report.rewind(99_999_999, 0)
+    assert len(list(report.samples_folder.iterdir())) == 2
+
+
+class Narrow(io.FileIO):
+    """A file on a disk that takes ten bytes more."""
+
+    def write(self, data):
+        return super().write(bytes(data)[:10])
+
+
+class Full(Narrow):
+    def write(self, data):
+        super().write(data)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", [Narrow, Full])
+def test_a_line_that_does_not_fit_is_not_written_in_part(tmp_path, monkeypatch, kind):
+    report = Report(tmp_path)
+    report.add_line(line(32))
+    before = report.metrics_path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(report.metrics_path), "open", lambda path, mode, buffering: kind(path, mode))
+        with pytest.raises(OSError, match="No space left") as caught:
+            report.add_line(line(64))
+    assert caught.value.errno == errno.ENOSPC
+    assert report.metrics_path.read_bytes() == before
+    report.add_line(line(64))
+    assert [each["images"] for each in report.lines()] == [32, 64]
+
+
+def test_plots_have_gaps_where_no_step_was_finite(tmp_path):
+    report = Report(tmp_path)
+    report.add_line(line(32))
+    report.add_line({"images": 64, "generator.layers.0.alpha": 0.1})
+    report.draw_plots()
+    report.add_line(line(96))
+    report.draw_plots()
+    assert (tmp_path / "loss.png").exists()

@@ -6,6 +6,7 @@ import torch
 from torch.optim import SGD
 
 from fagan_hf.architectures import with_labels
+from fagan_hf.configs import DropoutSpec
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
@@ -235,3 +236,90 @@ def test_penalties_are_computed_in_full_precision(monkeypatch):
     bare.layers[-1].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     trainer.discriminator_step([with_labels_of(each) for each in micro_batches(1)])
     assert seen == [True, True, False]
+
+
+def vectors(network):
+    return [buffer.clone() for name, buffer in network.named_buffers() if name.endswith((".u", ".v"))]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("loss", ["hinge", "relativistic_hinge"])
+def test_spectral_norms_move_once_in_their_networks_step(loss, parts):
+    """However many micro-batches and passes there are, and with penalties."""
+    trainer = conditional(loss, r1_gamma=1.0)
+    networks = trainer.bare_generator, trainer.bare_discriminator
+    batches = [with_labels_of(each) for each in micro_batches(parts)]
+    for step, moving in ((trainer.discriminator_step, 1), (trainer.generator_step, 0)):
+        expected = [copy.deepcopy(network) for network in networks]
+        refresh_spectral_norms(expected[moving], iterations=1)
+        step(batches)
+        for network, other in zip(networks, expected, strict=True):
+            assert vectors(other)
+            assert all(map(torch.equal, vectors(network), vectors(other)))
+
+
+@pytest.mark.parametrize("max_gradient_norm", [None, 1e-3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_both_steps_of_every_loss_are_those_of_the_whole_batch(loss, max_gradient_norm):
+    """The gradient too, where a loss compares each logit with the mean of all."""
+    plain = [
+        tuple(
+            dataclasses.replace(
+                layer, **{name: False for name in ("spectral_norm", "batch_norm") if hasattr(layer, name)}
+            )
+            for layer in config.layers
+        )
+        for config in (GENERATOR, DISCRIMINATOR)
+    ]
+    networks = [
+        kind(dataclasses.replace(config, layers=layers)).double()
+        for kind, config, layers in zip((Generator, Discriminator), (GENERATOR, DISCRIMINATOR), plain, strict=True)
+    ]
+    parts = [
+        MicroBatch(*(getattr(each, name).double() for name in ("real", "real_augment", "latents", "fake_augment")))
+        for each in micro_batches(3, size=4)
+    ]
+    names = ("real", "real_augment", "latents", "fake_augment")
+    whole = MicroBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    outcomes = []
+    for batches in (parts, [whole]):
+        generator, discriminator = copy.deepcopy(networks)
+        torch.nn.init.constant_(discriminator.layers[0].alpha, 0.3)
+        players = [
+            Player(network, SGD(network.parameters(), lr=0.1, fused=True), max_gradient_norm)
+            for network in (generator, discriminator)
+        ]
+        trainer = Trainer(Processes(), *players, LOSSES[loss], policy=())
+        numbers = trainer.discriminator_step(batches) | trainer.generator_step(batches)
+        outcomes.append(
+            (numbers, {**state(generator), **{f"d.{key}": each for key, each in state(discriminator).items()}})
+        )
+    (numbers, moved), (whole_numbers, whole_moved) = outcomes
+    for name, tensor in moved.items():
+        torch.testing.assert_close(tensor, whole_moved[name], msg=lambda text, name=name: f"{name}: {text}")
+    for name in numbers.keys() - {"real_variance", "fake_variance", "real_accuracy", "fake_accuracy"}:
+        assert numbers[name].item() == pytest.approx(whole_numbers[name].item(), rel=1e-9, abs=1e-12), name
+
+
+def test_passes_with_a_graph_see_the_dropout_of_those_without():
+    """With penalties between them, which draw too."""
+    first, last = DISCRIMINATOR.layers
+    config = dataclasses.replace(DISCRIMINATOR, layers=(first, DropoutSpec(probability=0.5), last))
+    torch.manual_seed(0)
+    networks = Generator(GENERATOR), Discriminator(config)
+    players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
+    trainer = Trainer(
+        Processes(), *players, LOSSES["relativistic_hinge"], (), Regularisation(r1_gamma=1.0, wasserstein_weight=1.0)
+    )
+    batches = [dataclasses.replace(each, penalty_draws=draws()) for each in micro_batches(3)]
+    inner, calls = trainer._among_all, []
+
+    def spy(own, others, index):
+        calls.append((own, others[index][0]))
+        return inner(own, others, index)
+
+    trainer._among_all = spy
+    trainer.discriminator_step(batches)
+    assert len(calls) == 3
+    for own, before in calls:
+        torch.testing.assert_close(torch.stack(list(own.values())), before)

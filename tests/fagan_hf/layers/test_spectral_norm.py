@@ -1,8 +1,16 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from fagan_hf.layers import SpectralNorm, refresh_spectral_norms, spectral_norm
+from fagan_hf.layers import (
+    SpectralNorm,
+    hold_spectral_norms,
+    refresh_spectral_norms,
+    spectral_norm,
+    spectral_norms,
+)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -59,3 +67,45 @@ def test_autocast_does_not_coarsen_it():
         coarse = module.weight
     module.load_state_dict(state)
     assert torch.equal(module.weight, coarse)
+
+
+def vectors(network):
+    return {name: buffer.clone() for name, buffer in network.named_buffers() if name.endswith((".u", ".v"))}
+
+
+def test_held_they_move_when_they_are_told_to_and_not_by_passes():
+    network = nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), spectral_norm(nn.Conv2d(4, 2, 3)))
+    assert len(hold_spectral_norms(network)) == 2
+    assert network[1].training
+    before, images = vectors(network), torch.randn(2, 3, 8, 8)
+    network(images), network(images)
+    assert all(torch.equal(before[name], vector) for name, vector in vectors(network).items())
+    refresh_spectral_norms(network, iterations=1)
+    moved = vectors(network)
+    assert not any(torch.equal(before[name], vector) for name, vector in moved.items())
+    network.train()(images)  # lets go
+    assert not any(torch.equal(moved[name], vector) for name, vector in vectors(network).items())
+
+
+def test_a_held_pass_gives_the_gradient_of_a_free_one():
+    free = spectral_norm(nn.Conv2d(3, 4, 3).double())
+    held = copy.deepcopy(free)
+    hold_spectral_norms(held)
+    refresh_spectral_norms(held, iterations=1)
+    images = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    for module in (free, held):
+        module(images).square().sum().backward()
+    assert torch.equal(free.parametrizations.weight.original.grad, held.parametrizations.weight.original.grad)
+
+
+def test_estimates_by_the_names_of_layers():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(spectral_norm(nn.Conv2d(4, 2, 3)))).double()
+    refresh_spectral_norms(network, iterations=500)
+    before = vectors(network)
+    [(name, norm)] = spectral_norms(network).items()
+    weight = network[1][0].parametrizations.weight.original
+    assert name == "1.0"
+    assert norm.item() == pytest.approx(torch.linalg.matrix_norm(weight.flatten(1), 2).item())
+    assert not norm.requires_grad
+    assert all(torch.equal(before[name], vector) for name, vector in vectors(network).items())
+    assert spectral_norms(nn.Conv2d(3, 4, 3)) == {}

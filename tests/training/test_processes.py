@@ -1,0 +1,46 @@
+"""What a single process does; several are in test_train.py and agreement.py."""
+
+import pytest
+import torch
+
+from fagan_hf.models import Discriminator
+from tests.small import DISCRIMINATOR
+from training.processes import Processes
+
+
+def test_one_process_agrees_with_itself_and_waits_for_nobody():
+    processes = Processes()
+    assert (processes.count, processes.index, processes.is_main) == (1, 0, True)
+    tensor = torch.rand(1, 3)
+    assert processes.gather(tensor) is tensor
+    assert processes.told_by_main({"a": [1]}) == {"a": [1]}
+    assert processes.sums([1.0, 0.5]) == [1.0, 0.5]
+    files = {"generator": {"weight": tensor}}
+    shared = processes.share(files)
+    assert shared == files
+    assert shared["generator"] is not files["generator"]
+    with pytest.raises(OSError, match="full"), processes.at_own_pace():
+        raise OSError("full")
+
+
+def test_a_network_is_trained_as_it_is():
+    processes, network = Processes(), Discriminator(DISCRIMINATOR)
+    before = {name: type(module) for name, module in network.named_modules()}
+    wrapped = processes.prepare(network.eval())
+    assert processes.unwrap(wrapped) is network
+    assert network.training
+    assert network.layers[0].query.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {name: type(module) for name, module in network.named_modules()} == before
+    with processes.no_sync(wrapped):
+        processes.backward(wrapped(torch.zeros(2, 3, 8, 8)).sum())
+    assert any(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_making_it_puts_nothing_into_the_environment_that_a_launcher_would(monkeypatch):
+    """Otherwise a run without a launcher would end with its shell, see training/signals.py."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    Processes()
+    assert not [name for name in os.environ if name.startswith(("ACCELERATE_", "TORCHELASTIC_"))]
