@@ -226,10 +226,12 @@ class Run:
         if is_stopped:
             from_where = "and saved; the same command goes on from here" if is_saved else "and did not save"
             self._tell(f"Asked to end, {from_where}.")
-            if self.publisher is not None:
-                self.publisher.finish(STOPPED_PATIENCE_SECONDS)
         else:
             self._finish()
+        self.tracker.finish()
+        self.processes.end()
+        if self.publisher is not None:
+            self.publisher.finish(STOPPED_PATIENCE_SECONDS if is_stopped else None)
 
     def _restore(self) -> None:
         """Stand where the newest checkpoint was, or where the model is that the run starts from."""
@@ -586,9 +588,6 @@ class Run:
         self._save()
         self._tell(farewell(self.recipe, self.images_seen, self.seconds))
         self._publish()
-        self.processes.end()
-        if self.publisher is not None:
-            self.publisher.finish()
 
     def _progress_bar(self) -> tqdm:
         return tqdm(

@@ -1,9 +1,10 @@
 """The processes of a run: how they share a step, agree, and wait for each other without hanging."""
 
-import math
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any, cast
@@ -13,12 +14,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, distributed, nn
 from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from training.batch_norm import synchronise_batch_norm
 
 START_SECONDS = 600.0  # processes of different machines may start that far apart
 PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
 BEAT_SECONDS = 5.0  # how often one that is busy by itself shows that it lives
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between looks at the others
 
 
 class OtherProcessError(RuntimeError):
@@ -46,6 +49,7 @@ class Processes:
     """
 
     def __init__(self, mixed_precision: str = "no", **options: Any):
+        _begin_anew()
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
             # Not told that there is no GPU, Accelerate takes several processes for so many runs of one process each.
@@ -126,52 +130,121 @@ class Processes:
         """Do a block that may take one process much longer than the others; it ends when all are through.
 
         Raises:
-            OtherProcessError: A process has failed in it, or is silent for `PATIENCE_SECONDS`.
+            OtherProcessError: A process has failed in it, or has not been heard of for `PATIENCE_SECONDS`.
         """
         if self.count == 1:
             yield
             return
-        store = distributed.PrefixStore(f"meeting/{next(_meetings)}", distributed_c10d._get_default_store())
-        is_done = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(store, is_done), name="heartbeat", daemon=True)
-        beating.start()
+        meeting = _Meeting(self.index, self.count)
+        meeting.start()
         try:
             yield
         except BaseException as error:
-            store.set(f"done/{self.index}", f"failed: {type(error).__name__}: {error}")
+            meeting.end(f"{type(error).__name__}: {error}")
+            meeting.join(BEAT_SECONDS)
             raise
-        finally:
-            is_done.set()
-            beating.join()
-        store.set(f"done/{self.index}", "well")
-        self._wait_for_all(store)
-
-    def _beat(self, store: distributed.Store, is_done: threading.Event) -> None:
-        while not is_done.wait(BEAT_SECONDS):
-            store.add(f"beat/{self.index}", 1)
-
-    def _wait_for_all(self, store: distributed.Store) -> None:
-        # Number of the last beat of each, and how long it has been silent since.
-        waiting: dict[int, tuple[int, float]] = dict.fromkeys(range(self.count), (0, 0.0))
-        while waiting:
-            missing = [f"done/{index}" for index in waiting]
-            with suppress(distributed.DistStoreError):  # not in time, it means
-                store.wait(missing, timedelta(seconds=BEAT_SECONDS))
-            for index, (beats, silence) in list(waiting.items()):
-                if store.check([f"done/{index}"]):
-                    del waiting[index]
-                    outcome = store.get(f"done/{index}").decode()
-                    if outcome != "well":
-                        raise OtherProcessError(f"process {index} has {outcome}")
-                    continue
-                now = store.add(f"beat/{index}", 0)
-                waiting[index] = (now, 0.0 if now != beats else silence + BEAT_SECONDS)
-                if waiting[index][1] >= PATIENCE_SECONDS:
-                    raise OtherProcessError(
-                        f"process {index} has been silent for {math.ceil(waiting[index][1])} seconds; it or its "
-                        "machine is gone. The same command goes on from the newest checkpoint"
-                    )
+        meeting.end()
+        meeting.wait_for_all()
 
     def end(self) -> None:
-        """Leave the others, at the end of a run."""
+        """Leave the others, at the end of a run, not before they know that it is over: one of them keeps the store."""
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+
+
+def _begin_anew() -> None:
+    """Keep what an attempt that died has left in torchrun's store from being taken for this one's.
+
+    torchrun has one store for all restarts, and torch's rendezvous (2.13) reads addresses of the dead there. So do
+    meetings, which would be over before they began. Accelerate takes the process group that it finds.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not attempt or distributed.is_initialized():
+        return
+    patience = timedelta(seconds=START_SECONDS)
+    store, index, count = next(rendezvous("env://", timeout=patience))
+    distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=distributed.PrefixStore(f"attempt/{attempt}", store),
+        rank=index,
+        world_size=count,
+        timeout=patience,
+    )
+
+
+class _Meeting(threading.Thread):
+    """Tells the others through the store that this process lives, then how it has ended, and listens for the same.
+
+    In a thread of its own, for the store has no timeout: where a network swallows everything it never answers.
+
+    Args:
+        index: Number of this process.
+        count: How many there are.
+    """
+
+    def __init__(self, index: int, count: int):
+        super().__init__(name="meeting", daemon=True)
+        self._store = distributed.PrefixStore(f"meeting/{next(_meetings)}", distributed_c10d._get_default_store())
+        self._index = index
+        self._failure_here: str | None = None
+        self._is_through, self._is_over = threading.Event(), threading.Event()
+        others = [each for each in range(count) if each != index]
+        self._beats = dict.fromkeys(others, 0)  # of those that are not known to be through
+        self._heard = dict.fromkeys(others, time.monotonic())  # when a beat was new
+        self._failure: str | None = None
+
+    def end(self, failure: str | None = None) -> None:
+        """Tell how the block has ended here."""
+        self._failure_here = failure
+        self._is_through.set()
+
+    def run(self) -> None:
+        try:
+            while not self._is_through.wait(BEAT_SECONDS):
+                self._store.add(f"beat/{self._index}", 1)
+            if self._failure_here is None:
+                self._store.set(f"through/{self._index}", "")
+                self._listen()
+            else:
+                self._store.set("failed", f"process {self._index} has failed: {self._failure_here}")
+        except RuntimeError as error:  # the store's own
+            self._failure = f"the main process, which keeps the store, is gone: {error}"
+        self._is_over.set()
+
+    def _listen(self) -> None:
+        pause, looked = FIRST_PAUSE_SECONDS, time.monotonic()
+        while not self._store.check([f"through/{index}" for index in self._beats]):
+            if self._store.check(["failed"]):
+                self._failure = self._store.get("failed").decode()
+                return
+            if time.monotonic() - looked >= BEAT_SECONDS:
+                self._look_at_each()
+                looked = time.monotonic()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _look_at_each(self) -> None:
+        for index, beats in list(self._beats.items()):
+            if self._store.check([f"through/{index}"]):
+                if len(self._beats) > 1:
+                    del self._beats[index]
+            elif (now := self._store.add(f"beat/{index}", 0)) != beats:
+                self._beats[index], self._heard[index] = now, time.monotonic()
+
+    def wait_for_all(self) -> None:
+        """Wait for the others, as long as they are heard of.
+
+        Raises:
+            OtherProcessError: Says which one is not, or has failed.
+        """
+        came = time.monotonic()
+        while not self._is_over.wait(BEAT_SECONDS):
+            silence = {index: time.monotonic() - max(came, self._heard[index]) for index in list(self._beats)}
+            index, seconds = max(silence.items(), key=lambda each: each[1])
+            if seconds >= PATIENCE_SECONDS:
+                raise OtherProcessError(
+                    f"process {index} has been silent for {seconds:.0f} seconds; it, its machine or the network is "
+                    "gone. The same command goes on from the newest checkpoint"
+                )
+        if self._failure is not None:
+            raise OtherProcessError(self._failure)

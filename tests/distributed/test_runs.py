@@ -1,0 +1,193 @@
+"""Runs of two processes: who writes what, and what a process that dies leaves behind."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
+from training.loop import Run
+from training.recipe import parse_recipe
+
+# Each process notes which images it takes, what it opens in the run folder to write, and what it would push.
+NOTED = """
+import json
+from fagan_hf.data import Images
+
+def note(kind, what):
+    with (HERE / f"noted-{RANK}.jsonl").open("a") as file:
+        file.write(json.dumps([kind, what]) + "\\n")
+
+def hear(event, values):
+    if event == "open" and isinstance(values[0], str | os.PathLike) and str(HERE / "runs") in str(values[0]):
+        if values[2] & (os.O_WRONLY | os.O_RDWR):
+            note("wrote", str(values[0]))
+sys.addaudithook(hear)
+
+take = Images.batch
+def take_and_note(images, indices):
+    note("took", [int(index) for index in indices])
+    return take(images, indices)
+Images.batch = take_and_note
+
+class Publisher:
+    repo_id = "nobody/nothing"
+    def __init__(self, *_, **__): pass
+    def check(self): note("published", "check")
+    def push(self, images): note("published", images)
+    def finish(self, *_): note("published", "end")
+training.loop.Publisher = Publisher
+"""
+# All of a process's tensors at the end; batch statistics of the averaged generator are measured by the main one only.
+DUMPED = """
+from safetensors.torch import save_file
+finish = Run._finish
+def dump(run):
+    files = run.checkpoints._tensors()
+    if RANK:
+        del files["averaged_generator"]
+    tensors = {f"{file}/{key}": tensor.clone() for file, found in files.items() for key, tensor in found.items()}
+    save_file(tensors, HERE / f"{run.recipe.name}-{RANK}.safetensors")
+    finish(run)
+Run._finish = dump
+"""
+DIES_ONCE = """
+def die_once(run):
+    if RANK == 1 and run.images_seen == 28 and not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+before_step(die_once)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Place(tmp_path_factory.mktemp("runs") / "place")
+    yield place
+    place.close()
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run of two processes that nothing happens to."""
+    script = place.script(NOTED + DUMPED, "whole.py")
+    flags = place.arguments(name="whole", sample_every_images=24, push_to_hub="nobody/nothing")
+    command = place.start([*ACCELERATE, "--num_processes", 2, script, *flags])
+    assert command.wait() == 0, command.said
+    return command
+
+
+def noted(place, rank, kind):
+    lines = (place.folder / f"noted-{rank}.jsonl").read_text().splitlines()
+    return [what for noted_kind, what in map(json.loads, lines) if noted_kind == kind]
+
+
+def metrics(place, name):
+    return [json.loads(line) for line in (place.folder / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_main_process_alone_writes_and_tells(place, whole):
+    assert whole.said.count("48 images in") == 1
+    assert "Traceback" not in whole.said
+    assert [line["images"] for line in metrics(place, "whole")] == [8, 16, 24, 32, 40, 48]
+    facts = json.loads((place.folder / "runs/whole/facts.json").read_text())
+    assert facts["training"]["hardware"].startswith("2 processes, each on")
+    wrote = noted(place, 0, "wrote")
+    for name in ("metrics.jsonl", "images-00000024.png", "recipe.yaml", "state.json", ".lock"):
+        assert any(name in path for path in wrote), name
+    assert noted(place, 1, "wrote") == []
+    assert noted(place, 0, "published") == ["check", 16, 32, 48, 48, "end"]
+    assert noted(place, 1, "published") == []
+
+
+def test_no_image_goes_to_two_processes(place, whole):
+    """Twelve steps are two rounds of five through the twenty pictures, and two steps more."""
+    steps = list(zip(*(noted(place, rank, "took") for rank in range(2)), strict=True))
+    assert len(steps) == 12
+    assert all(len(mine) == len(theirs) == 2 for mine, theirs in steps)
+    for epoch in (steps[:5], steps[5:10]):
+        assert sorted(image for step in epoch for part in step for image in part) == list(range(20))
+
+
+def test_both_processes_end_with_the_same(place, whole):
+    ranks = [load_file(place.folder / f"whole-{rank}.safetensors") for rank in range(2)]
+    shared = {name: tensor for name, tensor in ranks[0].items() if not name.startswith("averaged_generator/")}
+    assert any("running_var" in name for name in shared)
+    assert any("exp_avg_sq" in name for name in shared)
+    assert_equal(shared, ranks[1])
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def checkpoint(place, name, images):
+    folder = place.folder / f"runs/{name}/checkpoints/images-{images:08d}"
+    return {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+
+
+def test_torchrun_starts_a_run_again(place, whole):
+    """A process dies; the run begins again by itself, from the checkpoint, and ends as if nothing had been."""
+    script = place.script(DIES_ONCE + DUMPED, "elastic.py")
+    command = place.start([*TORCHRUN, "--max-restarts", 2, script, *place.arguments(name="elastic")])
+    assert command.wait() == 0, command.said
+    assert (place.folder / "died").exists()
+    assert command.said.count("Going on after 16 images.") == command.said.count("48 images in") == 1
+    assert [line["images"] for line in metrics(place, "elastic")] == [8, 16, 24, 32, 40, 48]
+    for rank in range(2):
+        assert_equal(*(load_file(place.folder / f"{name}-{rank}.safetensors") for name in ("whole", "elastic")))
+
+
+def train_here(place, monkeypatch, at_start=lambda run: None, **changes):
+    """Train with one process, this one."""
+    monkeypatch.setenv("FAGAN_CACHE", str(place.folder / "cache"))
+    run = Run(parse_recipe(place.arguments(**changes)))
+    restore = run._restore
+
+    def restore_and_look():
+        restore()
+        at_start(run)
+
+    run._restore = restore_and_look
+    run.train()
+    return run
+
+
+def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
+    (place.folder / "died").unlink(missing_ok=True)
+    command = place.start([*TORCHRUN, place.script(DIES_ONCE, "dies.py"), *place.arguments(name="dies")])
+    assert command.wait(60) != 0
+    assert "Signal 9 (SIGKILL)" in command.said
+    saved = checkpoint(place, "dies", 16)
+    assert set(saved) >= {
+        "generator",
+        "discriminator",
+        "averaged_generator",
+        "generator_optimizer",
+        "discriminator_optimizer",
+    }
+
+    def compare(run):
+        assert run.images_seen == 16
+        now = run.checkpoints._tensors()
+        for name, tensors in now.items():
+            assert tensors, name
+            assert_equal(tensors, saved[name])
+
+    run = train_here(place, monkeypatch, compare, name="dies")
+    lines = metrics(place, "dies")
+    assert [line["images"] for line in lines] == [8, 16, 24, 32, 40, 48]
+    events = [event for line in lines for event in line.get("events", [])]
+    assert len(events) == 1
+    assert "Going on with 1 process after 2" in events[0]
+    assert "events" in lines[2]
+
+    alone = train_here(place, monkeypatch, name="alone")
+    first = train_here(place, monkeypatch, name="first", max_images=4)
+    latents = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # many weights have no say, and wander: pictures are compared
+        went_on, alone, first = (each.generator.eval()(latents) for each in (run, alone, first))
+    difference, way = (went_on - alone).abs().mean().item(), (first - alone).abs().mean().item()
+    assert 0 < difference < 0.02 * way, (difference, way)
