@@ -1,6 +1,10 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from fagan_hf.files import replacing
+from fagan_hf.files import remove_abandoned, replacing
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
@@ -26,3 +30,15 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         fail()
     assert path.read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    for name in (f".weights.{killed.pid}", f".weights.{os.getpid()}", ".hidden", ".hidden.txt", "weights.1"):
+        (tmp_path / name).touch()
+    (tmp_path / f".folder.{killed.pid}").mkdir()
+    remove_abandoned(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f".weights.{os.getpid()}", ".hidden", ".hidden.txt", "weights.1", f".folder.{killed.pid}"}
+    remove_abandoned(tmp_path / "nowhere")

@@ -20,7 +20,7 @@ AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
             [
                 Kill(AT_A_CHECKPOINT, 0.1, checkpoint=2),
                 Kill(AT_ANY_MOMENT, 0.9),
-                Kill(AT_A_CHECKPOINT, 0.6, checkpoint=1),
+                Kill(AT_A_CHECKPOINT, 0.4, checkpoint=1),
                 Kill(AT_ANY_MOMENT, 0.4),
             ],
         ),
