@@ -13,11 +13,23 @@ GATE_NAMES = (".alpha", ".gamma")
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """Read a ``metrics.jsonl``; a last line that was cut off by a crash is left out, a missing file has no lines."""
+    """Read a ``metrics.jsonl``; a last line that was cut off by a crash is left out, a missing file has no lines.
+
+    Raises:
+        ValueError: A line before the last is none; says which.
+    """
     if not path.exists():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in whole]
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = []
+    for number, line in enumerate(whole, 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            if number == len(whole):  # a crash of the whole machine may leave anything there
+                break
+            raise ValueError(f"line {number} of {path} is no JSON ({error}); mend it, or remove the line") from error
+    return lines
 
 
 def plot_lines(

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
@@ -57,7 +58,16 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:
-    """Let every batch norm of a network see all processes; its parameters and buffers stay what they are."""
-    for module in network.modules():
+    """Let every batch norm of a network see all processes; its parameters and buffers stay what they are.
+
+    Raises:
+        ValueError: There is one of another kind.
+    """
+    for name, module in network.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SynchronisedBatchNorm
+        elif isinstance(module, _BatchNorm):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, which would see the images of one process only; with several "
+                "processes a layer of your own may use torch.nn.BatchNorm2d, which is made to see all"
+            )

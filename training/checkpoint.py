@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,8 @@ class Checkpoints:
             return final  # the same moment of the run, saved before: it is never taken away to be written again
         for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
             shutil.rmtree(abandoned, ignore_errors=True)
-        aside = self.folder / f".{final.name}.{os.getpid()}"
-        try:
+        with _replacing_folder(final) as aside:  # a broken one: a whole one was given back above
             self._write(aside, state, numbers or {})
-            shutil.rmtree(final, ignore_errors=True)  # a broken one: a whole one was given back above
-            aside.rename(final)
-            _sync(self.folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         self._whole.add(final)
         self._remove_old(final)
         return final
@@ -93,16 +88,10 @@ class Checkpoints:
                 shutil.rmtree(path)
 
     def _write(self, folder: Path, state: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> None:
-        folder.mkdir()
         for name, tensors in self._tensors().items():
             save_tensors(tensors, folder / f"{name}.safetensors")
         save_tensors({name: tensor.detach().contiguous() for name, tensor in numbers.items()}, folder / _file(NUMBERS))
-        (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
-        for path in folder.iterdir():
-            _sync(path)
-        _sync(folder)
+        _seal(folder, state)
 
     def _tensors(self) -> Files:
         """Give what is saved, by file."""
@@ -193,6 +182,49 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def copy_checkpoint(source: Path, target: Path, state: Mapping[str, Any]) -> None:
+    """Copy a checkpoint, with another state; complete or not at all.
+
+    Args:
+        source: A whole one; its files may be links.
+        target: Replaced if it is there.
+        state: What stands in the copy's ``state.json``.
+
+    Raises:
+        OSError: There is no room.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing_folder(target) as aside:
+        for name in json.loads((source / MANIFEST).read_text(encoding="utf-8")):
+            shutil.copyfile(source / name, aside / name)
+        _seal(aside, state)
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder aside and put it in place; it is gone if the block raises, and what was there stays."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _seal(folder: Path, state: Mapping[str, Any]) -> None:
+    """Add the state and the manifest to a checkpoint's tensors, and have all of it on disk."""
+    (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
 
 
 def problem_of(folder: Path) -> str | None:

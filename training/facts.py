@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil  # comes with accelerate
 import torch
 
 from fagan_hf import __version__
@@ -70,6 +69,8 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     if sys.platform == "win32":
+        import psutil  # comes with accelerate
+
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
     import resource  # Windows has none
 

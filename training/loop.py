@@ -37,7 +37,14 @@ from training.facts import environment_facts, peak_memory_mb
 from training.health import MAX_RETURNS, SLOWER, DivergedError, SkippedSteps, describe_loss, diagnose, report_failure
 from training.launch import check_launcher, cores_of_a_process
 from training.means import Means, means_of
-from training.origin import Origin, copy_history, copy_training_state, find_origin, restore_weights
+from training.origin import (
+    Origin,
+    check_origin,
+    copy_history,
+    copy_training_state,
+    find_origin,
+    restore_weights,
+)
 from training.processes import Processes
 from training.progress import Progress
 from training.publisher import STOPPED_PATIENCE_SECONDS, Publisher
@@ -133,6 +140,7 @@ class Run:
         self._last_line: dict[str, Any] = {}
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
         self._shown_at: int | None = None  # the same of samples.png
+        self._drawn_at: int | None = None  # the same of the newest in samples/
         self._agreed = (0, 0.0)  # images and seconds when the processes last agreed
         self._steps_to_agreement = 0
 
@@ -151,7 +159,8 @@ class Run:
         with self.processes.at_own_pace():
             origin = find_origin(name)
         commit = self.processes.told_by_main(origin.commit)
-        return origin if commit == origin.commit else find_origin(f"{name.partition('@')[0]}@{commit}")
+        with self.processes.at_own_pace():
+            return origin if commit == origin.commit else find_origin(f"{name.partition('@')[0]}@{commit}")
 
     def _open_images(self) -> Images | ImageStream:
         source, processes = self.recipe.source(), self.processes
@@ -223,13 +232,14 @@ class Run:
                 is_stopped, is_late = self._agree()
                 if self._is_due("checkpoint") or is_stopped:
                     is_saved = self._save_if_well()
-        if is_stopped:
-            from_where = "and saved; the same command goes on from here" if is_saved else "and did not save"
-            self._tell(f"Asked to end, {from_where}.")
-        else:
-            self._finish()
-        self.tracker.finish()
-        self.processes.end()
+            if is_stopped:
+                from_where = "and saved; the same command goes on from here" if is_saved else "and did not save"
+                self._tell(f"Asked to end, {from_where}.")
+            else:
+                self._finish()
+            with self.processes.at_own_pace():
+                self.tracker.finish()
+            self.processes.end()
         if self.publisher is not None:
             self.publisher.finish(STOPPED_PATIENCE_SECONDS if is_stopped else None)
 
@@ -243,12 +253,13 @@ class Run:
             self._take_up(found)
         else:
             self._start_from_weights()
+        self._open_stream()
         self._started = time.monotonic() - self.progress.seconds
         self.progress.data = {"content": self.batches.content, "description": self.batches.images.description}
         with self.processes.at_own_pace():
             if self.is_main:
                 self._when_there_is_room(self._begin_folder)
-        self.tracker.start(self.images_seen)
+            self.tracker.start(self.images_seen)
         if self.images_seen:
             self._tell(f"Going on after {self.images_seen:,} images.")
 
@@ -282,12 +293,12 @@ class Run:
         self._refuse_to_do_nothing(self.origin)
         if self.origin.training_state is None:
             return None
-        networks = self.generator, self.discriminator
-        copy_training_state(self.origin, *networks, self.checkpoints.folder, self.report.metrics_path)
-        found = self.checkpoints.read(self._check_state)
-        if found is not None:
-            found[0]["lineage"] = self._lineage_of(self.origin)
-        return found
+        origin, lineage = self.origin, self._lineage_of(self.origin)
+        check_origin(origin, self.generator, self.discriminator, self._check_state)
+        self._when_there_is_room(
+            lambda: copy_training_state(origin, self.checkpoints.folder, self.report.metrics_path, lineage)
+        )
+        return self.checkpoints.read(self._check_state)
 
     def _take_up(self, found: tuple[dict[str, Any], Files] | None) -> None:
         """Stand where a checkpoint was that the main process has read; the others need no folder with it."""
@@ -310,31 +321,43 @@ class Run:
         if self._has_other_data(progress):
             self._note("Going on with other images than before, as accept_changed_data says.")
             earlier = progress.lineage.setdefault("earlier_data", [])
-            earlier.insert(0, progress.data["description"])
-        self.batches.go_to(progress.images_seen, progress.returns)
-        if self.recipe.streaming and self.batches.images.description["source"] == "hub":
+            if progress.data["description"] not in earlier:
+                earlier.insert(0, progress.data["description"])
+        self._refreshed_at = self._shown_at = self._drawn_at = None
+
+    def _open_stream(self) -> None:
+        """Let the batches go on from where the run stands; from a stream that may take its time."""
+        with self.processes.at_own_pace():
+            self.batches.go_to(self.images_seen, self.progress.returns)
+        if self.images_seen and self.recipe.streaming and self.batches.images.description["source"] == "hub":
             self._note("The images are streamed: around this point some may come twice, and others not in this epoch.")
-        self._refreshed_at = self._shown_at = None
 
     def _start_from_weights(self) -> None:
         """Take over the weights of another model, and with `resume_from` its progress as far as it tells."""
         if self.origin is None:
             return
         is_resumed = self.recipe.resume_from is not None
-        told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
-        self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
-        self.progress.lineage = self._lineage_of(self.origin)
+        networks = self.checkpoints.networks
+        with self.processes.at_own_pace():
+            if self.is_main:
+                told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
+                self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
+        weights = self.processes.share({name: network.state_dict() for name, network in networks.items()})
+        for name, network in networks.items():
+            network.load_state_dict(weights[name])
+        self.progress.lineage = self.processes.told_by_main(self._lineage_of(self.origin))
         if not is_resumed:
             return
-        facts = self.origin.facts
+        facts = self.processes.told_by_main(self.origin.facts)
         if "images_seen" not in facts:
             self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")
-        self.batches.go_to(facts.get("images_seen", 0), 0)
         self.progress.images_seen = self.progress.logged_images = facts.get("images_seen", 0)
         self.progress.seconds = self.progress.logged_seconds = facts.get("seconds", 0.0)
         self.progress.lines = None
-        if self.is_main:
-            copy_history(self.origin, self.report.metrics_path)
+        origin = self.origin
+        with self.processes.at_own_pace():
+            if self.is_main:
+                self._when_there_is_room(lambda: copy_history(origin, self.report.metrics_path))
 
     def _lineage_of(self, origin: Origin) -> dict[str, Any]:
         is_resumed = self.recipe.resume_from is not None
@@ -441,6 +464,7 @@ class Run:
             for name, network in networks.items()
             if (norms := spectral_norms(network))
         }
+        sigmas = {name: sigma for name, sigma in sigmas.items() if math.isfinite(sigma)}  # JSON knows no others
         line: dict[str, Any] = {
             "images": self.images_seen,
             "seconds": round(self.seconds, 2),
@@ -493,7 +517,7 @@ class Run:
         self.skipped.begin_again()
         self.progress.returns = returns
         self.progress.data, self.progress.lineage = before.data, before.lineage  # a checkpoint may be of others
-        self.batches.go_to(self.images_seen, returns)
+        self._open_stream()
         self.progress.seconds = self.progress.logged_seconds = seconds
         self._note(
             f"Went back from {lost_at:,} to {self.images_seen:,} images, return {returns} of {MAX_RETURNS}: {why}. "
@@ -521,6 +545,7 @@ class Run:
                 self._when_there_is_room(self.report.draw_plots)
                 self._shown_at = self.images_seen
                 self.tracker.show(grid, self.images_seen)
+        self._drawn_at = self.images_seen
 
     def _save_if_well(self) -> bool:
         """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
@@ -570,8 +595,9 @@ class Run:
             self._tell(f"{path} is left as it is: {error}")
 
     def _publish(self) -> None:
-        if self.publisher is not None:
-            self.publisher.push(self.images_seen)
+        with self.processes.at_own_pace():
+            if self.publisher is not None:
+                self.publisher.push(self.images_seen)
 
     def _averaged_generator(self) -> Generator:
         """Give the averaged generator as it is shown and saved, measuring it once where both happen."""
@@ -581,9 +607,11 @@ class Run:
         return self.averaged.model
 
     def _finish(self) -> None:
-        self._show()
+        if self._drawn_at != self.images_seen:
+            self._show()
         with self.processes.at_own_pace():
             if self.is_main:
+                self._when_there_is_room(self.report.draw_plots)
                 self._when_there_is_room(lambda: self.report.make_gif(self.recipe.gif_frames))
         self._save()
         self._tell(farewell(self.recipe, self.images_seen, self.seconds))

@@ -1,7 +1,7 @@
 """The model that a run starts from: resumed where its training stopped, or fine-tuned on other pictures."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from fagan_hf import hub
 from fagan_hf.architectures import FILE_SUFFIXES
+from fagan_hf.files import replacing
 from fagan_hf.hub_model import HubModel
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.publishing import NOT_PORTABLE
@@ -25,7 +26,7 @@ from fagan_hf.repository import (
     read_json,
     read_recipe,
 )
-from training.checkpoint import problem_of
+from training.checkpoint import copy_checkpoint, problem_of
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
 _WANTED += [FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
@@ -166,10 +167,16 @@ def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> Hu
     return source
 
 
-def copy_training_state(
-    origin: Origin, generator: Generator, discriminator: Discriminator, checkpoints: Path, history: Path
+def check_origin(
+    origin: Origin, generator: Generator, discriminator: Discriminator, check: Callable[[dict[str, Any]], Any]
 ) -> None:
-    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there.
+    """See whether a run can go on from a pushed training state, before anything is laid down of it.
+
+    Args:
+        origin: Has one.
+        generator: Of the run.
+        discriminator: Of the run.
+        check: Is given the state, and raises if it does not fit.
 
     Raises:
         ValueError: The state is broken, or its networks have another architecture than the run's.
@@ -185,22 +192,34 @@ def copy_training_state(
         problem = f"{STATE} does not say how far it is"
     if problem is not None:
         raise ValueError(f"the training state of {origin.name} is broken ({problem}): push it again, or leave it out")
+    check(state)
+
+
+def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineage: Mapping[str, Any]) -> None:
+    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there.
+
+    Args:
+        origin: Has one, which `check_origin` has found good.
+        checkpoints: Folder of the run's.
+        history: The run's ``metrics.jsonl``.
+        lineage: Where the run comes from; kept in the state.
+
+    Raises:
+        OSError: There is no room; nothing half written is left.
+    """
+    copy_history(origin, history)  # first: with the checkpoint in its place nobody would come back for it
+    source = origin.training_state
+    assert source is not None
+    state = read_json(source / STATE)
     target = checkpoints / f"images-{state['images_seen']:08d}"
-    aside = checkpoints / f".{target.name}.coming"
-    for older in (aside, target):  # of an earlier try
-        shutil.rmtree(older, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for path in source.iterdir():
-        shutil.copyfile(path, aside / path.name)  # follows the links of the Hub's cache
-    aside.rename(target)
-    copy_history(origin, history)
+    copy_checkpoint(source, target, state | {"lineage": dict(lineage)})
 
 
 def copy_history(origin: Origin, history: Path) -> None:
     """Let the lines of numbers go on where those of the model end."""
     if (origin.folder / HISTORY).is_file() and not history.exists():
-        history.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(origin.folder / HISTORY, history)
+        with replacing(history) as aside:
+            shutil.copyfile(origin.folder / HISTORY, aside)
 
 
 def _which(data: Mapping[str, Any] | None) -> list[Any]:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any, cast
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
@@ -93,14 +94,18 @@ class Processes:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Collect a tensor of all processes along its first dimension, in their order."""
-        return cast(Tensor, self.accelerator.gather(tensor)) if self.count > 1 else tensor
+        if self.count == 1:
+            return tensor
+        if not tensor.numel():  # Accelerate can't give an empty one its shape back, but on gloo
+            return tensor.new_empty(self.count * len(tensor), *tensor.shape[1:])
+        return cast(Tensor, self.accelerator.gather(tensor))
 
     def sums(self, numbers: list[float]) -> list[float]:
         """Add up numbers over the processes, each by itself. It costs a wait for the device."""
         return cast(Tensor, self.accelerator.reduce(torch.tensor(numbers, device=self.device), "sum")).tolist()
 
     def told_by_main(self, value: Any) -> Any:
-        """Give what the main process has, text or number or list of those."""
+        """Give what the main process has, anything that can be pickled but tensors."""
         return broadcast_object_list([value])[0] if self.count > 1 else value
 
     def share(self, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
@@ -121,7 +126,8 @@ class Processes:
             for key, (shape, dtype) in kinds_here.items():
                 tensor = files[name][key] if self.is_main else torch.empty(shape, dtype=dtype)
                 tensor = tensor.to(self.device).contiguous()
-                distributed.broadcast(tensor, src=0)
+                if tensor.numel():
+                    distributed.broadcast(tensor, src=0)
                 shared[name][key] = tensor.cpu()
         return shared
 
@@ -153,23 +159,57 @@ class Processes:
 
 
 def _begin_anew() -> None:
-    """Keep what an attempt that died has left in torchrun's store from being taken for this one's.
+    """Keep what a start that died has left in torchrun's store from being taken for this one's.
 
-    torchrun has one store for all restarts, and torch's rendezvous (2.13) reads addresses of the dead there. So do
+    torchrun has one store for all restarts, and torch's rendezvous (2.13) reads addresses of the dead there. So would
     meetings, which would be over before they began. Accelerate takes the process group that it finds.
     """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if not attempt or distributed.is_initialized():
+    is_on_gpu = torch.cuda.is_available()
+    if distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
+    if torch.accelerator.is_available() and not is_on_gpu:
+        return  # backends that only Accelerate knows
     patience = timedelta(seconds=START_SECONDS)
     store, index, count = next(rendezvous("env://", timeout=patience))
     distributed.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
-        store=distributed.PrefixStore(f"attempt/{attempt}", store),
+        "nccl" if is_on_gpu else "gloo",
+        store=distributed.PrefixStore(f"start/{name_of_start(store, index, count)}", store),
         rank=index,
         world_size=count,
         timeout=patience,
     )
+
+
+def name_of_start(store: distributed.Store, index: int, count: int, patience_seconds: float = START_SECONDS) -> str:
+    """Agree with the other processes on a name that no earlier start has had, whatever those have left in the store.
+
+    Counting restarts would not do: every machine's launcher has a count of its own. So process 0 thinks of a name and
+    answers everyone who has come; the dead, whose questions are still there, don't say that they have heard.
+
+    Args:
+        store: Of all processes, and of all that were before them.
+        index: Number of this process.
+        count: How many there are.
+        patience_seconds: How long to wait for the others.
+
+    Raises:
+        OtherProcessError: Not all have come.
+    """
+    mine, deadline = uuid4().hex, time.monotonic() + patience_seconds
+    if index:
+        store.set(f"came/{index}", mine)
+        start = store.get(f"answer/{mine}").decode()
+        store.set(f"heard/{start}/{index}", "")
+        return start
+    others = range(1, count)
+    while not all(store.check([f"heard/{mine}/{other}"]) for other in others):
+        for other in others:
+            if store.check([f"came/{other}"]):
+                store.set(f"answer/{store.get(f'came/{other}').decode()}", mine)
+        if time.monotonic() > deadline:
+            raise OtherProcessError(f"not all of {count} processes have come within {patience_seconds:.0f} seconds")
+        time.sleep(FIRST_PAUSE_SECONDS)
+    return mine
 
 
 class _Meeting(threading.Thread):
@@ -208,7 +248,7 @@ class _Meeting(threading.Thread):
             else:
                 self._store.set("failed", f"process {self._index} has failed: {self._failure_here}")
         except RuntimeError as error:  # the store's own
-            self._failure = f"the main process, which keeps the store, is gone: {error}"
+            self._failure = f"the launcher or the main process, whichever keeps the store, is gone: {error}"
         self._is_over.set()
 
     def _listen(self) -> None:

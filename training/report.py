@@ -65,6 +65,7 @@ class Report:
                 line = json.dumps(numbers).encode() + b"\n"
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
+                os.fsync(file.fileno())  # a checkpoint counts on it, which is synced as well
             except OSError:
                 file.truncate(end)
                 raise

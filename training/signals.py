@@ -51,7 +51,8 @@ def _outlive_no_launcher() -> None:
     Otherwise a run whose ``accelerate launch`` was killed would train on, alone and unseen. Linux only; a run without a
     launcher may outlive its shell.
     """
-    is_launched = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
+    # What launchers set for their children, and nobody in a shell.
+    is_launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if sys.platform == "linux" and is_launched:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != _PARENT:  # it died before the kernel was asked

@@ -19,7 +19,7 @@ main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # Slurm sends SIGTERM to the tasks that srun started, here the launchers, which pass it on; this script goes on after it.
 status=0
-srun torchrun \
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" torchrun \
     --nnodes "$SLURM_NNODES" --nproc_per_node 8 --max-restarts 3 \
     --rdzv_id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv_backend c10d --rdzv_endpoint "$main:29500" \
     training/train.py "$@" || status=$?

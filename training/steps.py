@@ -240,8 +240,10 @@ class Trainer:
             self.processes.backward(objective)
             told.append({each: number.detach() for each, number in numbers.items()})
         means = {each: torch.stack([numbers[each] for numbers in told]).mean() for each in told[0]}
-        norm = _gradient_norm(player)
-        is_finite = norm.isfinite() & means[f"{name}_loss"].isfinite()
+        norm, loss = _gradient_norm(player), means[f"{name}_loss"]
+        if others is not None:  # in each process with other roundings, and all must skip the same steps
+            loss = self.processes.gather(loss[None])[0]
+        is_finite = norm.isfinite() & loss.isfinite()
         player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)

@@ -47,7 +47,7 @@ def _train(recipe: Recipe) -> None:
     except (ValueError, FileNotFoundError) as error:  # of the checkpoint or the model that it starts from
         _end(WRONG_INPUT, str(error), error)
     except DivergedError as error:
-        _end(DIVERGED, str(error), error)
+        _end(DIVERGED, str(error) if run.is_main else "diverged, see the main process", error)
     except OSError as error:  # a full disk
         _end(FAILED, f"{error}\nThe same command goes on from the newest checkpoint.", error)
 

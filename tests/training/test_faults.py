@@ -791,6 +791,7 @@ call("mount", b"tmpfs", str(small).encode(), b"tmpfs", 0, b"size=4m")
 import dataclasses
 recipe = dataclasses.replace(recipe, output_dir=str(small))
 training.disk.PAUSE_SECONDS, training.disk.PATIENCE_SECONDS = 0.05, 0.3
+training.ema.BATCHES = 1  # as in conftest.py
 def fill(run, leave=0):
     with open(small / "ballast", "wb") as file:
         file.write(bytes(max(shutil.disk_usage(small).free - leave, 0)))

@@ -17,7 +17,7 @@ import os, signal, subprocess, sys, time
 from training import signals
 from training.signals import StopRequest
 """
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "TORCHELASTIC_"))}
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "LOCAL_"))}
 
 
 def start(code, **env):
@@ -122,7 +122,8 @@ with request.listening():
     ("env", "seconds", "expected"),
     [
         ({"ACCELERATE_MIXED_PRECISION": "no"}, 20, "asked"),
-        ({"TORCHELASTIC_RUN_ID": "x"}, 20, "asked"),
+        ({"LOCAL_RANK": "0"}, 20, "asked"),
+        ({"ACCELERATE_USE_CPU": "true"}, 1, "left alone"),
         ({}, 0.7, "left alone"),
     ],
 )
@@ -147,7 +148,7 @@ def test_a_launcher_that_died_before_the_run_began_is_noticed(tmp_path):
     """Reading the data takes a while, and the kernel tells of later deaths only."""
     told = tmp_path / "told"
     late = CHILD.replace("request = ", "print(os.getpid(), flush=True); time.sleep(0.5); request = ", 1)
-    env = {"ACCELERATE_X": "1", "TOLD": str(told), "LISTENS_SECONDS": "3"}
+    env = {"LOCAL_RANK": "0", "TOLD": str(told), "LISTENS_SECONDS": "3"}
     launcher = start(f"CHILD = {late!r}\n{LAUNCHER}", **env)
     try:
         child = int(launcher.stdout.readline())
