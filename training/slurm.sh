@@ -2,7 +2,8 @@
 # Two machines of eight GPUs each, as long as it takes: sbatch training/slurm.sh --config training/recipes/celeba-64.yaml
 #
 # Adapt the partition, the sizes and how the environment comes to life. The job asks for SIGTERM two minutes before its
-# time is over; the run answers with a checkpoint, and the job puts itself back into the queue, to go on from there.
+# time is over. The run answers with a checkpoint, for which torchrun leaves it 30 seconds, and the job puts itself back
+# into the queue, to go on from there.
 #SBATCH --job-name=fagan
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
