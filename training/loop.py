@@ -101,9 +101,7 @@ class Run:
             images = self._open_images()
         self.architecture = recipe.networks(images.label_names)
         generator_config, discriminator_config = self.architecture
-        with self.processes.at_own_pace():
-            if self.is_main:
-                check_architecture(recipe, self.architecture)
+        self.processes.by_main(lambda: check_architecture(recipe, self.architecture))
         self.batches = Batches(
             images,
             recipe,
@@ -245,10 +243,7 @@ class Run:
 
     def _restore(self) -> None:
         """Stand where the newest checkpoint was, or where the model is that the run starts from."""
-        found: tuple[dict[str, Any], Files] | None = None
-        with self.processes.at_own_pace():
-            if self.is_main:
-                found = self.checkpoints.read(self._check_state) or self._read_pushed_state()
+        found = self.processes.by_main(lambda: self.checkpoints.read(self._check_state) or self._read_pushed_state())
         if self.processes.told_by_main(found is not None):
             self._take_up(found)
         else:
@@ -256,10 +251,8 @@ class Run:
         self._open_stream()
         self._started = time.monotonic() - self.progress.seconds
         self.progress.data = {"content": self.batches.content, "description": self.batches.images.description}
-        with self.processes.at_own_pace():
-            if self.is_main:
-                self._when_there_is_room(self._begin_folder)
-            self.tracker.start(self.images_seen)
+        self._main_writes(self._begin_folder)
+        self.processes.by_main(lambda: self.tracker.start(self.images_seen))
         if self.images_seen:
             self._tell(f"Going on after {self.images_seen:,} images.")
 
@@ -337,27 +330,24 @@ class Run:
         if self.origin is None:
             return
         is_resumed = self.recipe.resume_from is not None
-        networks = self.checkpoints.networks
-        with self.processes.at_own_pace():
-            if self.is_main:
-                told = restore_weights(self.origin, self.generator, self.discriminator, self.averaged.model)
-                self._tell(f"{self.origin.name} has no training state. {told}" if is_resumed else told)
+        origin, networks = self.origin, self.checkpoints.networks
+        told = self.processes.by_main(
+            lambda: restore_weights(origin, self.generator, self.discriminator, self.averaged.model)
+        )
+        self._tell(f"{origin.name} has no training state. {told}" if is_resumed else told or "")
         weights = self.processes.share({name: network.state_dict() for name, network in networks.items()})
         for name, network in networks.items():
             network.load_state_dict(weights[name])
-        self.progress.lineage = self.processes.told_by_main(self._lineage_of(self.origin))
+        self.progress.lineage = self.processes.told_by_main(self._lineage_of(origin))
         if not is_resumed:
             return
-        facts = self.processes.told_by_main(self.origin.facts)
+        facts = self.processes.told_by_main(origin.facts)
         if "images_seen" not in facts:
-            self._tell(f"{self.origin.name} does not say how many images it has seen: counting from 0.")
+            self._tell(f"{origin.name} does not say how many images it has seen: counting from 0.")
         self.progress.images_seen = self.progress.logged_images = facts.get("images_seen", 0)
         self.progress.seconds = self.progress.logged_seconds = facts.get("seconds", 0.0)
         self.progress.lines = None
-        origin = self.origin
-        with self.processes.at_own_pace():
-            if self.is_main:
-                self._when_there_is_room(lambda: copy_history(origin, self.report.metrics_path))
+        self._main_writes(lambda: copy_history(origin, self.report.metrics_path))
 
     def _lineage_of(self, origin: Origin) -> dict[str, Any]:
         is_resumed = self.recipe.resume_from is not None
@@ -485,11 +475,12 @@ class Run:
         progress.logged_images, progress.logged_seconds = self.images_seen, self.seconds
         progress.lines = (progress.lines or 0) + 1
         self._last_line = line
-        with self.processes.at_own_pace():
-            if self.is_main:
-                self._when_there_is_room(lambda: self.report.add_line(line))
-                self.tracker.log(line, self.images_seen)
+        self.processes.by_main(lambda: self._write_line(line))
         return is_lost
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        self._when_there_is_room(lambda: self.report.add_line(line))
+        self.tracker.log(line, self.images_seen)
 
     def _show_numbers(self, bar: tqdm) -> None:
         bar.total = self._expected_images()
@@ -509,11 +500,7 @@ class Run:
         if returns > MAX_RETURNS:
             raise DivergedError(report_failure(self._last_line, self.progress.returns, self.recipe.run_dir))
         why = describe_loss(self._last_line)
-        found = None
-        with self.processes.at_own_pace():
-            if self.is_main:
-                found = self.checkpoints.read()
-        self._take_up(found)
+        self._take_up(self.processes.by_main(self.checkpoints.read))
         self.skipped.begin_again()
         self.progress.returns = returns
         self.progress.data, self.progress.lineage = before.data, before.lineage  # a checkpoint may be of others
@@ -538,14 +525,15 @@ class Run:
         return min(self.recipe.max_images, max(by_then, self.images_seen))
 
     def _show(self) -> None:
-        with self.processes.at_own_pace():
-            if self.is_main:
-                grid = sample_grid(self._averaged_generator())
-                self._when_there_is_room(lambda: self.report.add_samples(self.images_seen, grid))
-                self._when_there_is_room(self.report.draw_plots)
-                self._shown_at = self.images_seen
-                self.tracker.show(grid, self.images_seen)
+        self.processes.by_main(self._draw)
         self._drawn_at = self.images_seen
+
+    def _draw(self) -> None:
+        grid = sample_grid(self._averaged_generator())
+        self._when_there_is_room(lambda: self.report.add_samples(self.images_seen, grid))
+        self._when_there_is_room(self.report.draw_plots)
+        self._shown_at = self.images_seen
+        self.tracker.show(grid, self.images_seen)
 
     def _save_if_well(self) -> bool:
         """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
@@ -558,9 +546,7 @@ class Run:
 
     def _save(self) -> None:
         table = self.processes.gather(self.means.table()[None])
-        with self.processes.at_own_pace():
-            if self.is_main:
-                self._when_there_is_room(lambda: self._write_model(table))
+        self._main_writes(lambda: self._write_model(table))
 
     def _write_model(self, means: torch.Tensor) -> None:
         if self._shown_at != self.images_seen:  # what is saved is what is shown
@@ -609,10 +595,9 @@ class Run:
     def _finish(self) -> None:
         if self._drawn_at != self.images_seen:
             self._show()
-        with self.processes.at_own_pace():
-            if self.is_main:
-                self._when_there_is_room(self.report.draw_plots)
-                self._when_there_is_room(lambda: self.report.make_gif(self.recipe.gif_frames))
+        else:  # the plots may lack the last line
+            self._main_writes(self.report.draw_plots)
+        self._main_writes(lambda: self.report.make_gif(self.recipe.gif_frames))
         self._save()
         self._tell(farewell(self.recipe, self.images_seen, self.seconds))
         self._publish()
@@ -636,6 +621,9 @@ class Run:
         """Tell something that the next line of `metrics.jsonl` shall tell as well."""
         self._tell(event)
         self.progress.events = [*self.progress.events, event]
+
+    def _main_writes(self, write: Callable[[], Any]) -> None:
+        self.processes.by_main(lambda: self._when_there_is_room(write))
 
     def _when_there_is_room(self, write: Callable[[], T]) -> T:
         return when_there_is_room(

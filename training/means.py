@@ -35,11 +35,6 @@ class Means:
         # In the order in which they come, whether they were taken up in between or not: rounding is the same.
         self._table = self._table.index_add(1, self._indices[names], rows)
 
-    @property
-    def is_empty(self) -> bool:
-        """Has nothing been added?"""
-        return not self._columns
-
     def names(self) -> list[str]:
         """Give the names of all numbers, each once, in the order in which they came."""
         return list(self._columns)

@@ -3,11 +3,11 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -23,6 +23,8 @@ START_SECONDS = 600.0  # processes of different machines may start that far apar
 PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
 BEAT_SECONDS = 5.0  # how often one that is busy by itself shows that it lives
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between looks at the others
+
+T = TypeVar("T")
 
 
 class OtherProcessError(RuntimeError):
@@ -151,6 +153,11 @@ class Processes:
             raise
         meeting.end()
         meeting.wait_for_all()
+
+    def by_main(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something, however long it takes, while the others wait; they get ``None``."""
+        with self.at_own_pace():
+            return work() if self.is_main else None
 
     def end(self) -> None:
         """Leave the others, at the end of a run, not before they know that it is over: one of them keeps the store."""

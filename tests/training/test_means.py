@@ -19,12 +19,12 @@ def told(means):
 
 def test_means_since_the_last_line():
     means = Means(CPU)
-    assert means.is_empty
+    assert means.names() == []
     means.add(scalars(loss=1.0, logit=4.0))
     means.add(scalars(loss=3.0, logit=0.0))
     assert told(means) == {"loss": 2.0, "logit": 2.0}
     means.clear()
-    assert means.is_empty
+    assert means.names() == []
     assert told(means) == {}
     means.add(scalars(logit=7.0))
     assert told(means) == {"logit": 7.0}
