@@ -230,6 +230,7 @@ class Run:
                 is_stopped, is_late = self._agree()
                 if self._is_due("checkpoint") or is_stopped:
                     is_saved = self._save_if_well()
+            bar.close()  # what follows is told below it
             if is_stopped:
                 from_where = "and saved; the same command goes on from here" if is_saved else "and did not save"
                 self._tell(f"Asked to end, {from_where}.")
