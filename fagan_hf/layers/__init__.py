@@ -5,7 +5,7 @@ from fagan_hf.layers.attention import AttentionLayer, FullAttention, SelfAttenti
 from fagan_hf.layers.batch_norm import BatchNorm, ConditionalBatchNorm
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
-from fagan_hf.layers.functional import attention
+from fagan_hf.layers.functional import attention, attention_kernel, choose_kernel, twice_differentiable
 from fagan_hf.layers.gates import gates, override_alpha
 from fagan_hf.layers.registry import LAYERS, build_layer, register_layer
 from fagan_hf.layers.spectral_norm import (
@@ -28,8 +28,10 @@ __all__ = [
     "SelfAttention",
     "SpectralNorm",
     "attention",
+    "attention_kernel",
     "build_activation",
     "build_layer",
+    "choose_kernel",
     "gates",
     "hold_spectral_norms",
     "override_alpha",
@@ -37,4 +39,5 @@ __all__ = [
     "register_layer",
     "spectral_norm",
     "spectral_norms",
+    "twice_differentiable",
 ]

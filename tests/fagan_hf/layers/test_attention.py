@@ -2,9 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import scaled_dot_product_attention
 
-from fagan_hf.layers import FullAttention, SelfAttention, attention, functional
+from fagan_hf.layers import FullAttention, SelfAttention, attention
 from tests.memory import peak_megabytes
 
 
@@ -44,31 +43,9 @@ def test_attention_takes_channels_last_and_gives_gradients():
         torch.testing.assert_close(ours, expected)
 
 
-def test_the_fused_kernel_is_taken(monkeypatch):
-    """Equal head sizes are what torch's CPU kernel wants."""
-    seen = []
-
-    def spy(query, key, value, **kwargs):
-        seen.append((query.shape[-1], key.shape[-1], value.shape[-1]))
-        return scaled_dot_product_attention(query, key, value, **kwargs)
-
-    monkeypatch.setattr(functional.functional, "scaled_dot_product_attention", spy)
-    attention(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), torch.randn(1, 20, 4, 4))
-    assert seen == [(32, 32, 32)]
-
-
-def test_the_slow_path_is_not_taken():
-    """Whatever the layout that comes in; value needs no zeros here, so nothing else makes it contiguous."""
-    tensors = [torch.randn(1, channels, 20, 20) for channels in (4, 4, 16)]
-    for layout in (torch.contiguous_format, torch.channels_last):
-        with torch.profiler.profile() as profile:
-            attention(*(tensor.to(memory_format=layout) for tensor in tensors))
-        assert any("flash_attention" in event.key for event in profile.key_averages())
-
-
 PREPARED = """
 import torch
-from fagan_hf.layers import attention
+from fagan_hf.layers import attention, attention_kernel
 torch.set_num_threads(1)
 N, C = 4096, 64
 def inputs():
@@ -85,10 +62,16 @@ tensors = inputs()
 """
 
 
-def test_memory_is_linear_in_positions():
+@pytest.mark.parametrize("kernel", ["fused", "chunked"])
+def test_memory_is_linear_in_positions(kernel):
     """4,096 positions, 64 channels, batch 2, forward and backward: the N x N form holds hundreds of megabytes."""
-    assert peak_megabytes(PREPARED, "step(attention, tensors)") < 30
-    assert peak_megabytes(PREPARED, "step(formula, tensors)") > 300  # the measurement sees what it should see
+    measured = f"with attention_kernel('{kernel}'): step(attention, tensors)"
+    assert peak_megabytes(PREPARED, measured) < 30
+
+
+def test_memory_of_the_formula_is_not():
+    """The measurement sees what it should see."""
+    assert peak_megabytes(PREPARED, "step(formula, tensors)") > 300
 
 
 @pytest.mark.parametrize("layer", [SelfAttention(16), FullAttention(16, 16, kernel_size=3, padding=1)])

@@ -1,11 +1,9 @@
-from threading import Thread
-
 import pytest
 import torch
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from fagan_hf.layers import FullAttention, SelfAttention, attention, functional
-from fagan_hf.layers.functional import twice_differentiable
+from fagan_hf.layers import FullAttention, SelfAttention, attention, chunked_attention
+from fagan_hf.layers.functional import attention_kernel, twice_differentiable
 from tests.memory import peak_megabytes
 
 
@@ -34,9 +32,9 @@ def derivatives(function, tensors, heads=2):
     return [output, *first, *second]
 
 
-@pytest.mark.parametrize("weights", [1, 2 * 2 * 20 * 6, 2**20], ids=["one query", "six queries, then two", "at once"])
+@pytest.mark.parametrize("weights", [1, 20 * 6, 2**20], ids=["one query", "six queries, then two", "at once"])
 def test_all_derivatives_equal_the_formula(monkeypatch, weights):
-    monkeypatch.setattr(functional, "WEIGHTS_PER_CHUNK", weights)
+    monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", weights)
     tensors = feature_maps()
     torch.testing.assert_close(derivatives(exact_attention, tensors), derivatives(plain_attention, tensors))
 
@@ -72,10 +70,15 @@ def test_autocast_does_not_make_it_less_precise():
     assert all(torch.equal(one, other) for one, other in zip(inside, expected, strict=True))
 
 
-def test_the_value_and_an_ordinary_backward_pass_are_the_fused_path_s():
+def fused_attention(*arguments):
+    with attention_kernel("fused"):
+        return attention(*arguments)
+
+
+def test_the_value_and_an_ordinary_backward_pass_are_the_fused_kernel_s():
     results = []
     tensors = feature_maps()
-    for function in (attention, exact_attention):
+    for function in (fused_attention, exact_attention):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
         output = function(*inputs, 2)
         output.square().sum().backward()
@@ -97,7 +100,7 @@ LAYERS = {
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_and_their_gradients_are_right(monkeypatch, name, heads):
-    monkeypatch.setattr(functional, "WEIGHTS_PER_CHUNK", 6)
+    monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", 6)
     layer = LAYERS[name](heads).double().eval()
     gate = layer.gamma if name == "self" else layer.alpha
     gate.data.fill_(0.3)
@@ -113,10 +116,10 @@ def test_gradients_and_their_gradients_are_right(monkeypatch, name, heads):
     assert gradgradcheck(forward, inputs)
 
 
-def test_without_it_there_is_no_second_derivative():
+def test_the_fused_kernels_have_no_second_derivative():
     """If this fails, torch's kernels have learned it, and the mode may go."""
     with pytest.raises(RuntimeError, match="not implemented"):
-        derivatives(attention, feature_maps(torch.float32))
+        derivatives(fused_attention, feature_maps(torch.float32))
 
 
 def test_a_third_derivative_is_refused():
@@ -125,36 +128,6 @@ def test_a_third_derivative_is_refused():
     second = grad(sum(each.square().sum() for each in first), tensors, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         sum(each.sum() for each in second).backward()
-
-
-def takes_the_fused_kernel():
-    tensors = [tensor.requires_grad_() for tensor in feature_maps()]
-    return "ChunkedAttention" not in _graph(attention(*tensors, 2).grad_fn)
-
-
-def _graph(node):
-    return "" if node is None else node.name() + "".join(_graph(parent) for parent, _ in node.next_functions)
-
-
-def test_the_mode_ends_with_its_context():
-    with twice_differentiable():
-        assert not takes_the_fused_kernel()
-        with twice_differentiable():
-            pass
-        assert not takes_the_fused_kernel()
-    assert takes_the_fused_kernel()
-    with pytest.raises(ZeroDivisionError), twice_differentiable():
-        raise ZeroDivisionError
-    assert takes_the_fused_kernel()
-
-
-def test_the_mode_does_not_reach_another_thread():
-    seen = []
-    with twice_differentiable():
-        thread = Thread(target=lambda: seen.append(takes_the_fused_kernel()))
-        thread.start()
-        thread.join()
-    assert seen == [True]
 
 
 PREPARED = """
