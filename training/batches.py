@@ -1,21 +1,26 @@
 """The batches of a run: each process's part of each step's images and draws, on its device."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from fagan_hf.data import Images
 from fagan_hf.streaming import ImageStream, open_stream
+from training.ahead import Ahead
 from training.augment import draw_augmentation, flip
 from training.labels import Mismatcher
 from training.randomness import data_order, draw_latents, random_seed, random_stream
 from training.recipe import Recipe
 from training.regularisation import PenaltyDraws, Regularisation
 from training.steps import MicroBatch
+
+Draws = dict[str, Tensor]
+"""What a step takes, by name, a row for each image."""
+AUGMENT_STREAMS = ("real_augment", "fake_augment", "generator_real_augment", "generator_fake_augment")
+PENALTY_DRAWS = tuple(field.name for field in fields(PenaltyDraws))
 
 
 @dataclass
@@ -33,6 +38,8 @@ class Batches:
         process: Number of this process, from 0.
         processes: How many there are.
         attempt: Which draws: another number gives another order of the images and other random numbers.
+        prefetch: Make the next step's batch in a thread? By default where the device is not the CPU, which has better
+            to do.
     """
 
     images: Images | ImageStream
@@ -42,8 +49,10 @@ class Batches:
     process: int = 0
     processes: int = 1
     attempt: int = 0
+    prefetch: bool | None = None
 
     def __post_init__(self):
+        self.prefetch = self.device.type != "cpu" if self.prefetch is None else self.prefetch
         shares = self.recipe.gradient_accumulation * self.processes
         if self.recipe.batch_size % shares:
             raise ValueError(
@@ -76,7 +85,9 @@ class Batches:
         return self.images.content if isinstance(self.images, Images) else self.images.fingerprint
 
     def close(self) -> None:
-        """End the threads of a stream."""
+        """End the threads."""
+        if self._ahead:
+            self._ahead.close()
         if isinstance(self.images, ImageStream):
             self.images.close()
 
@@ -85,10 +96,28 @@ class Batches:
         return Mismatcher(self.images.labels) if self.recipe.matching_aware else None
 
     def make(self, images_seen: int) -> tuple[list[MicroBatch], list[MicroBatch]]:
-        """Make the micro-batches of the discriminator's step and of the generator's, which share their real images."""
+        """Make the micro-batches of the discriminator's step and of the generator's, which share their real images.
+
+        Where the device is no CPU a thread makes those of the next step meanwhile.
+        """
+        prepared = self._ahead.take((images_seen, self.attempt)) if self._ahead else None
+        prepared = prepared or self._prepare(images_seen)
+        if self._ahead:
+            following = images_seen + self.recipe.batch_size
+            self._ahead.start((following, self.attempt), lambda: self._prepare(following))
+        batches = [self._on_device(part) for part in prepared]
+        return [batch for batch, _ in batches], [batch for _, batch in batches]
+
+    @cached_property
+    def _ahead(self) -> Ahead[list[Draws]] | None:
+        """A stream has an order of its own, which can't be asked ahead, and threads of its own."""
+        is_ahead = self.prefetch and not isinstance(self.images, ImageStream)
+        return Ahead() if is_ahead else None
+
+    def _prepare(self, images_seen: int) -> list[Draws]:
+        """Read and draw what a step takes, a dictionary of host tensors for each micro-batch of this process."""
         size, policy = self.recipe.batch_size, self.recipe.augment
         order = self._order(images_seen)
-        flips = torch.rand(size, generator=self._random("flip", images_seen))
 
         def latents(player: str) -> Tensor:
             return draw_latents(self._random(f"{player}_latents", images_seen), size, self.latent_dim)
@@ -96,38 +125,62 @@ class Batches:
         def augmentation(stream: str) -> Tensor:
             return draw_augmentation(self._random(stream, images_seen), size, policy)
 
-        d_draws = augmentation("real_augment"), latents("discriminator"), augmentation("fake_augment")
-        g_draws = augmentation("generator_real_augment"), latents("generator"), augmentation("generator_fake_augment")
-        wrong_labels = None if order is None else self._wrong_labels(order, images_seen)
-        penalty_draws = self._penalty_draws(images_seen)
-        parts = self._parts()
-        reals = [self._real(part, order, flips[part]) for part in parts]
+        draws = {
+            "flips": torch.rand(size, generator=self._random("flip", images_seen)),
+            "discriminator_latents": latents("discriminator"),
+            "generator_latents": latents("generator"),
+            **{name: augmentation(name) for name in AUGMENT_STREAMS},
+            **self._penalty_draws(images_seen),
+        }
+        if order is not None and self._mismatcher is not None:
+            random = torch.rand(size, generator=self._random("wrong_labels", images_seen), dtype=torch.float64)
+            draws["wrong_labels"] = self._mismatcher.draw(order, random.numpy())
+        return [self._draws_of(part, order, draws) for part in self._parts()]
 
-        def micro_batches(draws: tuple[Tensor, ...], for_discriminator: bool) -> list[MicroBatch]:
-            batches = []
-            for (real, labels), part in zip(reals, parts, strict=True):
-                rows = [self._to_device(draw[part]) for draw in draws]
-                batch = MicroBatch(real, *rows, labels=labels)
-                if for_discriminator:
-                    mine = {name: self._to_device(draw[part]) for name, draw in penalty_draws.items()}
-                    wrong = None if wrong_labels is None else self._to_device(wrong_labels[part])
-                    batch = replace(batch, wrong_labels=wrong, penalty_draws=PenaltyDraws(**mine))
-                batches.append(batch)
-            return batches
+    def _draws_of(self, part: np.ndarray, order: np.ndarray | None, draws: Draws) -> Draws:
+        """Keep some rows of the draws, and read the images that belong to them."""
+        if isinstance(self.images, ImageStream):
+            pixels, labels = self.images.take(len(part))
+        else:
+            assert order is not None
+            pixels, labels = self.images.batch(order[part])
+        mine = {"pixels": pixels, **{name: draw[part] for name, draw in draws.items()}}
+        if self.images.label_names:
+            mine["labels"] = labels
+        # From pinned memory a GPU fetches by itself, while the step before is still computed.
+        return {name: tensor.pin_memory() for name, tensor in mine.items()} if self._is_pinned else mine
 
-        return micro_batches(d_draws, True), micro_batches(g_draws, False)
+    @property
+    def _is_pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _on_device(self, draws: Draws) -> tuple[MicroBatch, MicroBatch]:
+        """Move a micro-batch to the device, and make images of its 8-bit pixels there."""
+        there = {name: tensor.to(self.device, non_blocking=self._is_pinned) for name, tensor in draws.items()}
+        real = there["pixels"].float() / 127.5 - 1
+        real = flip(real, there["flips"]) if self.recipe.horizontal_flip else real
+        for_generator = MicroBatch(
+            real,
+            there["generator_real_augment"],
+            there["generator_latents"],
+            there["generator_fake_augment"],
+            labels=there.get("labels"),
+        )
+        for_discriminator = replace(
+            for_generator,
+            real_augment=there["real_augment"],
+            latents=there["discriminator_latents"],
+            fake_augment=there["fake_augment"],
+            wrong_labels=there.get("wrong_labels"),
+            penalty_draws=PenaltyDraws(**{name: there[name] for name in PENALTY_DRAWS if name in there}),
+        )
+        return for_discriminator, for_generator
 
     def _order(self, images_seen: int) -> np.ndarray | None:
         """Say which images make the batch; a stream has an order of its own."""
         if isinstance(self.images, ImageStream):
             return None
         return data_order(self.recipe.seed, images_seen, self.recipe.batch_size, len(self.images), self.attempt)
-
-    def _wrong_labels(self, order: np.ndarray, images_seen: int) -> Tensor | None:
-        if self._mismatcher is None:
-            return None
-        draws = torch.rand(len(order), generator=self._random("wrong_labels", images_seen), dtype=torch.float64)
-        return self._mismatcher.draw(order, draws.numpy())
 
     def _penalty_draws(self, images_seen: int) -> dict[str, Tensor]:
         """Draw what the penalties of a step take, if they take anything."""
@@ -151,18 +204,3 @@ class Batches:
         """Say which rows of the batch this process takes, for each micro-batch."""
         rows = np.arange(self.recipe.batch_size)
         return rows.reshape(self.recipe.gradient_accumulation, self.processes, -1)[:, self.process]
-
-    def _real(
-        self, part: np.ndarray, order: np.ndarray | None, flips: Tensor
-    ) -> tuple[Float[Tensor, "batch 3 size size"], Tensor | None]:
-        if isinstance(self.images, ImageStream):
-            pixels, labels = self.images.take(len(part))
-        else:
-            assert order is not None
-            pixels, labels = self.images.batch(order[part])
-        images = self._to_device(pixels).float() / 127.5 - 1
-        images = flip(images, self._to_device(flips)) if self.recipe.horizontal_flip else images
-        return images, self._to_device(labels) if self.images.label_names else None
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)

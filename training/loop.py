@@ -31,6 +31,7 @@ from fagan_hf.repository import (
 from fagan_hf.streaming import ImageStream, open_stream
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Files
+from training.compilation import begin_step, check_compilation, compile_network
 from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
 from training.facts import environment_facts, peak_memory_mb
@@ -83,6 +84,7 @@ class Run:
         check_tracker(recipe.report_to)
         self.processes = Processes(recipe.mixed_precision, **accelerator_options(recipe.report_to, recipe.run_dir))
         self.is_main = self.processes.is_main
+        check_compilation(recipe.compile, self.processes.device)
         if self.processes.device.type == "cpu":
             torch.set_num_threads(recipe.cpu_threads or cores_of_a_process())
         self.progress = Progress(processes=self.processes.count)
@@ -184,6 +186,7 @@ class Run:
         is_generator = isinstance(network, Generator)
         rate = self.recipe.generator_learning_rate if is_generator else self.recipe.discriminator_learning_rate
         wrapped = self.processes.prepare(network)
+        compile_network(network, self.recipe.compile)
         optimizer = Adam(network.parameters(), lr=rate, betas=self.recipe.betas, fused=True)
         return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
 
@@ -389,6 +392,7 @@ class Run:
         )
         for_discriminator, for_generator = self.batches.make(seen)
         self._set_learning_rates(seen + batch_size)
+        begin_step(self.recipe.compile)
         numbers = self.trainer.discriminator_step(for_discriminator, step=seen // batch_size)
         numbers |= self.trainer.generator_step(for_generator)
         self.progress.images_seen += batch_size

@@ -23,6 +23,7 @@ from training.trackers import TrackerName
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 AugmentationName = Literal["colour", "translation", "cutout"]
 MixedPrecision = Literal["no", "bf16"]
+Compilation = Literal["no", "kernels", "cuda_graphs"]
 
 # Changing one of these continues the same run; changing any other makes it another one.
 HOW_LONG_AND_WHERE = {
@@ -34,6 +35,7 @@ HOW_LONG_AND_WHERE = {
     "checkpoint_every_images",
     "keep_checkpoints",
     "cpu_threads",
+    "compile",
     "gif_frames",
     "resume_from",
     "push_to_hub",
@@ -111,6 +113,8 @@ class Recipe:
     """While the run is young the half-life is this share of the images seen."""
     mixed_precision: MixedPrecision = "no"
     """"bf16" computes the layers in bfloat16, on hardware that has it; losses and weights stay float32."""
+    compile: Compilation = "no"
+    """Compile the networks: "kernels" joins operations into fewer; "cuda_graphs" also starts them all at once."""
     seed: int = 0
     """Of everything random: weights, order of the images, latents, augmentation."""
     max_images: int = 1_000_000

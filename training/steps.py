@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
@@ -20,6 +19,7 @@ from fagan_hf.losses import Loss, accuracies
 from training.augment import augment
 from training.processes import Processes
 from training.regularisation import PenaltyDraws, Regularisation
+from training.running_statistics import RunningStatistics
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,7 @@ class Trainer:
         networks = self.bare_generator, self.bare_discriminator
         for network in networks:
             hold_spectral_norms(network)
-        self._statistics = [
-            statistic
-            for network in networks
-            for module in network.modules()
-            if isinstance(module, _BatchNorm)
-            for statistic in (module.running_mean, module.running_var, module.num_batches_tracked)
-            if statistic is not None
-        ]
+        self._statistics = RunningStatistics(networks)
 
     def discriminator_step(self, batches: Sequence[MicroBatch], step: int = 0) -> dict[str, Tensor]:
         """Teach the discriminator with one batch, given in micro-batches.
@@ -126,7 +119,7 @@ class Trainer:
             distortions, where there are two images at least; ``discriminator_gradient_norm``; and
             ``discriminator_skipped``, 1 or 0.
         """
-        statistics = self._remember()  # before the fakes are made, which moves those of the generator
+        statistics = self._statistics.remember()  # before the fakes are made, which moves those of the generator
         reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
         with torch.no_grad():
             raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
@@ -186,7 +179,7 @@ class Trainer:
         refresh_spectral_norms(self.bare_generator, iterations=1)
         self.bare_discriminator.requires_grad_(False)
         try:
-            return self._step("generator", self.generator, len(batches), self._remember(), judge, loss_of)
+            return self._step("generator", self.generator, len(batches), self._statistics.remember(), judge, loss_of)
         finally:
             self.bare_discriminator.requires_grad_(True)
 
@@ -247,8 +240,7 @@ class Trainer:
         player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
-        for statistic, before in zip(self._statistics, statistics, strict=True):
-            statistic.copy_(torch.where(is_finite, statistic, before))
+        self._statistics.keep_if(is_finite, statistics)
         return means | {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
 
     def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
@@ -259,9 +251,6 @@ class Trainer:
     def _same_draws(self) -> AbstractContextManager[None]:
         """Leave torch's own random numbers, after a block, where they were before it."""
         return torch.random.fork_rng([self.processes.device] if self.processes.device.type == "cuda" else [])
-
-    def _remember(self) -> list[Tensor]:
-        return [statistic.clone() for statistic in self._statistics]
 
     def _gather(self, own: Logits) -> Float[Tensor, "processes names batch"]:
         """Collect the logits of a micro-batch from all processes."""

@@ -122,8 +122,9 @@ class _Scratch:
         # Each core works at groups of its own, which needs no agreement with others.
         cores = torch.get_num_threads() if query.device.type == "cpu" else 1
         weights = cores * WEIGHTS_PER_CORE if query.device.type == "cpu" else WEIGHTS_PER_KERNEL
-        self.rows = min(positions, max(1, weights // (positions * min(groups, cores))))
-        self.groups = min(groups, max(1, weights // (positions * self.rows)))
+        at_once = max(1, min(groups, cores))  # a batch may be empty
+        self.rows = min(positions, max(1, weights // (positions * at_once)))
+        self.groups = max(1, min(groups, weights // (positions * self.rows)))
         self.positions = positions
         self.chunks = [
             (slice(group, min(group + self.groups, groups)), slice(row, min(row + self.rows, positions)))

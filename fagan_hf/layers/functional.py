@@ -71,8 +71,8 @@ def choose_kernel(
 ) -> KernelChoice:
     """Say how `attention` computes something here, forced or by choice.
 
-    The fused kernels don't take everything. Torch would fall back to a path that holds all N x N weights, in silence: on
-    CPUs for unequal head sizes, on CUDA for sizes that fill no 16 bytes. So zeros are added, which change no result.
+    The fused kernels don't take everything. Torch would fall back, in silence, to a path that holds all N x N weights:
+    on CPUs for unequal head sizes, on CUDA for sizes that fill no 16 bytes. So zeros are added, which change no result.
 
     Args:
         device: Where the tensors are.

@@ -9,6 +9,8 @@ from fagan_hf.layers import spectral_norm
 from fagan_hf.models.labels import check_labels
 from fagan_hf.models.network import Network
 
+_BUT_LAST, _LAST = slice(None, -1), slice(-1, None)
+
 
 class Discriminator(Network):
     """A discriminator as its config describes it: layer after layer, from an image to a 1x1 feature map, its logit.
@@ -52,12 +54,25 @@ class Discriminator(Network):
             raise ValueError(f"images are {list(images.shape)}; they must be [batch, 3, {size}, {size}]")
         labels = check_labels(labels, self.config.label_names, len(images))
         if labels is None:
-            return self._run(images, None).flatten()
+            return self._judge(self._run(images, None, _BUT_LAST), None)
         labels = labels.to(images)
         if self.projection is not None:
-            features = self._run(images, labels, slice(None, -1))
-            logits = self._run(features, labels, slice(-1, None)).flatten()
-            return logits + (self.projection(labels) * features.sum((2, 3))).sum(1)
+            return self._judge(self._run(images, labels, _BUT_LAST), labels)
         features = self._run(images, labels, slice(None, self.config.labels_at))
         planes = labels[..., None, None].expand(-1, -1, *features.shape[2:])
-        return self._run(torch.cat([features, planes], dim=1), labels, slice(self.config.labels_at, None)).flatten()
+        features = torch.cat([features, planes], dim=1)
+        return self._judge(self._run(features, labels, slice(self.config.labels_at, -1)), labels)
+
+    def _judge(
+        self, features: Float[Tensor, "batch channels height width"], labels: Float[Tensor, "batch num_labels"] | None
+    ) -> Float[Tensor, " batch"]:
+        """Turn the last features into logits, in the weights' precision under autocast too.
+
+        Losses look at differences of logits, which three digits would make coarse.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.dtype)
+            logits = self._run(features, labels, _LAST).flatten()
+            if self.projection is not None and labels is not None:
+                logits = logits + (self.projection(labels.to(features)) * features.sum((2, 3))).sum(1)
+            return logits

@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import pytest
 import torch
@@ -188,3 +189,59 @@ def test_processes_share_a_stream(make_stream):
     seen = [image for part in parts for real in reals(part, range(4, 20, 4)) for image in real]
     assert len({tuple(image.flatten().tolist()) for image in seen}) == 16
     assert parts[0].content == parts[1].content
+
+
+def equal(some, other):
+    """Compare the batches of both players, all of their tensors."""
+    return all(
+        torch.equal(getattr(one, name), getattr(two, name))
+        for player in zip(some, other, strict=True)
+        for one, two in zip(*player, strict=True)
+        for name in ("real", "latents", "real_augment", "fake_augment")
+    )
+
+
+def test_a_batch_made_ahead_is_the_same(make_batches):
+    plain, ahead = make_batches(augment=("colour",)), make_batches(augment=("colour",))
+    ahead.prefetch = True
+    for images_seen in (0, 4, 8, 4, 16, 20):  # some follow, some don't
+        assert equal(ahead.make(images_seen), plain.make(images_seen))
+    ahead.go_to(24, attempt=1)  # made ahead, but with the draws of the attempt before
+    plain.go_to(24, attempt=1)
+    assert equal(ahead.make(24), plain.make(24))
+    ahead.close()
+
+
+def test_batches_are_made_ahead_in_a_thread(make_batches, monkeypatch):
+    batches, seen = make_batches(), []
+    batches.prefetch = True
+    prepare = batches._prepare
+
+    def spy(images_seen):
+        seen.append((images_seen, threading.current_thread() is threading.main_thread()))
+        return prepare(images_seen)
+
+    monkeypatch.setattr(batches, "_prepare", spy)
+    for images_seen in (0, 4, 8):
+        batches.make(images_seen)
+    batches.close()
+    assert seen[:3] == [(0, True), (4, False), (8, False)]
+
+
+def test_what_fails_ahead_is_raised_where_it_is_wanted(make_batches, monkeypatch):
+    batches = make_batches()
+    batches.prefetch = True
+    batches.make(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(batches.images, "batch", lambda rows: 1 / 0)
+        batches.make(4)  # was made before; now the next one fails
+        with pytest.raises(ZeroDivisionError):
+            batches.make(8)
+    batches.make(8)
+    batches.close()
+
+
+def test_a_cpu_has_better_to_do(make_batches):
+    batches = make_batches()
+    assert not batches.prefetch
+    assert batches._ahead is None

@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 import torch
 from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fagan_hf.architectures import with_labels
 from fagan_hf.configs import DropoutSpec
@@ -75,6 +76,23 @@ def test_the_discriminator_runs_twice_a_step_at_most(loss):
     assert len(calls) == 2
     trainer.generator_step(micro_batches(1))
     assert len(calls) == (4 if LOSSES[loss].is_relative else 3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_graph_is_built_that_nobody_needs(loss):
+    """None of the generator in the discriminator's step; in the generator's none of real images and of D's weights."""
+    trainer, graphs = make(loss), []
+    trainer.bare_generator.register_forward_hook(lambda *args: graphs.append(("G", args[-1].requires_grad)))
+    trainer.bare_discriminator.register_forward_hook(lambda *args: graphs.append(("D", args[-1].requires_grad)))
+    trainer.discriminator_step(micro_batches(1))
+    assert graphs == [("G", False), ("D", True), ("D", True)]
+    graphs.clear()
+    trainer.bare_discriminator.layers[0].register_forward_pre_hook(
+        lambda module, _: graphs.append(("weights", any(each.requires_grad for each in module.parameters())))
+    )
+    trainer.generator_step(micro_batches(1))
+    real = [("weights", False), ("D", False)] if LOSSES[loss].is_relative else []
+    assert graphs == [*real, ("G", True), ("weights", False), ("D", True)]
 
 
 def test_three_micro_batches_are_one_batch():
@@ -233,7 +251,7 @@ def test_penalties_are_computed_in_full_precision(monkeypatch):
             return inner(bare, images, labels).float()
 
     monkeypatch.setattr(bare, "forward", forward)
-    bare.layers[-1].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    bare.layers[0].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     trainer.discriminator_step([with_labels_of(each) for each in micro_batches(1)])
     assert seen == [True, True, False]
 
@@ -323,3 +341,30 @@ def test_passes_with_a_graph_see_the_dropout_of_those_without():
     assert len(calls) == 3
     for own, before in calls:
         torch.testing.assert_close(torch.stack(list(own.values())), before)
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts what would make the program wait for the device: numbers that are read back."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        if name.startswith(("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_reads_no_number_back_from_the_device(loss):
+    trainer = make(loss, max_gradient_norm=1.0)
+    trainer.regularisation = Regularisation(r1_gamma=1.0, r2_gamma=1.0)
+    with Synchronisations() as seen:
+        trainer.discriminator_step(micro_batches(2))
+        trainer.generator_step(micro_batches(2))
+    assert seen.names == []
+    with Synchronisations() as seen:
+        torch.ones(2).sum().item()
+    assert len(seen.names) == 1  # it sees what it should see

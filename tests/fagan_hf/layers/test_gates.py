@@ -158,7 +158,8 @@ print(torch.allclose(whole(feature_map), layer(feature_map), atol=1e-6))  # comp
 trained = compiled(feature_map)
 for alpha in (1.0, 0.0):
     with override_alpha(layer, alpha):
-        print(torch.allclose(compiled(feature_map), layer(feature_map), atol=1e-6), not torch.equal(layer(feature_map), trained))
+        turned = layer(feature_map)
+        print(torch.allclose(compiled(feature_map), turned, atol=1e-6), not torch.equal(turned, trained))
 print(torch.equal(compiled(feature_map), trained))
 """
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -128,7 +128,7 @@ def test_chunks_hold_no_more_weights_than_they_may(monkeypatch):
     """Whatever the shape: the last chunks are smaller, and a query's weights are never divided."""
     monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", 100)
     budget = 100 * torch.get_num_threads()
-    for groups in (1, 2, 5):
+    for groups in (0, 1, 2, 5):
         for positions in (1, 7, 30, 100):
             scratch = chunked_attention._Scratch(torch.empty(groups, 3, positions), buffers=1)
             covered = torch.zeros(groups, positions)

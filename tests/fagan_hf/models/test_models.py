@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fagan_hf.architectures import with_labels
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.layers import gates
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
-from tests.small import DISCRIMINATOR, GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 GOLDEN_KEYS = Path(__file__).parent / "state_dict_keys.json"
 # Softmax over the keys is unmoved by a shift of all of them, and batch norm by a shift of its input.
@@ -40,7 +41,7 @@ def test_names_are_a_contract(name):
 def test_every_parameter_learns(network_class, config):
     """After two updates: a gate of 0 starves its branch of gradients at first."""
     network = network_class(config)  # here, where its first weights are always the same
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     for _ in range(3):
         inputs = torch.randn(4, 8) if isinstance(network, Generator) else torch.randn(4, 3, 8, 8)
         optimizer.zero_grad()
@@ -85,3 +86,19 @@ def test_images_and_labels_of_a_wrong_shape():
         Discriminator(DISCRIMINATOR)(torch.zeros(2, 3, 9, 9))
     with pytest.raises(ValueError, match=r"labels are \[2, 1\]; they must be left out"):
         Generator(GENERATOR)(torch.zeros(2, 8), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("label_names", [(), ("a", "b")])
+@pytest.mark.parametrize("conditioning", ["projection", "concatenation"])
+def test_logits_are_computed_in_single_precision_under_autocast(label_names, conditioning):
+    _, config = with_labels((GENERATOR, DISCRIMINATOR), label_names, conditioning)
+    network, seen = with_gates(Discriminator(config)), []
+    network.layers[0].query.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    network.layers[-1].register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    images = torch.rand(4, 3, 8, 8)
+    labels = torch.rand(4, 2) if label_names else None
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images, labels)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, network(images, labels), atol=0.05, rtol=0.05)
