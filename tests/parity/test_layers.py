@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.peer import copy_weights, peer_layer, wake
 from fagan_hf.configs import (
     BatchNormSpec,
     ConvSpec,
@@ -12,7 +13,7 @@ from fagan_hf.configs import (
     SelfAttentionSpec,
 )
 from fagan_hf.layers import build_layer
-from tests.parity.peer import assert_equal_gradients, copy_weights, peer_layer, wake
+from tests.parity.peer import assert_equal_gradients
 
 HALVE = {"kernel_size": 4, "stride": 2, "padding": 1}
 LEAKY = "leaky_relu(0.3)"

@@ -6,6 +6,7 @@ from attn_gan_pytorch import Losses, Networks
 from torch import nn
 from torch.optim import Adam
 
+from benchmarks.peer import peer_modules, wake
 from fagan_hf.cli import main
 from fagan_hf.configs import (
     BatchNormSpec,
@@ -19,7 +20,6 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.legacy import discriminator_config, generator_config, read_conf
 from fagan_hf.presets import preset
 from tests.parity.conf import conf_text
-from tests.parity.peer import peer_modules, wake
 
 CLASSICS = ("fagan-classic-64", "sagan-classic-64", "sample-2-classic-64", "sample-3-classic-64")
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}

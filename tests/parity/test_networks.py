@@ -5,9 +5,10 @@ import torch
 from attn_gan_pytorch import CustomLayers
 from torch import nn
 
+from benchmarks.peer import copy_weights, peer_layer, peer_modules, wake
 from fagan_hf.models import Discriminator, Generator
 from tests.parity.conf import conf_text
-from tests.parity.peer import assert_equal_gradients, copy_weights, peer_layer, peer_modules, wake
+from tests.parity.peer import assert_equal_gradients
 
 CLASSICS = ("fagan-classic-64", "sagan-classic-64", "sample-2-classic-64", "sample-3-classic-64")
 

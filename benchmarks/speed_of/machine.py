@@ -1,0 +1,96 @@
+"""The step against the machine: its peak, the share of it that we reach, and where the rest goes."""
+
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed_of.groups import profile_of
+from benchmarks.speed_of.our_step import Ours
+from benchmarks.speed_of.settings import NO_BF16, Settings, name_of
+from benchmarks.speed_of.targets import Found, Row
+from benchmarks.speed_of.timing import alternate
+from fagan_hf.layers import FullAttention
+from fagan_hf.presets import preset
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+STEPS = {"fagan-classic-64": 32, "fagan-64": 8}  # images of a step
+LOSS = "relativistic_hinge"
+SIDE = 2048  # of the matrices that are multiplied
+PEAK_ROUNDS = 10
+
+
+def measure_machine(settings: Settings) -> Found:
+    """Measure peaks, then the share that a step reaches."""
+    rows: list[Row] = []
+    details: dict[str, Any] = {}
+    peaks: dict[str, float] = {}
+    for precision in settings.precisions():
+        found = peak_rates(settings.device, DTYPES[precision])
+        peaks[precision] = found["matrix product"]
+        for name, rate in found.items():
+            rows.append(Row(f"peak, {name}, {name_of(precision)}", 1e-9 * rate, "GFLOP/s"))
+        details[f"peak, {name_of(precision)}"] = {name: round(1e-9 * rate, 1) for name, rate in found.items()}
+    if "bf16" not in peaks:
+        rows.append(Row("peak, bf16", None, note=NO_BF16))
+    for model, batch in STEPS.items():
+        for precision, peak in peaks.items():
+            ours = Ours(preset(model), LOSS, batch, precision)
+            flops = flops_of(ours)
+            times = alternate({"step": ours.step}, settings.rounds, device=settings.device)["step"]
+            share = flops / times.median / peak
+            where = profile_of(ours.step, 1 if settings.is_quick else 3, settings.device)
+            name = f"step of {model}, {name_of(precision)}"
+            note = f"of the matrix product's peak: {1e-9 * flops:,.1f} GFLOP in {times.median:.2f} s"
+            rows.append(Row(f"{name}, reached", 100 * share, "%", note))
+            rows += [Row(f"  {group}, {model}", 100 * each, "%") for group, each in where["shares"].items()]
+            details[name] = {"batch": batch, "flops": flops, "share_of_peak": round(share, 4)}
+            details[name] |= {"time": times.to_json(), "profile": where}
+    return Found(rows, details)
+
+
+def peak_rates(device: str, dtype: torch.dtype, side: int = SIDE) -> dict[str, float]:
+    """Measure what a matrix product and a convolution reach, the best of some rounds [FLOP/s].
+
+    Args:
+        device: Where to compute.
+        dtype: Of all numbers.
+        side: Of the matrices.
+    """
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    # A discriminator's, 4x4 with stride 2, and large enough to show what convolutions can reach here.
+    convolution = torch.nn.Conv2d(128, 256, 4, 2, 1, device=device, dtype=dtype)
+    convolution.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    maps = torch.randn(32, 128, 32, 32, device=device).to(dtype, memory_format=torch.channels_last)
+    with torch.no_grad():
+        works = {"matrix product": lambda: left @ right, "4x4 convolution": lambda: convolution(maps)}
+        times = alternate(works, PEAK_ROUNDS, device=device)
+        flops = {name: _count(work) for name, work in works.items()}
+    return {name: flops[name] / min(times[name].seconds) for name in works}
+
+
+def flops_of(ours: Ours) -> int:
+    """Count what a step has to compute by its formulas: without padding, and with nothing computed twice."""
+    with _plain_attention():
+        return _count(ours.step)
+
+
+def _count(work: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _plain_attention() -> AbstractContextManager[Any]:
+    """Let attention layers multiply whole matrices, which are counted, and not call kernels, which are not on a CPU."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
+        query, key, values = (each.flatten(2).unflatten(1, (heads, -1)).flatten(0, 1) for each in (query, key, value))
+        mixed = values @ (query.mT @ key).softmax(-1).mT
+        return mixed.unflatten(0, (len(value), heads)).flatten(1, 2).unflatten(2, value.shape[2:])
+
+    return patch.object(sys.modules[FullAttention.__module__], "attention", attention)

@@ -1,0 +1,65 @@
+"""A training step as we do it, with nothing around it."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate.state import AcceleratorState
+from torch.optim import Adam, Optimizer
+
+from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.losses import LOSSES
+from fagan_hf.models import Discriminator, Generator
+from training.processes import Processes
+from training.steps import MicroBatch, Player, Trainer
+
+Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
+
+RATES = (1e-4, 4e-4)  # of generator and discriminator, the recipe's defaults and the peer's training script's
+BETAS = (0.0, 0.9)
+
+
+class Ours:
+    """The step of `training.steps`, as `training/train.py` takes it.
+
+    Args:
+        architecture: Of the two networks.
+        loss: A name in `fagan_hf.losses.LOSSES`.
+        batch: Images of a step.
+        precision: Accelerate's ``mixed_precision``.
+    """
+
+    def __init__(self, architecture: Architecture, loss: str, batch: int, precision: str = "no"):
+        AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision in a process's life
+        processes = Processes(precision)
+        self.device = processes.device
+        self.generator, self.discriminator = Generator(architecture[0]), Discriminator(architecture[1])
+        networks = self.generator, self.discriminator
+        players = [
+            Player(processes.prepare(network), Adam(network.parameters(), lr=rate, betas=BETAS, fused=True))
+            for network, rate in zip(networks, RATES, strict=True)
+        ]
+        self.optimizers = [player.optimizer for player in players]
+        self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], policy=())
+        self.latent_dim = architecture[0].latent_dim
+        share = batch // processes.count
+        self.real = torch.rand(share, 3, *[architecture[0].image_size] * 2, device=self.device) * 2 - 1
+        self.no_augment = torch.zeros(share, 0, 3, device=self.device)
+
+    def _batch(self) -> list[MicroBatch]:
+        latents = torch.randn(len(self.real), self.latent_dim, device=self.device)
+        return [MicroBatch(self.real, self.no_augment, latents, self.no_augment)]
+
+    def step(self) -> None:
+        """Teach both players once."""
+        self.trainer.discriminator_step(self._batch())
+        self.trainer.generator_step(self._batch())
+
+
+def fill_moments(optimizers: Iterable[Optimizer]) -> None:
+    """Let optimisers take the memory that they keep from step to step, so that a step's own can be told from it."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optimizer.step()  # by nothing
+        optimizer.zero_grad(set_to_none=True)

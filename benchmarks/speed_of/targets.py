@@ -1,0 +1,126 @@
+"""What is to be reached, and lines of the table that say what was."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.speed_of.settings import NO_BF16
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a number has to be.
+
+    Attributes:
+        must: The first number of the issue's table: passes from here on.
+        aim: The second one, for which to go on.
+        is_limit: Is less better?
+    """
+
+    must: float
+    aim: float | None = None
+    is_limit: bool = False
+
+
+# Ratios to the peer, on two CPU cores. Ours in bf16 is compared with the peer as it is, in fp32: it knows no other.
+TARGETS = {
+    "step, relativistic, fp32":                Target(3.5, 5),
+    "step, relativistic, bf16":                Target(6, 8),
+    "step, hinge, fp32":                       Target(1.8, 2.5),
+    "step, hinge, bf16":                       Target(3, 4),
+    "step memory, fp32":                       Target(4, 6),
+    "step memory, bf16":                       Target(7, 9),
+    "full at 64x64, step, fp32":               Target(4.5, 6),
+    "full at 64x64, step, bf16":               Target(6, 9),
+    "layer memory, 128->64 at N=4,096, fp32":  Target(15, 20),
+    "layer memory, 128->64 at N=4,096, bf16":  Target(20, 30),
+    "layer memory, 64->32 at N=16,384, fp32":  Target(100, 137),
+    "layer memory, 64->32 at N=16,384, bf16":  Target(150),
+    "sampling, batch 64, fp32":                Target(1.6, 2),
+    "sampling, batch 64, bf16":                Target(3.5, 4.5),
+    "import fagan_hf":                         Target(0.3, is_limit=True),
+    "fagan-hf generate, to import torch":      Target(1.6, is_limit=True),
+    "loader to step, fagan-classic-64":        Target(20),
+    "loader to step, fagan-32":                Target(20),
+}  # fmt: skip
+
+Mark = Literal["pass", "short", ""]
+
+
+def mark(name: str, value: float | None) -> Mark:
+    """Say whether a number is what it has to be; nothing if nobody has said what, or if it was not measured."""
+    target = TARGETS.get(name)
+    if target is None or value is None:
+        return ""
+    return "pass" if (value <= target.must if target.is_limit else value >= target.must) else "short"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: What was measured; `TARGETS` may have it.
+        value: What came out; ``None`` if it could not be measured.
+        unit: Behind the number: ``"x"`` for a ratio.
+        note: What it is made of, or why it could not be measured.
+    """
+
+    name: str
+    value: float | None
+    unit: str = "x"
+    note: str = ""
+
+    def __str__(self) -> str:
+        target = TARGETS.get(self.name)
+        value = "-" if self.value is None else f"{self.value:,.{2 if abs(self.value) < 100 else 0}f} {self.unit}"
+        wanted = ""
+        if target is not None:
+            aim = "" if target.aim is None else f", aim {target.aim:g}"
+            wanted = f"{'at most' if target.is_limit else 'must'} {target.must:g}{aim}"
+        return f"{self.name:<42} {value:>14}  {wanted:<17} {mark(self.name, self.value):<5}  {self.note}".rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the line for a file of results."""
+        target = TARGETS.get(self.name)
+        row: dict[str, Any] = {"name": self.name, "value": None if self.value is None else round(self.value, 4)}
+        row["unit"] = self.unit
+        if target is not None:
+            row |= {"at_most" if target.is_limit else "must": target.must, "aim": target.aim}
+            row["mark"] = mark(self.name, self.value)
+        return row | ({"note": self.note} if self.note else {})
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a benchmark has found.
+
+    Attributes:
+        rows: Lines of the table.
+        details: All the numbers behind them, as JSON.
+    """
+
+    rows: list[Row]
+    details: dict[str, Any]
+
+
+def rows_against_peer(
+    name: str, costs: Mapping[str, float], tell: Callable[[float], str], no_peer: str = ""
+) -> list[Row]:
+    """Say how many times as much as ours the peer takes, with a line for each precision.
+
+    Args:
+        name: Of what was measured.
+        costs: Seconds or bytes, by ``"peer"``, ``"fp32"`` and ``"bf16"``; what is not there was not measured.
+        tell: Puts a cost into words.
+        no_peer: Why the peer was not measured, if it was not.
+    """
+    rows = []
+    for precision in ("fp32", "bf16"):
+        ours, theirs = costs.get(precision), costs.get("peer")
+        ratio = theirs / ours if ours and theirs else None
+        note = (
+            NO_BF16 if ours is None else f"ours {tell(ours)}; {no_peer if theirs is None else f'peer {tell(theirs)}'}"
+        )
+        rows.append(Row(f"{name}, {precision}", ratio, note=note))
+    return rows
