@@ -12,13 +12,18 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from fagan_hf.layers import AttentionLayer, gates, override_alpha
-from fagan_hf.layers.functional import WEIGHTS_PER_CHUNK
+from fagan_hf.layers.chunked_attention import WEIGHTS_PER_CORE, WEIGHTS_PER_KERNEL
+from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import eval_mode, generate_images, input_batches
+
+WEIGHTS_PER_CHUNK = 2**20
+"""Attention weights that `attention_statistics` holds at a time, in several tensors; 4 MB each."""
 
 Position = tuple[int, int]
 
@@ -212,6 +217,71 @@ def uniform_distance(height: int, width: int) -> float:
 
 
 @dataclass(frozen=True)
+class KernelReport:
+    """How a layer's attention is computed, as `fagan_hf.layers.functional.choose_kernel` chooses.
+
+    Attributes:
+        device, dtype: Of the tensors: what it is chosen for, beside positions and sizes.
+        heads: Number of groups of channels that attend on their own.
+        key_size, value_size: Channels of a head's query and key, and of its value.
+        kernel: ``"fused"``, torch's, or ``"chunked"``, ours.
+        kernel_key_size, kernel_value_size: Both sizes as the kernel gets them, with the zeros that are added.
+        backend: Which of torch's kernels a fused one is, as torch itself chooses: ``"flash"``, ``"efficient"``,
+            ``"cudnn"``, or ``"math"``, which is none and holds all weights at once. ``None`` for ours, and where torch
+            can't be asked: on other devices than CPUs and CUDA's.
+        weights_held: What is held of the N x N weights at a time, in words.
+    """
+
+    device: str
+    dtype: str
+    heads: int
+    key_size: int
+    value_size: int
+    kernel: Kernel
+    kernel_key_size: int
+    kernel_value_size: int
+    backend: str | None
+    weights_held: str
+
+
+def _kernel_report(layer: AttentionLayer, query: Tensor, gathered: Tensor) -> KernelReport:
+    """Say how attention gets from one to the other in this layer."""
+    positions = query.shape[2:].numel()
+    key_size, value_size = query.shape[1] // layer.heads, gathered.shape[1] // layer.heads
+    choice = choose_kernel(query.device, query.dtype, positions, key_size, value_size)
+    backend = None
+    if choice.kernel == "fused" and query.device.type in ("cpu", "cuda"):
+        backend = _backend(query, layer.heads, positions, choice)
+    return KernelReport(
+        device=query.device.type,
+        dtype=str(query.dtype).removeprefix("torch."),
+        heads=layer.heads,
+        key_size=key_size,
+        value_size=value_size,
+        kernel=choice.kernel,
+        kernel_key_size=choice.key_size,
+        kernel_value_size=choice.value_size,
+        backend=backend,
+        weights_held=_weights_held(query.device, choice.kernel, backend),
+    )
+
+
+def _backend(like: Tensor, heads: int, positions: int, choice: KernelChoice) -> str:
+    """Ask torch which of its kernels `scaled_dot_product_attention` takes for what the fused way hands over."""
+    key, value = (like.new_empty(len(like), heads, positions, size) for size in (choice.key_size, choice.value_size))
+    # What `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and its likes say
+    # what is possible, on CUDA only, not what is taken.
+    chosen = SDPBackend(torch._fused_sdp_choice(key, key, value, scale=1.0))
+    return chosen.name.removesuffix("_ATTENTION").lower()
+
+
+def _weights_held(device: torch.device, kernel: Kernel, backend: str | None) -> str:
+    if kernel == "fused":
+        return "all" if backend == "math" else "unknown" if backend is None else "none"
+    return f"up to {WEIGHTS_PER_CORE:,} a core" if device.type == "cpu" else f"up to {WEIGHTS_PER_KERNEL:,}"
+
+
+@dataclass(frozen=True)
 class LayerReport:
     """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
 
@@ -231,6 +301,7 @@ class LayerReport:
         distance: Mean attention distance [image pixels].
         uniform_distance: The same if attention were uniform [image pixels].
         entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
+        kernel: How attention is computed here.
     """
 
     name: str
@@ -245,6 +316,7 @@ class LayerReport:
     distance: float | None = None
     uniform_distance: float | None = None
     entropy: float | None = None
+    kernel: KernelReport | None = None
 
 
 @torch.no_grad()
@@ -299,6 +371,7 @@ class _Visit(NamedTuple):
     attention_energy: float = 0.0
     distance: float = 0.0
     entropy: float = 0.0
+    kernel: KernelReport | None = None
 
 
 def _visit(layer: nn.Module, args: tuple, output: Tensor, earlier: Sequence[_Visit]) -> _Visit:
@@ -307,13 +380,14 @@ def _visit(layer: nn.Module, args: tuple, output: Tensor, earlier: Sequence[_Vis
     if not isinstance(layer, AttentionLayer):
         return _Visit(len(output), (height, width), flops)
     query = layer.query(args[0])
+    branches = layer.branches(*args)
     plain, attended = (
-        term.float().square().flatten(1).sum(1).cpu().double().sum().item()
-        for term in layer.blend(*layer.branches(*args))
+        term.float().square().flatten(1).sum(1).cpu().double().sum().item() for term in layer.blend(*branches)
     )
     statistics = attention_statistics(query, layer.key(args[0]), layer.heads)
     map_shape = (query.shape[2], query.shape[3])
-    return _Visit(len(output), (height, width), flops, map_shape, plain, attended, *statistics)
+    kernel = _kernel_report(layer, query, branches[1])
+    return _Visit(len(output), (height, width), flops, map_shape, plain, attended, *statistics, kernel)
 
 
 def _flops_of_one_image(layer: nn.Module, args: tuple) -> int:
@@ -358,6 +432,7 @@ def _report(name: str, kind: str, layer: nn.Module, visits: Sequence[_Visit], im
         distance=pixels * float(np.average([visit.distance for visit in visits], weights=images)),
         uniform_distance=pixels * uniform_distance(map_height, map_width),
         entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
+        kernel=visits[0].kernel,
     )
 
 

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from fagan_hf import __version__
 from fagan_hf.files import replacing
 from fagan_hf.layers import gates
+from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 
@@ -181,7 +182,10 @@ def _trace(reference: Generator) -> torch.export.ExportedProgram:
     inputs = _random_inputs(reference, _TRACED_BATCH)
     batch = torch.export.Dim("batch")
     dynamic_shapes = {name: {0: batch} for name in _input_names(reference)}
-    return torch.export.export(_Traceable(reference.fold()).eval(), inputs, dynamic_shapes=dynamic_shapes)
+    # One operation for each attention, which `_AttentionByChunks` finds, and which torch computes by the fastest way
+    # where the program runs. `choose_kernel` would choose for this machine, and our loop would be written out.
+    with attention_kernel("fused"):
+        return torch.export.export(_Traceable(reference.fold()).eval(), inputs, dynamic_shapes=dynamic_shapes)
 
 
 def _as_reference(generator: Generator) -> Generator:

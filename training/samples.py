@@ -17,6 +17,8 @@ def sample_grid(generator: Generator) -> Image.Image:
         rows = label_values(generator.config.label_names)
         if len(rows) > MAX_LABEL_ROWS:  # then claims that hold say enough
             rows = [wishes for wishes in rows if False not in wishes.values()]
-        return label_grid(generator, range(8), rows[:MAX_LABEL_ROWS])
+        return label_grid(generator, range(8), rows[:MAX_LABEL_ROWS], batch_size=len(SAMPLE_SEEDS))
     latents = latents_from_seeds(SAMPLE_SEEDS, generator.config.latent_dim)
-    return image_grid(generate_images(generator, latents, progress=False))
+    # A batch of always the same size, so that a run that is stopped and goes on draws the same to the bit.
+    images = generate_images(generator, latents, batch_size=len(SAMPLE_SEEDS), progress=False)
+    return image_grid(images)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.commands.options import PICTURE_SUFFIXES, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.options import PICTURE_SUFFIXES, add_batch_size, add_latents, add_model, drawing, load_generator
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", type=int, help="pictures in a row of the grid (default: about a square)")
     parser.add_argument("--by-label", action="store_true", help="a row for each value of each label")
     parser.add_argument("--scale", type=int, default=1, help="enlarge the grid's pictures so many times (default: 1)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time (default: 64)")
+    add_batch_size(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from fagan_hf.commands.options import add_latents, add_model, drawing, load_disc
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fagan_hf.attention_maps import LayerReport
+    from fagan_hf.attention_maps import KernelReport, LayerReport
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RELATIVE_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -28,6 +28,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
     )
     add_model(parser, is_positional=True)
     add_latents(parser, default_seeds="0-15")
+    parser.add_argument(
+        "--kernels", action="store_true", help="print how each layer's attention is computed on this device, too"
+    )
     parser.add_argument("--out", type=Path, help="folder for pictures of attention and the table as layers.json")
     parser.add_argument(
         "--pixels",
@@ -74,6 +77,8 @@ def run(options: argparse.Namespace) -> None:
     with drawing(load_generator(options), options) as (generator, latents, labels):
         _check_wishes(generator, options)
         discriminator = load_discriminator(options, "the generator only is looked into")
+        if discriminator is not None:
+            discriminator = discriminator.to(generator.dtype)
         with torch.inference_mode():
             images = torch.cat(list(sample(generator, latents, labels)))
             networks = {"generator": (generator, *_inputs(generator, latents, labels))}
@@ -82,7 +87,10 @@ def run(options: argparse.Namespace) -> None:
             reports = {name: inspect_layers(*network) for name, network in networks.items()}
             for name, layers in reports.items():
                 parameters = sum(parameter.numel() for parameter in networks[name][0].parameters())
-                print(f"{_table(name, parameters, layers)}\n")
+                flops = sum(layer.flops for layer in layers)
+                print(f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs\n{_layer_table(layers)}\n")
+                if options.kernels and (table := _kernel_table(name, layers)):
+                    print(f"{table}\n")
             print(f"FLOPs are of one image forward, a multiply-add counts as 2; means are over {len(latents)} seeds.")
             if options.out is not None:
                 _write(options.out / "layers.json", lambda path: _write_json(path, reports))
@@ -136,17 +144,44 @@ COLUMNS: dict[str, Callable[["LayerReport"], str]] = {
 }
 
 
+KERNEL_COLUMNS: dict[str, Callable[["LayerReport", "KernelReport"], str]] = {
+    "layer": lambda layer, kernel: layer.name,
+    "kernel": lambda layer, kernel: kernel.kernel + (f" ({kernel.backend})" if kernel.backend else ""),
+    "positions": lambda layer, kernel: _or_dash(layer.positions, ","),
+    "heads": lambda layer, kernel: str(kernel.heads),
+    "key size": lambda layer, kernel: _with_zeros(kernel.key_size, kernel.kernel_key_size),
+    "value size": lambda layer, kernel: _with_zeros(kernel.value_size, kernel.kernel_value_size),
+    "weights held": lambda layer, kernel: kernel.weights_held,
+}
+
+
 def _or_dash(value: float | None, form: str, factor: float = 1) -> str:
     return "-" if value is None else format(factor * value, form)
 
 
-def _table(name: str, parameters: int, layers: Sequence["LayerReport"]) -> str:
-    """Lay a network's layers out as text: names to the left, numbers to the right."""
-    flops = sum(layer.flops for layer in layers)
-    rows = [list(COLUMNS), *([cell(layer) for cell in COLUMNS.values()] for layer in layers)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs"]
-    for row in rows:
+def _with_zeros(size: int, in_kernel: int) -> str:
+    return str(size) if size == in_kernel else f"{size} -> {in_kernel}"
+
+
+def _layer_table(layers: Sequence["LayerReport"]) -> str:
+    return _table(list(COLUMNS), [[cell(layer) for cell in COLUMNS.values()] for layer in layers])
+
+
+def _kernel_table(name: str, layers: Sequence["LayerReport"]) -> str:
+    """Say how the layers attend; nothing where none does."""
+    found = [(layer, layer.kernel) for layer in layers if layer.kernel is not None]
+    if not found:
+        return ""
+    kernel = found[0][1]
+    rows = [[cell(*each) for cell in KERNEL_COLUMNS.values()] for each in found]
+    return f"{name}'s attention on {kernel.device} in {kernel.dtype}\n{_table(list(KERNEL_COLUMNS), rows)}"
+
+
+def _table(headings: list[str], rows: Sequence[list[str]]) -> str:
+    """Lay out as text: names, which the first two columns are, to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = []
+    for row in (headings, *rows):
         cells = [
             cell.ljust(width) if index < 2 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))

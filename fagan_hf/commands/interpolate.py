@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fagan_hf.commands.options import add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames-per-second", type=float, default=30, help="speed (default: 30)")
     parser.add_argument("--no-loop", action="store_true", help="end at the last seed instead of the first")
     parser.add_argument("--scale", type=int, help="enlarge so many times (default: to at least 256 pixels)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time (default: 64)")
+    add_batch_size(parser)
 
 
 def run(options: argparse.Namespace) -> None:

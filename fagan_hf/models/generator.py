@@ -61,13 +61,21 @@ class Generator(Network):
         Raises:
             ValueError: Latents or labels have another shape.
         """
-        latent_dim = self.config.latent_dim
-        if latents.shape[1:] not in ((latent_dim,), (latent_dim, 1, 1)):
-            raise ValueError(
-                f"latents are {list(latents.shape)}; they must be [batch, {latent_dim}] or [batch, {latent_dim}, 1, 1]"
-            )
+        check_latents(latents, self.config.latent_dim)
         latents = latents.flatten(1)
         labels = check_labels(labels, self.config.label_names, len(latents))
         if labels is not None and self.config.conditioning == "concatenation":
             latents = torch.cat([latents, labels.to(latents)], dim=1)
         return self._run(latents[..., None, None], labels)
+
+
+def check_latents(latents: Tensor, latent_dim: int) -> None:
+    """Refuse latents of another shape than a generator's.
+
+    Raises:
+        ValueError: Says what is allowed.
+    """
+    if latents.shape[1:] not in ((latent_dim,), (latent_dim, 1, 1)):
+        raise ValueError(
+            f"latents are {list(latents.shape)}; they must be [batch, {latent_dim}] or [batch, {latent_dim}, 1, 1]"
+        )

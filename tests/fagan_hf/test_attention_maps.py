@@ -1,10 +1,13 @@
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fagan_hf import attention_maps
 from fagan_hf.attention_maps import (
@@ -18,6 +21,7 @@ from fagan_hf.attention_maps import (
 )
 from fagan_hf.configs import ConvSpec, ConvTransposeSpec, DiscriminatorConfig, FullAttentionSpec, GeneratorConfig
 from fagan_hf.layers import FullAttention, SelfAttention, gates, override_alpha
+from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import generate_images, to_uint8
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
@@ -234,7 +238,7 @@ def test_one_position_has_no_entropy():
 def test_the_whole_matrix_is_never_held():
     """4,096 positions: no tensor that is made on the way may come near 4,096 x 4,096 numbers."""
 
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(TorchDispatchMode):
         largest = 0
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -267,8 +271,101 @@ def test_flops_do_not_depend_on_the_kernel_or_the_mode(generator):
     expected = [layer.flops for layer in inspect_layers(generator, latents)]
     with torch.inference_mode():
         assert [layer.flops for layer in inspect_layers(generator, latents)] == expected
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert [layer.flops for layer in inspect_layers(generator, latents)] == expected
+    for kernel in ("chunked", "fused"):
+        with attention_kernel(kernel), sdpa_kernel(SDPBackend.MATH):
+            assert [layer.flops for layer in inspect_layers(generator, latents)] == expected
+        with attention_kernel(kernel):
+            assert [layer.flops for layer in inspect_layers(generator, latents)] == expected
+
+
+# How attention is computed
+
+
+class Calls(TorchDispatchMode):
+    """Record what torch's attention kernels are handed over, and how many products of batches there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused, self.products = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "scaled_dot_product" in str(function):
+            self.fused.append((str(function), args[0].shape[2], args[1].shape[3], args[2].shape[3]))
+        self.products += "bmm" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", ["chunked", "fused", None])
+def test_the_kernel_is_the_one_of_a_forward_pass(kernel, dtype):
+    """Of 16 to 1,024 positions, so that both are chosen."""
+    generator = with_gates(Generator.from_preset("fagan-32")).to(dtype)
+    latents = torch.randn(1, 64, dtype=dtype)
+    with nullcontext() if kernel is None else attention_kernel(kernel), torch.no_grad():
+        reports = [layer.kernel for layer in inspect_layers(generator, latents)]
+        with Calls() as calls:
+            generator(latents)
+    assert {report.kernel for report in reports} == {kernel} or kernel is None
+    fused = [
+        ("aten._scaled_dot_product_flash_attention_for_cpu.default", positions, *sizes)
+        for positions, report in zip((16, 64, 256, 1024), reports, strict=True)
+        if report.kernel == "fused"
+        for sizes in [(report.kernel_key_size, report.kernel_value_size)]
+    ]
+    assert calls.fused == fused
+    assert (calls.products > 0) == (len(fused) < 4)
+    for report in reports:
+        assert report.backend == ("flash" if report.kernel == "fused" else None)
+        assert (report.weights_held == "none") == (report.kernel == "fused")
+        assert (report.device, report.dtype) == ("cpu", str(dtype)[6:])
+
+
+def test_heads_have_their_share_of_the_channels():
+    specs = (
+        FullAttentionSpec(
+            in_channels=8,
+            out_channels=12,
+            kernel_size=4,
+            transposed=True,
+            squeeze_factor=2,
+            heads=2,
+            spectral_norm=False,
+        ),
+        ConvTransposeSpec(in_channels=12, out_channels=3, kernel_size=1),
+    )
+    generator = Generator(GeneratorConfig(latent_dim=8, image_size=4, layers=specs))
+    with attention_kernel("fused"):
+        attentive, plain = inspect_layers(generator, torch.randn(1, 8))
+    report = attentive.kernel
+    assert plain.kernel is None
+    assert (report.heads, report.key_size, report.value_size) == (2, 2, 6)
+    assert (report.kernel_key_size, report.kernel_value_size) == (16, 16)
+
+
+def test_a_kernel_that_holds_all_weights_is_told(generator):
+    with attention_kernel("fused"), sdpa_kernel(SDPBackend.MATH):
+        report = inspect_layers(generator, torch.randn(1, 8))[0].kernel
+    assert (report.backend, report.weights_held) == ("math", "all")
+
+
+def test_of_other_devices_nothing_is_claimed():
+    """Torch can't be asked there whether its kernel is one."""
+    layer, query = SelfAttention(8, heads=2), torch.empty(1, 8, 4, 4, device="meta")
+    with attention_kernel("fused"):
+        report = attention_maps._kernel_report(layer, query, query)
+    assert (report.device, report.backend, report.weights_held) == ("meta", None, "unknown")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("dtype", "backends"), [(torch.bfloat16, {"flash", "cudnn"}), (torch.float32, {"efficient"})])
+def test_on_cuda_the_kernels_are_none_that_hold_all_weights(dtype, backends):
+    generator = with_gates(Generator.from_preset("fagan-32")).to("cuda", dtype)
+    reports = [layer.kernel for layer in inspect_layers(generator, torch.randn(1, 64))]
+    assert {report.kernel for report in reports} == {"fused"}
+    assert {report.backend for report in reports} <= backends
+
+
+# Numbers of attention
 
 
 def test_a_layer_in_numbers(generator):

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf import FAGANPipeline
+from fagan_hf import FAGANPipeline, sampling
 from fagan_hf.architectures import with_labels
+from fagan_hf.batch_statistics import measure_batch_statistics
 from fagan_hf.cli import main
 from fagan_hf.configs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
 from fagan_hf.models import Generator
 from fagan_hf.repository import save_repository
-from tests.small import DISCRIMINATOR, GENERATOR
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 
 @pytest.fixture
@@ -52,6 +53,82 @@ def test_single_files(model, tmp_path):
     assert names == ["seed-00000003.png", "seed-00000007.png"]
     expected = FAGANPipeline.from_pretrained(model)(seeds=[7], truncation=0.5).images[0]
     assert np.array_equal(pixels(tmp_path / "folder" / names[1]), np.asarray(expected))
+
+
+@pytest.fixture
+def wide_model(tmp_path):
+    """Of a size at which layouts in memory make a difference in the last digits; its pictures have contrast."""
+    generator = with_gates(Generator.from_preset("fagan-32"))
+    measure_batch_statistics(generator, [(torch.randn(64, 64), None)])
+    save_repository(tmp_path / "wide", generator)
+    return str(tmp_path / "wide")
+
+
+@pytest.mark.parametrize("truncation", [1.0, 0.7])
+def test_pictures_are_the_pipelines_to_the_pixel(wide_model, tmp_path, truncation):
+    """Though weights are folded."""
+    folder = tmp_path / "folder"
+    flags = ["--truncation", str(truncation), "--alpha", "layers.3=0.8", "--out", str(folder)]
+    assert main(["generate", "--model", wide_model, "--seeds", "0-9", *flags]) == 0
+    pipe = FAGANPipeline.from_pretrained(wide_model)
+    expected = pipe(seeds=range(10), truncation=truncation, alpha={"layers.3": 0.8}).images
+    for path, image in zip(sorted(folder.iterdir()), expected, strict=True):
+        assert np.array_equal(pixels(path), np.asarray(image))
+
+
+def test_what_draws_is_folded_and_lies_channels_last(wide_model, tmp_path, monkeypatch):
+    drawn = []
+
+    def sample(generator, *arguments, **options):
+        drawn.append(generator)
+        return sampling_sample(generator, *arguments, **options)
+
+    sampling_sample = sampling.sample
+    monkeypatch.setattr(sampling, "sample", sample)
+    film = ["interpolate", "--frames", "1", "--seeds", "0,1", "--out", str(tmp_path / "film.gif")]
+    for command in (["generate", "--seeds", "0", "--out", str(tmp_path / "x.png")], film):
+        assert main([*command, "--model", wide_model]) == 0
+    for generator in drawn:
+        assert not [name for name in generator.state_dict() if "parametrizations" in name]
+        for layer in generator.layers:
+            assert layer.value.weight.is_contiguous(memory_format=torch.channels_last)
+    assert len(drawn) == 2
+
+
+def test_half_precision(wide_model, tmp_path, monkeypatch):
+    """Pictures a few levels from those of single precision, and no float32 weight in use."""
+    dtypes = []
+
+    def sample(generator, *arguments, **options):
+        dtypes.extend(parameter.dtype for parameter in generator.parameters())
+        for images in sampling_sample(generator, *arguments, **options):
+            assert images.dtype == torch.float32
+            yield images
+
+    sampling_sample = sampling.sample
+    expected = np.stack(FAGANPipeline.from_pretrained(wide_model)(seeds=range(4)).images)
+    monkeypatch.setattr(sampling, "sample", sample)
+    arguments = ["generate", "--model", wide_model, "--seeds", "0-3", "--columns", "1", "--dtype", "bfloat16"]
+    assert main([*arguments, "--out", str(tmp_path / "x.png")]) == 0
+    assert set(dtypes) == {torch.bfloat16}
+    difference = abs(pixels(tmp_path / "x.png").reshape(expected.shape).astype(int) - expected)
+    assert expected.std() > 20
+    assert 0 < difference.mean() < 1
+    assert difference.max() <= 10
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments[:-1], "int8", "--out", str(tmp_path / "x.png")])
+
+
+def test_generate_imports_nothing_that_it_does_not_use(model, tmp_path):
+    """Each of these would cost it a second, or the time of torch once more."""
+    unused = "diffusers accelerate datasets transformers matplotlib scipy onnx torch._dynamo torch._inductor sympy"
+    code = (
+        "import sys; from fagan_hf.cli import main\n"
+        f"status = main(['generate', '--model', {model!r}, '--out', {str(tmp_path / 'x.png')!r}])\n"
+        f"print(status, [name for name in {unused.split()} if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.endswith("\n0 []\n")
 
 
 @pytest.mark.parametrize(

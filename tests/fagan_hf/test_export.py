@@ -15,6 +15,7 @@ from fagan_hf.cli import main
 from fagan_hf.configs import GeneratorConfig
 from fagan_hf.export import METADATA_FILE, export_onnx, export_torch
 from fagan_hf.layers import override_alpha
+from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Generator
 from fagan_hf.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
@@ -130,6 +131,18 @@ def test_attention_holds_few_weights_at_a_time(tmp_path, monkeypatch):
     ]
     assert shapes == [[1, 16, 16], [1, 16, 16], [1, 24, 64], [1, 24, 64], [1, 16, 64]]
     assert_same(generator, run_onnx(tmp_path / "generator.onnx"))
+
+
+@pytest.mark.parametrize("kernel", ["fused", "chunked"])
+def test_attention_is_one_operation_whatever_is_fastest_here(kernel, tmp_path):
+    generator = build("small")
+    with attention_kernel(kernel):
+        export_torch(generator, tmp_path / "generator.pt2")
+    program, _ = load_torch(tmp_path / "generator.pt2")
+    operations = [str(node.target) for node in program.graph.nodes]
+    assert len([each for each in operations if "scaled_dot_product_attention" in each]) == 3
+    assert not [each for each in operations if "bmm" in each or "softmax" in each]
+    assert_same(generator, program.module())
 
 
 def test_half_precision_training_mode_and_turned_gates(tmp_path):

@@ -10,6 +10,7 @@ from fagan_hf.architectures import with_labels
 from fagan_hf.attention_maps import inspect_layers
 from fagan_hf.cli import main
 from fagan_hf.layers import override_alpha
+from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import save_repository
 from fagan_hf.sampling import generate_images, latents_from_seeds
@@ -65,6 +66,36 @@ def test_the_table(model, generator, capsys):
     assert lines[9].split()[:2] == ["layers.1", "conv"]
     assert lines[9].split()[6:] == ["-"] * 5
     assert "means are over 5 seeds" in lines[-1]
+
+
+def test_kernels(model, tmp_path, capsys):
+    arguments = ["inspect", model, "--seeds", "0", "--kernels", "--pixels", "0,0", "--out", str(tmp_path / "out")]
+    for dtype in ("float32", "bfloat16"):
+        with attention_kernel("fused"):
+            assert main([*arguments, "--dtype", dtype]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        start = lines.index(f"generator's attention on cpu in {dtype}")
+        assert lines[start + 1].split() == (
+            ["layer", "kernel", "positions", "heads", "key", "size", "value", "size", "weights", "held"]
+        )
+        rows = [" ".join(line.split()) for line in lines[start + 2 : start + 5]]
+        assert rows == [
+            "layers.0 fused (flash) 16 1 1 -> 16 16 none",
+            "layers.1 fused (flash) 16 1 2 -> 16 16 none",
+            "layers.2 fused (flash) 64 1 2 -> 16 3 -> 16 none",
+        ]
+        start = lines.index(f"discriminator's attention on cpu in {dtype}")
+        assert lines[start + 2].split()[:2] == ["layers.0", "fused"]
+        assert not lines[start + 3]  # the other layer has no attention
+        table = json.loads((tmp_path / "out" / "layers.json").read_text())
+        assert table["generator"][2]["kernel"]["dtype"] == dtype
+        assert table["discriminator"][0]["kernel"]["kernel_key_size"] == 16
+        assert table["discriminator"][1]["kernel"] is None
+
+
+def test_kernels_of_a_model_without_attention(without_attention, capsys):
+    assert main(["inspect", without_attention, "--seeds", "0", "--kernels"]) == 0
+    assert "'s attention" not in capsys.readouterr().out
 
 
 def test_alpha_turns_the_gates_of_the_generator(model, capsys):
