@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
@@ -215,23 +216,10 @@ class Trainer:
         others = None
         if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
             others = self._judge_all(judge, self.processes.unwrap(player.network), parts)
-        told: list[dict[str, Tensor]] = []
-        for index in self._synchronising_last(player.network, parts):
-            own = judge(index, player.network)
-            if others is None:
-                loss, numbers = loss_of(self._among_all(own, [self._gather(own)], 0))
-                loss = loss / parts
-            else:
-                loss, numbers = loss_of(self._among_all(own, others, index))
-            objective = loss * self.processes.count  # gradients are averaged over the processes
-            # The passes draw what `_judge_all` drew, with penalties between them or not.
-            with nullcontext() if others is None else self._same_draws():
-                penalties = penalise(index)
-            for penalty_name, (weight, penalty) in penalties.items():
-                objective = objective + weight * penalty / parts
-                numbers[penalty_name] = penalty
-            self.processes.backward(objective)
-            told.append({each: number.detach() for each, number in numbers.items()})
+        told = [
+            self._learn_from_part(index, player, parts, judge, loss_of, penalise, others)
+            for index in self._synchronising_last(player.network, parts)
+        ]
         means = {each: torch.stack([numbers[each] for numbers in told]).mean() for each in told[0]}
         norm, loss = _gradient_norm(player), means[f"{name}_loss"]
         if others is not None:  # in each process with other roundings, and all must skip the same steps
@@ -242,6 +230,38 @@ class Trainer:
         player.optimizer.zero_grad(set_to_none=True)
         self._statistics.keep_if(is_finite, statistics)
         return means | {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
+
+    def _learn_from_part(
+        self,
+        index: int,
+        player: Player,
+        parts: int,
+        judge: Callable[[int, nn.Module], Logits],
+        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
+        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]],
+        others: list[Tensor] | None,
+    ) -> dict[str, Tensor]:
+        """Compute the gradients of a micro-batch; arguments are those of `_step`, and all logits if they are known.
+
+        Weights are divided by their spectral norms once, for all passes through a network: that holds until the graph
+        of these passes is gone.
+        """
+        with parametrize.cached():
+            own = judge(index, player.network)
+            if others is None:
+                loss, numbers = loss_of(self._among_all(own, [self._gather(own)], 0))
+                loss = loss / parts
+            else:
+                loss, numbers = loss_of(self._among_all(own, others, index))
+            objective = loss * self.processes.count  # gradients are averaged over the processes
+            # The passes draw what `_judge_all` drew, with penalties between them or not.
+            with nullcontext() if others is None else self._same_draws():
+                penalties = penalise(index)
+            for name, (weight, penalty) in penalties.items():
+                objective = objective + weight * penalty / parts
+                numbers[name] = penalty
+            self.processes.backward(objective)
+        return {name: number.detach() for name, number in numbers.items()}
 
     def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
         """Judge all micro-batches without a graph, with the random numbers that the passes with one will draw."""

@@ -19,7 +19,7 @@ Kernel = Literal["fused", "chunked"]
 
 # From where on ours is faster than torch's on a CPU. Torch's computes query and key at the value's size, for the zeros
 # that are added; ours does not, but goes over the weights more often. benchmarks/speed.py compares them.
-_LARGE_HEAD = 64
+_LARGE_HEAD = 48
 _FEW_POSITIONS = 256
 
 _forced: Setting[Kernel | None] = Setting("forced_attention_kernel", default=None)

@@ -40,21 +40,30 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor, dim: int = 0):
         super().__init__()
         self.dim = dim
-        rows, columns = self._matrix(weight).shape
+        rows, columns = weight.movedim(dim, 0).flatten(1).shape
         self.register_buffer("u", _unit(torch.randn(rows, device=weight.device, dtype=weight.dtype)))
         self.register_buffer("v", _unit(torch.randn(columns, device=weight.device, dtype=weight.dtype)))
 
-    def _matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
-        return weight.movedim(self.dim, 0).flatten(1)
+    def _matrix(self, weight: Tensor) -> tuple[Float[Tensor, "rows columns"], Tensor]:
+        """Give the weight as a matrix, and `v` as a view whose entries are in the order of its columns.
+
+        That is the order of the memory, which channels_last makes another than that of `v`: a matrix in `v`'s order
+        would be a copy of the weight in every call.
+        """
+        rows = weight.movedim(self.dim, 0)
+        order = sorted(range(1, rows.ndim), key=lambda dim: -rows.stride(dim))
+        v = self.v.view(rows.shape[1:]).permute([dim - 1 for dim in order])
+        return rows.permute(0, *order).flatten(1), v
 
     @torch.no_grad()
     def iterate(self, weight: Tensor, iterations: int = 1) -> None:
         """Move `u` and `v` towards the singular vectors of ``weight``."""
-        matrix = self._matrix(weight)
+        matrix, v = self._matrix(weight)
         for _ in range(iterations):
+            unit = _unit(matrix.mT @ self.u)
             # Copied in place: the buffers stay the same tensors, for a saved state and for other processes.
-            self.v.copy_(_unit(matrix.mT @ self.u))
-            self.u.copy_(_unit(matrix @ self.v))
+            v.copy_(unit.view(v.shape))
+            self.u.copy_(_unit(matrix @ unit))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Give the weight divided by its estimated norm, in the weight's shape."""
@@ -68,8 +77,8 @@ class SpectralNorm(nn.Module):
     def sigma(self, weight: Tensor) -> Float[Tensor, ""]:
         """Give the estimate of the weight's largest singular value."""
         # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
-        u, v = self.u.clone(), self.v.clone()
-        return torch.dot(u, self._matrix(weight) @ v)
+        matrix, v = self._matrix(weight)
+        return torch.dot(self.u.clone(), matrix @ v.clone(memory_format=torch.contiguous_format).flatten())
 
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
