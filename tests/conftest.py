@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test reaches a server
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported. Each worker has a core: more threads would spin while they wait for those of the others.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

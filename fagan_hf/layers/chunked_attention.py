@@ -41,10 +41,14 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         output = torch.empty_like(value)
         scratch = _Scratch(query, buffers=2)
+        is_channels_last = value.mT.is_contiguous()
         for groups, rows in scratch.chunks:
             scores, weights = scratch.take(groups, rows)
             _weigh(query[groups, :, rows], key[groups], scores, weights)
-            output[groups, :, rows] = value[groups] @ weights.mT
+            if is_channels_last:  # or what is computed would be transposed when it is written
+                output.mT[groups, rows] = weights @ value[groups].mT
+            else:
+                output[groups, :, rows] = value[groups] @ weights.mT
         ctx.save_for_backward(query, key, value, output)
         return output
 

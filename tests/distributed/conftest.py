@@ -15,6 +15,7 @@ from PIL import Image
 
 from fagan_hf.architectures import save_architecture
 from tests.distributed.hosts import ADDRESSES, INTERFACE, Hosts, NotPermittedError
+from tests.hub import forked
 from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,8 @@ class Command:
     """A command that runs, and all processes that it starts.
 
     Args:
-        command: What to start.
+        command: What to start. If this is our Python, it is forked from one that has imported torch; whatever it
+            starts itself, as launchers do, imports torch anew.
         log: File for all that it says.
         **environment: Added to this process's.
     """
@@ -59,16 +61,20 @@ class Command:
     def __init__(self, command, log, **environment):
         self.log, self.mark = log, f"{os.getpid()}-{time.monotonic_ns()}"
         added = {"OMP_NUM_THREADS": "1", MARK: self.mark} | environment
+        program, *arguments = map(str, command)
         with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [*map(str, command)],
-                env=os.environ | added,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if program == sys.executable:
+                self.process = forked.Popen(arguments, os.environ | added, ROOT, file, file)
+            else:
+                self.process = subprocess.Popen(
+                    [program, *arguments],
+                    env=os.environ | added,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     @property
     def said(self):
@@ -90,8 +96,10 @@ class Command:
         """Find the processes that run."""
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+            with suppress(psutil.Error, ProcessLookupError):
+                # One that is forked has the environment of its parent, but leads a session.
+                is_ours = self.process.pid == os.getsid(process.pid) or process.environ().get(MARK) == self.mark
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

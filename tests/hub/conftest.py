@@ -88,7 +88,7 @@ def train(hub, tmp_path):
         env = hub.environment(token, cache=tmp_path / f"hub-{output_dir}") | {"FAGAN_CACHE": str(tmp_path / "data")}
         env["OMP_NUM_THREADS"] = "1"
         if wait:
-            return (_run if launcher else _fork)(command, env, check)
+            return _fork(command, env, check)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([*map(str, command)], env=env, cwd=ROOT, **pipes)
 

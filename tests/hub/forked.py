@@ -1,61 +1,163 @@
-"""Clients in processes of their own that need not import torch again: they are forked from one that has.
+"""Processes of their own that need not import torch again: they are forked from one that has.
 
-It has imported nothing that reads the Hub's environment variables, so each client has an environment of its own. This
-module is imported there too, and must not import any such thing either.
+It has imported nothing that reads the Hub's environment variables, so each has an environment of its own. Apart from
+that each is as if started anew: it leads a session, and ends as any Python does, with all that is done at exit.
 """
 
-import multiprocessing
+import atexit
+import gc
+import json
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
-import traceback
+import time
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import IO, Any
 
-PRELOADED = ("torch", "numpy", "PIL.Image", "yaml", "jinja2", "safetensors.torch", "tests.hub.forked")
+# matplotlib, jsonargparse and httpx2 are what takes longest after torch, in a training and in a client.
+PRELOADED = (
+    "torch", "torch.distributed.launcher.api", "numpy", "PIL.Image", "yaml", "jinja2", "safetensors.torch",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "jsonargparse", "httpx2",
+)  # fmt: skip
+
+
+class Popen:
+    """What tests need of ``subprocess.Popen([sys.executable, *arguments], start_new_session=True)``, sooner.
+
+    Args:
+        arguments: A script, ``-c`` and code, or ``-m`` and a module; then its arguments.
+        env: All of the environment.
+        cwd: Folder to start in.
+        stdout: Where the output goes.
+        stderr: Where the errors go.
+    """
+
+    def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path, stdout: IO[Any], stderr: IO[Any]):
+        self.args, self.returncode = arguments, None
+        files = [stdout.fileno(), stderr.fileno()]
+        self.pid: int = _ask({"arguments": arguments, "env": env, "cwd": str(cwd)}, files)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 120.0) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def run(arguments: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float):
     """Do what ``subprocess.run`` does with ``[sys.executable, *arguments]``, sooner."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
     log.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_main, args=(arguments, env, str(cwd), str(log)))
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
+    with (log / "stdout").open("wb") as out, (log / "stderr").open("wb") as err:
+        process = Popen(arguments, env, cwd, out, err)
+    try:
+        process.wait(timeout)
+    finally:
         process.kill()
-        process.join()
-    out, err = ((log / name).read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+    return subprocess.CompletedProcess(
+        arguments, process.wait(), (log / "stdout").read_text(), (log / "stderr").read_text()
+    )
 
 
-def _main(arguments: list[str], env: dict[str, str], cwd: str, log: str) -> None:
-    assert "huggingface_hub" not in sys.modules, "it has read another environment"
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(f"{log}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+_parent: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+
+
+def _ask(request: dict[str, Any], files: Sequence[int] = ()) -> Any:
+    """Ask the process that has imported torch, which is started when it is first needed."""
+    global _parent
+    if _parent is None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-B", __file__, str(theirs.fileno())],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # only without threads may it be forked
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        _parent = process, ours
+        atexit.register(_end)
+    connection = _parent[1]
+    socket.send_fds(connection, [json.dumps(request).encode()], files)
+    answer = connection.recv(100)
+    assert answer, "the process that others are forked from has ended"
+    return json.loads(answer)
+
+
+def _end() -> None:
+    process, connection = _parent
+    connection.close()
+    process.wait()
+
+
+def _serve(connection: socket.socket) -> dict[str, Any]:
+    """Answer as long as somebody asks; in a process that was asked for, give what it shall do."""
+    while True:
+        message, files, *_ = socket.recv_fds(connection, 1 << 20, 2)
+        if not message:
+            sys.exit()
+        request = json.loads(message)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if not answer:
+                connection.close()
+                os.setsid()
+                for number, file in enumerate(files, start=1):
+                    os.dup2(file, number)
+            for file in files:
+                os.close(file)
+            if not answer:
+                return request
+        connection.send(json.dumps(answer).encode())
+
+
+def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    try:
-        _execute(arguments)
-    except SystemExit:
-        raise
-    except BaseException:
-        traceback.print_exc()
-        sys.exit(1)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _execute(arguments: list[str]) -> None:
-    if arguments[0] == "-c":
-        sys.argv, sys.path[:0] = ["-c", *arguments[2:]], [""]
+    if "PYTHONUNBUFFERED" in env:
+        sys.stdout.reconfigure(write_through=True)
+    what, *rest = arguments
+    paths = env.get("PYTHONPATH", "").split(os.pathsep) if env.get("PYTHONPATH") else []
+    if what == "-c":
+        sys.argv, sys.path[:1] = ["-c", *rest[1:]], ["", *paths]
         sys.modules["__main__"] = module = ModuleType("__main__")
-        exec(compile(arguments[1], "<string>", "exec"), module.__dict__)
+        exec(compile(rest[0], "<string>", "exec"), module.__dict__)
+    elif what == "-m":
+        sys.argv, sys.path[:1] = rest, [cwd, *paths]
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
-        sys.argv, sys.path[:0] = arguments, [str(Path(arguments[0]).parent)]
-        runpy.run_path(arguments[0], run_name="__main__")
+        sys.argv, sys.path[:1] = arguments, [str(Path(what).parent), *paths]
+        runpy.run_path(what, run_name="__main__")
+
+
+if __name__ == "__main__":
+    gc.disable()  # it would look at all modules again and again
+    for name in PRELOADED:
+        import_module(name)
+    gc.freeze()
+    gc.enable()
+    assert "huggingface_hub" not in sys.modules, "it has read the environment"
+    _become(**_serve(socket.socket(fileno=int(sys.argv[1]))))

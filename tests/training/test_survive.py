@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from benchmarks.survive import CHECKPOINT, Kill, compare, compare_names, plan, survive
+from tests.hub import forked
 
 AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
 
@@ -27,7 +29,13 @@ AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
         (2, [Kill(AT_A_CHECKPOINT, 0.3, checkpoint=2), Kill(AT_ANY_MOMENT, 0.9, victim=1)]),
     ],
 )
-def test_a_killed_run_ends_as_one_left_alone(tmp_path, processes, kills):
+def test_a_killed_run_ends_as_one_left_alone(tmp_path, monkeypatch, processes, kills):
+    def start(command, env, cwd, stdout, stderr):
+        """Without importing torch each time, in which a kill shows nothing; a launcher's processes do import it."""
+        return forked.Popen(command[1:], env, cwd, stdout, stderr)
+
+    monkeypatch.setattr("benchmarks.survive.subprocess", SimpleNamespace(Popen=start))
+    monkeypatch.setattr("benchmarks.survive.POLL_SECONDS", 0.003)  # writing a checkpoint took 13 ms and more
     found = survive(tmp_path, kills, processes, intervals=1)
     assert found["problems"] == []
     assert found["most_images_redone"] <= CHECKPOINT

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from accelerate import Accelerator
 from PIL import Image
 
 from fagan_hf.repository import published_files
+from tests.hub import forked
 from training import trackers
 from training.trackers import Tracker, accelerator_options, check_tracker, group, plain, values_of
 
@@ -93,10 +95,9 @@ def run(code: str, *arguments: object, cwd: Path, **environment: str) -> subproc
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     home = {"HOME": str(cwd.parent / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     cwd.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    # Without an input that could answer: what asks fails.
-    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    done = subprocess.run(command, cwd=cwd, env=kept | home | environment, timeout=100, **output)
+    with TemporaryDirectory() as log:  # there is no input that could answer: what asks fails
+        command = ["-c", code, *map(str, arguments)]
+        done = forked.run(command, kept | home | environment, cwd, Path(log), timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fagan_hf import FAGANPipeline
+from tests.hub import forked
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
@@ -79,7 +80,9 @@ def test_a_folder_of_photographs(faces, tmp_path):
 )
 def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, change, message):
     arguments = ["--name", "x", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
-    result = launch(*arguments, "--output_dir", tmp_path, *change, cache=tmp_path / "cache")
+    command = [*LAUNCH[1:], "training/train.py", *map(str, [*arguments, "--output_dir", tmp_path, *change])]
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache")}
+    result = forked.run(command, environment, Path.cwd(), tmp_path / "log", timeout=120)
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
