@@ -51,6 +51,8 @@ class FAGANPipeline(DiffusionPipeline):
 
     def __init__(self, generator: Generator):
         super().__init__()
+        # Convolutions are faster in it. torch's annotations don't know the argument.
+        generator = generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._measured: tuple[Any, Generator] | None = None
         self.register_modules(generator=generator)
 
@@ -70,9 +72,7 @@ class FAGANPipeline(DiffusionPipeline):
             FileNotFoundError: See `Generator.from_pretrained`.
             ValueError: See `Generator.from_pretrained`.
         """
-        generator = Generator.from_pretrained(pretrained_model_name_or_path, **options)
-        # Convolutions are faster in it. torch's annotations don't know the argument.
-        return cls(generator.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+        return cls(Generator.from_pretrained(pretrained_model_name_or_path, **options))
 
     def save_pretrained(self, save_directory: str | Path) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a folder that `from_pretrained` loads, and that diffusers' bare `DiffusionPipeline` loads as well.

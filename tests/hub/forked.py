@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -79,10 +80,16 @@ def run(arguments: list[str], env: dict[str, str], cwd: Path, log: Path, timeout
 
 
 _parent: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+_one_at_a_time = threading.Lock()
 
 
 def _ask(request: dict[str, Any], files: Sequence[int] = ()) -> Any:
     """Ask the process that has imported torch, which is started when it is first needed."""
+    with _one_at_a_time:  # threads of a test would get each other's answers
+        return _ask_alone(request, files)
+
+
+def _ask_alone(request: dict[str, Any], files: Sequence[int]) -> Any:
     global _parent
     if _parent is None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
