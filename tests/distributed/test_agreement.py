@@ -79,8 +79,10 @@ def test_every_setting_is_compared():
 def test_gradients_of_one_process_and_two(one_and_two):
     one, two, _ = one_and_two
     found = differences("gradient", one, two)
-    assert {name: value for name, value in found.items() if value > gradient_tolerance(name)} == {}
     sizes = {name: tensor.abs().max().item() for name, tensor in part(one, "gradient").items()}
+    # A gate's gradient is one large sum, so what is large may differ by as much of itself.
+    off = {name: (value, sizes[name]) for name, value in found.items()}
+    assert {n: each for n, each in off.items() if each[0] > gradient_tolerance(n) * max(1, each[1])} == {}
     cases = {name.split("/")[1] for name in sizes}
     assert len(cases) == len(FIRST_STEPS)
     for case in cases:  # there is something to agree on
