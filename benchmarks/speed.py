@@ -30,7 +30,7 @@ from typing import Any
 
 # As training/train.py does, for both sides: threads that wait don't keep a core that others need.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 

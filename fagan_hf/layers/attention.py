@@ -185,4 +185,6 @@ class FullAttention(AttentionLayer):
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Give the blend of both paths."""
         convolved, gathered = self.branches(feature_map, labels)
-        return convolved + self.gate * (gathered - convolved)
+        gate = self.gate
+        # One pass over both. It takes no numbers of two precisions, which there are under autocast.
+        return torch.lerp(convolved, gathered, gate.to(gathered.dtype) if isinstance(gate, Tensor) else gate)
