@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 # torch's threads spin while they wait for each other (GNU OpenMP, on Linux). Where another program wants a core too,
-# they hold it for nothing and a run falls to a fraction of its speed; spinning for a fifth of a millisecond costs nothing
-# when it is alone, for the next work comes sooner. Read when torch is imported, so it stands before that.
+# they hold it for nothing and a run falls to a fraction of its speed. For a fifth of a millisecond it pays: the next
+# work comes sooner. Read when torch is imported, so it stands before that.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
