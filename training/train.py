@@ -15,6 +15,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fagan_hf.redaction import redact
+from training.allocator import keep_freed_memory
 from training.health import DivergedError
 from training.loop import Run
 from training.processes import OtherProcessError
@@ -28,6 +29,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Read the recipe, train, and end with a message instead of a traceback where the cause is the user's to mend."""
+    keep_freed_memory()
     recipe = parse_recipe()
     try:
         _train(recipe)

@@ -71,7 +71,7 @@ class _AttentionGradients(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, output: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(query, key, value, gradient)
-        for_query, for_key, for_value = (_zeros(tensor) for tensor in (query, key, value))
+        for_query, for_key, for_value = (_like(tensor) for tensor in (query, key, value))
         scratch = _Scratch(query, buffers=2)
         with torch.autocast(query.device.type, enabled=False):
             for groups, rows in scratch.chunks:
@@ -79,12 +79,13 @@ class _AttentionGradients(torch.autograd.Function):
                 chunk_query, chunk_gradient = query[groups, :, rows], gradient[groups, :, rows]
                 _weigh(chunk_query, key[groups], scores, weights)
                 torch.bmm(chunk_gradient.mT, value[groups], out=scores)  # from here on the gradient of the weights
-                for_value[groups].baddbmm_(chunk_gradient, weights)
+                beta = min(rows.start, 1)  # with 0 a sum begins, whatever is in memory
+                for_value[groups].baddbmm_(chunk_gradient, weights, beta=beta)
                 # Through the softmax: each row's mean gradient, as weighted, is what the output makes of it.
                 mean = (chunk_gradient * output[groups, :, rows]).sum(1)
                 scores.sub_(mean[..., None]).mul_(weights)
                 for_query[groups, :, rows] = key[groups] @ scores.mT
-                for_key[groups].baddbmm_(chunk_query, scores)
+                for_key[groups].baddbmm_(chunk_query, scores, beta=beta)
         return for_query, for_key, for_value
 
     @staticmethod
@@ -94,7 +95,7 @@ class _AttentionGradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         query, key, value, gradient = ctx.saved_tensors
         of_query, of_key, of_value = gradients
-        for_query, for_key, for_value, for_gradient = (_zeros(tensor) for tensor in ctx.saved_tensors)
+        for_query, for_key, for_value, for_gradient = (_like(tensor).zero_() for tensor in ctx.saved_tensors)
         with torch.autocast(query.device.type, enabled=False):
             for groups, rows in _Scratch(query).chunks:
                 parts = _second_gradients(
@@ -149,9 +150,9 @@ def _weigh(query: Tensor, key: Tensor, scores: Tensor, weights: Tensor) -> None:
     torch.softmax(scores, -1, out=weights)
 
 
-def _zeros(tensor: Tensor) -> Tensor:
-    """Make a sum to add to: contiguous, so that products are added in place."""
-    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+def _like(tensor: Tensor) -> Tensor:
+    """Make room for a gradient: contiguous, so that products are added in place."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _second_gradients(inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
