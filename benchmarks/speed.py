@@ -40,7 +40,7 @@ from training.facts import command, hardware, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, tuple[str, int, int]] = {  # name: where it is, rounds of a full and of a quick run
-    "step": ("step:measure_step", 7, 2),
+    "step": ("step:measure_step", 7, 3),
     "layer": ("layer:measure_layer", 5, 2),
     "full": ("step:measure_full", 5, 2),
     "sample": ("sample:measure_sample", 9, 3),
