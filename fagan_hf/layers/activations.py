@@ -14,11 +14,23 @@ _MODULES = {
 }
 
 
-def build_activation(text: str) -> nn.Module:
+# Those whose derivative follows from what they give, so that nobody misses what came in.
+_IN_PLACE = {"relu", "leaky_relu"}
+
+
+def build_activation(text: str, *, may_overwrite: bool = False) -> nn.Module:
     """Make the activation that a config names, such as ``"leaky_relu(0.2)"`` or ``"tanh"``.
+
+    Args:
+        text: Its name.
+        may_overwrite: Will nobody else, a backward pass least of all, look at what comes in? Then what goes out may
+            take its memory.
 
     Raises:
         ValueError: The name is unknown, or its number is missing, unwanted or no number.
     """
     name, number = parse_activation(text)
-    return _MODULES[name]() if number is None else _MODULES[name](number)
+    arguments = [] if number is None else [number]
+    # With a negative slope two inputs give the same output.
+    is_in_place = may_overwrite and name in _IN_PLACE and (number is None or number > 0)
+    return _MODULES[name](*arguments, **{"inplace": True} if is_in_place else {})

@@ -165,14 +165,16 @@ class FullAttention(AttentionLayer):
         self.value = conv(out_channels)
         self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
+        # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.
         self.activation = build_activation(activation)
+        self.residual_activation = build_activation(activation, may_overwrite=True)
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Give the convolution path's output and the attention path's, both activated."""
         gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
         convolved = normalise(self.batch_norm, self.residual(feature_map), labels)
-        return self.activation(convolved), self.activation(gathered)
+        return self.residual_activation(convolved), self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``(1 - alpha) * convolution`` and ``alpha * attention``."""

@@ -46,7 +46,7 @@ class Conv(nn.Module):
         conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.conv = normalised(conv, spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
-        self.activation = build_activation(activation)
+        self.activation = build_activation(activation, may_overwrite=True)
 
     def forward(
         self,
