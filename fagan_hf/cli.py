@@ -14,6 +14,7 @@ from fagan_hf import __version__
 COMMANDS = {
     "generate": "make pictures with a trained model",
     "interpolate": "make a film from picture to picture",
+    "evaluate": "measure how good a model is",
     "project": "find the latent of a given picture",
     "inspect": "see what a model's attention does",
     "convert": "bring a model of attn-gan-pytorch over",

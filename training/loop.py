@@ -34,6 +34,7 @@ from training.checkpoint import Checkpoints, Files
 from training.compilation import begin_step, check_compilation, compile_network
 from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
+from training.evaluation import Evaluation, Evaluator, keep_best, numbers_of
 from training.facts import environment_facts, peak_memory_mb
 from training.health import MAX_RETURNS, SLOWER, DivergedError, SkippedSteps, describe_loss, diagnose, report_failure
 from training.launch import check_launcher, cores_of_a_process
@@ -129,6 +130,7 @@ class Run:
             {"generator_optimizer": players[0].optimizer, "discriminator_optimizer": players[1].optimizer},
             recipe.keep_checkpoints,
         )
+        self.evaluator = self._make_evaluator(images)
         self.report = Report(recipe.run_dir)
         self.tracker = Tracker(
             self.processes.accelerator, recipe.report_to, recipe.run_dir, recipe.to_plain(), self._tell
@@ -138,6 +140,8 @@ class Run:
         self.stop_request = StopRequest()
         self._started = time.monotonic()
         self._last_line: dict[str, Any] = {}
+        self._measured: dict[str, float] = {}  # for the next line
+        self._evaluation: tuple[int | None, Evaluation | None] = None, None  # after how many images, and the newest
         self._refreshed_at: int | None = None  # images seen when the averaged generator was last measured
         self._shown_at: int | None = None  # the same of samples.png
         self._drawn_at: int | None = None  # the same of the newest in samples/
@@ -167,6 +171,13 @@ class Run:
         if self.recipe.streaming:
             return open_stream(source, seed=self.recipe.seed, process=processes.index, processes=processes.count)
         return prepare_images(source, progress=self.is_main)
+
+    def _make_evaluator(self, images: Images | ImageStream) -> Evaluator | None:
+        if not self.recipe.eval_every_images:
+            return None
+        assert isinstance(images, Images), "a recipe refuses to measure with a stream"
+        with self.processes.at_own_pace():
+            return Evaluator(images, self.recipe.eval_features, self.recipe.eval_num_images, self.processes)
 
     def _make_publisher(self) -> Publisher | None:
         """Check early that the run can be pushed: nobody wants to find out after hours."""
@@ -220,8 +231,8 @@ class Run:
             while not is_stopped and not self._has_ended(is_late):
                 self._step()
                 bar.update(self.recipe.batch_size)
-                is_lost = False
-                if self._is_due("log"):
+                is_lost, is_measured = False, self._is_due("eval") and self._measure()
+                if self._is_due("log") or is_measured:
                     is_lost = self._log()
                     self._show_numbers(bar)
                 if is_lost:
@@ -410,6 +421,8 @@ class Run:
 
     def _is_due(self, what: str) -> bool:
         interval = getattr(self.recipe, f"{what}_every_images")
+        if not interval:
+            return False
         return self.images_seen // interval > (self.images_seen - self.recipe.batch_size) // interval
 
     def _is_over(self, is_late: bool) -> bool:
@@ -469,7 +482,9 @@ class Run:
             **skipped,
             **blends,
             **sigmas,
+            **self._measured,
         }
+        self._measured = {}
         progress.symptoms, warnings, news = diagnose(line, progress.symptoms)
         line |= {"warnings": warnings} if warnings else {}
         line |= {"events": progress.events} if progress.events else {}
@@ -529,6 +544,30 @@ class Run:
         by_then = round(self.images_seen * 60 * self.recipe.max_minutes / max(self.seconds, 1e-9))
         return min(self.recipe.max_images, max(by_then, self.images_seen))
 
+    def _measure(self) -> bool:
+        """Measure the averaged generator, for the next line, and keep it if it is the best; give whether it was done.
+
+        Its time is not the training's: runs with and without it compare.
+        """
+        if self.evaluator is None or self.skipped.is_skipping:
+            return False
+        started = time.monotonic()
+        with self.processes.at_own_pace():
+            generator = self._averaged_generator()
+        evaluation = self.evaluator.measure(generator)
+        distance = self.processes.told_by_main(evaluation and evaluation.found.frechet)
+        if self.progress.best is None or distance < self.progress.best:
+            self.progress.best = distance
+            self._main_writes(lambda: self._keep_best(evaluation, generator))
+        self._measured = numbers_of(evaluation) if evaluation else {}
+        self._evaluation = self.images_seen, evaluation
+        self._started += time.monotonic() - started
+        return True
+
+    def _keep_best(self, evaluation: Evaluation | None, generator: Generator) -> None:
+        assert evaluation is not None, "the main process has it"
+        keep_best(self.recipe.run_dir, evaluation, generator, self.discriminator, self._facts())
+
     def _show(self) -> None:
         self.processes.by_main(self._draw)
         self._drawn_at = self.images_seen
@@ -559,6 +598,9 @@ class Run:
             self._shown_at = self.images_seen
         folder = self.recipe.run_dir
         save_repository(folder, self._averaged_generator(), self.discriminator, self._facts())
+        measured_at, evaluation = self._evaluation
+        if evaluation is not None and measured_at == self.images_seen:
+            evaluation.keep(folder)
         self._write_card()
         self._write_checkpoint({"means": means})
 
@@ -598,6 +640,8 @@ class Run:
         return self.averaged.model
 
     def _finish(self) -> None:
+        if self._evaluation[0] != self.images_seen and self._measure():
+            self._log()
         if self._drawn_at != self.images_seen:
             self._show()
         else:  # the plots may lack the last line

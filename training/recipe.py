@@ -24,6 +24,9 @@ LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "
 AugmentationName = Literal["colour", "translation", "cutout"]
 MixedPrecision = Literal["no", "bf16"]
 Compilation = Literal["no", "kernels", "cuda_graphs"]
+FeaturesName = Literal["effnetlite0", "inception"]
+
+_MAY_BE_ZERO = {"warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty", "eval_every_images"}
 
 # Changing one of these continues the same run; changing any other makes it another one.
 HOW_LONG_AND_WHERE = {
@@ -33,6 +36,7 @@ HOW_LONG_AND_WHERE = {
     "log_every_images",
     "sample_every_images",
     "checkpoint_every_images",
+    "eval_every_images",
     "keep_checkpoints",
     "cpu_threads",
     "compile",
@@ -129,6 +133,12 @@ class Recipe:
     """Interval between grids of samples and redrawn plots."""
     checkpoint_every_images: int = 20_000
     """Interval between checkpoints; a run that is killed loses at most so much."""
+    eval_every_images: int = 0
+    """Interval between measurements of the averaged generator, the best is kept in best/; 0: none."""
+    eval_features: FeaturesName = "effnetlite0"
+    """What pictures are seen through: effnetlite0, or inception for the published protocol, which is downloaded."""
+    eval_num_images: int = 2048
+    """How many are drawn for it, and compared with as many real ones."""
     keep_checkpoints: int = 2
     """The newest so many checkpoints stay."""
     cpu_threads: int | None = None
@@ -180,6 +190,11 @@ class Recipe:
                 "matching_aware needs the labels of all images at once, which a stream does not have; leave out one of "
                 "matching_aware and streaming"
             )
+        if self.eval_every_images and self.streaming:
+            raise ValueError(
+                "eval_every_images compares with the same real images each time, which a stream does not have; leave "
+                "out one of eval_every_images and streaming"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
         if self.batch_size % self.gradient_accumulation:
@@ -193,7 +208,7 @@ class Recipe:
             )
 
     def _check_number(self, name: str, value: Any) -> None:
-        may_be_zero = name in ("warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty")
+        may_be_zero = name in _MAY_BE_ZERO
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):

@@ -40,11 +40,11 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         output = torch.empty_like(value)
-        scratch = _Scratch(query, buffers=2)
+        scratch = _Scratch(query, buffers=1)
         is_channels_last = value.mT.is_contiguous()
         for groups, rows in scratch.chunks:
-            scores, weights = scratch.take(groups, rows)
-            _weigh(query[groups, :, rows], key[groups], scores, weights)
+            [weights] = scratch.take(groups, rows)
+            _weigh(query[groups, :, rows], key[groups], weights)
             if is_channels_last:  # or what is computed would be transposed when it is written
                 output.mT[groups, rows] = weights @ value[groups].mT
             else:
@@ -75,10 +75,10 @@ class _AttentionGradients(torch.autograd.Function):
         scratch = _Scratch(query, buffers=2)
         with torch.autocast(query.device.type, enabled=False):
             for groups, rows in scratch.chunks:
-                scores, weights = scratch.take(groups, rows)
+                weights, scores = scratch.take(groups, rows)  # of the latter the gradient
                 chunk_query, chunk_gradient = query[groups, :, rows], gradient[groups, :, rows]
-                _weigh(chunk_query, key[groups], scores, weights)
-                torch.bmm(chunk_gradient.mT, value[groups], out=scores)  # from here on the gradient of the weights
+                _weigh(chunk_query, key[groups], weights)
+                torch.bmm(chunk_gradient.mT, value[groups], out=scores)  # first that of the weights
                 beta = min(rows.start, 1)  # with 0 a sum begins, whatever is in memory
                 for_value[groups].baddbmm_(chunk_gradient, weights, beta=beta)
                 # Through the softmax: each row's mean gradient, as weighted, is what the output makes of it.
@@ -144,10 +144,10 @@ class _Scratch:
         return [buffer[: shape[0] * shape[1] * shape[2]].view(shape) for buffer in self._buffers]
 
 
-def _weigh(query: Tensor, key: Tensor, scores: Tensor, weights: Tensor) -> None:
-    """Write the weights of some queries into ``weights``, by way of ``scores``."""
-    torch.bmm(query.mT, key, out=scores)
-    torch.softmax(scores, -1, out=weights)
+def _weigh(query: Tensor, key: Tensor, weights: Tensor) -> None:
+    """Write the weights of some queries into ``weights``."""
+    torch.bmm(query.mT, key, out=weights)
+    torch.softmax(weights, -1, out=weights)
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Runs of two processes: who writes what, and what a process that dies leaves behind."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -191,3 +192,33 @@ def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
         went_on, alone, first = (each.generator.eval()(latents) for each in (run, alone, first))
     difference, way = (went_on - alone).abs().mean().item(), (first - alone).abs().mean().item()
     assert 0 < difference < 0.02 * way, (difference, way)
+
+
+MEASURED = """
+from torch import nn
+from fagan_hf.metrics import features
+class Means(nn.Module):
+    def forward(self, images):
+        return images.float().mean((2, 3))
+features.FEATURES["effnetlite0"] = lambda: features.FeatureExtractor("means", Means(), "mean colours")
+"""
+
+
+def test_two_processes_measure_what_one_does(place):
+    """Eleven images, so that the last process has one that is dropped."""
+    arguments = {"eval_every_images": 24, "eval_num_images": 11, "max_images": 24}
+    script = place.script(MEASURED)
+    commands = [
+        place.start([sys.executable, script, *place.arguments(name="one", **arguments)]),
+        place.start([*TORCHRUN, script, *place.arguments(name="two", **arguments)]),
+    ]
+    for command in commands:
+        assert command.wait() == 0, command.said
+    found = [
+        json.loads((place.folder / f"runs/{name}/metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("one", "two")
+    ]
+    assert found[0]["fd_means_11"] == pytest.approx(found[1]["fd_means_11"], rel=0.02)
+    for name in ("precision", "recall", "coverage", "density"):
+        assert found[0][f"{name}_means_11"] == pytest.approx(found[1][f"{name}_means_11"], abs=0.1)
+    assert all((place.folder / f"runs/{name}/best/metrics.json").is_file() for name in ("one", "two"))

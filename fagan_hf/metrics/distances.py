@@ -1,0 +1,221 @@
+"""Compare two sets of images by their features: how far apart they are, and whether one covers the other.
+
+Every function takes features ``[images, features]`` of any dtype on any device, and computes in double precision.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Features = Float[Tensor, "images features"]
+
+
+def frechet_distance(first: Features, second: Features) -> float:
+    """Compare means and covariances: 0 for equal ones, whatever the rest of the distributions does.
+
+    Biased upwards, by an amount that falls as 1/n: only distances of equally many images compare.
+
+    Raises:
+        ValueError: A set has not more images than features, so that its covariance has no full rank, or a feature is
+            not finite.
+
+    Reference:
+        Heusel et al., arXiv:1706.08500, equation 6; Dowson and Landau 1982.
+    """
+    for features in (first, second):
+        check_features(features)
+        count, dimensions = features.shape
+        if count <= dimensions:
+            raise ValueError(
+                f"{count:,} images have a covariance of rank {max(count - 1, 0):,} at most, but there are "
+                f"{dimensions:,} features; a Fréchet distance needs at least {dimensions + 1:,} images"
+            )
+    return gaussian_frechet_distance(*moments(first), *moments(second))
+
+
+def moments(features: Features) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
+    """Give the mean and the unbiased covariance."""
+    features = features.double()
+    return features.mean(0), torch.cov(features.T).reshape(2 * features.shape[1:])
+
+
+def gaussian_frechet_distance(
+    mean: Float[Tensor, " features"],
+    covariance: Float[Tensor, "features features"],
+    other_mean: Float[Tensor, " features"],
+    other_covariance: Float[Tensor, "features features"],
+) -> float:
+    """Give the squared Wasserstein-2 distance of two normal distributions.
+
+    ``|m1 - m2|² + tr(C1 + C2 - 2 (C1^½ C2 C1^½)^½)``. The product under the root is symmetric, so its eigenvalues are
+    real and no general matrix root is needed, whose rounding may be complex.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    product = root @ other_covariance @ root
+    overlap = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    shift = (mean - other_mean).square().sum()
+    distance = shift + covariance.trace() + other_covariance.trace() - 2 * overlap
+    return max(0.0, float(distance))
+
+
+class KernelDistance(NamedTuple):
+    """An estimate, and the standard error of it."""
+
+    value: float
+    error: float
+
+
+def kernel_distance(
+    real: Features, fake: Features, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> KernelDistance:
+    """Compare all moments up to the third: the kernel inception distance, for whatever features.
+
+    Unbiased: around 0, below it too, where both are the same distribution.
+
+    Args:
+        real: Features of real images.
+        fake: Features of generated ones.
+        subsets: How many pairs of subsets are compared.
+        subset_size: How many images each has; half of the smaller set, if that is less.
+        seed: Of the choice.
+
+    Returns:
+        The mean over the subsets, and the standard deviation over them, as the authors report it. Subsets overlap, so
+        that it says how much a subset varies rather than how sure the mean is.
+
+    Raises:
+        ValueError: A set has fewer than four images, or a feature is not finite.
+
+    Reference:
+        Bińkowski et al., arXiv:1801.01401, section 4: the polynomial kernel ``(x·y / d + 1)³``.
+    """
+    for features in (real, fake):
+        check_features(features)
+    size = min(subset_size, len(real) // 2, len(fake) // 2)
+    if size < 2:
+        raise ValueError(f"{len(real):,} real and {len(fake):,} generated images; a kernel distance needs 4 of each")
+    # On the CPU, whose random numbers are the same everywhere.
+    random = torch.Generator().manual_seed(seed)
+
+    def choose(features: Features) -> Features:
+        return features[torch.randperm(len(features), generator=random)[:size].to(features.device)].double()
+
+    found = torch.tensor([_squared_mmd(choose(real), choose(fake)) for _ in range(subsets)], dtype=torch.double)
+    return KernelDistance(float(found.mean()), float(found.std(correction=0)))
+
+
+def _squared_mmd(first: Features, second: Features) -> float:
+    count, dimensions = first.shape
+
+    def kernel(one: Features, other: Features) -> Tensor:
+        return (one @ other.T / dimensions + 1) ** 3
+
+    def mean_of_pairs(features: Features) -> Tensor:
+        products = kernel(features, features)
+        return (products.sum() - products.trace()) / (count * (count - 1))
+
+    return float(mean_of_pairs(first) + mean_of_pairs(second) - 2 * kernel(first, second).mean())
+
+
+class Neighbourhoods(NamedTuple):
+    """How two sets lie in each other, each number a share from 0 to 1 but `density`.
+
+    Attributes:
+        precision: Generated images that look like real ones: that lie within a real image's neighbourhood.
+        recall: Real images that could be generated: that lie within a generated image's neighbourhood.
+        density: In how many real neighbourhoods a generated image lies, of as many as would be expected: 1 where both
+            are the same distribution, above where images crowd at the typical.
+        coverage: Real images that have a generated one in their neighbourhood.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbourhoods(
+    real: Features, fake: Features, *, neighbours: int = 3, coverage_neighbours: int = 5
+) -> Neighbourhoods:
+    """Ask whether the generated images lie where real ones lie, and the other way around.
+
+    An image's neighbourhood is the ball that reaches to its k-th nearest neighbour in its own set.
+
+    Args:
+        real: Features of real images.
+        fake: Features of generated ones.
+        neighbours: k of precision and recall.
+        coverage_neighbours: k of density and coverage.
+
+    Raises:
+        ValueError: A set has not more images than neighbours, or a feature is not finite.
+
+    Reference:
+        Kynkäänniemi et al., arXiv:1904.06991, equation 2 (precision, recall); Naeem et al., arXiv:2002.09797,
+        equations 3 and 4 (density, coverage).
+    """
+    for features in (real, fake):
+        check_features(features)
+        if len(features) <= max(neighbours, coverage_neighbours):
+            raise ValueError(
+                f"there are {len(features):,} images; their neighbourhoods need more than "
+                f"{max(neighbours, coverage_neighbours)}"
+            )
+    real, fake = real.double(), fake.double()
+    between = torch.cdist(real, fake)  # [real, fake]
+    among_real, among_fake = torch.cdist(real, real), torch.cdist(fake, fake)
+
+    def radius(distances: Tensor, k: int) -> Tensor:
+        return distances.kthvalue(k + 1, dim=1).values  # the nearest is the image itself
+
+    in_real = between <= radius(among_real, neighbours)[:, None]
+    in_fake = between <= radius(among_fake, neighbours)[None]
+    in_wide = between <= radius(among_real, coverage_neighbours)[:, None]
+    return Neighbourhoods(
+        precision=_share(in_real.any(0)),
+        recall=_share(in_fake.any(1)),
+        density=_share(in_wide) * len(real) / coverage_neighbours,
+        coverage=_share(in_wide.any(1)),
+    )
+
+
+def _share(is_so: Tensor) -> float:
+    return float(is_so.double().mean())
+
+
+def nearest(
+    features: Float[Tensor, "images features"], others: Float[Tensor, "others features"]
+) -> tuple[Float[Tensor, " images"], Int[Tensor, " images"]]:
+    """Find the nearest of other images to each image.
+
+    Returns:
+        Its distance, and which it is.
+
+    Raises:
+        ValueError: There are no others, or a feature is not finite.
+    """
+    for each in (features, others):
+        check_features(each)
+    if not len(others):
+        raise ValueError("there are no images to look for the nearest among")
+    best = [torch.cdist(rows.double(), others.double()).min(1) for rows in features.split(1024)]
+    return torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
+
+
+def check_features(features: Tensor) -> None:
+    """See that features can be compared.
+
+    Raises:
+        ValueError: They are no matrix, or a number is not finite; says how many images have one.
+    """
+    if features.ndim != 2:
+        raise ValueError(f"features are {list(features.shape)}; they must be [images, features]")
+    broken = int((~features.isfinite().all(1)).sum())
+    if broken:
+        raise ValueError(
+            f"{broken:,} of {len(features):,} images have features that are not finite; "
+            "a generator that gives NaN has diverged, so look at its pictures"
+        )

@@ -1,0 +1,382 @@
+"""How good a generator is: distances of its images to real ones, and whether it has variety or a memory only.
+
+Real and generated images are treated alike: 8 bits a channel at the model's size, as a PNG holds them, and nothing that
+loses anything in between. Each metric's name holds the features and the number of images, for a Fréchet distance is
+biased by it: only numbers of the same name, on the same data, compare.
+
+Example:
+    images = prepare_images(ImageSource("avatars", resolution=64))
+    print(evaluate(Generator.from_pretrained("runs/avatars-64"), images).table())
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from fagan_hf.files import replacing
+from fagan_hf.grids import enlarged, image_grid
+from fagan_hf.image_cache import Images
+from fagan_hf.measurements import Measurement, add_measurement
+from fagan_hf.metrics.distances import (
+    KernelDistance,
+    Neighbourhoods,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    neighbourhoods,
+)
+from fagan_hf.metrics.features import FeatureExtractor, build_features
+from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
+from fagan_hf.models import Generator
+from fagan_hf.repository import NEIGHBOURS, weights_hash
+from fagan_hf.sampling import generate_images, latents_from_seeds, sample, to_uint8
+
+FIRST_SEED = 1_000_000  # far from the seeds that people look at
+NUM_IMAGES = 2048
+_PICTURED, _SIMILAR = 8, 3  # rows of the picture of nearest images, and real images in each half of a row
+_SMALL = 64  # images up to this size are shown enlarged
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one set of images is like, measured against another, which is real."""
+
+    frechet: float
+    kernel: KernelDistance
+    neighbourhoods: Neighbourhoods
+    nearest: float  # median distance to the nearest one of the other set
+
+    @classmethod
+    def of(cls, images: Tensor, real: Tensor) -> "Numbers":
+        """Compare the features of two sets."""
+        return cls(
+            frechet_distance(real, images),
+            kernel_distance(real, images),
+            neighbourhoods(real, images),
+            float(nearest(images, real)[0].median()),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was measured of a generator.
+
+    Attributes:
+        features: What images were seen through.
+        num_images: Generated images, and as many real ones to compare with.
+        total: Real images in the data set.
+        compared_with: Among so many real images the nearest were looked for.
+        found: Of the generated images.
+        floor: The same of as many other real images; ``None`` if there are too few.
+        images_per_second: That were drawn, without looking at them.
+        closest: Seeds of the generated images that are nearest to a real one, the nearest first.
+        neighbours: What `nearest_picture` is drawn from.
+    """
+
+    features: FeatureExtractor
+    num_images: int
+    total: int
+    compared_with: int
+    found: Numbers
+    floor: Numbers | None
+    images_per_second: float
+    closest: Sequence[int]
+    neighbours: "_Neighbours" = field(repr=False)
+
+    @property
+    def is_copying(self) -> float | None:
+        """How near generated images are to real ones, next to how near other real images are: below 1 is nearer."""
+        return None if self.floor is None or not self.floor.nearest else self.found.nearest / self.floor.nearest
+
+    def rows(self) -> list[tuple[str, str, float, float | None, float | None, bool]]:
+        """Give each metric: its type, its name in words, value, floor, error, and whether less is better."""
+        found, floor = self.found, self.floor
+        suffix = f"{self.features.name}_{self.num_images}"
+
+        def row(
+            kind: str, name: str, value: float, least: float | None, *, error: float | None = None, less: bool = False
+        ):
+            return f"{kind}_{suffix}", name, value, least, error, less
+
+        rows = [
+            row("fd", "Fréchet distance", found.frechet, floor and floor.frechet, less=True),
+            row(
+                "kid",
+                "Kernel distance",
+                found.kernel.value,
+                floor and floor.kernel.value,
+                error=found.kernel.error,
+                less=True,
+            ),
+        ]
+        for kind, name in _SHARES.items():
+            rows.append(
+                row(kind, name, getattr(found.neighbourhoods, kind), floor and getattr(floor.neighbourhoods, kind))
+            )
+        rows.append(row("nearest", "Distance to the nearest real image", found.nearest, floor and floor.nearest))
+        return rows
+
+    def table(self) -> str:
+        """Write everything down for a terminal."""
+        lines = [f"{'':<28}{'generated':>14}{'real':>12}"]
+        for kind, _, value, least, error, less in self.rows():
+            told = f"{value:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+            arrow = "↓" if less else ("" if kind.startswith("nearest") else "↑")
+            lines.append(f"{kind + ' ' + arrow:<28}{told:>14}{'-' if least is None else f'{least:.4g}':>12}")
+        lines += [
+            "",
+            f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
+            *(["Under real: others of these."] if self.floor else []),
+            f"Seen through {self.features.description}.",
+            "A Fréchet distance of few images is too large: compare numbers of the same name only, on the same data.",
+            f"{self.images_per_second:,.1f} images a second.",
+        ]
+        return "\n".join(lines)
+
+    def measurements(self, generator: str) -> list[Measurement]:
+        """Give what ``metrics.json`` and the card hold.
+
+        Args:
+            generator: SHA-256 of the generator's weights.
+        """
+        data, count = self.neighbours.images.description, self.num_images
+        split = data.get("split")
+        reference = f"{count:,} of {self.total:,} real images"
+        if self.floor is not None:
+            reference += f"; real against real: {count:,} others of them against these"
+        command = f"fagan-hf evaluate MODEL --dataset {data['dataset']}{f' --split {split}' if split else ''}"
+        command += f" --num_images {count} --features {self.features.name}"
+        return [
+            Measurement(
+                type=kind,
+                name=name,
+                value=_rounded(value),
+                floor=None if least is None else _rounded(least),
+                error=None if error is None else _rounded(error),
+                features=self.features.description,
+                num_images=count,
+                reference=reference,
+                generator=generator,
+                dataset=data["dataset"],
+                split=split,
+                lower_is_better=less,
+                command=command,
+            )
+            for kind, name, value, least, error, less in self.rows()
+            if not kind.startswith("nearest")  # whether more or less of it is better depends
+        ]
+
+    def keep(self, folder: Path) -> None:
+        """Write numbers and `nearest_picture` into the folder of the model that was measured: all that a card needs.
+
+        Raises:
+            ValueError: The folder has no generator, or its ``metrics.json`` is broken.
+        """
+        weights = weights_hash(folder)
+        if weights is None:
+            raise ValueError(f"{folder} has no generator whose numbers these could be")
+        for each in self.measurements(weights):
+            add_measurement(folder, each)
+        with replacing(folder / NEIGHBOURS) as path:
+            self.nearest_picture().save(path, format="PNG")
+
+    def nearest_picture(self) -> Image.Image:
+        """Draw generated images, each beside the real ones that are nearest to it.
+
+        The left half shows those that come nearest to a real one, of all that were measured; the right half the first.
+        A generator that has learned by heart shows the same picture twice in a row on the left.
+        """
+        return self.neighbours.picture(self.closest)
+
+
+_SHARES = {"precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
+
+
+def _rounded(value: float) -> float:
+    """Keep four digits, which is more than any of these numbers is sure of."""
+    return float(f"{value:.4g}")
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """The nearest real images of each generated one, by its seed."""
+
+    generator: Generator
+    images: Images
+    rows: Int[np.ndarray, "seeds similar"]
+    labels: Tensor | None  # of each seed
+
+    def picture(self, closest: Sequence[int]) -> Image.Image:
+        scale = 2 if self.images.image_shape[1] <= _SMALL else 1
+        halves = [list(closest), list(range(FIRST_SEED, FIRST_SEED + len(closest)))]
+        tiles: list[np.ndarray] = []
+        for pair in zip(*halves, strict=True):
+            for seed in pair:
+                index = seed - FIRST_SEED
+                label = None if self.labels is None else self.labels[index : index + 1]
+                latent = latents_from_seeds([seed], self.generator.config.latent_dim)
+                tiles += list(generate_images(self.generator, latent, label, progress=False))
+                tiles += [self.images.array[row].transpose(1, 2, 0) for row in self.rows[index]]
+        return image_grid(enlarged(np.stack(tiles), scale), columns=2 * (1 + _SIMILAR))
+
+
+def check_counts(num_images: int, num_real: int) -> None:
+    """See early that there are enough images.
+
+    Raises:
+        ValueError: There are fewer real images than shall be compared.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}; it must be at least 1, usually {NUM_IMAGES:,}")
+    if num_images > num_real:
+        raise ValueError(
+            f"num_images is {num_images:,}, but there are {num_real:,} real images to compare with; "
+            f"take {num_real:,} at most"
+        )
+
+
+def labels_of(images: Images, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows labels"] | None:
+    """Give the labels of some images, where they have any: generated ones get those of real ones."""
+    return torch.from_numpy(images.labels[rows]) if images.label_names else None
+
+
+@torch.inference_mode()
+def generated_features(
+    generator: Generator,
+    extractor: FeatureExtractor,
+    seeds: Sequence[int],
+    labels: Tensor | None = None,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Float[Tensor, "seeds features"], float]:
+    """Draw seeds and look at them.
+
+    Returns:
+        Their features, and how long drawing took [s].
+
+    Raises:
+        ValueError: A pixel is not finite.
+    """
+    latents = latents_from_seeds(seeds, generator.config.latent_dim)
+    rows: list[Tensor] = []
+    seconds, started = 0.0, time.perf_counter()
+    for batch in sample(generator, latents, labels, batch_size=batch_size, progress=progress):
+        if not batch.isfinite().all():
+            raise ValueError("the generator gives pixels that are not finite: it has diverged, and can't be measured")
+        pixels = to_uint8(batch).transpose(0, 3, 1, 2)
+        seconds += time.perf_counter() - started
+        rows.append(extractor(pixels, device=generator.device))
+        started = time.perf_counter()
+    return torch.cat(rows), seconds
+
+
+def compare(
+    generator: Generator,
+    images: Images,
+    extractor: FeatureExtractor,
+    fake: Float[Tensor, "seeds features"],
+    seconds: float,
+    real: RealFeatures,
+) -> Evaluation:
+    """Compare what was generated, seeds from `FIRST_SEED` on, with real images.
+
+    Args:
+        generator: That drew them.
+        images: The real ones.
+        extractor: What both were seen through.
+        fake: Features of the generated images.
+        seconds: How long drawing them took.
+        real: Features of the real images.
+    """
+    count = len(fake)
+    reference, others = real.features[:count], real.features[count : 2 * count]
+    distances, _ = nearest(fake, real.features)
+    order = distances.argsort()
+    closest = [FIRST_SEED + int(index) for index in order[:_PICTURED]]
+    return Evaluation(
+        features=extractor,
+        num_images=count,
+        total=real.total,
+        compared_with=len(real.features),
+        found=Numbers.of(fake, reference),
+        floor=Numbers.of(others, reference) if len(others) == count else None,
+        images_per_second=count / seconds if seconds else math.nan,
+        closest=closest,
+        neighbours=_Neighbours(
+            generator, images, real.rows[_most_similar(fake, real.features)], labels_of(images, real.rows[:count])
+        ),
+    )
+
+
+def _most_similar(fake: Tensor, real: Tensor) -> Int[np.ndarray, "fake similar"]:
+    similar = min(_SIMILAR, len(real))
+    parts = [
+        torch.cdist(rows.double(), real.double()).topk(similar, dim=1, largest=False).indices
+        for rows in fake.split(1024)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def evaluate(
+    generator: Generator,
+    images: Images,
+    *,
+    features: Any = "effnetlite0",
+    num_images: int = NUM_IMAGES,
+    batch_size: int | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure a generator against real images.
+
+    Args:
+        generator: On any device; images are looked at there too.
+        images: Real ones of the generator's size, as `fagan_hf.data.prepare_images` gives them.
+        features: A name out of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
+        num_images: How many are drawn, and compared with as many real ones.
+        batch_size: Images drawn at a time; default as many as memory allows.
+        cache_dir: Where features of real images are kept; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
+        progress: Show bars?
+
+    Raises:
+        ValueError: There are fewer real images than ``num_images``, fewer images than the features need, real images of
+            another size or without the generator's labels, or pixels that are not finite.
+        ImportError: The features need a package; says which.
+        OSError: The features' weights can't be downloaded; says what works without.
+    """
+    check_counts(num_images, len(chosen_rows(len(images))))
+    check_match(generator, images)
+    extractor = build_features(features)
+    real = real_features(images, extractor, device=generator.device, cache_dir=cache_dir, progress=progress)
+    seeds = range(FIRST_SEED, FIRST_SEED + num_images)
+    labels = labels_of(images, real.rows[:num_images])
+    fake, seconds = generated_features(generator, extractor, seeds, labels, batch_size=batch_size, progress=progress)
+    return compare(generator, images, extractor, fake, seconds, real)
+
+
+def check_match(generator: Generator, images: Images) -> None:
+    """See that real images are of the generator's kind.
+
+    Raises:
+        ValueError: They have another size or other labels; says which.
+    """
+    size = generator.config.image_size
+    if images.image_shape[1:] != (size, size):
+        raise ValueError(f"the real images are {images.image_shape[1]} pixels wide, the generator's {size}")
+    names = tuple(generator.config.label_names)
+    if names and tuple(images.label_names) != names:
+        raise ValueError(
+            f"the generator has the labels {', '.join(names)}, the real images "
+            f"{', '.join(images.label_names) or 'none'}; give the label columns that it was trained with: "
+            "--label_columns"
+        )

@@ -1,0 +1,139 @@
+"""What images are turned into before they are compared: a network's features, by name or from Python."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fagan_hf.suggest import suggest
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A network that images are seen through.
+
+    Attributes:
+        name: Part of every metric's name, such as ``fd_effnetlite0_2048``: letters and digits.
+        module: Takes images ``[batch, 3, size, size]`` of 8 bits, from 0 to 255, and gives ``[batch, features]``.
+        description: What it is, for a card.
+    """
+
+    name: str
+    module: nn.Module
+    description: str
+
+    def __post_init__(self):
+        if not (self.name.isascii() and self.name.isalnum()):
+            raise ValueError(f"name is {self.name!r}; it becomes part of metric names, so letters and digits only")
+
+    @property
+    def identity(self) -> str:
+        """A hash of the network, so that what was computed by it is taken for nothing else."""
+        digest = hashlib.sha256(f"{self.name} {self.module}".encode())
+        for key, tensor in sorted(self.module.state_dict().items()):
+            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: UInt8[np.ndarray, "images 3 size size"],
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = BATCH_SIZE,
+    ) -> Float[Tensor, "images features"]:
+        """Give the features of images, float32 on the CPU.
+
+        Args:
+            images: May be mapped from a file; they are copied batch by batch.
+            device: Where to compute.
+            batch_size: Images at a time.
+
+        Raises:
+            ValueError: The images have no 8 bits, or the module gives something else than a row of numbers for each.
+        """
+        if images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype}; they must be uint8, real and generated ones alike")
+        module = self.module.to(device).eval()
+        rows: list[Tensor] = []
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size]))
+            found = module(batch.to(device))
+            if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(batch):
+                shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(f"features {self.name} gave {shape}; they must be [{len(batch)}, features]")
+            rows.append(found.float().cpu())
+        return torch.cat(rows) if rows else torch.empty(0, 0)
+
+
+def _effnetlite0() -> FeatureExtractor:
+    from fagan_hf.metrics.effnetlite0 import RESOLUTION, EfficientNetLite0
+
+    description = (
+        f"EfficientNet-Lite0 on ImageNet, the 1,280 numbers before the classifier, at {RESOLUTION}x{RESOLUTION}"
+    )
+    return FeatureExtractor("effnetlite0", EfficientNetLite0(), description)
+
+
+class _Inception(nn.Module):
+    """torch-fidelity's Inception-v3, which resizes by itself, as the published protocol does."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 2048"]:
+        """Give the 2,048 numbers before the classifier."""
+        [features] = self.network(images)
+        return features
+
+
+def _inception() -> FeatureExtractor:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError(
+            "features inception need torch-fidelity: pip install 'fagan-hf[inception]'. "
+            "effnetlite0 needs no more than 'fagan-hf[metrics]', and no download"
+        ) from error
+    try:
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    except (URLError, OSError) as error:
+        raise OSError(
+            f"the weights of features inception could not be downloaded: {error}. torch-fidelity fetches them once, to "
+            "torch's hub folder ($TORCH_HOME); offline, effnetlite0 works"
+        ) from error
+    description = (
+        "Inception-v3 of the published FID protocol (TensorFlow's weights of 2015, by torch-fidelity), at 299x299"
+    )
+    return FeatureExtractor("inception", _Inception(network), description)
+
+
+FEATURES: dict[str, Callable[[], FeatureExtractor]] = {"effnetlite0": _effnetlite0, "inception": _inception}
+"""Features by name."""
+
+
+def build_features(features: Any) -> FeatureExtractor:
+    """Make features by their name; those from Python pass as they are.
+
+    Args:
+        features: A name out of `FEATURES`, or a `FeatureExtractor`.
+
+    Raises:
+        ValueError: There are no features of that name.
+        ImportError: A package is missing; says what to install.
+        OSError: Weights can't be downloaded; says what works without.
+    """
+    if isinstance(features, FeatureExtractor):
+        return features
+    if features not in FEATURES:
+        raise ValueError(f"unknown features {features!r}; {suggest(str(features), FEATURES)}")
+    return FEATURES[features]()

@@ -1,0 +1,111 @@
+"""Features of real images, computed once and kept on disk."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from fagan_hf.files import save_tensors
+from fagan_hf.image_cache import Images, cache_root, only_one_process
+from fagan_hf.metrics.features import FeatureExtractor
+
+MAX_IMAGES = 50_000
+"""Of a larger data set so many are looked at, always the same."""
+_SEED = 0
+_AT_A_TIME = 1024
+_FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class RealFeatures:
+    """Features of real images in an order of chance, always the same for a data set.
+
+    Attributes:
+        features: Of all images, or of `MAX_IMAGES` of them.
+        rows: Which image of the data set each is.
+        total: Images in the data set.
+    """
+
+    features: Float[Tensor, "images features"]
+    rows: Int[np.ndarray, " images"]
+    total: int
+
+
+def chosen_rows(total: int) -> Int[np.ndarray, " images"]:
+    """Shuffle a data set's images, always in the same way, and keep `MAX_IMAGES` at most."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(_SEED))[:MAX_IMAGES].numpy()
+
+
+def real_features(
+    images: Images,
+    extractor: FeatureExtractor,
+    *,
+    device: torch.device | str = "cpu",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> RealFeatures:
+    """Compute the features of a data set's images, or read what an earlier call has kept.
+
+    What is kept is named after the images' pixels, which crop and size are part of, and the network's weights; so it is
+    never taken for another's. A damaged file is made anew.
+
+    Args:
+        images: As `fagan_hf.data.prepare_images` gives them.
+        extractor: What they are seen through.
+        device: Where to compute.
+        cache_dir: Where caches lie; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
+        progress: Show a bar?
+    """
+    rows = chosen_rows(len(images))
+    identity = f"{images.content} {extractor.identity} {len(rows)} {_SEED}"
+    name = f"features-{extractor.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    path = cache_root(cache_dir) / f"{name}.safetensors"
+
+    def read() -> Tensor | None:
+        return _read(path, identity, len(rows), tell=progress)
+
+    features = read()
+    if features is None:
+        with only_one_process(path, tell=progress):
+            features = read()
+            if features is None:
+                features = _look(images, extractor, rows, device, progress)
+                save_tensors({_FEATURES: features}, path, {"identity": identity})
+    return RealFeatures(features, rows, len(images))
+
+
+def _look(
+    images: Images,
+    extractor: FeatureExtractor,
+    rows: Int[np.ndarray, " rows"],
+    device: torch.device | str,
+    progress: bool,
+) -> Tensor:
+    found: list[Tensor] = []
+    with tqdm(total=len(rows), desc="Looking at real images", unit="img", disable=not progress) as bar:
+        for start in range(0, len(rows), _AT_A_TIME):
+            part = rows[start : start + _AT_A_TIME]
+            found.append(extractor(images.array[part], device=device))
+            bar.update(len(part))
+    return torch.cat(found)
+
+
+def _read(path: Path, identity: str, count: int, *, tell: bool) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            features = file.get_tensor(_FEATURES)
+            is_right = (file.metadata() or {}).get("identity") == identity and len(features) == count
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        if tell:
+            print(f"{path} is damaged ({error}); the features are computed anew.", file=sys.stderr)
+        return None
+    return features if is_right and features.isfinite().all() else None

@@ -1,0 +1,137 @@
+import json
+import time
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from fagan_hf.data import prepare_images
+from fagan_hf.measurements import read_measurements
+from fagan_hf.metrics import features
+from fagan_hf.metrics.evaluate import evaluate
+from fagan_hf.metrics.features import FEATURES, FeatureExtractor
+from fagan_hf.models import Generator
+from fagan_hf.repository import weights_hash
+from training import evaluation
+from training.loop import Run
+from training.recipe import FeaturesName
+
+
+class Means(nn.Module):
+    def forward(self, images):
+        return images.float().mean((2, 3))
+
+
+EXTRACTOR = FeatureExtractor("means", Means(), "mean colours")
+
+
+@pytest.fixture
+def measured(make_recipe, monkeypatch):
+    """Recipes of runs that measure themselves, by three numbers."""
+    monkeypatch.setitem(features.FEATURES, "effnetlite0", lambda: EXTRACTOR)
+
+    def make(**changes):
+        return make_recipe(**{"eval_every_images": 8, "eval_num_images": 10} | changes)
+
+    return make
+
+
+def lines(recipe):
+    return [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_features_have_the_names_that_recipes_know():
+    assert set(FEATURES) == set(get_args(FeaturesName))
+
+
+def test_a_run_measures_itself(measured):
+    recipe = measured()
+    Run(recipe).train()
+    distances = {line["images"]: line.get("fd_means_10") for line in lines(recipe)}
+    assert [images for images, value in distances.items() if value is not None] == [8, 16, 24]
+    assert {"kid_means_10", "recall_means_10", "coverage_means_10"} <= lines(recipe)[-1].keys()
+
+    saved = Generator.from_pretrained(recipe.run_dir)
+    found = evaluate(
+        saved, prepare_images(recipe.source(), progress=False), features=EXTRACTOR, num_images=10, progress=False
+    )
+    assert distances[24] == pytest.approx(found.found.frechet, rel=1e-4), "as the command would measure it"
+    kept = {each.type: each for each in read_measurements(recipe.run_dir)}
+    assert kept["fd_means_10"].value == pytest.approx(distances[24], rel=1e-3)
+    assert kept["fd_means_10"].generator == weights_hash(recipe.run_dir)
+    assert "fd_means_10" in (recipe.run_dir / "README.md").read_text()
+
+
+def test_the_best_model_is_kept(measured, monkeypatch):
+    """Whatever comes after it."""
+    fake, saved = iter([5.0, 2.0, 3.0]), {}
+    compare = evaluation.compare
+
+    def compare_falsely(generator, *arguments):
+        found = compare(generator, *arguments)
+        object.__setattr__(found.found, "frechet", next(fake))
+        saved[found.found.frechet] = [tensor.clone() for tensor in generator.parameters()]
+        return found
+
+    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+    recipe = measured()
+    Run(recipe).train()
+    best = recipe.run_dir / "best"
+    assert all(map(torch.equal, Generator.from_pretrained(best).parameters(), saved[2.0]))
+    assert all(map(torch.equal, Generator.from_pretrained(recipe.run_dir).parameters(), saved[3.0]))
+    assert {each.type: each.value for each in read_measurements(best)}["fd_means_10"] == 2
+    assert "fd_means_10" in (best / "README.md").read_text()
+    assert (best / "nearest.png").is_file()
+
+
+def test_the_best_is_remembered_over_a_restart(measured, monkeypatch):
+    fake = iter([2.0, 5.0, 6.0])
+    compare = evaluation.compare
+
+    def compare_falsely(*arguments):
+        found = compare(*arguments)
+        object.__setattr__(found.found, "frechet", next(fake))
+        return found
+
+    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+    recipe = measured(max_images=8)
+    Run(recipe).train()
+    Run(measured(max_images=24)).train()
+    [value] = [each.value for each in read_measurements(recipe.run_dir / "best") if each.type == "fd_means_10"]
+    assert value == 2
+
+
+def test_measuring_is_not_training(measured, make_recipe):
+    """It changes neither what is learned nor the time that the run has."""
+    plain = make_recipe(name="plain")
+    Run(plain).train()
+    recipe = measured()
+    run = Run(recipe)
+    measure = run.evaluator.measure
+
+    def slowly(generator):
+        time.sleep(1)
+        return measure(generator)
+
+    run.evaluator.measure = slowly
+    started = time.monotonic()
+    run.train()
+    assert time.monotonic() - started - run.seconds > 3, "three times a second"
+    for one, other in zip(
+        Generator.from_pretrained(plain.run_dir).state_dict().values(),
+        Generator.from_pretrained(recipe.run_dir).state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_too_few_images_are_told_before_training(measured):
+    with pytest.raises(ValueError, match="num_images is 21, but there are 20 real images"):
+        Run(measured(eval_num_images=21))
+    assert not measured().run_dir.joinpath("metrics.jsonl").exists()
+
+
+def test_a_stream_is_not_compared_with(measured):
+    with pytest.raises(ValueError, match="leave out one of eval_every_images and streaming"):
+        measured(streaming=True)

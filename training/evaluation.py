@@ -1,0 +1,71 @@
+"""Measure the averaged generator while it is trained, and keep the best one."""
+
+from pathlib import Path
+from typing import Any
+
+from fagan_hf.cards import write_card
+from fagan_hf.data import Images
+from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
+from fagan_hf.metrics.features import build_features
+from fagan_hf.metrics.references import chosen_rows, real_features
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import CARD, save_repository, write_text
+from training.processes import Processes
+
+BEST = "best"
+"""Folder within the run's, for the model with the least Fréchet distance; it has the layout of a model itself."""
+
+
+class Evaluator:
+    """Draws and looks on all processes, each at its share; the main one compares.
+
+    Args:
+        images: The run's.
+        features: Name of what they are seen through.
+        num_images: How many are drawn, and compared with as many real ones.
+        processes: Of the run.
+
+    Raises:
+        ValueError: There are too few images, or there are no features of that name.
+        ImportError: The features need a package.
+        OSError: Their weights can't be downloaded.
+    """
+
+    def __init__(self, images: Images, features: str, num_images: int, processes: Processes):
+        self.images, self.num_images, self.processes = images, num_images, processes
+        rows = chosen_rows(len(images))
+        check_counts(num_images, len(rows))
+        self.extractor = build_features(features)
+        # All draw equally many, so that they can be collected; what is beyond the last image is dropped.
+        share = -(-num_images // processes.count)
+        mine = range(processes.index * share, (processes.index + 1) * share)
+        self._seeds = [FIRST_SEED + index for index in mine]
+        self._labels = labels_of(images, rows[[index % num_images for index in mine]])
+
+    def measure(self, generator: Generator) -> Evaluation | None:
+        """Measure a generator that is the same in all processes; the main one gets what was found."""
+        processes = self.processes
+        with processes.at_own_pace():
+            features, seconds = generated_features(generator, self.extractor, self._seeds, self._labels, progress=False)
+        features = processes.gather(features.to(processes.device))[: self.num_images].cpu()
+
+        def compared() -> Evaluation:
+            real = real_features(self.images, self.extractor, device=processes.device)
+            return compare(generator, self.images, self.extractor, features, processes.count * seconds, real)
+
+        return processes.by_main(compared)
+
+
+def numbers_of(evaluation: Evaluation) -> dict[str, float]:
+    """Give the numbers as a line of ``metrics.jsonl`` has them."""
+    return {kind: value for kind, _, value, *_ in evaluation.rows()}
+
+
+def keep_best(
+    run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
+) -> None:
+    """Write a model that is better than all before it, with its numbers and card."""
+    folder = run_dir / BEST
+    save_repository(folder, generator, discriminator, facts)
+    evaluation.keep(folder)
+    write_text(folder / CARD, write_card(folder))
