@@ -29,7 +29,7 @@ train: .venv/.installed-train
 	$(BIN)/python training/train.py --config training/recipes/avatars-32.yaml $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .

@@ -46,9 +46,14 @@ UNNORMED = dataclasses.replace(
 )
 MODELS = {"plain": (UNNORMED, DISCRIMINATOR), "normed": (GENERATOR, NORMED)}
 
-# All settings for one step. Batch norm looks at a micro-batch, so accumulation is compared without it.
+# One step of every loss with every penalty, and of both in one part and in two. Batch norm looks at a micro-batch, so
+# parts are compared without it.
 FIRST_STEPS = [
-    *product(LOSSES, PENALTIES, (1, 2), ["normed"]),
+    *(
+        (loss, penalty, 1 + (row + column) % 2, "normed")
+        for row, loss in enumerate(LOSSES)
+        for column, penalty in enumerate(PENALTIES)
+    ),
     *product(LOSSES, ["r1r2"], (1, 2), ["plain"]),
     *product(["hinge"], ["approximate"], (1, 2), ["plain"]),
 ]

@@ -1,6 +1,7 @@
 """The same batch on one process, on two, and on two hosts: the same gradients, losses and statistics."""
 
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -71,9 +72,10 @@ def gradient_tolerance(name):
 
 def test_every_setting_is_compared():
     losses = set(LossName.__args__)
-    both = [{case[:3] for case in cases} for cases in (FIRST_STEPS, LONG)]
-    assert both[0] == {(loss, penalty, parts) for loss in losses for penalty in PENALTIES for parts in (1, 2)}
-    assert [{case[index] for case in both[1]} for index in range(3)] == [losses, set(PENALTIES), {1, 2}]
+    pairs = [{(case[one], case[other]) for case in FIRST_STEPS} for one, other in ((0, 1), (0, 2), (1, 2))]
+    values = losses, set(PENALTIES), {1, 2}
+    assert pairs == [set(product(values[one], values[other])) for one, other in ((0, 1), (0, 2), (1, 2))]
+    assert [{case[index] for case in LONG} for index in range(3)] == [losses, set(PENALTIES), {1, 2}]
 
 
 def test_gradients_of_one_process_and_two(one_and_two):

@@ -26,7 +26,7 @@ AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
                 Kill(AT_ANY_MOMENT, 0.4),
             ],
         ),
-        (2, [Kill(AT_A_CHECKPOINT, 0.3, checkpoint=2), Kill(AT_ANY_MOMENT, 0.9, victim=1)]),
+        (2, [Kill(AT_ANY_MOMENT, 0.9, victim=1)]),
     ],
 )
 def test_a_killed_run_ends_as_one_left_alone(tmp_path, monkeypatch, processes, kills):

@@ -57,7 +57,7 @@ def test_a_folder_of_photographs(faces, tmp_path):
         "--name",
         "orl",
     ]
-    short = ["--batch_size", 4, "--max_images", 8, "--log_every_images", 4]
+    short = ["--model", "dcgan-64", "--batch_size", 4, "--max_images", 8, "--log_every_images", 4]
     result = launch(*recipe, *short, cache=tmp_path / "cache")
     assert result.returncode == 0, result.stderr
     assert "Reading images: 100%" in result.stderr
