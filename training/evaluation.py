@@ -7,7 +7,7 @@ from fagan_hf.cards import write_card
 from fagan_hf.data import Images
 from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
 from fagan_hf.metrics.features import build_features
-from fagan_hf.metrics.references import chosen_rows, real_features
+from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import CARD, save_repository, write_text
 from training.processes import Processes
@@ -36,6 +36,7 @@ class Evaluator:
         rows = chosen_rows(len(images))
         check_counts(num_images, len(rows))
         self.extractor = build_features(features)
+        self._real: RealFeatures | None = None  # of the main process
         # All draw equally many, so that they can be collected; what is beyond the last image is dropped.
         share = -(-num_images // processes.count)
         mine = range(processes.index * share, (processes.index + 1) * share)
@@ -50,8 +51,9 @@ class Evaluator:
         features = processes.gather(features.to(processes.device))[: self.num_images].cpu()
 
         def compared() -> Evaluation:
-            real = real_features(self.images, self.extractor, device=processes.device)
-            return compare(generator, self.images, self.extractor, features, processes.count * seconds, real)
+            if self._real is None:
+                self._real = real_features(self.images, self.extractor, device=processes.device)
+            return compare(generator, self.images, self.extractor, features, processes.count * seconds, self._real)
 
         return processes.by_main(compared)
 

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fagan_hf.commands.options import PICTURE_SUFFIXES, add_batch_size, add_model, load_generator
 
@@ -73,7 +73,7 @@ def _source(options: argparse.Namespace, resolution: int) -> "ImageSource":
     from fagan_hf.repository import read_recipe
 
     recipe = read_recipe(Path(options.model))
-    given = {
+    given: dict[str, Any] = {
         "dataset": options.dataset,
         "split": options.split,
         "revision": options.dataset_revision,
@@ -88,7 +88,7 @@ def _source(options: argparse.Namespace, resolution: int) -> "ImageSource":
         wanted = {name: value for name, value in recipe.items() if name in known and value is not None} | wanted
     if "dataset" not in wanted:
         raise ValueError(f"{options.model} has no recipe that names its data; say what to compare with: --dataset")
-    return ImageSource(**wanted | {"resolution": resolution})
+    return ImageSource(resolution=resolution, **wanted)
 
 
 def _is_run_folder(folder: Path) -> bool:

@@ -3,11 +3,14 @@
 Every function takes features ``[images, features]`` of any dtype on any device, and computes in double precision.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+_KERNEL_IMAGES = 8192  # of so many the whole kernel is held: half a gigabyte
 
 Features = Float[Tensor, "images features"]
 
@@ -100,24 +103,31 @@ def kernel_distance(
     # On the CPU, whose random numbers are the same everywhere.
     random = torch.Generator().manual_seed(seed)
 
-    def choose(features: Features) -> Features:
-        return features[torch.randperm(len(features), generator=random)[:size].to(features.device)].double()
+    def choose(features: Features) -> Tensor:
+        return torch.randperm(len(features), generator=random)[:size].to(features.device)
 
-    found = torch.tensor([_squared_mmd(choose(real), choose(fake)) for _ in range(subsets)], dtype=torch.double)
+    real, fake = real.double(), fake.double()
+    among_real, among_fake, between = (_kernel(*pair) for pair in ((real, real), (fake, fake), (real, fake)))
+
+    def squared_mmd(rows: Tensor, columns: Tensor) -> float:
+        pairs = [of(each, each) for of, each in ((among_real, rows), (among_fake, columns))]
+        means = [(each.sum() - each.trace()) / (size * (size - 1)) for each in pairs]
+        return float(sum(means) - 2 * between(rows, columns).mean())
+
+    found = torch.tensor([squared_mmd(choose(real), choose(fake)) for _ in range(subsets)], dtype=torch.double)
     return KernelDistance(float(found.mean()), float(found.std(correction=0)))
 
 
-def _squared_mmd(first: Features, second: Features) -> float:
-    count, dimensions = first.shape
+def _kernel(first: Features, second: Features) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give what computes the kernel of some rows of either set: from all of it, where there is room for it."""
 
-    def kernel(one: Features, other: Features) -> Tensor:
-        return (one @ other.T / dimensions + 1) ** 3
+    def of(one: Features, other: Features) -> Tensor:
+        return (one @ other.T / one.shape[1] + 1) ** 3
 
-    def mean_of_pairs(features: Features) -> Tensor:
-        products = kernel(features, features)
-        return (products.sum() - products.trace()) / (count * (count - 1))
-
-    return float(mean_of_pairs(first) + mean_of_pairs(second) - 2 * kernel(first, second).mean())
+    if max(len(first), len(second)) > _KERNEL_IMAGES:
+        return lambda rows, columns: of(first[rows], second[columns])
+    whole = of(first, second)
+    return lambda rows, columns: whole[rows][:, columns]
 
 
 class Neighbourhoods(NamedTuple):

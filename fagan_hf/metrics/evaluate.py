@@ -195,7 +195,7 @@ class Evaluation:
         The left half shows those that come nearest to a real one, of all that were measured; the right half the first.
         A generator that has learned by heart shows the same picture twice in a row on the left.
         """
-        return self.neighbours.picture(self.closest)
+        return self.neighbours.picture()
 
 
 _SHARES = {"precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
@@ -208,25 +208,23 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """The nearest real images of each generated one, by its seed."""
+    """Some seeds, those of the left half first, and the nearest real images of each."""
 
     generator: Generator
     images: Images
+    seeds: Sequence[int]
     rows: Int[np.ndarray, "seeds similar"]
     labels: Tensor | None  # of each seed
 
-    def picture(self, closest: Sequence[int]) -> Image.Image:
+    def picture(self) -> Image.Image:
+        latents = latents_from_seeds(self.seeds, self.generator.config.latent_dim)
+        generated = generate_images(self.generator, latents, self.labels, progress=False)
+        real = self.images.array[self.rows].transpose(0, 1, 3, 4, 2)
+        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated one, and its neighbours
+        left, right = np.split(groups, 2)
+        tiles = np.stack([left, right], axis=1).reshape(-1, *groups.shape[2:])
         scale = 2 if self.images.image_shape[1] <= _SMALL else 1
-        halves = [list(closest), list(range(FIRST_SEED, FIRST_SEED + len(closest)))]
-        tiles: list[np.ndarray] = []
-        for pair in zip(*halves, strict=True):
-            for seed in pair:
-                index = seed - FIRST_SEED
-                label = None if self.labels is None else self.labels[index : index + 1]
-                latent = latents_from_seeds([seed], self.generator.config.latent_dim)
-                tiles += list(generate_images(self.generator, latent, label, progress=False))
-                tiles += [self.images.array[row].transpose(1, 2, 0) for row in self.rows[index]]
-        return image_grid(enlarged(np.stack(tiles), scale), columns=2 * (1 + _SIMILAR))
+        return image_grid(enlarged(tiles, scale), columns=2 * groups.shape[1])
 
 
 def check_counts(num_images: int, num_real: int) -> None:
@@ -299,32 +297,37 @@ def compare(
         real: Features of the real images.
     """
     count = len(fake)
-    reference, others = real.features[:count], real.features[count : 2 * count]
     distances, _ = nearest(fake, real.features)
-    order = distances.argsort()
-    closest = [FIRST_SEED + int(index) for index in order[:_PICTURED]]
+    closest = distances.argsort()[:_PICTURED]
+    pictured = torch.cat([closest, torch.arange(len(closest))])
+    similar = torch.cdist(fake[pictured].double(), real.features.double())
+    similar = similar.topk(min(_SIMILAR, len(real.features)), dim=1, largest=False).indices
     return Evaluation(
         features=extractor,
         num_images=count,
         total=real.total,
         compared_with=len(real.features),
-        found=Numbers.of(fake, reference),
-        floor=Numbers.of(others, reference) if len(others) == count else None,
+        found=Numbers.of(fake, real.features[:count]),
+        floor=_floor(real, count),
         images_per_second=count / seconds if seconds else math.nan,
-        closest=closest,
+        closest=[FIRST_SEED + int(index) for index in closest],
         neighbours=_Neighbours(
-            generator, images, real.rows[_most_similar(fake, real.features)], labels_of(images, real.rows[:count])
+            generator,
+            images,
+            [FIRST_SEED + int(index) for index in pictured],
+            real.rows[similar.numpy()],
+            labels_of(images, real.rows[pictured.numpy()]),
         ),
     )
 
 
-def _most_similar(fake: Tensor, real: Tensor) -> Int[np.ndarray, "fake similar"]:
-    similar = min(_SIMILAR, len(real))
-    parts = [
-        torch.cdist(rows.double(), real.double()).topk(similar, dim=1, largest=False).indices
-        for rows in fake.split(1024)
-    ]
-    return torch.cat(parts).numpy()
+def _floor(real: RealFeatures, count: int) -> Numbers | None:
+    """Compare real images with other real ones, once for a data set; ``None`` if there are not twice as many."""
+    if len(real.features) < 2 * count:
+        return None
+    if count not in real.floors:
+        real.floors[count] = Numbers.of(real.features[count : 2 * count], real.features[:count])
+    return real.floors[count]
 
 
 def evaluate(

@@ -2,8 +2,9 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +32,13 @@ class RealFeatures:
         features: Of all images, or of `MAX_IMAGES` of them.
         rows: Which image of the data set each is.
         total: Images in the data set.
+        floors: What was found by comparing so many of them with as many others; see `fagan_hf.metrics.evaluate`.
     """
 
     features: Float[Tensor, "images features"]
     rows: Int[np.ndarray, " images"]
     total: int
+    floors: dict[int, Any] = field(default_factory=dict, repr=False)
 
 
 def chosen_rows(total: int) -> Int[np.ndarray, " images"]:
