@@ -12,6 +12,8 @@ from torch import Tensor
 
 _KERNEL_IMAGES = 8192  # of so many the whole kernel is held: half a gigabyte
 
+_AT_A_TIME = 1024  # images of which all distances are held
+
 Features = Float[Tensor, "images features"]
 
 
@@ -175,25 +177,30 @@ def neighbourhoods(
                 f"{max(neighbours, coverage_neighbours)}"
             )
     real, fake = real.double(), fake.double()
-    between = torch.cdist(real, fake)  # [real, fake]
-    among_real, among_fake = torch.cdist(real, real), torch.cdist(fake, fake)
-
-    def radius(distances: Tensor, k: int) -> Tensor:
-        return distances.kthvalue(k + 1, dim=1).values  # the nearest is the image itself
-
-    in_real = between <= radius(among_real, neighbours)[:, None]
-    in_fake = between <= radius(among_fake, neighbours)[None]
-    in_wide = between <= radius(among_real, coverage_neighbours)[:, None]
+    narrow, wide = _radii(real, neighbours, coverage_neighbours)
+    [of_fake] = _radii(fake, neighbours)
+    is_precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+    recalled = covered = inside = 0
+    for rows in torch.arange(len(real), device=real.device).split(_AT_A_TIME):
+        distances = torch.cdist(real[rows], fake)
+        is_precise |= (distances <= narrow[rows, None]).any(0)
+        recalled += int((distances <= of_fake).any(1).sum())
+        is_inside = distances <= wide[rows, None]
+        covered += int(is_inside.any(1).sum())
+        inside += int(is_inside.sum())
     return Neighbourhoods(
-        precision=_share(in_real.any(0)),
-        recall=_share(in_fake.any(1)),
-        density=_share(in_wide) * len(real) / coverage_neighbours,
-        coverage=_share(in_wide.any(1)),
+        precision=float(is_precise.double().mean()),
+        recall=recalled / len(real),
+        density=inside / len(fake) / coverage_neighbours,
+        coverage=covered / len(real),
     )
 
 
-def _share(is_so: Tensor) -> float:
-    return float(is_so.double().mean())
+def _radii(features: Features, *neighbours: int) -> list[Float[Tensor, " images"]]:
+    """Give how far each image's k-th nearest neighbour in its own set is, for each k."""
+    most = max(neighbours) + 1  # the nearest is the image itself
+    parts = [torch.cdist(rows, features).topk(most, dim=1, largest=False).values for rows in features.split(_AT_A_TIME)]
+    return [torch.cat([part[:, k] for part in parts]) for k in neighbours]
 
 
 def nearest(
@@ -211,7 +218,8 @@ def nearest(
         check_features(each)
     if not len(others):
         raise ValueError("there are no images to look for the nearest among")
-    best = [torch.cdist(rows.double(), others.double()).min(1) for rows in features.split(1024)]
+    features, others = features.double(), others.double()
+    best = [torch.cdist(rows, others).min(1) for rows in features.split(_AT_A_TIME)]
     return torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
 
 

@@ -141,6 +141,24 @@ def test_the_nearest_in_parts_is_the_nearest():
     torch.testing.assert_close(distances, expected.amin(1))
 
 
+def test_neighbourhoods_in_parts_are_the_whole(monkeypatch):
+    real, fake = normal(130, seed=1), 0.8 * normal(110, seed=2)
+    whole = neighbourhoods(real, fake)
+    monkeypatch.setattr("fagan_hf.metrics.distances._AT_A_TIME", 30)
+    assert neighbourhoods(real, fake) == whole
+    assert 0 < whole.recall < whole.precision <= 1
+
+    def radius(features, k):
+        return torch.cdist(features, features).sort(1).values[:, k]
+
+    between = torch.cdist(real, fake)  # the papers' formulas, as they stand
+    assert whole.precision == pytest.approx(float((between <= radius(real, 3)[:, None]).any(0).double().mean()))
+    assert whole.recall == pytest.approx(float((between <= radius(fake, 3)).any(1).double().mean()))
+    in_balls = between <= radius(real, 5)[:, None]
+    assert whole.density == pytest.approx(float(in_balls.sum()) / (5 * 110))
+    assert whole.coverage == pytest.approx(float(in_balls.any(1).double().mean()))
+
+
 @pytest.mark.parametrize("count", [2, 8])
 def test_too_few_images_for_the_features(count):
     with pytest.raises(ValueError, match=rf"{count} images have a covariance of rank {count - 1}.*at least 9 images"):

@@ -1,0 +1,174 @@
+"""Does full attention earn its keep? Train rivals for the same time, and measure what came of each.
+
+    python benchmarks/quality.py --minutes 10                # every arm, three seeds; goes on where it was stopped
+    python benchmarks/quality.py --arms classic flagship --seeds 1 --minutes 2 --results /tmp/try.json
+
+Every arm has as many parameters within 10 %, the same images (drawn avatars at 32x32) and the same minutes of training,
+by the same command, training/train.py, on one thread; two runs go side by side, however many there are. Time spent
+measuring counts for nobody. Then each finished generator is measured with its gates as trained, at 0, and at 1.
+
+Results are written after every run, and what is there already is not run again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from benchmarks.quality_arms import ARMS, RECIPE, architecture_of, parameters
+from fagan_hf import Generator
+from fagan_hf.architectures import save_architecture
+from fagan_hf.data import prepare_images
+from fagan_hf.files import replacing
+from fagan_hf.image_sources import ImageSource
+from fagan_hf.layers import gates, override_alpha
+from fagan_hf.metrics import evaluate
+from fagan_hf.plots import read_metrics
+from fagan_hf.repository import HISTORY, write_json
+from training.facts import command, hardware, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/quality.json"
+NUM_IMAGES = 2048
+SHOWN = ("fd", "kid", "precision", "recall", "density", "coverage")
+_LOWER_IS_BETTER = ("fd", "kid")
+_AT_ONCE = 2
+
+
+def train(name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
+    """Train one run to its end, or go on with it; give its folder."""
+    folder = options.output_dir / name
+    recipe = {**RECIPE, **ARMS[arm].recipe, "name": name, "seed": seed, "output_dir": options.output_dir}
+    model = options.output_dir / f"{arm}.json"
+    recipe |= {"model": model, "max_minutes": options.minutes, "cpu_threads": 1}
+    recipe |= {"eval_every_images": options.eval_every_images, "eval_num_images": NUM_IMAGES}
+    recipe |= {"log_every_images": 1024, "sample_every_images": 16384, "checkpoint_every_images": 4096}
+    flags = [str(each) for field, value in recipe.items() for each in (f"--{field}", value)]
+    with (options.output_dir / f"{name}.log").open("a") as log:
+        subprocess.run(
+            [sys.executable, "training/train.py", *flags], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True
+        )
+    return folder
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Measure a finished run's generator, as trained and with other gates."""
+    generator = Generator.from_pretrained(folder)
+    images = prepare_images(ImageSource(RECIPE["dataset"], resolution=generator.config.image_size), progress=False)
+
+    def numbers(alpha: float | None) -> dict[str, float]:
+        with nullcontext() if alpha is None else override_alpha(generator, alpha):
+            found = evaluate(generator, images, num_images=NUM_IMAGES, progress=False)
+        return {kind.partition("_")[0]: value for kind, _, value, *_ in found.rows()}
+
+    lines = read_metrics(folder / HISTORY)
+    last = lines[-1]
+    measured = {"metrics": numbers(None)}
+    if gates(generator):
+        measured["gates_at_0"], measured["gates_at_1"] = numbers(0.0), numbers(1.0)
+        measured["gates"] = {name: round(gate.item(), 4) for name, gate in gates(generator).items()}
+    return measured | {
+        "images": last["images"],
+        "seconds": last["seconds"],
+        "images_per_second": round(last["images"] / last["seconds"], 2),
+        "peak_memory_mb": max(line["peak_memory_mb"] for line in lines),
+        "curve": [
+            {"seconds": line["seconds"], "images": line["images"], **_of_line(line)}
+            for line in lines
+            if any(key.startswith("fd_") for key in line)
+        ],
+    }
+
+
+def _of_line(line: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.partition("_")[0]: value for key, value in line.items() if key.partition("_")[0] in SHOWN and "_" in key
+    }
+
+
+def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
+    """Give mean and spread over seeds, one arm a line."""
+    heads = [f"{name} {'↓' if name in _LOWER_IS_BETTER else '↑'}" for name in SHOWN]
+    lines = ["| | seeds | " + " | ".join(heads) + " | img/s | MB |", "| --- " * (len(SHOWN) + 4) + "|"]
+    for arm in arms:
+        of_arm = [run for run in runs.values() if run["arm"] == arm]
+        if not of_arm:
+            continue
+        cells = [_spread([run["metrics"][name] for run in of_arm]) for name in SHOWN]
+        cells.append(f"{statistics.mean(run['images_per_second'] for run in of_arm):.0f}")
+        cells.append(f"{statistics.mean(run['peak_memory_mb'] for run in of_arm):.0f}")
+        lines.append(f"| {ARMS[arm].about} | {len(of_arm)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3g}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
+
+
+def main() -> None:
+    """Train what is missing, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3, help="so many runs of each arm (default: 3)")
+    parser.add_argument("--minutes", type=float, default=10, help="of training, for each run (default: 10)")
+    parser.add_argument("--eval_every_images", type=int, default=8192)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # what is measured stands beside what is trained
+    options.output_dir = options.output_dir.resolve()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    known = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+    if known and known["minutes"] != options.minutes:
+        parser.error(f"{options.results} is of {known['minutes']:g} minutes a run; give those, or another --results")
+    runs: dict[str, Any] = known.get("runs", {})
+    architectures = {arm: architecture_of(ARMS[arm]) for arm in options.arms}
+    for arm, architecture in architectures.items():
+        with replacing(options.output_dir / f"{arm}.json") as path:
+            save_architecture(path, architecture)
+    # Seed by seed, so that a comparison that is stopped early has all arms.
+    todo = [
+        (f"{arm}-{seed}", arm, seed)
+        for seed in range(options.seeds)
+        for arm in options.arms
+        if f"{arm}-{seed}" not in runs
+    ]
+    writing = Lock()
+
+    def do(name: str, arm: str, seed: int) -> None:
+        found = measure(train(name, arm, seed, options))
+        with writing:
+            runs[name] = {"arm": arm, "seed": seed, "parameters": parameters(architectures[arm]), **found}
+            print(f"{name}: fd {found['metrics']['fd']:.2f} after {found['images']:,} images", flush=True)
+            write_json(
+                options.results,
+                {
+                    "date": date.today().isoformat(),
+                    "hardware": hardware("cpu", 1),
+                    "versions": versions(),
+                    "command": command(),
+                    "minutes": options.minutes,
+                    "runs": dict(sorted(runs.items())),
+                },
+            )
+
+    prepare_images(ImageSource(RECIPE["dataset"], resolution=architectures[options.arms[0]][0].image_size))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for each in [pool.submit(do, *arguments) for arguments in todo]:
+            each.result()
+    print(table(runs, options.arms))
+
+
+if __name__ == "__main__":
+    main()
