@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from fagan_hf.layers import AttentionLayer, gates, override_alpha
+from fagan_hf.layers import LAYERS, AttentionLayer, gates, override_alpha
 from fagan_hf.layers.chunked_attention import WEIGHTS_PER_CORE, WEIGHTS_PER_KERNEL
 from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
 from fagan_hf.layers.gates import current_gate
@@ -42,19 +42,24 @@ class CapturedAttention:
     """What one attention layer did in a forward pass; detached, on the layer's device.
 
     Attributes:
-        weights: Where each query position looks, ``[batch, heads, queries, height, width]``, float32: every map is at
-            least 0 and sums to 1.
+        weights: Where each query position looks, ``[batch, heads, queries, rows, columns]``, float32: every map is at
+            least 0 and sums to 1. It has fewer positions than the layer's own map where keys are pooled.
         plain: What the layer would output without attention, ``[batch, channels, height, width]``, before the gate.
         gathered: What attention gathered, of the same shape, before the gate.
         gate: The gate, as it was trained or overridden.
         positions: The queries' (row, column) in the layer's own feature map.
     """
 
-    weights: Float[Tensor, "batch heads queries height width"]
+    weights: Float[Tensor, "batch heads queries rows columns"]
     plain: Float[Tensor, "batch channels height width"]
     gathered: Float[Tensor, "batch channels height width"]
     gate: float
     positions: list[Position]
+
+    @property
+    def shape(self) -> Position:
+        """Height and width of the layer's own map, where queries are."""
+        return self.plain.shape[2], self.plain.shape[3]
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def _capture(
 ) -> CapturedAttention:
     """Compute what a layer did once more; all positions where ``positions`` is none."""
     feature_map = args[0] if args else kwargs["feature_map"]
-    query, key = layer.query(feature_map), layer.key(feature_map)
+    query, key = layer.query_and_key(feature_map)
     plain, gathered = layer.branches(*args, **kwargs)
     height, width = query.shape[2:]
     if positions is None:
@@ -129,7 +134,7 @@ def _capture(
     indices = torch.tensor([row * width + column for row, column in chosen], dtype=torch.long, device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         scores = _heads_last(query, layer.heads)[:, :, indices] @ _heads_last(key, layer.heads).mT
-        weights = scores.softmax(-1).float().unflatten(-1, (height, width))
+        weights = scores.softmax(-1).float().unflatten(-1, key.shape[2:])
     return CapturedAttention(weights, plain.detach(), gathered.detach(), float(layer.gate), chosen)
 
 
@@ -164,8 +169,8 @@ class AttentionStatistics(NamedTuple):
     """Means over all queries, heads and images.
 
     Attributes:
-        distance: How far away the positions are that a query gathers from, weighted by attention [map positions].
-        entropy: That of a query's weights, divided by its largest, log N: 1 is uniform, 0 a single position.
+        distance: How far away the keys are that a query gathers from, weighted by attention [query positions].
+        entropy: That of a query's weights, divided by its largest, log N of N keys: 1 is uniform, 0 a single key.
     """
 
     distance: float
@@ -175,30 +180,28 @@ class AttentionStatistics(NamedTuple):
 @torch.no_grad()
 def attention_statistics(
     query: Float[Tensor, "batch key_channels height width"],
-    key: Float[Tensor, "batch key_channels height width"],
+    key: Float[Tensor, "batch key_channels rows columns"],
     heads: int = 1,
 ) -> AttentionStatistics:
     """Measure how far attention reaches and how spread out it is, with memory that grows linearly with positions.
 
     Args:
-        query: A layer's query, as its module of that name gives it.
-        key: The same shape.
+        query: A layer's query, as `AttentionLayer.query_and_key` gives it.
+        key: Its key; one of fewer positions stands for the squares around them.
         heads: Number of groups of channels that attend on their own.
 
     Reference:
         Mean attention distance: Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv:2010.11929, figure 7.
     """
-    height, width = query.shape[2:]
-    positions = height * width
-    index = torch.arange(positions, device=query.device)
-    rows, columns = (index // width).float(), (index % width).float()
+    (rows, columns), (key_rows, key_columns) = (_centres(each, query) for each in (query, key))
     distance = torch.zeros((), dtype=torch.float64)
     entropy = torch.zeros((), dtype=torch.float64)
     with torch.autocast(query.device.type, enabled=False):
         queries, keys = _heads_last(query, heads), _heads_last(key, heads)
         rows_at_a_time = max(1, WEIGHTS_PER_CHUNK // keys.shape[:-1].numel())
-        for chunk, here in zip(queries.split(rows_at_a_time, dim=2), index.split(rows_at_a_time), strict=True):
-            distances = torch.hypot(rows[here, None] - rows, columns[here, None] - columns)
+        split = [each.split(rows_at_a_time, dim=-1) for each in (rows, columns)]
+        for chunk, row, column in zip(queries.split(rows_at_a_time, dim=2), *split, strict=True):
+            distances = torch.hypot(row[:, None] - key_rows, column[:, None] - key_columns)
             log_weights = (chunk @ keys.mT).log_softmax(-1)
             weights = log_weights.exp()
             # Rows on the device, the rest on the CPU: Apple's GPUs have no doubles.
@@ -206,14 +209,34 @@ def attention_statistics(
             entropy -= (weights * log_weights).sum(-1).cpu().sum(dtype=torch.float64)
     count = queries.shape[:-1].numel()
     # One position has nothing to choose from: its entropy is 0, as is the log that it would be divided by.
-    return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(positions) or 1.0))
+    return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(keys.shape[2]) or 1.0))
 
 
-def uniform_distance(height: int, width: int) -> float:
-    """Give the mean attention distance of uniform attention over a feature map [map positions]."""
-    rows, columns = np.arange(1 - height, height)[:, None], np.arange(1 - width, width)
-    pairs = (height - abs(rows)) * (width - abs(columns))  # pairs of positions that are so far apart
-    return float((pairs * np.hypot(rows, columns)).sum() / (height * width) ** 2)
+def _centres(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
+    """Give the rows and columns of a map's positions on the grid of another that shows the same [grid positions]."""
+    rows, columns = (
+        (torch.arange(size, device=grid.device) + 0.5) * (whole / size)
+        for size, whole in zip(feature_map.shape[2:], grid.shape[2:], strict=True)
+    )
+    return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
+
+
+def uniform_distance(queries: Position, keys: Position) -> float:
+    """Give the mean attention distance of uniform attention [query positions].
+
+    Args:
+        queries: Height and width of the query's map [positions].
+        keys: The same of the key's.
+    """
+    # Squared differences of rows and of columns by query and key; all pairs of both make up the mean.
+    rows, columns = (
+        np.subtract.outer((np.arange(queries[axis]) + 0.5), (np.arange(keys[axis]) + 0.5) * queries[axis] / keys[axis])
+        for axis in range(2)
+    )
+    row_steps, row_counts = np.unique(abs(rows), return_counts=True)
+    column_steps, column_counts = np.unique(abs(columns), return_counts=True)
+    distances = np.hypot(row_steps[:, None], column_steps)
+    return float((distances * row_counts[:, None] * column_counts).sum() / (rows.size * columns.size))
 
 
 @dataclass(frozen=True)
@@ -229,7 +252,7 @@ class KernelReport:
         backend: Which of torch's kernels a fused one is, as torch itself chooses: ``"flash"``, ``"efficient"``,
             ``"cudnn"``, or ``"math"``, which is none and holds all weights at once. ``None`` for ours, and where torch
             can't be asked: on other devices than CPUs and CUDA's.
-        weights_held: What is held of the N x N weights at a time, in words.
+        weights_held: What is held of all queries' weights at a time, in words.
     """
 
     device: str
@@ -244,14 +267,14 @@ class KernelReport:
     weights_held: str
 
 
-def _kernel_report(layer: AttentionLayer, query: Tensor, gathered: Tensor) -> KernelReport:
-    """Say how attention gets from one to the other in this layer."""
-    positions = query.shape[2:].numel()
+def _kernel_report(layer: AttentionLayer, query: Tensor, key: Tensor, gathered: Tensor) -> KernelReport:
+    """Say how attention gets from these to what is gathered in this layer."""
+    positions = key.shape[2:].numel()
     key_size, value_size = query.shape[1] // layer.heads, gathered.shape[1] // layer.heads
     choice = choose_kernel(query.device, query.dtype, positions, key_size, value_size)
     backend = None
     if choice.kernel == "fused" and query.device.type in ("cpu", "cuda"):
-        backend = _backend(query, layer.heads, positions, choice)
+        backend = _backend(query, key, layer.heads, choice)
     return KernelReport(
         device=query.device.type,
         dtype=str(query.dtype).removeprefix("torch."),
@@ -266,12 +289,15 @@ def _kernel_report(layer: AttentionLayer, query: Tensor, gathered: Tensor) -> Ke
     )
 
 
-def _backend(like: Tensor, heads: int, positions: int, choice: KernelChoice) -> str:
+def _backend(query: Tensor, key: Tensor, heads: int, choice: KernelChoice) -> str:
     """Ask torch which of its kernels `scaled_dot_product_attention` takes for what the fused way hands over."""
-    key, value = (like.new_empty(len(like), heads, positions, size) for size in (choice.key_size, choice.value_size))
+    queries, keys, values = (
+        like.new_empty(len(like), heads, like.shape[2:].numel(), size)
+        for like, size in ((query, choice.key_size), (key, choice.key_size), (key, choice.value_size))
+    )
     # What `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and its likes say
     # what is possible, on CUDA only, not what is taken.
-    chosen = SDPBackend(torch._fused_sdp_choice(key, key, value, scale=1.0))
+    chosen = SDPBackend(torch._fused_sdp_choice(queries, keys, values, scale=1.0))
     return chosen.name.removesuffix("_ATTENTION").lower()
 
 
@@ -293,7 +319,8 @@ class LayerReport:
         flops: Floating-point operations of one image's forward pass in convolutions, linear maps and attention; a
             multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is what is done once
             for any number of images: dividing weights by their spectral norm.
-        positions: N, the positions that attend to each other.
+        positions: N, the queries.
+        key_positions: The keys that each attends to: N, or fewer where keys are pooled.
         gate: As trained or overridden.
         attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
             attention term a and the other term b, whose sum is the output. Twice their product, which the output's
@@ -311,6 +338,7 @@ class LayerReport:
     parameters: int
     flops: int
     positions: int | None = None
+    key_positions: int | None = None
     gate: float | None = None
     attention_energy: float | None = None
     distance: float | None = None
@@ -337,27 +365,44 @@ def inspect_layers(
         batch_size: Inputs at a time; changes memory and speed, not the numbers.
 
     Returns:
-        One report per layer, in the network's order.
+        One report per layer, in the network's order; that of a block, which is a layer with attention layers inside, is
+        followed by theirs, whose parameters and operations it has counted already.
 
     Raises:
         ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.
     """
     if len(inputs) == 0 or batch_size < 1:
         raise ValueError(f"{len(inputs)} inputs in batches of {batch_size}; there must be at least one of each")
-    visits: list[list[_Visit]] = [[] for _ in network.layers]
+    reported = _reported_layers(network)
+    visits: dict[str, list[_Visit]] = {name: [] for name in reported}
 
     def hook(visits: list[_Visit], layer: nn.Module, args: tuple, output: Tensor) -> None:
-        visits.append(_visit(layer, args, output, visits))
+        visits.append(_visit(layer, args, output))
 
-    with ExitStack() as stack, eval_mode(network):
-        for layer, of_layer in zip(network.layers, visits, strict=True):
-            stack.enter_context(layer.register_forward_hook(partial(hook, of_layer)))
-        for batch in input_batches(network, inputs, labels, batch_size):
-            network(*batch)
+    with eval_mode(network):
+        flops = _flops_of_one_image(network, reported, inputs[:1], labels if labels is None else labels[:1])
+        with ExitStack() as stack:
+            for name, (_, layer) in reported.items():
+                stack.enter_context(layer.register_forward_hook(partial(hook, visits[name])))
+            for batch in input_batches(network, inputs, labels, batch_size):
+                network(*batch)
     return [
-        _report(f"layers.{index}", spec.type, layer, of_layer, network.config.image_size)
-        for index, (spec, layer, of_layer) in enumerate(zip(network.config.layers, network.layers, visits, strict=True))
+        _report(name, kind, layer, flops[name], visits[name], network.config.image_size)
+        for name, (kind, layer) in reported.items()
     ]
+
+
+def _reported_layers(network: Generator | Discriminator) -> dict[str, tuple[str, nn.Module]]:
+    """Give type and module of a network's layers, each followed by the attention layers that it is made of, by name."""
+    kinds = {layer: kind for kind, layer in LAYERS.items()}
+    found = {}
+    for index, (spec, layer) in enumerate(zip(network.config.layers, network.layers, strict=True)):
+        for name, module in layer.named_modules(prefix=f"layers.{index}"):
+            if module is layer:
+                found[name] = spec.type, module
+            elif isinstance(module, AttentionLayer):
+                found[name] = kinds.get(type(module), type(module).__name__), module
+    return found
 
 
 class _Visit(NamedTuple):
@@ -365,8 +410,8 @@ class _Visit(NamedTuple):
 
     images: int
     output_shape: tuple[int, int]
-    flops: int
-    map_shape: tuple[int, int] | None = None
+    map_shape: Position | None = None
+    key_shape: Position | None = None
     plain_energy: float = 0.0
     attention_energy: float = 0.0
     distance: float = 0.0
@@ -374,63 +419,86 @@ class _Visit(NamedTuple):
     kernel: KernelReport | None = None
 
 
-def _visit(layer: nn.Module, args: tuple, output: Tensor, earlier: Sequence[_Visit]) -> _Visit:
+def _visit(layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
     height, width = output.shape[2:]
-    flops = earlier[0].flops if earlier else _flops_of_one_image(layer, args)
     if not isinstance(layer, AttentionLayer):
-        return _Visit(len(output), (height, width), flops)
-    query = layer.query(args[0])
+        return _Visit(len(output), (height, width))
+    query, key = layer.query_and_key(args[0])
     branches = layer.branches(*args)
     plain, attended = (
         term.float().square().flatten(1).sum(1).cpu().double().sum().item() for term in layer.blend(*branches)
     )
-    statistics = attention_statistics(query, layer.key(args[0]), layer.heads)
-    map_shape = (query.shape[2], query.shape[3])
-    kernel = _kernel_report(layer, query, branches[1])
-    return _Visit(len(output), (height, width), flops, map_shape, plain, attended, *statistics, kernel)
+    statistics = attention_statistics(query, key, layer.heads)
+    map_shape, key_shape = ((each.shape[2], each.shape[3]) for each in (query, key))
+    kernel = _kernel_report(layer, query, key, branches[1])
+    return _Visit(len(output), (height, width), map_shape, key_shape, plain, attended, *statistics, kernel)
 
 
-def _flops_of_one_image(layer: nn.Module, args: tuple) -> int:
-    args = tuple(arg[:1] for arg in args)
-    # The counter fails in inference mode.
-    with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        layer.forward(*args)  # not by a call, which would run the hooks again
-    counts = counter.get_flop_counts().get("Global", {})  # no entry where nothing was counted
-    if not isinstance(layer, AttentionLayer):
-        return sum(counts.values())
-    # Which of attention's operations torch counts depends on the kernel, and those that it counts include the zeros
-    # that we fill heads up with; so attention is counted by what it is, two products of N x N with the channels.
-    others = sum(
-        count for operation, count in counts.items() if not any(word in str(operation) for word in ("attention", "bmm"))
-    )
-    query = layer.query(args[0])
-    _, gathered = layer.branches(*args)
-    positions = query.shape[2:].numel()
-    return others + 2 * positions**2 * (query.shape[1] + gathered.shape[1])
+def _flops_of_one_image(
+    network: Generator | Discriminator,
+    reported: Mapping[str, tuple[str, nn.Module]],
+    inputs: Tensor,
+    labels: Tensor | None,
+) -> dict[str, int]:
+    """Count the operations of layers by name; those of a layer's attention are its own as well."""
+    arguments: dict[nn.Module, tuple] = {}
+
+    def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        arguments[layer] = args
+
+    with ExitStack() as stack:
+        for _, layer in reported.values():
+            stack.enter_context(layer.register_forward_hook(hook))
+        for batch in input_batches(network, inputs, labels, batch_size=1):
+            network(*batch)
+
+    def products(layer: AttentionLayer) -> int:
+        query, key = layer.query_and_key(arguments[layer][0])
+        _, gathered = layer.branches(*arguments[layer])
+        return 2 * query.shape[2:].numel() * key.shape[2:].numel() * (query.shape[1] + gathered.shape[1])
+
+    def flops(layer: nn.Module) -> int:
+        # The counter fails in inference mode.
+        with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            layer(*arguments[layer])
+        counts = counter.get_flop_counts().get("Global", {})  # no entry where nothing was counted
+        attentive = [module for module in layer.modules() if isinstance(module, AttentionLayer)]
+        if not attentive:
+            return sum(counts.values())
+        # Which of attention's operations torch counts depends on the kernel, and those that it counts include the zeros
+        # that we fill heads up with; so attention is counted by what it is, two products of all weights with channels.
+        is_product = [any(word in str(operation) for word in ("attention", "bmm")) for operation in counts]
+        others = sum(count for count, is_ours in zip(counts.values(), is_product, strict=True) if not is_ours)
+        return others + sum(map(products, attentive))
+
+    return {name: flops(layer) for name, (_, layer) in reported.items()}
 
 
-def _report(name: str, kind: str, layer: nn.Module, visits: Sequence[_Visit], image_size: int) -> LayerReport:
+def _report(
+    name: str, kind: str, layer: nn.Module, flops: int, visits: Sequence[_Visit], image_size: int
+) -> LayerReport:
     height, width = visits[0].output_shape
     parameters = sum(parameter.numel() for parameter in layer.parameters())
-    if not isinstance(layer, AttentionLayer) or visits[0].map_shape is None:
-        return LayerReport(name, kind, height, width, parameters, visits[0].flops)
+    map_shape, key_shape = visits[0].map_shape, visits[0].key_shape
+    if map_shape is None or key_shape is None or not isinstance(layer, AttentionLayer):
+        return LayerReport(name, kind, height, width, parameters, flops)
     images = [visit.images for visit in visits]
     attention_energy = math.fsum(visit.attention_energy for visit in visits)
     energy = attention_energy + math.fsum(visit.plain_energy for visit in visits)
-    map_height, map_width = visits[0].map_shape
-    pixels = image_size / map_height
+    pixels = image_size / map_shape[0]
     return LayerReport(
         name=name,
         type=kind,
         height=height,
         width=width,
         parameters=parameters,
-        flops=visits[0].flops,
-        positions=map_height * map_width,
+        flops=flops,
+        positions=math.prod(map_shape),
+        key_positions=math.prod(key_shape),
         gate=float(layer.gate),
         attention_energy=attention_energy / energy if energy else 0.0,
         distance=pixels * float(np.average([visit.distance for visit in visits], weights=images)),
-        uniform_distance=pixels * uniform_distance(map_height, map_width),
+        uniform_distance=pixels * uniform_distance(map_shape, key_shape),
         entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
         kernel=visits[0].kernel,
     )
@@ -455,7 +523,8 @@ def attention_picture(
 
     The first row has the images with the pixel marked. Below are each layer's weights, mean over its heads: over the
     image to the left, alone to the right; the layer's position that looks is framed. Each map has its own scale, from 0
-    to its maximum; how many times the weight of uniform attention that is, stands below it.
+    to its maximum; how many times the weight of uniform attention that is, stands below it. "32x32 of 8x8" is a layer
+    whose keys are pooled: a position of the first map looks at the second.
 
     Args:
         images: RGB, square: what the network drew or judged in the captured pass.
@@ -489,8 +558,9 @@ def attention_picture(
     for line, (name, layer) in enumerate(captured.items(), start=1):
         top = _GAP + line * row_height
         maps = _maps_of(name, layer, position, images)
-        shape = maps.shape[1:]
-        _draw_label(draw, font, top, [name, "{}x{}".format(*shape), f"gate {layer.gate:+.3f}"])
+        shape, keys = layer.shape, maps.shape[1:]
+        sizes = " of ".join("{}x{}".format(*each) for each in dict.fromkeys((shape, keys)))
+        _draw_label(draw, font, top, [name, sizes, f"gate {layer.gate:+.3f}"])
         for index, (image, weights) in enumerate(zip(images, maps, strict=True)):
             heat = weights / weights.max()
             for side, tile in enumerate((_overlay(image, heat, tile_size), _enlarged(heat_colours(heat), tile_size))):
@@ -506,10 +576,9 @@ def _maps_of(
     name: str, layer: CapturedAttention, position: Position, images: UInt8[np.ndarray, "batch height width 3"]
 ) -> Float[np.ndarray, "batch height width"]:
     """Give the maps of one query, mean over heads."""
-    batch, _, _, height, width = layer.weights.shape
-    if batch != len(images):
-        raise ValueError(f"there are {len(images)} images, but {name} was captured with {batch}")
-    mapped = _to_map(position, images.shape[1], height, width)
+    if len(layer.weights) != len(images):
+        raise ValueError(f"there are {len(images)} images, but {name} was captured with {len(layer.weights)}")
+    mapped = _to_map(position, images.shape[1], *layer.shape)
     if mapped not in layer.positions:
         raise ValueError(f"position {position} was not captured in {name}; pass it to capture_attention")
     return layer.weights[:, :, layer.positions.index(mapped)].mean(1).cpu().numpy()

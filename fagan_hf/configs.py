@@ -28,11 +28,14 @@ ACTIVATIONS = {
     "silu": False,
 }
 
+# What attention's softmax may be taken of, see fagan_hf.layers.similarity.
+SIMILARITIES = ("dot_product", "cosine", "negative_distance")
+
 
 # The least value of whole numbers, by the fields' names; others may be anything.
 _LEAST = {
     **dict.fromkeys(("image_size", "latent_dim", "in_channels", "out_channels"), 1),
-    **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads"), 1),
+    **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads", "key_pooling"), 1),
     **dict.fromkeys(("padding", "spectral_norm_dim", "num_labels"), 0),
 }
 
@@ -205,12 +208,24 @@ class FullAttentionSpec(ConvSpec):
     transposed: bool = False
     squeeze_factor: int = 8
     heads: int = 1
+    similarity: str = "dot_product"
+    key_pooling: int = 1
     batch_norm: bool = True
     activation: str = "leaky_relu(0.2)"
 
     def __post_init__(self):
         super().__post_init__()
         _check_heads(self, self.in_channels, self.out_channels)
+        if self.similarity not in SIMILARITIES:
+            raise self._error("similarity", f"one of {', '.join(SIMILARITIES)}")
+
+    def output_size(self, size: int) -> int:
+        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        if size % self.key_pooling:
+            raise ValueError(
+                f"key_pooling is {self.key_pooling}, but {size}x{size} can't be divided into squares of that side"
+            )
+        return super().output_size(size)
 
     @property
     def is_transposed(self) -> bool:

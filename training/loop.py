@@ -413,11 +413,14 @@ class Run:
         self.progress.seconds = time.monotonic() - self._started
 
     def _set_learning_rates(self, images: int) -> None:
-        """Warm up, and slow down after every return."""
-        share = min(1.0, images / self.recipe.warmup_images) if self.recipe.warmup_images else 1.0
+        """Warm up, decay, and slow down after every return."""
+        recipe = self.recipe
+        share = min(1.0, images / recipe.warmup_images) if recipe.warmup_images else 1.0
+        if recipe.decay_after_images is not None:
+            share *= max(1.0, images / recipe.decay_after_images) ** -0.5
         share *= SLOWER**self.progress.returns
-        self.trainer.generator.optimizer.param_groups[0]["lr"] = share * self.recipe.generator_learning_rate
-        self.trainer.discriminator.optimizer.param_groups[0]["lr"] = share * self.recipe.discriminator_learning_rate
+        self.trainer.generator.optimizer.param_groups[0]["lr"] = share * recipe.generator_learning_rate
+        self.trainer.discriminator.optimizer.param_groups[0]["lr"] = share * recipe.discriminator_learning_rate
 
     def _is_due(self, what: str) -> bool:
         interval = getattr(self.recipe, f"{what}_every_images")

@@ -107,6 +107,8 @@ class Recipe:
     """Adam's decay rates of the gradient's mean and of its square, for both networks."""
     warmup_images: int = 0
     """Learning rates rise linearly from 0 over so many images."""
+    decay_after_images: int | None = None
+    """From so many images on learning rates fall with one over the root of the images seen; none: never."""
     max_gradient_norm: float | None = None
     """Gradients longer than this are shortened to it; none: never."""
     augment: tuple[AugmentationName, ...] = ()

@@ -133,7 +133,7 @@ COLUMNS: dict[str, Callable[["LayerReport"], str]] = {
     "layer": lambda layer: layer.name,
     "type": lambda layer: layer.type,
     "size": lambda layer: f"{layer.height}x{layer.width}",
-    "positions": lambda layer: _or_dash(layer.positions, ","),
+    "positions": lambda layer: _positions(layer),
     "parameters": lambda layer: f"{layer.parameters:,}",
     "MFLOPs": lambda layer: f"{layer.flops / 1e6:,.3f}",
     "gate": lambda layer: _or_dash(layer.gate, "+.3f"),
@@ -147,12 +147,18 @@ COLUMNS: dict[str, Callable[["LayerReport"], str]] = {
 KERNEL_COLUMNS: dict[str, Callable[["LayerReport", "KernelReport"], str]] = {
     "layer": lambda layer, kernel: layer.name,
     "kernel": lambda layer, kernel: kernel.kernel + (f" ({kernel.backend})" if kernel.backend else ""),
-    "positions": lambda layer, kernel: _or_dash(layer.positions, ","),
+    "positions": lambda layer, kernel: _positions(layer),
     "heads": lambda layer, kernel: str(kernel.heads),
     "key size": lambda layer, kernel: _with_zeros(kernel.key_size, kernel.kernel_key_size),
     "value size": lambda layer, kernel: _with_zeros(kernel.value_size, kernel.kernel_value_size),
     "weights held": lambda layer, kernel: kernel.weights_held,
 }
+
+
+def _positions(layer: "LayerReport") -> str:
+    """Give queries and, where they differ, the keys that each attends to."""
+    queries, keys = (_or_dash(count, ",") for count in (layer.positions, layer.key_positions))
+    return queries if queries == keys else f"{queries} of {keys}"
 
 
 def _or_dash(value: float | None, form: str, factor: float = 1) -> str:

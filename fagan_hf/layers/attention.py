@@ -5,12 +5,14 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm, normalise
 from fagan_hf.layers.conv import normalised
 from fagan_hf.layers.functional import attention
 from fagan_hf.layers.gates import current_gate
+from fagan_hf.layers.similarity import build_similarity
 
 
 class AttentionLayer(nn.Module):
@@ -33,6 +35,10 @@ class AttentionLayer(nn.Module):
     def gate(self) -> Tensor | float:
         """The gate as it stands, overridden or trained."""
         return current_gate(getattr(self, self.gate_name))
+
+    def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the two maps whose products the softmax is taken of; the key's may have fewer positions."""
+        return self.query(feature_map), self.key(feature_map)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Give what the layer outputs without attention, and what attention gathers, of the same shape."""
@@ -83,7 +89,7 @@ class SelfAttention(AttentionLayer):
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Give the feature map itself, and what its positions gather."""
-        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        gathered = attention(*self.query_and_key(feature_map), self.value(feature_map), self.heads)
         return feature_map, self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,9 +126,14 @@ class FullAttention(AttentionLayer):
         num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
         heads: Number of groups of channels that attend on their own; the original has one.
+        similarity: What the softmax is taken of: ``"dot_product"``, the original's, ``"cosine"`` or
+            ``"negative_distance"``; see `fagan_hf.layers.similarity`.
+        key_pooling: Key and value are made of means over squares of this side [pixels], so there are fewer of them by
+            its square. 1 is the original's. SAGAN's published code has 2, by maxima behind its convolutions.
 
     Attributes:
         query, key, value: The attention path's convolutions.
+        similarity: What makes query and key comparable.
         residual: The convolution path's.
         batch_norm: Behind `residual`; an identity where there is none.
         alpha: The gate, a trained scalar that starts at 0: the layer begins as a convolution. It is unbounded, as in
@@ -151,6 +162,8 @@ class FullAttention(AttentionLayer):
         num_labels: int = 0,
         activation: str = "leaky_relu(0.2)",
         heads: int = 1,
+        similarity: str = "dot_product",
+        key_pooling: int = 1,
     ):
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
@@ -163,6 +176,8 @@ class FullAttention(AttentionLayer):
         self.query = conv(squeezed)
         self.key = conv(squeezed)
         self.value = conv(out_channels)
+        self.similarity = build_similarity(similarity, heads)
+        self.key_pooling = key_pooling
         self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.
@@ -170,9 +185,16 @@ class FullAttention(AttentionLayer):
         self.residual_activation = build_activation(activation, may_overwrite=True)
         self.alpha = nn.Parameter(torch.zeros(()))
 
+    def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the two maps whose products the softmax is taken of; the key's has fewer positions if it is pooled."""
+        return self.similarity(self.query(feature_map), self.key(self._pooled(feature_map)))
+
+    def _pooled(self, feature_map: Tensor) -> Tensor:
+        return functional.avg_pool2d(feature_map, self.key_pooling) if self.key_pooling > 1 else feature_map
+
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Give the convolution path's output and the attention path's, both activated."""
-        gathered = attention(self.query(feature_map), self.key(feature_map), self.value(feature_map), self.heads)
+        gathered = attention(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)), self.heads)
         convolved = normalise(self.batch_norm, self.residual(feature_map), labels)
         return self.residual_activation(convolved), self.activation(gathered)
 

@@ -18,11 +18,11 @@ WEIGHTS_PER_KERNEL = 2**24
 
 
 def chunked_attention(
-    query: Float[Tensor, "groups key_channels positions"],
-    key: Float[Tensor, "groups key_channels positions"],
-    value: Float[Tensor, "groups channels positions"],
-) -> Float[Tensor, "groups channels positions"]:
-    """Give each position the mean of all values, weighted by ``softmax(query . key)`` over the keys.
+    query: Float[Tensor, "groups key_channels queries"],
+    key: Float[Tensor, "groups key_channels keys"],
+    value: Float[Tensor, "groups channels keys"],
+) -> Float[Tensor, "groups channels queries"]:
+    """Give each query the mean of all values, weighted by ``softmax(query . key)`` over the keys.
 
     Where all weights fit into one chunk this is the formula as it stands; otherwise a chunk holds all weights of some
     queries. The backward pass computes them again. It has a derivative itself, the last one there is. Half precision is
@@ -39,9 +39,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty_like(value)
-        scratch = _Scratch(query, buffers=1)
         is_channels_last = value.mT.is_contiguous()
+        groups, channels, queries = len(value), value.shape[1], query.shape[2]
+        output = (
+            value.new_empty(groups, queries, channels).mT
+            if is_channels_last
+            else value.new_empty(groups, channels, queries)
+        )
+        scratch = _Scratch(query, key, buffers=1)
         for groups, rows in scratch.chunks:
             [weights] = scratch.take(groups, rows)
             _weigh(query[groups, :, rows], key[groups], weights)
@@ -72,7 +77,7 @@ class _AttentionGradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(query, key, value, gradient)
         for_query, for_key, for_value = (_like(tensor) for tensor in (query, key, value))
-        scratch = _Scratch(query, buffers=2)
+        scratch = _Scratch(query, key, buffers=2)
         with torch.autocast(query.device.type, enabled=False):
             for groups, rows in scratch.chunks:
                 weights, scores = scratch.take(groups, rows)  # of the latter the gradient
@@ -97,7 +102,7 @@ class _AttentionGradients(torch.autograd.Function):
         of_query, of_key, of_value = gradients
         for_query, for_key, for_value, for_gradient = (_like(tensor).zero_() for tensor in ctx.saved_tensors)
         with torch.autocast(query.device.type, enabled=False):
-            for groups, rows in _Scratch(query).chunks:
+            for groups, rows in _Scratch(query, key).chunks:
                 parts = _second_gradients(
                     (query[groups, :, rows], key[groups], value[groups], gradient[groups, :, rows]),
                     (of_query[groups, :, rows], of_key[groups], of_value[groups]),
@@ -116,31 +121,32 @@ class _Scratch:
 
     Args:
         query: Of all groups.
+        key: The same.
         buffers: How many tensors of a chunk's weights are held.
 
     Attributes:
         chunks: Slices of groups and of queries, in order; a query's weights are never divided.
     """
 
-    def __init__(self, query: Tensor, buffers: int = 0):
-        groups, _, positions = query.shape
+    def __init__(self, query: Tensor, key: Tensor, buffers: int = 0):
+        groups, _, queries = query.shape
+        self.keys = key.shape[2]
         # Each core works at groups of its own, which needs no agreement with others.
         cores = torch.get_num_threads() if query.device.type == "cpu" else 1
         weights = cores * WEIGHTS_PER_CORE if query.device.type == "cpu" else WEIGHTS_PER_KERNEL
         at_once = max(1, min(groups, cores))  # a batch may be empty
-        self.rows = min(positions, max(1, weights // (positions * at_once)))
-        self.groups = max(1, min(groups, weights // (positions * self.rows)))
-        self.positions = positions
+        self.rows = min(queries, max(1, weights // (self.keys * at_once)))
+        self.groups = max(1, min(groups, weights // (self.keys * self.rows)))
         self.chunks = [
-            (slice(group, min(group + self.groups, groups)), slice(row, min(row + self.rows, positions)))
+            (slice(group, min(group + self.groups, groups)), slice(row, min(row + self.rows, queries)))
             for group in range(0, groups, self.groups)
-            for row in range(0, positions, self.rows)
+            for row in range(0, queries, self.rows)
         ]
-        self._buffers = [query.new_empty(self.groups * self.rows * positions) for _ in range(buffers)]
+        self._buffers = [query.new_empty(self.groups * self.rows * self.keys) for _ in range(buffers)]
 
-    def take(self, groups: slice, rows: slice) -> list[Float[Tensor, "groups rows positions"]]:
+    def take(self, groups: slice, rows: slice) -> list[Float[Tensor, "groups rows keys"]]:
         """Give the buffers as tensors of a chunk's shape, with whatever is in them."""
-        shape = (groups.stop - groups.start, rows.stop - rows.start, self.positions)
+        shape = (groups.stop - groups.start, rows.stop - rows.start, self.keys)
         return [buffer[: shape[0] * shape[1] * shape[2]].view(shape) for buffer in self._buffers]
 
 
@@ -165,13 +171,13 @@ def _second_gradients(inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...])
 
 def _gradients(
     query: Float[Tensor, "groups key_channels rows"],
-    key: Float[Tensor, "groups key_channels positions"],
-    value: Float[Tensor, "groups channels positions"],
+    key: Float[Tensor, "groups key_channels keys"],
+    value: Float[Tensor, "groups channels keys"],
     gradient: Float[Tensor, "groups channels rows"],
 ) -> tuple[
     Float[Tensor, "groups key_channels rows"],
-    Float[Tensor, "groups key_channels positions"],
-    Float[Tensor, "groups channels positions"],
+    Float[Tensor, "groups key_channels keys"],
+    Float[Tensor, "groups channels keys"],
 ]:
     """Give what some queries' output gradient passes on to these queries, all keys and all values.
 

@@ -77,7 +77,7 @@ def choose_kernel(
     Args:
         device: Where the tensors are.
         dtype: Of the tensors as they come, under autocast its.
-        positions: Queries, which are as many as keys.
+        positions: Keys, over which the softmax goes.
         key_size: Channels of query and key in each head.
         value_size: Channels of the value in each head.
     """
@@ -106,24 +106,24 @@ def choose_kernel(
 
 def attention(
     query: Float[Tensor, "batch key_channels *positions"],
-    key: Float[Tensor, "batch key_channels *positions"],
-    value: Float[Tensor, "batch channels *positions"],
+    key: Float[Tensor, "batch key_channels *key_positions"],
+    value: Float[Tensor, "batch channels *key_positions"],
     heads: int = 1,
 ) -> Float[Tensor, "batch channels *positions"]:
     """Give each position the mean of all values, weighted by ``softmax(query . key)`` over the keys.
 
-    There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The N x N weights are never held at once, whichever
-    kernel `choose_kernel` takes. Not every one has a second derivative; `twice_differentiable` is for where one is
-    needed. The weights themselves are given by `fagan_hf.attention_maps.capture_attention`.
+    There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The weights of all queries are never held at once,
+    whichever kernel `choose_kernel` takes. Not every one has a second derivative; `twice_differentiable` is for where
+    one is needed. The weights themselves are given by `fagan_hf.attention_maps.capture_attention`.
 
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).
-        key: The same shape.
-        value: The same positions, its own number of channels.
+        key: As many channels; fewer positions where keys and values were pooled.
+        value: The key's positions, its own number of channels.
         heads: Number of groups of channels that attend on their own.
 
     Returns:
-        The shape of ``value``.
+        The value's channels at the query's positions.
 
     Reference:
         SAGAN, arXiv:1805.08318, equations 1 and 2.
@@ -137,7 +137,7 @@ def attention(
         mixed = mixed.unflatten(0, (len(value), heads))
     else:
         mixed = _fused_attention(query_heads, key_heads, value_heads, choice)
-    return mixed.flatten(1, 2).unflatten(2, value.shape[2:])
+    return mixed.flatten(1, 2).unflatten(2, query.shape[2:])
 
 
 def _fused_attention(

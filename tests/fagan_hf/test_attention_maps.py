@@ -193,32 +193,38 @@ def test_what_cannot_be_captured_is_refused(generator):
 # Statistics
 
 
+def places(feature_map, scale):
+    """The middles of a map's positions, as multiples of the query's."""
+    height, width = feature_map.shape[2:]
+    return scale * (torch.cartesian_prod(torch.arange(height), torch.arange(width)).double() + 0.5)
+
+
 def plain_statistics(query, key, heads):
     """By the whole matrix of weights."""
-    height, width = query.shape[2:]
-    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+    distances = torch.cdist(places(query, 1), places(key, query.shape[2] // key.shape[2]))
     query, key = (feature_map.flatten(2).unflatten(1, (heads, -1)) for feature_map in (query, key))
     weights = torch.einsum("bhci,bhcj->bhij", query, key).softmax(-1)
-    distance = (weights * torch.cdist(places, places)).sum(-1).mean()
-    entropy = -(weights * weights.log()).sum(-1).mean() / math.log(height * width)
-    return distance.item(), entropy.item()
+    entropy = -(weights * weights.log()).sum(-1).mean() / math.log(key.shape[-1])
+    return (weights * distances).sum(-1).mean().item(), entropy.item()
 
 
 @pytest.mark.parametrize("weights_per_chunk", [1, 100, 2**20])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_statistics_equal_those_of_the_whole_matrix(monkeypatch, weights_per_chunk, heads):
+@pytest.mark.parametrize("pooling", [1, 3])
+def test_statistics_equal_those_of_the_whole_matrix(monkeypatch, weights_per_chunk, heads, pooling):
     monkeypatch.setattr(attention_maps, "WEIGHTS_PER_CHUNK", weights_per_chunk)
-    query, key = torch.randn(2, 3, 4, 5, 7, dtype=torch.float64)
+    query, key = (torch.randn(3, 4, 5 * scale, 7 * scale, dtype=torch.float64) for scale in (pooling, 1))
     expected = plain_statistics(query, key, heads)
     assert attention_statistics(query, key, heads) == pytest.approx(expected, rel=1e-5)
 
 
-def test_uniform_attention():
-    query = torch.zeros(1, 2, 5, 7)
-    distance, entropy = attention_statistics(query, torch.randn(1, 2, 5, 7))
+@pytest.mark.parametrize("pooling", [1, 2])
+def test_uniform_attention(pooling):
+    query, key = torch.zeros(1, 2, 6, 8), torch.randn(1, 2, 6 // pooling, 8 // pooling)
+    distance, entropy = attention_statistics(query, key)
     assert entropy == pytest.approx(1)
-    assert distance == pytest.approx(plain_statistics(query, query, 1)[0], rel=1e-5)
-    assert distance == pytest.approx(uniform_distance(5, 7), rel=1e-5)
+    assert distance == pytest.approx(plain_statistics(query, key, 1)[0], rel=1e-5)
+    assert distance == pytest.approx(uniform_distance((6, 8), (6 // pooling, 8 // pooling)), rel=1e-5)
 
 
 def test_attention_to_one_position():
@@ -352,7 +358,7 @@ def test_of_other_devices_nothing_is_claimed():
     """Torch can't be asked there whether its kernel is one."""
     layer, query = SelfAttention(8, heads=2), torch.empty(1, 8, 4, 4, device="meta")
     with attention_kernel("fused"):
-        report = attention_maps._kernel_report(layer, query, query)
+        report = attention_maps._kernel_report(layer, query, query, query)
     assert (report.device, report.backend, report.weights_held) == ("meta", None, "unknown")
 
 
@@ -376,7 +382,7 @@ def test_a_layer_in_numbers(generator):
     assert [layer.positions for layer in (first, middle, last)] == [16, 16, 64]
     assert middle.parameters == 2 * (16 * 2 + 2) + 16 * 16 + 16 + 1
     assert middle.gate == pytest.approx(0.3)
-    assert first.uniform_distance == pytest.approx(2 * uniform_distance(4, 4))
+    assert first.uniform_distance == pytest.approx(2 * uniform_distance((4, 4), (4, 4)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])

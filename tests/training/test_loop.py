@@ -162,6 +162,17 @@ def test_warmup(make_recipe):
     assert rates == pytest.approx([2e-4, 4e-4, 4e-4])
 
 
+def test_decay_needs_no_end_of_the_run(make_recipe):
+    run = Run(make_recipe(decay_after_images=8))
+    rates = []
+    for _ in range(8):
+        run._step()
+        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+    expected = [4e-4 * max(1, images / 8) ** -0.5 for images in range(4, 33, 4)]
+    assert rates == pytest.approx(expected)
+    assert rates[-1] == pytest.approx(2e-4)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_command_goes_on(make_recipe, number, capfd):
     recipe = make_recipe(checkpoint_every_images=1000)

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fagan_hf.configs import SIMILARITIES
 from fagan_hf.layers import FullAttention, SelfAttention, attention
 from tests.memory import peak_megabytes
 
@@ -13,21 +14,22 @@ def plain_attention(query, key, value, heads=1):
     for q, k, v in zip(query.chunk(heads, 1), key.chunk(heads, 1), value.chunk(heads, 1), strict=True):
         weights = torch.einsum("bci,bcj->bij", q.flatten(2), k.flatten(2)).softmax(-1)
         results.append(torch.einsum("bij,bcj->bci", weights, v.flatten(2)))
-    return torch.cat(results, 1).unflatten(2, value.shape[2:])
+    return torch.cat(results, 1).unflatten(2, query.shape[2:])
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     batch=st.integers(1, 3), heads=st.integers(1, 3), key=st.integers(1, 20), value=st.integers(1, 40),
-    height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 1000),
+    height=st.integers(1, 9), width=st.integers(1, 9), pooling=st.integers(1, 3), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_attention_equals_the_formula(batch, heads, key, value, height, width, seed):
+def test_attention_equals_the_formula(batch, heads, key, value, height, width, pooling, seed):
     random = torch.Generator().manual_seed(seed)
 
-    def feature_map(channels):
-        return torch.randn(batch, heads * channels, height, width, generator=random, dtype=torch.float64)
+    def feature_map(channels, scale):
+        shape = batch, heads * channels, scale * height, scale * width
+        return torch.randn(shape, generator=random, dtype=torch.float64)
 
-    query, key, value = feature_map(key), feature_map(key), feature_map(value)
+    query, key, value = feature_map(key, pooling), feature_map(key, 1), feature_map(value, 1)
     torch.testing.assert_close(attention(query, key, value, heads), plain_attention(query, key, value, heads))
 
 
@@ -93,12 +95,24 @@ def test_alpha_one_is_attention_only():
     torch.testing.assert_close(layer(feature_map), gathered.tanh())
 
 
+@pytest.mark.parametrize("key_pooling", [1, 2])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("heads", [1, 2])
-def test_gradients_are_right(heads):
-    layer = FullAttention(4, 4, kernel_size=3, stride=2, padding=1, squeeze_factor=2, heads=heads, activation="tanh")
+def test_gradients_are_right(heads, similarity, key_pooling):
+    options = {"heads": heads, "similarity": similarity, "key_pooling": key_pooling}
+    layer = FullAttention(4, 4, kernel_size=3, stride=2, padding=1, squeeze_factor=2, activation="tanh", **options)
     layer.double().eval()
     layer.alpha.data.fill_(0.3)
     torch.autograd.gradcheck(layer, torch.randn(1, 4, 4, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_pooled_keys_are_those_of_the_pooled_input():
+    layer = FullAttention(8, 4, kernel_size=3, padding=1, key_pooling=2, activation="identity").double().eval()
+    layer.alpha.data.fill_(1)
+    feature_map = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    pooled = feature_map.unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5))
+    expected = plain_attention(layer.query(feature_map), layer.key(pooled), layer.value(pooled))
+    torch.testing.assert_close(layer(feature_map), expected)
 
 
 def test_a_layer_alone_in_anyones_sequential():

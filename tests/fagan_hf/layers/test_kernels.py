@@ -1,5 +1,6 @@
 """Which kernel attention takes, and that it is the one that runs."""
 
+from itertools import product
 from threading import Thread
 
 import pytest
@@ -128,12 +129,13 @@ def test_chunks_hold_no_more_weights_than_they_may(monkeypatch):
     """Whatever the shape: the last chunks are smaller, and a query's weights are never divided."""
     monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", 100)
     budget = 100 * torch.get_num_threads()
-    for groups in (0, 1, 2, 5):
-        for positions in (1, 7, 30, 100):
-            scratch = chunked_attention._Scratch(torch.empty(groups, 3, positions), buffers=1)
-            covered = torch.zeros(groups, positions)
-            for chunk_groups, rows in scratch.chunks:
-                [weights] = scratch.take(chunk_groups, rows)
-                assert weights.numel() <= budget
-                covered[chunk_groups, rows] += 1
-            assert torch.equal(covered, torch.ones(groups, positions))
+    for groups, queries, keys in product((0, 1, 2, 5), (1, 7, 30, 100), (1, 30, 100)):
+        sizes = (torch.empty(groups, 3, positions) for positions in (queries, keys))
+        scratch = chunked_attention._Scratch(*sizes, buffers=1)
+        covered = torch.zeros(groups, queries)
+        for chunk_groups, rows in scratch.chunks:
+            [weights] = scratch.take(chunk_groups, rows)
+            assert weights.numel() <= budget
+            assert weights.shape[2] == keys
+            covered[chunk_groups, rows] += 1
+        assert torch.equal(covered, torch.ones(groups, queries))

@@ -10,7 +10,7 @@ from tests.memory import peak_megabytes
 def plain_attention(query, key, value, heads):
     """Written out with the whole matrix of weights; autograd knows all its derivatives."""
     q, k, v = (tensor.flatten(2).unflatten(1, (heads, -1)) for tensor in (query, key, value))
-    return (v @ (q.mT @ k).softmax(-1).mT).flatten(1, 2).unflatten(2, value.shape[2:])
+    return (v @ (q.mT @ k).softmax(-1).mT).flatten(1, 2).unflatten(2, query.shape[2:])
 
 
 def exact_attention(*arguments):
@@ -18,8 +18,9 @@ def exact_attention(*arguments):
         return attention(*arguments)
 
 
-def feature_maps(dtype=torch.float64, heads=2):
-    return [torch.randn(2, heads * channels, 5, 4, dtype=dtype) for channels in (3, 3, 7)]
+def feature_maps(dtype=torch.float64, heads=2, pooling=1):
+    shapes = (3, 5 * pooling, 4 * pooling), (3, 5, 4), (7, 5, 4)
+    return [torch.randn(2, heads * channels, *positions, dtype=dtype) for channels, *positions in shapes]
 
 
 def derivatives(function, tensors, heads=2):
@@ -33,9 +34,10 @@ def derivatives(function, tensors, heads=2):
 
 
 @pytest.mark.parametrize("weights", [1, 20 * 6, 2**20], ids=["one query", "six queries, then two", "at once"])
-def test_all_derivatives_equal_the_formula(monkeypatch, weights):
+@pytest.mark.parametrize("pooling", [1, 2])
+def test_all_derivatives_equal_the_formula(monkeypatch, weights, pooling):
     monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", weights)
-    tensors = feature_maps()
+    tensors = feature_maps(pooling=pooling)
     torch.testing.assert_close(derivatives(exact_attention, tensors), derivatives(plain_attention, tensors))
 
 

@@ -1,0 +1,91 @@
+"""How alike a query and a key are: what attention's softmax is taken of."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.configs import SIMILARITIES
+
+_INITIAL_SCALE = 8.0  # of cosines: from e^-8 to e^8 weights can be almost one-hot, and are even at first
+_EPSILON = 1e-6
+
+
+class DotProduct(nn.Module):
+    """``query . key`` as it is, unscaled and unbounded: SAGAN's and FAGAN's."""
+
+    def forward(
+        self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels rows columns"]]:
+        """Give query and key as they came."""
+        return query, key
+
+
+class Cosine(nn.Module):
+    """The cosine of the angle between both, times a trained scale of each head: bounded by it.
+
+    Args:
+        heads: Number of groups of channels that attend on their own.
+
+    Attributes:
+        log_scale: Logarithm of each head's scale.
+
+    Reference:
+        Query-Key Normalization for Transformers, Henry et al., arXiv:2010.04245; per head and as a logarithm in Swin
+        Transformer V2, arXiv:2111.09883.
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((heads,), _INITIAL_SCALE).log())
+
+    def forward(
+        self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels rows columns"]]:
+        """Give both at length 1 in each head, the query times the scale."""
+        heads = len(self.log_scale)
+        by_head = query.unflatten(1, (heads, -1)), key.unflatten(1, (heads, -1))
+        query, key = (each * (each.square().sum(2, keepdim=True) + _EPSILON).rsqrt() for each in by_head)
+        return (query * self.log_scale.exp()[:, None, None, None]).flatten(1, 2), key.flatten(1, 2)
+
+
+class NegativeDistance(nn.Module):
+    """Minus the squared distance of both, divided by the root of their channels: never above 0.
+
+    Written as a product: ``2 q.k - |k|^2`` differs from ``-|q - k|^2`` by what is the same for all keys.
+
+    Args:
+        heads: Number of groups of channels that attend on their own.
+
+    Reference:
+        The Lipschitz Constant of Self-Attention, Kim et al., arXiv:2006.04710, equation 9; in GANs ViTGAN,
+        arXiv:2107.04589. Theirs has one weight for query and key.
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = heads
+
+    def forward(
+        self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
+    ) -> tuple[Float[Tensor, "batch longer height width"], Float[Tensor, "batch longer rows columns"]]:
+        """Give both with one channel more in each head."""
+        query, key = query.unflatten(1, (self.heads, -1)), key.unflatten(1, (self.heads, -1))
+        query = query * (2 * query.shape[2] ** -0.5)
+        squares = key.square().sum(2, keepdim=True) * (key.shape[2] ** -0.5)
+        minus_ones = query.new_full((1,), -1.0).expand(len(query), self.heads, 1, *query.shape[3:])
+        return torch.cat([query, minus_ones], 2).flatten(1, 2), torch.cat([key, squares], 2).flatten(1, 2)
+
+
+def build_similarity(name: str, heads: int) -> nn.Module:
+    """Make what turns query and key into tensors whose products are how alike they are.
+
+    Args:
+        name: ``"dot_product"``, ``"cosine"`` or ``"negative_distance"``.
+        heads: Number of groups of channels that attend on their own.
+    """
+    assert name in SIMILARITIES, name
+    return {
+        "dot_product": DotProduct,
+        "cosine": lambda: Cosine(heads),
+        "negative_distance": lambda: NegativeDistance(heads),
+    }[name]()
