@@ -312,7 +312,7 @@ class LayerReport:
     """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
 
     Attributes:
-        name: Such as ``"layers.0"``.
+        name: Such as ``"layers.0"``, or ``"layers.0.full_attention"`` of a block's attention.
         type: Its spec's, such as ``"full_attention"``.
         height, width: Of what comes out [positions].
         parameters: Trained numbers.
@@ -329,6 +329,7 @@ class LayerReport:
         uniform_distance: The same if attention were uniform [image pixels].
         entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
         kernel: How attention is computed here.
+        is_part: Is it inside of another layer, whose parameters and operations have its own in them?
     """
 
     name: str
@@ -345,6 +346,7 @@ class LayerReport:
     uniform_distance: float | None = None
     entropy: float | None = None
     kernel: KernelReport | None = None
+    is_part: bool = False
 
 
 @torch.no_grad()
@@ -501,6 +503,7 @@ def _report(
         uniform_distance=pixels * uniform_distance(map_shape, key_shape),
         entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
         kernel=visits[0].kernel,
+        is_part=name.count(".") > 1,
     )
 
 

@@ -30,6 +30,8 @@ ACTIVATIONS = {
 
 # What attention's softmax may be taken of, see fagan_hf.layers.similarity.
 SIMILARITIES = ("dot_product", "cosine", "negative_distance")
+# How a block's output differs from its input in size.
+RESAMPLINGS = ("none", "up", "down")
 
 
 # The least value of whole numbers, by the fields' names; others may be anything.
@@ -160,8 +162,7 @@ class ConvSpec(LayerSpec):
         super().__post_init__()
         if self.spectral_norm_dim > 1:
             raise self._error("spectral_norm_dim", "0 (the original's) or 1")
-        if self.num_labels and not self.batch_norm:
-            raise self._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
+        _check_batch_norm_labels(self)
         parse_activation(self.activation)
 
     @property
@@ -216,21 +217,56 @@ class FullAttentionSpec(ConvSpec):
     def __post_init__(self):
         super().__post_init__()
         _check_heads(self, self.in_channels, self.out_channels)
-        if self.similarity not in SIMILARITIES:
-            raise self._error("similarity", f"one of {', '.join(SIMILARITIES)}")
+        _check_similarity(self)
 
     def output_size(self, size: int) -> int:
         """Give the height and width [pixels] that come out where ``size`` goes in."""
-        if size % self.key_pooling:
-            raise ValueError(
-                f"key_pooling is {self.key_pooling}, but {size}x{size} can't be divided into squares of that side"
-            )
+        _check_key_pooling(self, size)
         return super().output_size(size)
 
     @property
     def is_transposed(self) -> bool:
         """Does it enlarge, by transposed convolutions?"""
         return self.transposed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullAttentionBlockSpec(LayerSpec):
+    """Full attention in a residual block; see `fagan_hf.layers.FullAttentionBlock`."""
+
+    type: ClassVar[str] = "full_attention_block"
+    in_channels: int
+    out_channels: int
+    resample: str = "none"
+    squeeze_factor: int = 8
+    heads: int = 1
+    similarity: str = "cosine"
+    key_pooling: int = 1
+    spectral_norm: bool = True
+    batch_norm: bool = False
+    num_labels: int = 0
+    activation: str = "leaky_relu(0.2)"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.resample not in RESAMPLINGS:
+            raise self._error("resample", f"one of {', '.join(RESAMPLINGS)}")
+        _check_batch_norm_labels(self)
+        _check_heads(self, self.in_channels, self.out_channels)
+        _check_similarity(self)
+        parse_activation(self.activation)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels in and out."""
+        return self.in_channels, self.out_channels
+
+    def output_size(self, size: int) -> int:
+        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        if self.resample == "down" and size % 2:
+            raise ValueError(f"resample is 'down', but {size}x{size} has no half")
+        _check_key_pooling(self, 2 * size if self.resample == "up" else size)
+        return {"up": 2 * size, "down": size // 2, "none": size}[self.resample]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +289,23 @@ class SelfAttentionSpec(LayerSpec):
     def channels(self) -> tuple[int, int]:
         """Channels in and out: the same."""
         return self.in_channels, self.in_channels
+
+
+def _check_batch_norm_labels(spec: Any) -> None:
+    if spec.num_labels and not spec.batch_norm:
+        raise spec._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
+
+
+def _check_similarity(spec: Any) -> None:
+    if spec.similarity not in SIMILARITIES:
+        raise spec._error("similarity", f"one of {', '.join(SIMILARITIES)}")
+
+
+def _check_key_pooling(spec: Any, size: int) -> None:
+    if size % spec.key_pooling:
+        raise ValueError(
+            f"key_pooling is {spec.key_pooling}, but {size}x{size} can't be divided into squares of that side"
+        )
 
 
 def _check_heads(spec: Any, in_channels: int, out_channels: int) -> None:
@@ -281,6 +334,18 @@ class BatchNormSpec(LayerSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActivationSpec(LayerSpec):
+    """An activation on its own; see `fagan_hf.layers.build_activation`."""
+
+    type: ClassVar[str] = "activation"
+    activation: str
+
+    def __post_init__(self):
+        super().__post_init__()
+        parse_activation(self.activation)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropoutSpec(LayerSpec):
     """Dropout of whole channels; see `fagan_hf.layers.Dropout`."""
 
@@ -295,7 +360,16 @@ class DropoutSpec(LayerSpec):
 
 LAYER_SPECS: dict[str, type[LayerSpec]] = {
     spec.type: spec
-    for spec in (ConvSpec, ConvTransposeSpec, FullAttentionSpec, SelfAttentionSpec, BatchNormSpec, DropoutSpec)
+    for spec in (
+        ConvSpec,
+        ConvTransposeSpec,
+        FullAttentionSpec,
+        FullAttentionBlockSpec,
+        SelfAttentionSpec,
+        BatchNormSpec,
+        ActivationSpec,
+        DropoutSpec,
+    )
 }
 
 

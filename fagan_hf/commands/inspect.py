@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
             reports = {name: inspect_layers(*network) for name, network in networks.items()}
             for name, layers in reports.items():
                 parameters = sum(parameter.numel() for parameter in networks[name][0].parameters())
-                flops = sum(layer.flops for layer in layers)
+                flops = sum(layer.flops for layer in layers if not layer.is_part)
                 print(f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs\n{_layer_table(layers)}\n")
                 if options.kernels and (table := _kernel_table(name, layers)):
                     print(f"{table}\n")

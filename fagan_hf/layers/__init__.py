@@ -1,8 +1,9 @@
 """The layers that networks are made of, each usable on its own in anyone's `nn.Sequential`."""
 
-from fagan_hf.layers.activations import build_activation
+from fagan_hf.layers.activations import Activation, build_activation
 from fagan_hf.layers.attention import AttentionLayer, FullAttention, SelfAttention
 from fagan_hf.layers.batch_norm import BatchNorm, ConditionalBatchNorm
+from fagan_hf.layers.block import FullAttentionBlock
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
 from fagan_hf.layers.functional import attention, attention_kernel, choose_kernel, twice_differentiable
@@ -18,6 +19,7 @@ from fagan_hf.layers.spectral_norm import (
 
 __all__ = [
     "LAYERS",
+    "Activation",
     "AttentionLayer",
     "BatchNorm",
     "ConditionalBatchNorm",
@@ -25,6 +27,7 @@ __all__ = [
     "ConvTranspose",
     "Dropout",
     "FullAttention",
+    "FullAttentionBlock",
     "SelfAttention",
     "SpectralNorm",
     "attention",

@@ -1,6 +1,7 @@
 """Activations by name, as they stand in a config."""
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fagan_hf.configs import parse_activation
 
@@ -34,3 +35,21 @@ def build_activation(text: str, *, may_overwrite: bool = False) -> nn.Module:
     # With a negative slope two inputs give the same output.
     is_in_place = may_overwrite and name in _IN_PLACE and (number is None or number > 0)
     return _MODULES[name](*arguments, **{"inplace": True} if is_in_place else {})
+
+
+class Activation(nn.Module):
+    """An activation as a layer of its own.
+
+    Args:
+        activation: A name such as ``"leaky_relu(0.2)"``.
+    """
+
+    def __init__(self, *, activation: str):
+        super().__init__()
+        self.activation = build_activation(activation)
+
+    def forward(
+        self, feature_map: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Give the activated feature map."""
+        return self.activation(feature_map)

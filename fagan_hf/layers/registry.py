@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from fagan_hf.configs import LAYER_SPECS, LayerSpec
+from fagan_hf.layers.activations import Activation
 from fagan_hf.layers.attention import FullAttention, SelfAttention
 from fagan_hf.layers.batch_norm import BatchNorm
+from fagan_hf.layers.block import FullAttentionBlock
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
 
@@ -16,8 +18,10 @@ LAYERS: dict[str, type[nn.Module]] = {
     "conv": Conv,
     "conv_transpose": ConvTranspose,
     "full_attention": FullAttention,
+    "full_attention_block": FullAttentionBlock,
     "self_attention": SelfAttention,
     "batch_norm": BatchNorm,
+    "activation": Activation,
     "dropout": Dropout,
 }
 
