@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.quality_arms import ARMS, RECIPE, architecture_of, parameters
 from fagan_hf import Generator
+from fagan_hf.allocator import keep_freed_memory
 from fagan_hf.architectures import save_architecture
 from fagan_hf.data import prepare_images
 from fagan_hf.files import replacing
@@ -119,13 +120,14 @@ def _spread(values: Sequence[float]) -> str:
 def main() -> None:
     """Train what is missing, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="so many runs of each arm (default: 3)")
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each run (default: 10)")
     parser.add_argument("--eval_every_images", type=int, default=8192)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/quality"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(1)  # what is measured stands beside what is trained
     options.output_dir = options.output_dir.resolve()
     options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,33 +1,41 @@
 """The networks and recipes that `benchmarks/quality.py` compares: as many parameters, the same images and time."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fagan_hf.configs import (
+    ActivationSpec,
+    BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
     DiscriminatorConfig,
+    FullAttentionBlockSpec,
     FullAttentionSpec,
     GeneratorConfig,
     LayerSpec,
+    RMSNormSpec,
     SelfAttentionSpec,
 )
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import preset
+from fagan_hf.presets import FLAGSHIP_32, flagship, preset
 from fagan_hf.repository import count_parameters
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
+Widths = tuple[tuple[int, ...], tuple[int, ...]]
 
 SIZE = 32
-LATENT = 64
 FLAGSHIP = "fagan-32"
 TOLERANCE = 0.1
 """So far may the number of parameters be from the flagship's."""
+_WIDTHS: Widths = FLAGSHIP_32["generator"], FLAGSHIP_32["discriminator"]  # others have them times a factor
 _DOUBLE: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 _ENDS: dict[str, Any] = {"kernel_size": 4, "stride": 1, "padding": 0}
-_WIDTHS = (128, 96, 48)  # the flagship's; others have them times a factor
 
 
 @dataclass(frozen=True)
@@ -36,90 +44,167 @@ class Arm:
 
     Attributes:
         about: What it is, for the table.
-        build: Makes its networks from the channels of the 4x4, 8x8 and 16x16 feature maps.
+        build: Makes its networks from the channels of both networks' feature maps, as `fagan_hf.presets.flagship` does.
         recipe: Fields of the recipe that differ from `RECIPE`.
     """
 
     about: str
-    build: Callable[[Sequence[int]], Architecture]
+    build: Callable[[Widths], Architecture]
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
-# What was found best for the flagship at this size, see docs/recipes.md.
-RECIPE: dict[str, Any] = {
-    "dataset": "avatars",
-    "horizontal_flip": False,
-    "loss": "relativistic_hinge",
-    "batch_size": 16,
-    "generator_learning_rate": 8e-4,
-    "discriminator_learning_rate": 4e-4,
-    "ema_half_life_images": 4000,
-    "ema_ramp": 0.2,
-}
-# The original's: its learning rates and batch, and no averaging, which a half-life of one image comes to.
+def _recipe_of_make_train() -> dict[str, Any]:
+    path = Path(__file__).resolve().parents[1] / "training/recipes/avatars-32.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    not_of_the_rivals = {"name", "model", "max_minutes"}
+    return {
+        key: value
+        for key, value in recipe.items()
+        if key not in not_of_the_rivals and not key.endswith("_every_images")
+    }
+
+
+RECIPE = _recipe_of_make_train()
+# The original's: its loss, learning rates and batch, and no averaging, which a half-life of one image comes to.
 ORIGINAL: dict[str, Any] = {
+    "loss": "relativistic_hinge",
+    "r1_gamma": 0,
+    "r2_gamma": 0,
     "batch_size": 32,
     "generator_learning_rate": 1e-4,
     "discriminator_learning_rate": 4e-4,
+    "betas": [0.0, 0.9],
     "ema_half_life_images": 1,
 }
 
 
-def _convolutions(widths: Sequence[int], *, is_attending: bool) -> Architecture:
-    """Convolutions only; or SAGAN's attention on top of the two largest feature maps as well."""
-    up: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
-    down: dict[str, Any] = {"activation": "leaky_relu(0.2)"}
-    first, *pairs = [(LATENT, widths[0]), *pairwise(widths)]
-    generator: list[LayerSpec] = [ConvTransposeSpec(in_channels=first[0], out_channels=first[1], **_ENDS, **up)]
-    discriminator: list[LayerSpec] = [ConvSpec(in_channels=3, out_channels=widths[-1], **_DOUBLE, **down)]
-    for wide, narrow in pairs:
-        generator.append(ConvTransposeSpec(in_channels=wide, out_channels=narrow, **_DOUBLE, **up))
-        generator += [SelfAttentionSpec(in_channels=narrow)] if is_attending else []
-    for wide, narrow in reversed(pairs):
-        discriminator += [SelfAttentionSpec(in_channels=narrow)] if is_attending else []
-        discriminator.append(ConvSpec(in_channels=narrow, out_channels=wide, **_DOUBLE, **down))
-    generator.append(
-        ConvTransposeSpec(in_channels=widths[-1], out_channels=3, **_DOUBLE, spectral_norm=False, activation="tanh")
-    )
-    discriminator.append(ConvSpec(in_channels=widths[0], out_channels=1, **_ENDS))
+def _flagship(widths: Widths, **options: Any) -> Architecture:
+    fields = {**FLAGSHIP_32, **options}
+    return flagship(**{**fields, "generator": widths[0], "discriminator": widths[1]})
+
+
+def _changed(architecture: Architecture, change: Callable[[LayerSpec], Sequence[LayerSpec]]) -> Architecture:
+    """Put other layers in the place of each."""
+    generator, discriminator = architecture
+
+    def layers(config: GeneratorConfig | DiscriminatorConfig) -> tuple[LayerSpec, ...]:
+        return tuple(new for layer in config.layers for new in change(layer))
+
     return (
-        GeneratorConfig(latent_dim=LATENT, image_size=SIZE, layers=tuple(generator)),
+        dataclasses.replace(generator, layers=layers(generator)),
+        dataclasses.replace(discriminator, layers=layers(discriminator)),
+    )
+
+
+def _shared(spec: LayerSpec, kind: type) -> dict[str, Any]:
+    """Give those of a layer's fields that another type has too."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {name: value for name, value in spec.arguments().items() if name in names}
+
+
+def _without_attention(spec: LayerSpec) -> list[LayerSpec]:
+    if not isinstance(spec, FullAttentionSpec):
+        return [spec]
+    kind = ConvTransposeSpec if spec.transposed else ConvSpec
+    return [kind(**_shared(spec, kind))]
+
+
+def _with_shortcuts(architecture: Architecture) -> Architecture:
+    """Put norm, activation and attention of the generator into residual blocks, and the discriminator's as well."""
+    generator, discriminator = architecture
+    first, *others = generator.layers
+    blocks: list[LayerSpec] = []
+    for norm, activation, attention in zip(*[iter(others)] * 3, strict=True):
+        is_block = isinstance(attention, FullAttentionSpec) and attention.upsample
+        blocks += [_block(attention, "up", "rms")] if is_block else [norm, activation, attention]
+    *down, last = discriminator.layers
+    judges = [_block(attention, "down", "none") for attention in down]
+    return (
+        dataclasses.replace(generator, layers=(first, *blocks)),
+        dataclasses.replace(discriminator, layers=(*judges, ActivationSpec(activation="leaky_relu(0.2)"), last)),
+    )
+
+
+def _block(attention: LayerSpec, resample: str, norm: str) -> FullAttentionBlockSpec:
+    fields: dict[str, Any] = {"activation": "leaky_relu(0.2)", "resample": resample, "norm": norm}
+    return FullAttentionBlockSpec(**_shared(attention, FullAttentionBlockSpec) | fields)
+
+
+def _with_batch_norm(spec: LayerSpec) -> list[LayerSpec]:
+    return [BatchNormSpec(in_channels=spec.in_channels)] if isinstance(spec, RMSNormSpec) else [spec]
+
+
+def _transposed(spec: LayerSpec) -> list[LayerSpec]:
+    """Enlarge by free transposed convolutions, as the original does."""
+    if not isinstance(spec, FullAttentionSpec) or not spec.upsample:
+        return [spec]
+    pooling = max(1, spec.key_pooling // 2)
+    return [dataclasses.replace(spec, **_DOUBLE, transposed=True, upsample=False, key_pooling=pooling)]
+
+
+def _sagan(widths: Widths) -> Architecture:
+    """Take the convolutional blocks, and self-attention on one feature map of each network, as in the paper."""
+    generator, discriminator = _changed(_flagship(widths), _without_attention)
+    g_layers, d_layers = list(generator.layers), list(discriminator.layers)
+    g_layers.insert(7, SelfAttentionSpec(in_channels=widths[0][2]))  # both at 16x16
+    d_layers.insert(1, SelfAttentionSpec(in_channels=widths[1][0]))
+    return (
+        dataclasses.replace(generator, layers=tuple(g_layers)),
+        dataclasses.replace(discriminator, layers=tuple(d_layers)),
+    )
+
+
+def _classic(widths: Widths) -> Architecture:
+    """FAGAN's own networks with one size fewer: full attention in the first layers, SAGAN's before the last ones."""
+    (first, second, third, _), _ = widths
+    latent = FLAGSHIP_32["latent_dim"]
+    relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
+    up: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.3)"}
+    down: dict[str, Any] = {"activation": "leaky_relu(0.1)"}
+    generator = (
+        FullAttentionSpec(in_channels=latent, out_channels=first, **_ENDS, **up),
+        FullAttentionSpec(in_channels=first, out_channels=second, **_DOUBLE, **up),
+        SelfAttentionSpec(in_channels=second),
+        ConvTransposeSpec(in_channels=second, out_channels=third, **_DOUBLE, **relu),
+        SelfAttentionSpec(in_channels=third),
+        ConvTransposeSpec(in_channels=third, out_channels=3, **_DOUBLE, spectral_norm=False, activation="tanh"),
+    )
+    discriminator: list[LayerSpec] = [
+        FullAttentionSpec(in_channels=3, out_channels=third, **_DOUBLE, squeeze_factor=1, batch_norm=False, **down)
+    ]
+    for narrow, wide in pairwise((third, second, first)):
+        discriminator += [
+            SelfAttentionSpec(in_channels=narrow),
+            ConvSpec(in_channels=narrow, out_channels=wide, **_DOUBLE, **down),
+        ]
+    discriminator.append(ConvSpec(in_channels=first, out_channels=1, **_ENDS, spectral_norm=False))
+    return (
+        GeneratorConfig(latent_dim=latent, image_size=SIZE, layers=generator),
         DiscriminatorConfig(image_size=SIZE, layers=tuple(discriminator)),
     )
 
 
-def _classic(widths: Sequence[int]) -> Architecture:
-    """FAGAN's own networks with one size fewer: full attention in the first layers, SAGAN's before the last ones."""
-    generator, discriminator = _convolutions(widths, is_attending=True)
-    leaky: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.3)"}
-    opens = (
-        FullAttentionSpec(in_channels=LATENT, out_channels=widths[0], **_ENDS, **leaky),
-        FullAttentionSpec(in_channels=widths[0], out_channels=widths[1], **_DOUBLE, **leaky),
-    )
-    first = FullAttentionSpec(
-        in_channels=3,
-        out_channels=widths[-1],
-        **_DOUBLE,
-        squeeze_factor=1,
-        batch_norm=False,
-        activation="leaky_relu(0.1)",
-    )
-    return (
-        GeneratorConfig(latent_dim=LATENT, image_size=SIZE, layers=(*opens, *generator.layers[2:])),
-        DiscriminatorConfig(image_size=SIZE, layers=(first, *discriminator.layers[1:])),
-    )
-
-
-def _flagship(_: Sequence[int]) -> Architecture:
-    return preset(FLAGSHIP)
-
-
 ARMS = {
-    "convolution": Arm("convolutions only", lambda widths: _convolutions(widths, is_attending=False)),
-    "sagan": Arm("SAGAN: attention on two feature maps of each network", lambda w: _convolutions(w, is_attending=True)),
+    "convolution": Arm(
+        "convolutions only: the flagship without attention", lambda w: _changed(_flagship(w), _without_attention)
+    ),
+    "sagan": Arm("SAGAN: the same with self-attention on one feature map of each network", _sagan),
     "classic": Arm("FAGAN as it was: the original's networks and recipe", _classic, ORIGINAL),
-    "flagship": Arm("every layer full attention", _flagship),
+    "flagship": Arm("flagship: every layer full attention", _flagship),
+    "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
+    "whole_keys": Arm("… with keys that are not pooled", lambda w: _flagship(w, keys=SIZE)),
+    "two_heads": Arm("… with two heads", lambda w: _flagship(w, heads=2, squeeze_factor=4)),
+    "shortcuts": Arm("… with residual blocks", lambda w: _with_shortcuts(_flagship(w))),
+    "batch_norm": Arm("… with batch norm", lambda w: _changed(_flagship(w), _with_batch_norm)),
+    "transposed": Arm("… with transposed convolutions", lambda w: _changed(_flagship(w), _transposed)),
+    "hinge": Arm(
+        "… with hinge loss and spectral norm",
+        lambda w: _flagship(w, spectral_norm=True),
+        {"loss": "hinge", "r1_gamma": 0, "r2_gamma": 0},
+    ),
 }
+RIVALS = ("convolution", "sagan", "classic", "flagship")
+"""Others are the flagship with another choice."""
 
 
 def parameters(architecture: Architecture) -> int:
@@ -133,12 +218,11 @@ def architecture_of(arm: Arm) -> Architecture:
     Raises:
         ValueError: They can't be brought that near.
     """
-    wanted = parameters(_flagship(_WIDTHS))
-    if arm.build is _flagship:
-        return _flagship(_WIDTHS)
-    factors = [1 + step / 16 for step in range(-8, 25)]
-    widths = [tuple(8 * max(1, round(width * factor / 8)) for width in _WIDTHS) for factor in factors]
-    found = min((arm.build(each) for each in dict.fromkeys(widths)), key=lambda each: abs(parameters(each) - wanted))
+    wanted = parameters(preset(FLAGSHIP))
+    factors = [1 + step / 16 for step in range(-8, 33)]
+    widths = [tuple(tuple(8 * max(1, round(w * factor / 8)) for w in each) for each in _WIDTHS) for factor in factors]
+    candidates = [_WIDTHS, *dict.fromkeys(widths)]
+    found = min((arm.build(each) for each in candidates), key=lambda each: abs(parameters(each) - wanted))
     if abs(parameters(found) / wanted - 1) > TOLERANCE:
         raise ValueError(f"{arm.about}: {parameters(found):,} parameters are too far from {wanted:,}")
     return found

@@ -148,7 +148,8 @@ def _widened(layer: Any, count: int) -> LayerSpec:
 
 
 def _steered(layer: Any, count: int) -> LayerSpec:
-    takes_labels = hasattr(layer, "num_labels") and getattr(layer, "batch_norm", True)
+    is_normalised = getattr(layer, "batch_norm", True) and getattr(layer, "norm", None) != "none"
+    takes_labels = hasattr(layer, "num_labels") and is_normalised
     return dataclasses.replace(layer, num_labels=count) if takes_labels else layer
 
 

@@ -312,7 +312,7 @@ class LayerReport:
     """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
 
     Attributes:
-        name: Such as ``"layers.0"``, or ``"layers.0.full_attention"`` of a block's attention.
+        name: Such as ``"layers.0"``, or ``"layers.0.branch"`` of a block's attention.
         type: Its spec's, such as ``"full_attention"``.
         height, width: Of what comes out [positions].
         parameters: Trained numbers.

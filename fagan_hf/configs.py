@@ -32,6 +32,7 @@ ACTIVATIONS = {
 SIMILARITIES = ("dot_product", "cosine", "negative_distance")
 # How a block's output differs from its input in size.
 RESAMPLINGS = ("none", "up", "down")
+NORMS = ("none", "batch", "rms")
 
 
 # The least value of whole numbers, by the fields' names; others may be anything.
@@ -157,12 +158,20 @@ class ConvSpec(LayerSpec):
     # Above 0 the batch norm is conditional: its scale and shift depend on the labels.
     num_labels: int = 0
     activation: str = "identity"
+    upsample: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.spectral_norm_dim > 1:
             raise self._error("spectral_norm_dim", "0 (the original's) or 1")
-        _check_batch_norm_labels(self)
+        is_plain = self.kernel_size % 2 and self.stride == 1 and self.padding == self.kernel_size // 2
+        if self.upsample and (self.is_transposed or not is_plain):
+            raise self._error(
+                "upsample",
+                "false unless kernel_size is odd, stride 1, padding half the kernel, and no convolution transposed",
+            )
+        if self.num_labels and not self.batch_norm:
+            raise self._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
         parse_activation(self.activation)
 
     @property
@@ -178,6 +187,7 @@ class ConvSpec(LayerSpec):
     def output_size(self, size: int) -> int:
         """Give the height and width [pixels] that come out where ``size`` goes in."""
         kernel_size, stride, padding = self.kernel_size, self.stride, self.padding
+        size = 2 * size if self.upsample else size
         if self.is_transposed:
             result = (size - 1) * stride - 2 * padding + kernel_size
         else:
@@ -221,7 +231,7 @@ class FullAttentionSpec(ConvSpec):
 
     def output_size(self, size: int) -> int:
         """Give the height and width [pixels] that come out where ``size`` goes in."""
-        _check_key_pooling(self, size)
+        _check_key_pooling(self, size, self.upsample)
         return super().output_size(size)
 
     @property
@@ -231,19 +241,16 @@ class FullAttentionSpec(ConvSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullAttentionBlockSpec(LayerSpec):
-    """Full attention in a residual block; see `fagan_hf.layers.FullAttentionBlock`."""
+class ConvBlockSpec(LayerSpec):
+    """A convolution in a residual block; see `fagan_hf.layers.ConvBlock`."""
 
-    type: ClassVar[str] = "full_attention_block"
+    type: ClassVar[str] = "conv_block"
     in_channels: int
     out_channels: int
     resample: str = "none"
-    squeeze_factor: int = 8
-    heads: int = 1
-    similarity: str = "cosine"
-    key_pooling: int = 1
     spectral_norm: bool = True
-    batch_norm: bool = False
+    norm: str = "none"
+    # Above 0 the norm is conditional: its scale and shift depend on the labels.
     num_labels: int = 0
     activation: str = "leaky_relu(0.2)"
 
@@ -251,9 +258,10 @@ class FullAttentionBlockSpec(LayerSpec):
         super().__post_init__()
         if self.resample not in RESAMPLINGS:
             raise self._error("resample", f"one of {', '.join(RESAMPLINGS)}")
-        _check_batch_norm_labels(self)
-        _check_heads(self, self.in_channels, self.out_channels)
-        _check_similarity(self)
+        if self.norm not in NORMS:
+            raise self._error("norm", f"one of {', '.join(NORMS)}")
+        if self.num_labels and self.norm == "none":
+            raise self._error("num_labels", "0 where norm is 'none', for it is the norm that takes labels")
         parse_activation(self.activation)
 
     @property
@@ -265,8 +273,28 @@ class FullAttentionBlockSpec(LayerSpec):
         """Give the height and width [pixels] that come out where ``size`` goes in."""
         if self.resample == "down" and size % 2:
             raise ValueError(f"resample is 'down', but {size}x{size} has no half")
-        _check_key_pooling(self, 2 * size if self.resample == "up" else size)
         return {"up": 2 * size, "down": size // 2, "none": size}[self.resample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullAttentionBlockSpec(ConvBlockSpec):
+    """Full attention in a residual block; see `fagan_hf.layers.FullAttentionBlock`."""
+
+    type: ClassVar[str] = "full_attention_block"
+    squeeze_factor: int = 8
+    heads: int = 1
+    similarity: str = "cosine"
+    key_pooling: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_heads(self, self.in_channels, self.out_channels)
+        _check_similarity(self)
+
+    def output_size(self, size: int) -> int:
+        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        _check_key_pooling(self, size, self.resample == "up")
+        return super().output_size(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,21 +319,16 @@ class SelfAttentionSpec(LayerSpec):
         return self.in_channels, self.in_channels
 
 
-def _check_batch_norm_labels(spec: Any) -> None:
-    if spec.num_labels and not spec.batch_norm:
-        raise spec._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
-
-
 def _check_similarity(spec: Any) -> None:
     if spec.similarity not in SIMILARITIES:
         raise spec._error("similarity", f"one of {', '.join(SIMILARITIES)}")
 
 
-def _check_key_pooling(spec: Any, size: int) -> None:
-    if size % spec.key_pooling:
-        raise ValueError(
-            f"key_pooling is {spec.key_pooling}, but {size}x{size} can't be divided into squares of that side"
-        )
+def _check_key_pooling(spec: Any, size: int, is_doubled: bool) -> None:
+    size, side = (2 * size, spec.key_pooling) if is_doubled else (size, spec.key_pooling)
+    if size % side or (is_doubled and side > 1 and side % 2):
+        doubled = ", which is doubled before: 1 and even numbers are possible" if is_doubled else ""
+        raise ValueError(f"key_pooling is {side}; it must divide {size}, the height of its input{doubled}")
 
 
 def _check_heads(spec: Any, in_channels: int, out_channels: int) -> None:
@@ -331,6 +354,13 @@ class BatchNormSpec(LayerSpec):
     def channels(self) -> tuple[int, int]:
         """Channels in and out: the same."""
         return self.in_channels, self.in_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSNormSpec(BatchNormSpec):
+    """RMS norm on its own; see `fagan_hf.layers.RMSNorm`."""
+
+    type: ClassVar[str] = "rms_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,9 +394,11 @@ LAYER_SPECS: dict[str, type[LayerSpec]] = {
         ConvSpec,
         ConvTransposeSpec,
         FullAttentionSpec,
+        ConvBlockSpec,
         FullAttentionBlockSpec,
         SelfAttentionSpec,
         BatchNormSpec,
+        RMSNormSpec,
         ActivationSpec,
         DropoutSpec,
     )

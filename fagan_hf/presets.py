@@ -4,12 +4,15 @@ from itertools import pairwise
 from typing import Any
 
 from fagan_hf.configs import (
+    IMAGE_CHANNELS,
+    ActivationSpec,
     ConvSpec,
     ConvTransposeSpec,
     DiscriminatorConfig,
     FullAttentionSpec,
     GeneratorConfig,
     LayerSpec,
+    RMSNormSpec,
     SelfAttentionSpec,
 )
 from fagan_hf.suggest import suggest
@@ -131,7 +134,7 @@ def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
     return generator, discriminator
 
 
-def _every_layer_full_attention(
+def every_layer_full_attention(
     *, image_size: int, latent_dim: int, widths: tuple[int, ...]
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """FAGAN taken at its word: full attention wherever there is more than one position.
@@ -159,10 +162,89 @@ def _every_layer_full_attention(
     )
 
 
+def flagship(
+    *,
+    image_size: int,
+    latent_dim: int,
+    generator: tuple[int, ...],
+    discriminator: tuple[int, ...],
+    keys: int = 8,
+    spectral_norm: bool = False,
+    **options: Any,
+) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Build our best: full attention wherever there is more than one position. docs/results.md says how it was found.
+
+    Args:
+        image_size: Height and width of the images [pixels].
+        latent_dim: Length of the latent vector.
+        generator: Channels of its feature maps, from 4x4 to the image's size.
+        discriminator: The same, from half the image's size to 4x4.
+        keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it, so that attention's
+            cost grows like the convolution's.
+        spectral_norm: Has the discriminator spectral norm too? It is for hinge losses; penalties do without.
+        options: Fields of all attention layers that differ, such as ``similarity``. An image has too few channels for
+            several heads: where it comes in or goes out there is one.
+    """
+    sizes = [4 * 2**index for index in range(len(generator))]
+
+    def attention(in_channels: int, out_channels: int, keys_from: int, **fields: Any) -> FullAttentionSpec:
+        defaults: dict[str, Any] = {"similarity": "cosine", "batch_norm": False, "activation": "identity"}
+        defaults["key_pooling"] = max(1, keys_from // keys)
+        return FullAttentionSpec(
+            in_channels=in_channels, out_channels=out_channels, **{**defaults, **options, **fields}
+        )
+
+    def normalised(channels: int) -> tuple[LayerSpec, LayerSpec]:
+        return RMSNormSpec(in_channels=channels), ActivationSpec(activation="leaky_relu(0.2)")
+
+    kernel: dict[str, Any] = {"kernel_size": 3, "padding": 1}
+    up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
+    for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
+        up += [*normalised(wide), attention(wide, narrow, size, **kernel, upsample=True)]
+    to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
+    up += [*normalised(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
+
+    judging: dict[str, Any] = {"spectral_norm": spectral_norm, "activation": "leaky_relu(0.2)"}
+    down: list[LayerSpec] = [
+        attention(IMAGE_CHANNELS, discriminator[0], image_size // 2, **_DOUBLE, **judging, squeeze_factor=1, heads=1)
+    ]
+    for (narrow, wide), size in zip(pairwise(discriminator), reversed(sizes[:-2]), strict=True):
+        down.append(attention(narrow, wide, size, **_DOUBLE, **judging))
+    # One position is left: attention over it would be a second convolution, so the logit is a plain one.
+    down.append(ConvSpec(in_channels=discriminator[-1], out_channels=1, **_ENDS, spectral_norm=spectral_norm))
+    return (
+        GeneratorConfig(latent_dim=latent_dim, image_size=image_size, layers=tuple(up)),
+        DiscriminatorConfig(image_size=image_size, layers=tuple(down)),
+    )
+
+
+FLAGSHIP_32: dict[str, Any] = {
+    "image_size": 32,
+    "latent_dim": 64,
+    "generator": (192, 96, 48, 24),
+    "discriminator": (32, 64, 128),
+}
+_FLAGSHIP_64: dict[str, Any] = {
+    "image_size": 64,
+    "latent_dim": 128,
+    "generator": (512, 384, 256, 128, 64),
+    "discriminator": (64, 128, 256, 384),
+}
+_FLAGSHIP_128: dict[str, Any] = {
+    "image_size": 128,
+    "latent_dim": 128,
+    "generator": (512, 384, 256, 128, 64, 32),
+    "discriminator": (32, 64, 128, 256, 384),
+    "keys": 16,
+}
+
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
-    "fagan-32": _every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48)),
-    "fagan-64": _every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
-    "fagan-128": _every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
+    "fagan-32": flagship(**FLAGSHIP_32),
+    "fagan-64": flagship(**_FLAGSHIP_64),
+    "fagan-128": flagship(**_FLAGSHIP_128),
+    "fagan-plain-32": every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48)),
+    "fagan-plain-64": every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
+    "fagan-plain-128": every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
     "fagan-classic-64": _fagan_classic_64(),
     "sagan-classic-64": _sagan_classic_64(),
     "sample-2-classic-64": _sample_64(is_normalised=False),

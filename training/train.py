@@ -14,8 +14,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # `accelerate launch` puts this file's folder on the path, not the repository's root that the imports start from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fagan_hf.allocator import keep_freed_memory
 from fagan_hf.redaction import redact
-from training.allocator import keep_freed_memory
 from training.health import DivergedError
 from training.loop import Run
 from training.processes import OtherProcessError

@@ -19,7 +19,7 @@ from training.batches import Batches
 from training.recipe import Recipe
 
 BATCH = 32
-MODELS = ("fagan-classic-64", "fagan-32")
+MODELS = ("fagan-classic-64", "fagan-plain-32")
 BATCHES_AT_A_TIME = 50  # one takes less than a clock should be asked for
 CACHED_IMAGES = 8192
 PHOTOGRAPH = (178, 218)  # CelebA's size

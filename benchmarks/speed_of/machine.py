@@ -18,7 +18,7 @@ from fagan_hf.layers import FullAttention
 from fagan_hf.presets import preset
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
-STEPS = {"fagan-classic-64": 32, "fagan-64": 8}  # images of a step
+STEPS = {"fagan-classic-64": 32, "fagan-plain-64": 8}  # images of a step
 LOSS = "relativistic_hinge"
 SIDE = 2048  # of the matrices that are multiplied
 PEAK_ROUNDS = 10

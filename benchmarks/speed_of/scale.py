@@ -16,9 +16,9 @@ from benchmarks.speed_of.our_step import Ours
 from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate, growth
-from fagan_hf.presets import _every_layer_full_attention, preset
+from fagan_hf.presets import every_layer_full_attention, preset
 
-MODEL, BATCH, LOSS = "fagan-32", 32, "relativistic_hinge"
+MODEL, BATCH, LOSS = "fagan-plain-32", 32, "relativistic_hinge"
 LAUNCHES = {  # processes, threads of each
     "1 process, 1 thread": (1, 1),
     "1 process, 2 threads": (1, 2),
@@ -79,7 +79,7 @@ def _measure_sizes(settings: Settings) -> Found:
     details: dict[str, Any] = {}
     for size in sizes:
         widths = (96,) * (size.bit_length() - 5) + (48, 24)
-        architecture = _every_layer_full_attention(image_size=size, latent_dim=64, widths=widths)
+        architecture = every_layer_full_attention(image_size=size, latent_dim=64, widths=widths)
         ours = Ours(architecture, LOSS, SIZES[size])
         # What takes longer needs fewer rounds.
         rounds = max(1, settings.rounds * 32 // size)

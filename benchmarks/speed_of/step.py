@@ -51,7 +51,7 @@ def measure_full(settings: Settings) -> Found:
     """Compare networks whose every layer is full attention, at 64x64 and 128x128."""
     rows, details = [], {}
     for size, batch in ((64, 8),) if settings.is_quick else ((64, 8), (128, 2)):
-        model = f"fagan-{size}"
+        model = f"fagan-plain-{size}"
         for compare, what in ((_compare, "step"), (_compare_memory, "step memory")):
             found = compare(settings, f"full at {size}x{size}, {what}", model, "relativistic_hinge", batch)
             rows += found.rows

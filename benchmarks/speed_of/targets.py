@@ -41,7 +41,7 @@ TARGETS = {
     "import fagan_hf":                         Target(0.3, is_limit=True),
     "fagan-hf generate, to import torch":      Target(1.6, is_limit=True),
     "loader to step, fagan-classic-64":        Target(20),
-    "loader to step, fagan-32":                Target(20),
+    "loader to step, fagan-plain-32":          Target(20),
 }  # fmt: skip
 
 Mark = Literal["pass", "short", ""]

@@ -46,10 +46,12 @@ def run(options: argparse.Namespace) -> None:
     if options.picture is not None and options.picture.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"--picture is {str(options.picture)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}")
 
+    from fagan_hf.allocator import keep_freed_memory
     from fagan_hf.data import prepare_images
     from fagan_hf.metrics.evaluate import evaluate
     from fagan_hf.metrics.features import build_features
 
+    keep_freed_memory()
     extractor = build_features(options.features)  # a missing package is told before anything is loaded
     generator = load_generator(options)
     images = prepare_images(_source(options, generator.config.image_size))

@@ -3,12 +3,14 @@
 from fagan_hf.layers.activations import Activation, build_activation
 from fagan_hf.layers.attention import AttentionLayer, FullAttention, SelfAttention
 from fagan_hf.layers.batch_norm import BatchNorm, ConditionalBatchNorm
-from fagan_hf.layers.block import FullAttentionBlock
+from fagan_hf.layers.block import ConvBlock, FullAttentionBlock
+from fagan_hf.layers.conditional_norm import ConditionalNorm
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
 from fagan_hf.layers.functional import attention, attention_kernel, choose_kernel, twice_differentiable
 from fagan_hf.layers.gates import gates, override_alpha
 from fagan_hf.layers.registry import LAYERS, build_layer, register_layer
+from fagan_hf.layers.rms_norm import ChannelRMSNorm, RMSNorm
 from fagan_hf.layers.spectral_norm import (
     SpectralNorm,
     hold_spectral_norms,
@@ -22,12 +24,16 @@ __all__ = [
     "Activation",
     "AttentionLayer",
     "BatchNorm",
+    "ChannelRMSNorm",
     "ConditionalBatchNorm",
+    "ConditionalNorm",
     "Conv",
+    "ConvBlock",
     "ConvTranspose",
     "Dropout",
     "FullAttention",
     "FullAttentionBlock",
+    "RMSNorm",
     "SelfAttention",
     "SpectralNorm",
     "attention",

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fagan_hf.layers.activations import build_activation
-from fagan_hf.layers.batch_norm import build_batch_norm, normalise
+from fagan_hf.layers.batch_norm import build_batch_norm
+from fagan_hf.layers.conditional_norm import normalise
 from fagan_hf.layers.conv import normalised
 from fagan_hf.layers.functional import attention
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.layers.similarity import build_similarity
+from fagan_hf.layers.upsampling import UpsamplingConv2d
 
 
 class AttentionLayer(nn.Module):
@@ -128,8 +130,11 @@ class FullAttention(AttentionLayer):
         heads: Number of groups of channels that attend on their own; the original has one.
         similarity: What the softmax is taken of: ``"dot_product"``, the original's, ``"cosine"`` or
             ``"negative_distance"``; see `fagan_hf.layers.similarity`.
-        key_pooling: Key and value are made of means over squares of this side [pixels], so there are fewer of them by
-            its square. 1 is the original's. SAGAN's published code has 2, by maxima behind its convolutions.
+        key_pooling: Key and value are made of means over squares of this side [pixels of the input, doubled if it is],
+            so there are fewer of them by its square. 1 is the original's. SAGAN's published code has 2, by maxima
+            behind its convolutions.
+        upsample: Double height and width of the input by nearest neighbour first? The convolutions must then be no
+            transposed ones, of stride 1, with a padding of half the kernel, and ``key_pooling`` 1 or even.
 
     Attributes:
         query, key, value: The attention path's convolutions.
@@ -164,20 +169,25 @@ class FullAttention(AttentionLayer):
         heads: int = 1,
         similarity: str = "dot_product",
         key_pooling: int = 1,
+        upsample: bool = False,
     ):
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
         squeezed = in_channels // squeeze_factor
+        # A doubled map that is pooled again by an even number is the map itself, pooled by half of it.
+        is_pooled_undoubled = upsample and key_pooling > 1
 
-        def conv(channels: int) -> nn.Module:
+        def conv(channels: int, is_doubled: bool = upsample) -> nn.Module:
+            if is_doubled:
+                return UpsamplingConv2d(in_channels, channels, kernel_size, bias=bias)
             return conv_class(in_channels, channels, kernel_size, stride, padding, bias=bias)
 
         self.heads = heads
         self.query = conv(squeezed)
-        self.key = conv(squeezed)
-        self.value = conv(out_channels)
+        self.key = conv(squeezed, upsample and not is_pooled_undoubled)
+        self.value = conv(out_channels, upsample and not is_pooled_undoubled)
         self.similarity = build_similarity(similarity, heads)
-        self.key_pooling = key_pooling
+        self.key_pooling = key_pooling // 2 if is_pooled_undoubled else key_pooling
         self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.

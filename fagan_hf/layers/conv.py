@@ -4,8 +4,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fagan_hf.layers.activations import build_activation
-from fagan_hf.layers.batch_norm import build_batch_norm, normalise
+from fagan_hf.layers.batch_norm import build_batch_norm
+from fagan_hf.layers.conditional_norm import normalise
 from fagan_hf.layers.spectral_norm import spectral_norm
+from fagan_hf.layers.upsampling import UpsamplingConv2d
 
 
 class Conv(nn.Module):
@@ -23,6 +25,8 @@ class Conv(nn.Module):
         batch_norm: Normalise over the batch before the activation?
         num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
+        upsample: Double height and width first, see `UpsamplingConv2d`? The stride must be 1 and the padding half the
+            kernel.
     """
 
     conv_class: type[nn.Conv2d] | type[nn.ConvTranspose2d] = nn.Conv2d
@@ -41,9 +45,13 @@ class Conv(nn.Module):
         batch_norm: bool = False,
         num_labels: int = 0,
         activation: str = "identity",
+        upsample: bool = False,
     ):
         super().__init__()
-        conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        if upsample:
+            conv = UpsamplingConv2d(in_channels, out_channels, kernel_size, bias=bias)
+        else:
+            conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.conv = normalised(conv, spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         self.activation = build_activation(activation, may_overwrite=True)

@@ -10,17 +10,20 @@ from fagan_hf.configs import LAYER_SPECS, LayerSpec
 from fagan_hf.layers.activations import Activation
 from fagan_hf.layers.attention import FullAttention, SelfAttention
 from fagan_hf.layers.batch_norm import BatchNorm
-from fagan_hf.layers.block import FullAttentionBlock
+from fagan_hf.layers.block import ConvBlock, FullAttentionBlock
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
+from fagan_hf.layers.rms_norm import RMSNorm
 
 LAYERS: dict[str, type[nn.Module]] = {
     "conv": Conv,
     "conv_transpose": ConvTranspose,
     "full_attention": FullAttention,
+    "conv_block": ConvBlock,
     "full_attention_block": FullAttentionBlock,
     "self_attention": SelfAttention,
     "batch_norm": BatchNorm,
+    "rms_norm": RMSNorm,
     "activation": Activation,
     "dropout": Dropout,
 }

@@ -1,8 +1,10 @@
+import pytest
 import torch
 
 from benchmarks.quality import SHOWN, table
-from benchmarks.quality_arms import ARMS, FLAGSHIP, RECIPE, SIZE, TOLERANCE, architecture_of, parameters
-from fagan_hf.configs import FullAttentionSpec, SelfAttentionSpec
+from benchmarks.quality_arms import ARMS, FLAGSHIP, RECIPE, RIVALS, SIZE, TOLERANCE, architecture_of, parameters
+from benchmarks.quality_plot import draw, mean_curve
+from fagan_hf.configs import BatchNormSpec, FullAttentionBlockSpec, FullAttentionSpec, SelfAttentionSpec
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import preset
 from training.recipe import Recipe
@@ -12,27 +14,50 @@ def types_of(arm):
     return [{type(layer) for layer in config.layers} for config in architecture_of(ARMS[arm])]
 
 
-def test_rivals_are_as_large_and_draw_as_large():
+def attentive_layers(arm):
+    """Without those that meet the image."""
+    generator, discriminator = architecture_of(ARMS[arm])
+    layers = [*generator.layers[:-1], *discriminator.layers[1:]]
+    return [layer for layer in layers if isinstance(layer, FullAttentionSpec)]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_rivals_are_as_large_and_draw_as_large(arm):
     wanted = parameters(preset(FLAGSHIP))
-    for arm in ARMS.values():
-        generator, discriminator = architecture_of(arm)
-        assert abs(parameters((generator, discriminator)) / wanted - 1) <= TOLERANCE, arm.about
-        images = Generator(generator).eval()(torch.randn(2, generator.latent_dim))
-        assert images.shape == (2, 3, SIZE, SIZE)
-        assert Discriminator(discriminator).eval()(images).shape == (2,)
+    generator, discriminator = architecture_of(ARMS[arm])
+    assert abs(parameters((generator, discriminator)) / wanted - 1) <= TOLERANCE
+    images = Generator(generator).eval()(torch.randn(2, generator.latent_dim))
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert Discriminator(discriminator).eval()(images).shape == (2,)
 
 
 def test_rivals_are_what_they_are_called():
+    assert architecture_of(ARMS["flagship"]) == preset(FLAGSHIP)
     assert not any({FullAttentionSpec, SelfAttentionSpec} & types for types in types_of("convolution"))
     assert all(SelfAttentionSpec in types and FullAttentionSpec not in types for types in types_of("sagan"))
     assert all({SelfAttentionSpec, FullAttentionSpec} <= types for types in types_of("classic"))
-    assert types_of("flagship")[0] == {FullAttentionSpec}
+    assert all(FullAttentionBlockSpec in types for types in types_of("shortcuts"))
+    assert BatchNormSpec in types_of("batch_norm")[0]
 
 
-def test_recipes_are_recipes_and_differ_where_they_say():
-    for arm in ARMS.values():
-        Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **arm.recipe})
-    assert ARMS["convolution"].recipe == ARMS["sagan"].recipe == ARMS["flagship"].recipe == {}
+def test_what_the_flagship_lacks_in_turn():
+    assert {layer.similarity for layer in attentive_layers("flagship")} == {"cosine"}
+    assert {layer.similarity for layer in attentive_layers("dot_product")} == {"dot_product"}
+    assert max(layer.key_pooling for layer in attentive_layers("flagship")) > 1
+    assert {layer.key_pooling for layer in attentive_layers("whole_keys")} == {1}
+    assert {layer.heads for layer in attentive_layers("flagship")} == {1}
+    assert {layer.heads for layer in attentive_layers("two_heads")} == {2}
+    assert any(layer.upsample for layer in attentive_layers("flagship"))
+    assert not any(layer.upsample for layer in attentive_layers("transposed"))
+    discriminators = [architecture_of(ARMS[arm])[1].layers for arm in ("flagship", "hinge")]
+    assert [{layer.spectral_norm for layer in layers} for layers in discriminators] == [{False}, {True}]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_recipes_are_recipes(arm):
+    Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
+    has_own = arm in ("classic", "hinge")
+    assert bool(ARMS[arm].recipe) == has_own
 
 
 def run(arm, seed, value):
@@ -55,3 +80,24 @@ def test_the_table_has_mean_and_spread_over_seeds():
     assert "| 3 |" in rows[0]
     assert "| 1 | 5 | 5 |" in rows[1]
     assert rows[1].endswith("| 30 | 700 |")
+
+
+def curve(arm, points):
+    return {"arm": arm, "curve": [{"seconds": seconds, "fd": value} for seconds, value in points]}
+
+
+def test_a_curve_is_the_mean_where_all_runs_were_measured():
+    runs = [curve("sagan", [(60, 4.0), (180, 2.0)]), curve("sagan", [(120, 5.0), (240, 1.0)])]
+    minutes, mean, least, most = mean_curve(runs, "fd")
+    assert (minutes[0], minutes[-1]) == (2, 3)
+    assert (mean[0], least[0], most[0]) == (4.0, 3.0, 5.0)
+    assert mean[-1] == pytest.approx((2.0 + 3.0) / 2)
+
+
+def test_rivals_are_drawn_left_and_variants_right():
+    points = [(60, 4.0), (180, 2.0)]
+    runs = {arm: curve(arm, points) for arm in ("sagan", "flagship", "hinge")}
+    left, right = draw(runs, "fd").axes
+    named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (left, right)]
+    assert named == [["SAGAN", "flagship"], ["flagship", ARMS["hinge"].about]]
+    assert set(RIVALS) < set(ARMS)

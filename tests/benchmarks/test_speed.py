@@ -225,7 +225,7 @@ def test_groups_add_up():
 
 
 def test_groups_cover_a_step():
-    ours = Ours(preset("fagan-32"), "relativistic_hinge", batch=8)
+    ours = Ours(preset("fagan-plain-32"), "relativistic_hinge", batch=8)
     ours.step()
     shares = profile_of(ours.step, 1, "cpu")["shares"]
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)

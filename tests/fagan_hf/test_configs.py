@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fagan_hf.configs import (
+    ActivationSpec,
     ConvSpec,
     ConvTransposeSpec,
     DiscriminatorConfig,
     FullAttentionSpec,
     GeneratorConfig,
+    RMSNormSpec,
     parse_activation,
     parse_layer,
 )
@@ -133,12 +135,25 @@ def test_unknown_preset_lists_them():
         preset("fagan-46")
 
 
-def test_every_layer_of_fagan_32_with_positions_to_attend_to_is_full_attention():
-    for config in preset("fagan-32"):
+@pytest.mark.parametrize("name", ["fagan-32", "fagan-64", "fagan-128", "fagan-plain-32"])
+def test_every_layer_with_positions_to_attend_to_is_full_attention(name):
+    for config in preset(name):
         size = config._input()[1]
         for layer in config.layers:
             size = layer.output_size(size)
-            assert isinstance(layer, FullAttentionSpec) or size == 1
+            only_passes = isinstance(layer, RMSNormSpec | ActivationSpec)
+            assert isinstance(layer, FullAttentionSpec) or only_passes or size == 1
+
+
+@pytest.mark.parametrize(("name", "keys"), [("fagan-32", 8), ("fagan-64", 8), ("fagan-128", 16)])
+def test_the_flagship_has_few_keys_however_large_the_map(name, keys):
+    for config in preset(name):
+        size, largest = config._input()[1], 0
+        for layer in config.layers:
+            out = layer.output_size(size)
+            largest = max(largest, out // getattr(layer, "key_pooling", out))
+            size = out
+        assert largest == keys
 
 
 def test_configs_need_no_torch():

@@ -5,6 +5,7 @@ from torch.nn import functional
 from fagan_hf import Generator
 from fagan_hf.attention_maps import capture_attention, inspect_layers
 from fagan_hf.configs import (
+    NORMS,
     ActivationSpec,
     BatchNormSpec,
     ConvTransposeSpec,
@@ -17,26 +18,26 @@ from fagan_hf.layers import Activation, FullAttentionBlock, gates, override_alph
 
 def block(in_channels=4, out_channels=6, **options):
     made = FullAttentionBlock(in_channels, out_channels, squeeze_factor=2, heads=2, **options).double().eval()
-    made.full_attention.alpha.data.fill_(0.3)
+    made.branch.alpha.data.fill_(0.3)
     return made
 
 
 def double(feature_map):
-    return functional.interpolate(feature_map, scale_factor=2, mode="bilinear")
+    return functional.interpolate(feature_map, scale_factor=2)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("resample", ["none", "up", "down"])
-def test_the_sum_of_both_paths(resample, batch_norm):
-    layer = block(resample=resample, batch_norm=batch_norm)
-    if batch_norm:
-        layer.batch_norm.running_mean.normal_()
+def test_the_sum_of_both_paths(resample, norm):
+    layer = block(resample=resample, norm=norm)
+    if norm == "batch":
+        layer.norm.running_mean.normal_()
     feature_map = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    activated = functional.leaky_relu(layer.batch_norm(feature_map), 0.2)
+    activated = functional.leaky_relu(layer.norm(feature_map), 0.2)
     expected = {
-        "none": lambda: layer.shortcut(feature_map) + layer.full_attention(activated),
-        "up": lambda: layer.shortcut(double(feature_map)) + layer.full_attention(double(activated)),
-        "down": lambda: layer.shortcut(functional.avg_pool2d(feature_map, 2)) + layer.full_attention(activated),
+        "none": lambda: layer.shortcut(feature_map) + layer.branch(activated),
+        "up": lambda: layer.shortcut(double(feature_map)) + layer.branch(activated),
+        "down": lambda: layer.shortcut(functional.avg_pool2d(feature_map, 2)) + layer.branch(activated),
     }[resample]()
     size = {"none": 8, "up": 16, "down": 4}[resample]
     assert expected.shape == (2, 6, size, size)
@@ -46,7 +47,7 @@ def test_the_sum_of_both_paths(resample, batch_norm):
 def test_nothing_is_on_the_shortcut_where_channels_stay():
     layer = block(4, 4, spectral_norm=False)
     for name, parameter in layer.named_parameters():
-        assert name.startswith("full_attention")
+        assert name.startswith("branch")
         torch.nn.init.zeros_(parameter)
     feature_map = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     assert torch.equal(layer(feature_map), feature_map)
@@ -55,8 +56,8 @@ def test_nothing_is_on_the_shortcut_where_channels_stay():
 def test_what_comes_in_is_not_overwritten():
     feature_map = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     before = feature_map.clone()
-    for batch_norm in (False, True):
-        block(batch_norm=batch_norm)(feature_map)
+    for norm in NORMS:
+        block(norm=norm)(feature_map)
     assert torch.equal(feature_map, before)
 
 
@@ -69,9 +70,10 @@ def test_both_derivatives(resample):
         torch.autograd.gradgradcheck(layer, feature_map)
 
 
-def test_labels_steer_the_batch_norm():
-    layer = block(batch_norm=True, num_labels=2)
-    torch.nn.init.normal_(layer.batch_norm.shift.weight)
+@pytest.mark.parametrize("norm", ["batch", "rms"])
+def test_labels_steer_the_norm(norm):
+    layer = block(norm=norm, num_labels=2)
+    torch.nn.init.normal_(layer.norm.shift.weight)
     feature_map = torch.randn(2, 4, 4, 4, dtype=torch.float64)
     labels = torch.eye(2, dtype=torch.float64)
     assert not torch.allclose(layer(feature_map, labels), layer(feature_map, labels.flip(0)))
@@ -97,7 +99,7 @@ def generator():
 
 
 def test_a_network_of_blocks_is_seen_by_name(generator):
-    names = ["layers.1.full_attention", "layers.2.full_attention", "layers.5"]
+    names = ["layers.1.branch", "layers.2.branch", "layers.5"]
     assert list(gates(generator)) == [f"{name}.alpha" for name in names]
     latents = torch.randn(2, 8)
     with torch.no_grad(), capture_attention(generator, [(15, 0)]) as captured:
@@ -111,9 +113,9 @@ def test_a_network_of_blocks_is_seen_by_name(generator):
 
 def test_a_block_is_inspected_as_a_whole_and_its_attention_after_it(generator):
     reports = {layer.name: layer for layer in inspect_layers(generator, torch.randn(2, 8))}
-    inner = [name for name in reports if name.endswith("full_attention")]
+    inner = [name for name in reports if name.endswith("branch")]
     assert list(reports) == ["layers.0", "layers.1", inner[0], "layers.2", inner[1], "layers.3", "layers.4", "layers.5"]
-    whole, attentive = reports["layers.1"], reports["layers.1.full_attention"]
+    whole, attentive = reports["layers.1"], reports["layers.1.branch"]
     assert (whole.type, attentive.type) == ("full_attention_block", "full_attention")
     assert (whole.is_part, attentive.is_part) == (False, True)
     assert (whole.positions, attentive.positions, attentive.key_positions) == (None, 64, 16)
@@ -121,7 +123,7 @@ def test_a_block_is_inspected_as_a_whole_and_its_attention_after_it(generator):
     assert whole.parameters == attentive.parameters + shortcut + 8
     assert whole.flops == attentive.flops + 2 * shortcut * 4 * 4
     products = 2 * 64 * 16 * (16 // 8 + 8)
-    assert attentive.flops == 2 * 9 * 16 * (64 * (2 + 8) + 16 * (2 + 8)) + products
+    assert attentive.flops == 2 * 16 * (4 * 64 + 9 * 16) * (2 + 8) + products
 
 
 def test_a_network_of_blocks_folds_and_saves(generator, tmp_path):
@@ -141,7 +143,8 @@ def test_a_network_of_blocks_folds_and_saves(generator, tmp_path):
     [
         ({"resample": "sideways"}, "resample is 'sideways'; it must be one of none, up, down"),
         ({"similarity": "cosin"}, "similarity is 'cosin'; it must be one of dot_product, cosine, negative_distance"),
-        ({"num_labels": 2}, "num_labels is 2; it must be 0 where batch_norm is false"),
+        ({"num_labels": 2}, "num_labels is 2; it must be 0 where norm is 'none'"),
+        ({"norm": "layer"}, "norm is 'layer'; it must be one of none, batch, rms"),
         ({"heads": 3}, "heads is 3; it must divide"),
         ({"key_pooling": 0}, "key_pooling is 0; it must be a whole number of at least 1"),
     ],
@@ -154,7 +157,7 @@ def test_nonsense_is_refused(fields, message):
 @pytest.mark.parametrize(("resample", "size"), [("down", 5), ("none", 9), ("up", 3)])
 def test_sizes_that_cannot_be_divided_are_refused(resample, size):
     spec = FullAttentionBlockSpec(in_channels=16, out_channels=8, resample=resample, key_pooling=4)
-    with pytest.raises(ValueError, match=f"{size}x{size} has no half|key_pooling is 4, but"):
+    with pytest.raises(ValueError, match=f"{size}x{size} has no half|key_pooling is 4; it must divide"):
         spec.output_size(size)
 
 

@@ -8,7 +8,7 @@ import pytest
 # How many pages a process is given anew while it takes and frees the same 40 MB ten times.
 FAULTS = """
 import resource, sys
-from training.allocator import keep_freed_memory
+from fagan_hf.allocator import keep_freed_memory
 print(keep_freed_memory() if "keep" in sys.argv else None)
 def work():
     block = bytearray(40_000_000)

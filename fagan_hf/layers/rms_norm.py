@@ -1,0 +1,62 @@
+"""RMS norm over channels, plain or steered by labels."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.layers.conditional_norm import ConditionalNorm, normalise
+
+_EPSILON = 1e-6
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """Divide each position's channels by the root of their mean square, and scale them: ``weight * x / rms(x)``.
+
+    An image's own numbers decide alone, in training as in evaluation: nothing is remembered, nothing crosses between
+    images or processes.
+
+    Args:
+        channels: Channels that come in and go out.
+
+    Attributes:
+        weight: The scale of each channel, from 1.
+
+    Reference:
+        Zhang and Sennrich, arXiv:1910.07467; without a scale the pixel norm of Karras et al., arXiv:1710.10196.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, eps=_EPSILON)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Give the normalised feature map."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def build_rms_norm(channels: int, num_labels: int) -> nn.Module:
+    """Make an RMS norm, a plain one or one that takes labels."""
+    norm = ChannelRMSNorm(channels)
+    return ConditionalNorm(norm, channels, num_labels) if num_labels else norm
+
+
+class RMSNorm(nn.Module):
+    """RMS norm as a layer of its own.
+
+    Args:
+        in_channels: Channels that come in and go out.
+        num_labels: Width of the label vectors that steer it; 0 for a plain one.
+    """
+
+    def __init__(self, in_channels: int, *, num_labels: int = 0):
+        super().__init__()
+        self.norm = build_rms_norm(in_channels, num_labels)
+
+    def forward(
+        self,
+        feature_map: Float[Tensor, "batch in_channels height width"],
+        labels: Float[Tensor, "batch num_labels"] | None = None,
+    ) -> Float[Tensor, "batch in_channels height width"]:
+        """Give the normalised feature map."""
+        return normalise(self.norm, feature_map, labels)
