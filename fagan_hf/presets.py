@@ -181,7 +181,7 @@ def flagship(
         discriminator: The same, from half the image's size to 4x4.
         keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it, so that attention's
             cost grows like the convolution's.
-        spectral_norm: Has the discriminator spectral norm too? It is for hinge losses; penalties do without.
+        spectral_norm: Have both networks spectral norm? It is for hinge losses; penalties do without.
         options: Fields of all attention layers that differ, such as ``similarity``. An image has too few channels for
             several heads: where it comes in or goes out there is one.
     """
@@ -189,7 +189,7 @@ def flagship(
 
     def attention(in_channels: int, out_channels: int, keys_from: int, **fields: Any) -> FullAttentionSpec:
         defaults: dict[str, Any] = {"similarity": "cosine", "batch_norm": False, "activation": "identity"}
-        defaults["key_pooling"] = max(1, keys_from // keys)
+        defaults |= {"spectral_norm": spectral_norm, "key_pooling": max(1, keys_from // keys)}
         return FullAttentionSpec(
             in_channels=in_channels, out_channels=out_channels, **{**defaults, **options, **fields}
         )
@@ -198,13 +198,15 @@ def flagship(
         return RMSNormSpec(in_channels=channels), ActivationSpec(activation="leaky_relu(0.2)")
 
     kernel: dict[str, Any] = {"kernel_size": 3, "padding": 1}
+    # A doubled map says nothing that the map does not, so keys are never made of more.
+    doubled: dict[str, Any] = {**kernel, "upsample": True}
     up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
-        up += [*normalised(wide), attention(wide, narrow, size, **kernel, upsample=True)]
+        up += [*normalised(wide), attention(wide, narrow, max(size, 2 * keys), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
     up += [*normalised(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
-    judging: dict[str, Any] = {"spectral_norm": spectral_norm, "activation": "leaky_relu(0.2)"}
+    judging: dict[str, Any] = {"activation": "leaky_relu(0.2)"}
     down: list[LayerSpec] = [
         attention(IMAGE_CHANNELS, discriminator[0], image_size // 2, **_DOUBLE, **judging, squeeze_factor=1, heads=1)
     ]
@@ -230,6 +232,12 @@ _FLAGSHIP_64: dict[str, Any] = {
     "generator": (512, 384, 256, 128, 64),
     "discriminator": (64, 128, 256, 384),
 }
+_FLAGSHIP_64_SMALL: dict[str, Any] = {
+    "image_size": 64,
+    "latent_dim": 64,
+    "generator": (256, 128, 64, 32, 16),
+    "discriminator": (24, 48, 96, 192),
+}
 _FLAGSHIP_128: dict[str, Any] = {
     "image_size": 128,
     "latent_dim": 128,
@@ -241,6 +249,7 @@ _FLAGSHIP_128: dict[str, Any] = {
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
     "fagan-32": flagship(**FLAGSHIP_32),
     "fagan-64": flagship(**_FLAGSHIP_64),
+    "fagan-64-small": flagship(**_FLAGSHIP_64_SMALL),
     "fagan-128": flagship(**_FLAGSHIP_128),
     "fagan-plain-32": every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48)),
     "fagan-plain-64": every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
