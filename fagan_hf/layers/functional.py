@@ -142,8 +142,8 @@ def attention(
 
 def _fused_attention(
     query: Float[Tensor, "batch heads key_size positions"],
-    key: Float[Tensor, "batch heads key_size positions"],
-    value: Float[Tensor, "batch heads value_size positions"],
+    key: Float[Tensor, "batch heads key_size keys"],
+    value: Float[Tensor, "batch heads value_size keys"],
     choice: KernelChoice,
 ) -> Float[Tensor, "batch heads value_size positions"]:
     """Attend by torch's fused kernels, which want channels last."""

@@ -88,7 +88,7 @@ def test_missing_layer_keys_are_listed():
 
 def test_a_layer_without_type_lists_the_types():
     with pytest.raises(
-        ValueError, match=r"must be a mapping with a 'type'. There are: batch_norm, conv, conv_transpose"
+        ValueError, match=r"must be a mapping with a 'type'. There are: activation, batch_norm, conv, conv_block"
     ):
         parse_layer({"in_channels": 3})
 

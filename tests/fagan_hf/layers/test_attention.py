@@ -1,10 +1,13 @@
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fagan_hf.configs import SIMILARITIES
-from fagan_hf.layers import FullAttention, SelfAttention, attention
+from fagan_hf.layers import FullAttention, SelfAttention, attention, attention_kernel
+from fagan_hf.layers.functional import Kernel
 from tests.memory import peak_megabytes
 
 
@@ -30,7 +33,10 @@ def test_attention_equals_the_formula(batch, heads, key, value, height, width, p
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
     query, key, value = feature_map(key, pooling), feature_map(key, 1), feature_map(value, 1)
-    torch.testing.assert_close(attention(query, key, value, heads), plain_attention(query, key, value, heads))
+    expected = plain_attention(query, key, value, heads)
+    for kernel in get_args(Kernel):
+        with attention_kernel(kernel):
+            torch.testing.assert_close(attention(query, key, value, heads), expected)
 
 
 def test_attention_takes_channels_last_and_gives_gradients():

@@ -21,7 +21,7 @@ CONFIGS = {
     "plain": SMALL,
     "projection": with_labels(SMALL, LABELS, "projection"),
     "concatenation": with_labels(SMALL, LABELS, "concatenation"),
-    "fagan-32": PRESETS["fagan-32"],
+    "fagan-plain-32": PRESETS["fagan-plain-32"],
 }
 CASES = [(name, index) for name in CONFIGS for index in (0, 1)]
 
