@@ -305,7 +305,7 @@ class Calls(TorchDispatchMode):
 @pytest.mark.parametrize("kernel", ["chunked", "fused", None])
 def test_the_kernel_is_the_one_of_a_forward_pass(kernel, dtype):
     """Of 16 to 1,024 positions, so that both are chosen."""
-    generator = with_gates(Generator.from_preset("fagan-32")).to(dtype)
+    generator = with_gates(Generator.from_preset("fagan-plain-32")).to(dtype)
     latents = torch.randn(1, 64, dtype=dtype)
     with nullcontext() if kernel is None else attention_kernel(kernel), torch.no_grad():
         reports = [layer.kernel for layer in inspect_layers(generator, latents)]

@@ -58,7 +58,7 @@ def test_single_files(model, tmp_path):
 @pytest.fixture
 def wide_model(tmp_path):
     """Of a size at which layouts in memory make a difference in the last digits; its pictures have contrast."""
-    generator = with_gates(Generator.from_preset("fagan-32"))
+    generator = with_gates(Generator.from_preset("fagan-plain-32"))
     measure_batch_statistics(generator, [(torch.randn(64, 64), None)])
     save_repository(tmp_path / "wide", generator)
     return str(tmp_path / "wide")
