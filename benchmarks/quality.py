@@ -136,7 +136,7 @@ def main() -> None:
     if known and known["minutes"] != options.minutes:
         parser.error(f"{options.results} is of {known['minutes']:g} minutes a run; give those, or another --results")
     runs: dict[str, Any] = known.get("runs", {})
-    architectures = {arm: architecture_of(ARMS[arm]) for arm in options.arms}
+    architectures = {arm: architecture_of(arm) for arm in options.arms}
     for arm, architecture in architectures.items():
         with replacing(options.output_dir / f"{arm}.json") as path:
             save_architecture(path, architecture)

@@ -1,8 +1,10 @@
 """The networks and recipes that `benchmarks/quality.py` compares: as many parameters, the same images and time."""
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -212,17 +214,27 @@ def parameters(architecture: Architecture) -> int:
     return count_parameters(Generator(architecture[0])) + count_parameters(Discriminator(architecture[1]))
 
 
-def architecture_of(arm: Arm) -> Architecture:
+@cache
+def architecture_of(arm: str) -> Architecture:
     """Build an arm's networks with as many parameters as the flagship's, as nearly as whole channels allow.
 
     Raises:
         ValueError: They can't be brought that near.
     """
     wanted = parameters(preset(FLAGSHIP))
-    factors = [1 + step / 16 for step in range(-8, 33)]
-    widths = [tuple(tuple(8 * max(1, round(w * factor / 8)) for w in each) for each in _WIDTHS) for factor in factors]
-    candidates = [_WIDTHS, *dict.fromkeys(widths)]
-    found = min((arm.build(each) for each in candidates), key=lambda each: abs(parameters(each) - wanted))
+    build = ARMS[arm].build
+    if parameters(build(_WIDTHS)) == wanted:
+        return build(_WIDTHS)
+
+    def scaled(factor: float) -> Widths:
+        generator, discriminator = (tuple(8 * max(1, round(w * factor / 8)) for w in each) for each in _WIDTHS)
+        return generator, discriminator
+
+    widths = list(dict.fromkeys(scaled(1 + step / 16) for step in range(-8, 33)))
+    # More channels make more parameters, so the two nearest are on either side.
+    index = bisect_left(widths, wanted, key=lambda each: parameters(build(each)))
+    nearest = [build(each) for each in (_WIDTHS, *widths[max(0, index - 1) : index + 1])]
+    found = min(nearest, key=lambda each: abs(parameters(each) - wanted))
     if abs(parameters(found) / wanted - 1) > TOLERANCE:
-        raise ValueError(f"{arm.about}: {parameters(found):,} parameters are too far from {wanted:,}")
+        raise ValueError(f"{arm}: {parameters(found):,} parameters are too far from {wanted:,}")
     return found

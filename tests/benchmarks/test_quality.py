@@ -11,12 +11,12 @@ from training.recipe import Recipe
 
 
 def types_of(arm):
-    return [{type(layer) for layer in config.layers} for config in architecture_of(ARMS[arm])]
+    return [{type(layer) for layer in config.layers} for config in architecture_of(arm)]
 
 
 def attentive_layers(arm):
     """Without those that meet the image."""
-    generator, discriminator = architecture_of(ARMS[arm])
+    generator, discriminator = architecture_of(arm)
     layers = [*generator.layers[:-1], *discriminator.layers[1:]]
     return [layer for layer in layers if isinstance(layer, FullAttentionSpec)]
 
@@ -24,7 +24,7 @@ def attentive_layers(arm):
 @pytest.mark.parametrize("arm", ARMS)
 def test_rivals_are_as_large_and_draw_as_large(arm):
     wanted = parameters(preset(FLAGSHIP))
-    generator, discriminator = architecture_of(ARMS[arm])
+    generator, discriminator = architecture_of(arm)
     assert abs(parameters((generator, discriminator)) / wanted - 1) <= TOLERANCE
     images = Generator(generator).eval()(torch.randn(2, generator.latent_dim))
     assert images.shape == (2, 3, SIZE, SIZE)
@@ -32,7 +32,7 @@ def test_rivals_are_as_large_and_draw_as_large(arm):
 
 
 def test_rivals_are_what_they_are_called():
-    assert architecture_of(ARMS["flagship"]) == preset(FLAGSHIP)
+    assert architecture_of("flagship") == preset(FLAGSHIP)
     assert not any({FullAttentionSpec, SelfAttentionSpec} & types for types in types_of("convolution"))
     assert all(SelfAttentionSpec in types and FullAttentionSpec not in types for types in types_of("sagan"))
     assert all({SelfAttentionSpec, FullAttentionSpec} <= types for types in types_of("classic"))
