@@ -54,7 +54,9 @@ def train(name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
     recipe |= {"model": model, "max_minutes": options.minutes, "cpu_threads": 1}
     recipe |= {"eval_every_images": options.eval_every_images, "eval_num_images": NUM_IMAGES}
     recipe |= {"log_every_images": 1024, "sample_every_images": 16384, "checkpoint_every_images": 4096}
-    flags = [str(each) for field, value in recipe.items() for each in (f"--{field}", value)]
+    flags = [
+        str(each) for field, value in recipe.items() for each in (f"--{field}", "null" if value is None else value)
+    ]
     with (options.output_dir / f"{name}.log").open("a") as log:
         subprocess.run(
             [sys.executable, "training/train.py", *flags], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True

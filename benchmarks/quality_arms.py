@@ -67,7 +67,7 @@ def _recipe_of_make_train() -> dict[str, Any]:
 
 
 RECIPE = _recipe_of_make_train()
-# The original's: its loss, learning rates and batch, and no averaging, which a half-life of one image comes to.
+# The original's: its loss and batch, learning rates that stay, no averaging, which a half-life of one image comes to.
 ORIGINAL: dict[str, Any] = {
     "loss": "relativistic_hinge",
     "r1_gamma": 0,
@@ -76,6 +76,7 @@ ORIGINAL: dict[str, Any] = {
     "generator_learning_rate": 1e-4,
     "discriminator_learning_rate": 4e-4,
     "betas": [0.0, 0.9],
+    "decay_after_images": None,
     "ema_half_life_images": 1,
 }
 

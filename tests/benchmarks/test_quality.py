@@ -57,6 +57,7 @@ def test_what_the_flagship_lacks_in_turn():
 @pytest.mark.parametrize("arm", ARMS)
 def test_recipes_are_recipes(arm):
     Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
+    assert (ARMS[arm].recipe.get("decay_after_images", RECIPE["decay_after_images"]) is None) == (arm == "classic")
     has_own = arm in ("classic", "hinge")
     assert bool(ARMS[arm].recipe) == has_own
 
