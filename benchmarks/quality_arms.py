@@ -205,6 +205,9 @@ ARMS = {
         lambda w: _flagship(w, spectral_norm=True),
         {"loss": "hinge", "r1_gamma": 0, "r2_gamma": 0},
     ),
+    "slower_discriminator": Arm(
+        "… with half the learning rate for the discriminator", _flagship, {"discriminator_learning_rate": 8e-4}
+    ),
 }
 RIVALS = ("convolution", "sagan", "classic", "flagship")
 """Others are the flagship with another choice."""

@@ -168,7 +168,7 @@ def flagship(
     latent_dim: int,
     generator: tuple[int, ...],
     discriminator: tuple[int, ...],
-    keys: int = 8,
+    keys: int | None = None,
     spectral_norm: bool = False,
     **options: Any,
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
@@ -179,17 +179,18 @@ def flagship(
         latent_dim: Length of the latent vector.
         generator: Channels of its feature maps, from 4x4 to the image's size.
         discriminator: The same, from half the image's size to 4x4.
-        keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it, so that attention's
-            cost grows like the convolution's.
+        keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it. By default an
+            eighth of the image's, so that a key stands for 8x8 pixels.
         spectral_norm: Have both networks spectral norm? It is for hinge losses; penalties do without.
         options: Fields of all attention layers that differ, such as ``similarity``. An image has too few channels for
             several heads: where it comes in or goes out there is one.
     """
     sizes = [4 * 2**index for index in range(len(generator))]
+    largest = keys or image_size // 8
 
     def attention(in_channels: int, out_channels: int, keys_from: int, **fields: Any) -> FullAttentionSpec:
         defaults: dict[str, Any] = {"similarity": "cosine", "batch_norm": False, "activation": "identity"}
-        defaults |= {"spectral_norm": spectral_norm, "key_pooling": max(1, keys_from // keys)}
+        defaults |= {"spectral_norm": spectral_norm, "key_pooling": max(1, keys_from // largest)}
         return FullAttentionSpec(
             in_channels=in_channels, out_channels=out_channels, **{**defaults, **options, **fields}
         )
@@ -202,7 +203,7 @@ def flagship(
     doubled: dict[str, Any] = {**kernel, "upsample": True}
     up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
-        up += [*normalised(wide), attention(wide, narrow, max(size, 2 * keys), **doubled)]
+        up += [*normalised(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
     up += [*normalised(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
@@ -243,7 +244,6 @@ _FLAGSHIP_128: dict[str, Any] = {
     "latent_dim": 128,
     "generator": (512, 384, 256, 128, 64, 32),
     "discriminator": (32, 64, 128, 256, 384),
-    "keys": 16,
 }
 
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {

@@ -43,7 +43,7 @@ def test_rivals_are_what_they_are_called():
 def test_what_the_flagship_lacks_in_turn():
     assert {layer.similarity for layer in attentive_layers("flagship")} == {"cosine"}
     assert {layer.similarity for layer in attentive_layers("dot_product")} == {"dot_product"}
-    assert max(layer.key_pooling for layer in attentive_layers("flagship")) == 4
+    assert max(layer.key_pooling for layer in attentive_layers("flagship")) == 8
     # A doubled map, pooled by two, is the map itself.
     assert all(layer.key_pooling == 1 + layer.upsample for layer in attentive_layers("whole_keys"))
     assert {layer.heads for layer in attentive_layers("flagship")} == {1}
@@ -58,7 +58,7 @@ def test_what_the_flagship_lacks_in_turn():
 def test_recipes_are_recipes(arm):
     Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
     assert (ARMS[arm].recipe.get("decay_after_images", RECIPE["decay_after_images"]) is None) == (arm == "classic")
-    has_own = arm in ("classic", "hinge")
+    has_own = arm in ("classic", "hinge", "slower_discriminator")
     assert bool(ARMS[arm].recipe) == has_own
 
 
