@@ -1,4 +1,7 @@
-"""What attention does in a trained network: where positions look, how far, how much of the output comes from it."""
+"""What attention does in a trained network: where positions look, how far, how much of the output comes from it.
+
+Drawn by `fagan_hf.attention_pictures`.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,32 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from fagan_hf.layers import LAYERS, AttentionLayer, gates, override_alpha
+from fagan_hf.layers import LAYERS, AttentionLayer
 from fagan_hf.layers.chunked_attention import WEIGHTS_PER_CORE, WEIGHTS_PER_KERNEL
 from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
-from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.sampling import eval_mode, generate_images, input_batches
+from fagan_hf.sampling import eval_mode, input_batches
 
 WEIGHTS_PER_CHUNK = 2**20
 """Attention weights that `attention_statistics` holds at a time, in several tensors; 4 MB each."""
 
 Position = tuple[int, int]
-
-# Colours from no attention to the most: lightness rises all the way, so that the map reads the same in grey.
-_COLOURS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
-_MARK = (0, 255, 210)  # a hue that the colours don't have
-_INK, _FAINT_INK, _PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
-_HEAT_OPACITY = (0.45, 0.9)  # where there is no attention, and where there is most
-_FONT_SIZE = 13  # [pixels]
-_LINE_HEIGHT = 18  # [pixels]
-_GAP = 8  # [pixels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +122,7 @@ def _capture(
         check_positions(positions, height, width)
         chosen = list(positions)
     else:
-        chosen = [_to_map(position, size, height, width) for position in positions]
+        chosen = [position_on_map(position, size, height, width) for position in positions]
     indices = torch.tensor([row * width + column for row, column in chosen], dtype=torch.long, device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         scores = _heads_last(query, layer.heads)[:, :, indices] @ _heads_last(key, layer.heads).mT
@@ -160,7 +152,7 @@ def check_positions(positions: Sequence[Position], height: int, width: int) -> N
             )
 
 
-def _to_map(position: Position, image_size: int, height: int, width: int) -> Position:
+def position_on_map(position: Position, image_size: int, height: int, width: int) -> Position:
     """Find the position of a feature map that lies where a pixel of the image is."""
     return position[0] * height // image_size, position[1] * width // image_size
 
@@ -505,205 +497,3 @@ def _report(
         kernel=visits[0].kernel,
         is_part=name.count(".") > 1,
     )
-
-
-def heat_colours(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour numbers from 0, nearly black, to 1, nearly white, by way of purple, red and orange."""
-    stops = np.linspace(0, 1, len(_COLOURS))
-    channels = [np.interp(values, stops, channel) for channel in np.array(_COLOURS).T]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
-
-
-def attention_picture(
-    images: UInt8[np.ndarray, "batch height width 3"],
-    captured: Mapping[str, CapturedAttention],
-    position: Position,
-    *,
-    title: str = "",
-    tile_size: int = 192,
-) -> Image.Image:
-    """Draw where a pixel looks: a row per layer, two columns per image.
-
-    The first row has the images with the pixel marked. Below are each layer's weights, mean over its heads: over the
-    image to the left, alone to the right; the layer's position that looks is framed. Each map has its own scale, from 0
-    to its maximum; how many times the weight of uniform attention that is, stands below it. "32x32 of 8x8" is a layer
-    whose keys are pooled: a position of the first map looks at the second.
-
-    Args:
-        images: RGB, square: what the network drew or judged in the captured pass.
-        captured: From `capture_attention`, with ``position`` among its positions or with all.
-        position: (row, column) [pixels of the image].
-        title: Stands at the top.
-        tile_size: Height and width that an image is shown at [pixels].
-
-    Raises:
-        ValueError: ``position`` is outside of the image or was not captured, there is nothing to draw, or there are
-            more or fewer images than were captured.
-    """
-    batch, height, width, _ = images.shape
-    if not captured or batch == 0:
-        raise ValueError(
-            f"there are {len(captured)} captured layers and {batch} images; at least one of each is needed"
-        )
-    check_positions([position], height, width)
-    font = ImageFont.load_default(size=_FONT_SIZE)
-    margin = _label_width(font, captured, title)
-    step = tile_size + _GAP
-    row_height = step + _LINE_HEIGHT
-    picture = Image.new("RGB", (margin + 2 * batch * step, _GAP + (1 + len(captured)) * row_height), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    _draw_label(draw, font, _GAP, [title, "pixel ({}, {})".format(*position)])
-    for index, image in enumerate(images):
-        corner = (margin + 2 * index * step, _GAP)
-        picture.paste(_enlarged(image, tile_size), corner)
-        _draw_mark(draw, corner, position, (height, width), tile_size)
-        _draw_scale(picture, draw, font, (corner[0] + step, _GAP + tile_size), tile_size)
-    for line, (name, layer) in enumerate(captured.items(), start=1):
-        top = _GAP + line * row_height
-        maps = _maps_of(name, layer, position, images)
-        shape, keys = layer.shape, maps.shape[1:]
-        sizes = " of ".join("{}x{}".format(*each) for each in dict.fromkeys((shape, keys)))
-        _draw_label(draw, font, top, [name, sizes, f"gate {layer.gate:+.3f}"])
-        for index, (image, weights) in enumerate(zip(images, maps, strict=True)):
-            heat = weights / weights.max()
-            for side, tile in enumerate((_overlay(image, heat, tile_size), _enlarged(heat_colours(heat), tile_size))):
-                corner = (margin + (2 * index + side) * step, top)
-                picture.paste(tile, corner)
-                _draw_mark(draw, corner, _to_map(position, height, *shape), shape, tile_size)
-            caption = f"max {weights.max() * weights.size:.1f} x uniform"
-            draw.text((margin + (2 * index + 1) * step, top + tile_size + 2), caption, _FAINT_INK, font)
-    return picture
-
-
-def _maps_of(
-    name: str, layer: CapturedAttention, position: Position, images: UInt8[np.ndarray, "batch height width 3"]
-) -> Float[np.ndarray, "batch height width"]:
-    """Give the maps of one query, mean over heads."""
-    if len(layer.weights) != len(images):
-        raise ValueError(f"there are {len(images)} images, but {name} was captured with {len(layer.weights)}")
-    mapped = _to_map(position, images.shape[1], *layer.shape)
-    if mapped not in layer.positions:
-        raise ValueError(f"position {position} was not captured in {name}; pass it to capture_attention")
-    return layer.weights[:, :, layer.positions.index(mapped)].mean(1).cpu().numpy()
-
-
-def _enlarged(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Image.Image:
-    """Enlarge by nearest neighbour: a map's own positions are to be seen, not a landscape made up between them."""
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
-
-
-def _overlay(
-    pixels: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "map_height map_width"], size: int
-) -> Image.Image:
-    """Lay a heat map over a picture, which is grey so that all colour is attention's."""
-    grey = _enlarged(pixels, size).convert("L").convert("RGB")
-    opacity = np.interp(heat, (0, 1), _HEAT_OPACITY)
-    mask = Image.fromarray((255 * opacity).round().astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return Image.composite(_enlarged(heat_colours(heat), size), grey, mask)
-
-
-def _draw_mark(draw: ImageDraw.ImageDraw, corner: Position, position: Position, shape: Position, size: int) -> None:
-    """Frame one position of a map that is shown at ``size`` pixels."""
-    (left, top), (row, column), (height, width) = corner, position, shape
-    box = [
-        left + column * size // width,
-        top + row * size // height,
-        left + (column + 1) * size // width - 1,
-        top + (row + 1) * size // height - 1,
-    ]
-    draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline=(0, 0, 0))
-    draw.rectangle(box, outline=_MARK, width=2)
-
-
-def _label_width(font: Any, captured: Mapping[str, CapturedAttention], title: str) -> int:
-    texts = [title, *captured, "gate +0.000", "pixel (000, 000)"]
-    return math.ceil(max(font.getlength(text) for text in texts)) + 2 * _GAP
-
-
-def _draw_label(draw: ImageDraw.ImageDraw, font: Any, top: int, lines: Sequence[str]) -> None:
-    for index, text in enumerate(lines):
-        draw.text((_GAP, top + index * _LINE_HEIGHT), text, _FAINT_INK if index else _INK, font)
-
-
-def _draw_scale(
-    picture: Image.Image, draw: ImageDraw.ImageDraw, font: Any, corner: Position, width: int, height: int = 12
-) -> None:
-    """Draw what the colours mean, above and to the right of a corner."""
-    left, bottom = corner
-    ramp = np.tile(np.linspace(0, 1, width), (height, 1))
-    picture.paste(Image.fromarray(heat_colours(ramp)), (left, bottom - height))
-    text_bottom = bottom - height - 4
-    draw.text((left, text_bottom), "0", _FAINT_INK, font, anchor="ls")
-    draw.text((left + width // 2, text_bottom), "attention", _FAINT_INK, font, anchor="ms")
-    draw.text((left + width, text_bottom), "max", _FAINT_INK, font, anchor="rs")
-
-
-def turned(
-    found: Mapping[str, nn.Parameter], alpha: float, layers: Sequence[str] | None, is_relative: bool
-) -> dict[str, float]:
-    """Say what each gate becomes on a dial.
-
-    Args:
-        found: From `gates`.
-        alpha: What all of them become, or what they are multiplied with.
-        layers: The only ones, with or without their gates' own names; by default all.
-        is_relative: Does ``alpha`` multiply the trained gates?
-    """
-    trained = {key: gate.item() for name, gate in found.items() for key in (name, name.rpartition(".")[0])}
-    return {name: alpha * trained.get(name, 1.0) if is_relative else alpha for name in layers or found}
-
-
-def alpha_strip(
-    generator: Generator,
-    latents: Float[Tensor, "count latent_dim"],
-    labels: Float[Tensor, "count num_labels"] | None = None,
-    alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-    layers: Sequence[str] | None = None,
-    *,
-    is_relative: bool = False,
-    row_names: Sequence[str] = (),
-    tile_size: int = 96,
-) -> Image.Image:
-    """Draw the same latents with other gates: a row per latent, a column per gate, the first one as trained.
-
-    Batch norm keeps the statistics that were measured with the trained gates.
-
-    Args:
-        generator: On any device, in any mode.
-        latents: At least one.
-        labels: As many, for a conditional generator.
-        alphas: Gates, for all layers or for ``layers``.
-        layers: Names such as ``"layers.2"``: the only ones whose gates are turned; by default all.
-        is_relative: Do ``alphas`` multiply the trained gates instead of standing in their place?
-        row_names: What stands before each row; by default nothing.
-        tile_size: Height and width that an image is shown at [pixels], rounded to a multiple of its own.
-
-    Raises:
-        ValueError: There are no latents, no alphas, no such layer or none with attention, or an alpha is not finite.
-    """
-    if not len(latents) or not alphas:
-        raise ValueError(f"{len(latents)} latents and {len(alphas)} alphas; there must be at least one of each")
-    found = gates(generator)
-    is_trained = all(current_gate(gate) is gate for gate in found.values())
-    sign = "x " if is_relative else ""
-    headings = ["trained" if is_trained else "as given", *(f"{sign}{alpha:g}" for alpha in alphas)]
-    strips = [generate_images(generator, latents, labels, progress=False)]
-    for alpha in alphas:
-        with override_alpha(generator, turned(found, alpha, layers, is_relative)):
-            strips.append(generate_images(generator, latents, labels, progress=False))
-    size = generator.config.image_size
-    size *= max(1, round(tile_size / size))
-    font = ImageFont.load_default(size=_FONT_SIZE)
-    margin = _GAP + (math.ceil(max(map(font.getlength, row_names))) + _GAP if row_names else 0)
-    top = _GAP + _LINE_HEIGHT
-    step = size + 2
-    picture = Image.new("RGB", (margin + len(strips) * step + 2 * _GAP, top + len(latents) * step + _GAP), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    for column, (heading, images) in enumerate(zip(headings, strips, strict=True)):
-        left = margin + column * step + (_GAP if column else 0)  # apart from the trained ones
-        draw.text((left + size // 2, 4), heading, _INK, font, anchor="ma")
-        for row, image in enumerate(images):
-            picture.paste(_enlarged(image, size), (left, top + row * step))
-    for row, name in enumerate(row_names):
-        draw.text((_GAP, top + row * step + size // 2), name, _FAINT_INK, font, anchor="lm")
-    return picture

@@ -228,7 +228,8 @@ def _write_gates(options: argparse.Namespace) -> None:
 
 def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argparse.Namespace) -> None:
     """Draw where pixels look, one picture for each seed and pixel, the networks side by side."""
-    from fagan_hf.attention_maps import attention_picture, capture_attention
+    from fagan_hf.attention_maps import capture_attention
+    from fagan_hf.attention_pictures import attention_picture
     from fagan_hf.layers import gates
     from fagan_hf.sampling import to_uint8
 
@@ -269,7 +270,7 @@ def _side_by_side(panels: Sequence["Image.Image"]) -> "Image.Image":
 
 
 def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
-    from fagan_hf.attention_maps import alpha_strip
+    from fagan_hf.attention_pictures import alpha_strip
 
     names = [f"seed {seed}" for seed in options.seeds]
     alphas = options.alphas or (RELATIVE_ALPHAS if options.relative else ALPHAS)
