@@ -12,39 +12,15 @@ import argparse
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fagan_hf import Generator
 from fagan_hf.data import ImageSource, prepare_images
 from fagan_hf.labels import label_groups
+from fagan_hf.linear_classifier import LinearClassifier
 from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds
 
 FIRST_SEED = 1_000_000  # far from the seeds that people look at
-RIDGE = 10.0  # beside a mean square of pixels of about a tenth, summed over thousands of images
-
-
-class LinearClassifier:
-    """Reads labels off pixels.
-
-    Args:
-        images: To learn from.
-        labels: What they show.
-    """
-
-    def __init__(self, images: UInt8[np.ndarray, "images 3 size size"], labels: Float[np.ndarray, "images num_labels"]):
-        pixels, targets = _with_one(images), torch.from_numpy(labels).double()
-        penalty = RIDGE * torch.eye(pixels.shape[1], dtype=pixels.dtype)
-        self.weights = torch.linalg.solve(pixels.T @ pixels + penalty, pixels.T @ targets)
-
-    def scores(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images num_labels"]:
-        """Give about 1 where a label holds and about 0 where it does not."""
-        return _with_one(images) @ self.weights
-
-
-def _with_one(images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images pixels_and_one"]:
-    pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float64) / 255)
-    return torch.cat([pixels, pixels.new_ones(len(pixels), 1)], dim=1)
 
 
 def agreement(scores: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, float]:

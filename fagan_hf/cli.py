@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": "make pictures with a trained model",
     "interpolate": "make a film from picture to picture",
     "evaluate": "measure how good a model is",
+    "directions": "find what to add to a latent so that its picture shows more of a label",
     "project": "find the latent of a given picture",
     "inspect": "see what a model's attention does",
     "convert": "bring a model of attn-gan-pytorch over",

@@ -3,10 +3,15 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fagan_hf.devices import find_device
 from fagan_hf.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    from fagan_hf.image_sources import ImageSource
 
 PICTURE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 DTYPES = ("float32", "bfloat16")
@@ -89,6 +94,49 @@ def _label(text: str) -> str:
     if "=" not in text:
         raise argparse.ArgumentTypeError(f"label is {text!r}; write it like beard=1 or hair=red")
     return text
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name real pictures."""
+    data = parser.add_argument_group("real pictures", "by default the data that a run folder's recipe names")
+    data.add_argument("--dataset", help="avatars, avatars:STYLE, a folder, or a Hub id")
+    data.add_argument("--split", help="of a Hub data set; of avatars train or test")
+    data.add_argument("--dataset-revision", help="branch, tag or commit of a Hub data set")
+    data.add_argument("--image-column", help="of a Hub data set")
+    data.add_argument("--label-columns", nargs="+", help="what a conditional model was trained with")
+    data.add_argument("--crop", type=int, help="side of the centre square that is kept [pixels]")
+    data.add_argument("--upscale", action="store_true", default=None, help="enlarge smaller pictures")
+
+
+def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
+    """Read the data's flags; what is not given is the recipe's, if it names the same data set."""
+    from fagan_hf.image_sources import ImageSource
+    from fagan_hf.repository import read_recipe
+
+    recipe = read_recipe(Path(options.model))
+    given: dict[str, Any] = {
+        "dataset": options.dataset,
+        "split": options.split,
+        "revision": options.dataset_revision,
+        "image_column": options.image_column,
+        "label_columns": options.label_columns,
+        "crop": options.crop,
+        "upscale": options.upscale,
+    }
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if options.dataset in (None, recipe.get("dataset")):
+        known = {field.name for field in fields(ImageSource)}
+        wanted = {name: value for name, value in recipe.items() if name in known and value is not None} | wanted
+    if "dataset" not in wanted:
+        raise ValueError(f"{options.model} has no recipe that names its data; say what to compare with: --dataset")
+    return ImageSource(resolution=resolution, **wanted)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Is there a model in it, with facts that a card is made of?"""
+    from fagan_hf.repository import FACTS, weights_hash
+
+    return (folder / FACTS).is_file() and weights_hash(folder) is not None
 
 
 def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:

@@ -1,0 +1,51 @@
+"""Labels read off pixels by a linear map: no network to download, and nothing to train but one equation."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+RIDGE = 10.0  # beside a mean square of pixels of about a tenth, summed over thousands of images
+LARGEST = (
+    32  # [pixels] larger images are averaged down to it: there are side^2 * 3 unknowns, and their square in memory
+)
+
+_IMAGES_AT_ONCE = 1024
+
+
+class LinearClassifier:
+    """Reads labels off pixels: ridge regression.
+
+    Args:
+        images: To learn from, square, uint8.
+        labels: What they show, 0 or 1 for each label.
+
+    Attributes:
+        size: Height and width that images are averaged down to [pixels].
+    """
+
+    def __init__(self, images: UInt8[np.ndarray, "images 3 size size"], labels: Float[np.ndarray, "images num_labels"]):
+        self.size = min(LARGEST, images.shape[-1])
+        unknowns = 3 * self.size**2 + 1
+        products = RIDGE * torch.eye(unknowns, dtype=torch.float64)
+        targets = torch.zeros(unknowns, labels.shape[1], dtype=torch.float64)
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            rows = slice(start, start + _IMAGES_AT_ONCE)
+            pixels = self._pixels(images[rows])
+            products += pixels.T @ pixels
+            targets += pixels.T @ torch.from_numpy(labels[rows]).double()
+        self._weights = torch.linalg.solve(products, targets)
+
+    def scores(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images num_labels"]:
+        """Give about 1 where a label holds and about 0 where it does not."""
+        parts = [
+            self._pixels(images[start : start + _IMAGES_AT_ONCE]) @ self._weights
+            for start in range(0, len(images), _IMAGES_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+    def _pixels(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images pixels_and_one"]:
+        pixels = torch.from_numpy(images / 255)
+        pixels = functional.adaptive_avg_pool2d(pixels, self.size).flatten(1)
+        return torch.cat([pixels, pixels.new_ones(len(pixels), 1)], dim=1)
