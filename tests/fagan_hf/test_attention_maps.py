@@ -1,4 +1,5 @@
 import math
+import threading
 from contextlib import nullcontext
 
 import pytest
@@ -427,6 +428,16 @@ def test_labels_reach_the_layers():
     assert report.flops >= 2 * (9 * 16) * (1 + 1 + 16 + 16) + 2 * 16**2 * (1 + 16)
     with pytest.raises(ValueError, match="labels are missing"):
         inspect_layers(generator, torch.randn(2, 8))
+
+
+def test_another_threads_pass_is_not_recorded(generator):
+    mine, others = torch.randn(1, 8), torch.randn(3, 8)
+    with torch.no_grad(), capture_attention(generator, [(1, 6)]) as captured:
+        generator(mine)
+        thread = threading.Thread(target=generator, args=(others,))
+        thread.start()
+        thread.join()
+    assert {len(layer.weights) for layer in captured.values()} == {1}
 
 
 def test_nothing_to_inspect_is_refused(generator):

@@ -1,0 +1,140 @@
+"""The page as a service: what its tabs do, by name, for `gradio_client` and plain HTTP.
+
+Labels and strengths are JSON objects, such as ``{"beard": true}``; files come back as files.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from fagan_space.errors import in_words
+from fagan_space.files import png, request_folder, write_archive, write_pictures
+from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
+from fagan_space.models import Model, load_named
+from fagan_space.tabs import dial, generate, look_inside, project, walk
+from fagan_space.uploads import take_upload
+
+
+def add_api(model: Model) -> None:
+    """Add the endpoints to the page that is being laid out."""
+
+    def generate_pictures(
+        seeds: str = "0-15", truncation: float = 1.0, labels: dict | None = None, alpha: float | None = None
+    ) -> list[dict]:
+        """Draw a PNG for each seed: the same bytes as `fagan-hf generate --out FOLDER` writes."""
+        numbers = read_seeds(seeds, MAX_IMAGES, size=model.size)
+        images = generate.draw(model, numbers, truncation=truncation, labels=labels, alpha=alpha)
+        return [_file(path) for path in write_pictures(images, numbers)]
+
+    def walk_between(
+        seeds: str = "0-3", frames_per_step: int = 24, seconds: float = 6.0, suffix: str = ".gif", is_loop: bool = True
+    ) -> dict:
+        """Make a film from seed to seed, a .gif or an .mp4."""
+        numbers = read_seeds(seeds, MAX_WALK_SEEDS, size=model.size, least=2)
+        path = walk.film(
+            model, numbers, frames_per_step=frames_per_step, seconds=seconds, suffix=suffix, is_loop=is_loop
+        )
+        return _file(path)
+
+    def look(seed: int = 0, row: int = 0, column: int = 0, labels: dict | None = None) -> list[dict]:
+        """Say for each of the generator's layers where a pixel looks: alpha, words, and three pictures."""
+        _, looks = look_inside.look_at_generator(model, seed, (row, column), labels)
+        return [_look(each) for each in looks]
+
+    def judge(picture: dict, row: int = 0, column: int = 0, labels: dict | None = None) -> dict:
+        """Judge a picture: the discriminator's logit, and the same as `look` for each of its layers."""
+        taken = take_upload(_path(picture), model.size)
+        logit, looks = look_inside.look_at_discriminator(model, taken, (row, column), labels)
+        return {"logit": logit, "layers": [_look(each) for each in looks]}
+
+    def turn(seeds: str = "0", layer: str | None = None, is_relative: bool = False, labels: dict | None = None) -> dict:
+        """Draw seeds with their gates turned, all or one layer's, as a strip."""
+        numbers = read_seeds(seeds, dial.MAX_ROWS, size=model.size)
+        strip = dial.strip(model, numbers, layer=layer, is_relative=is_relative, labels=labels)
+        return _picture(strip, "dial.png")
+
+    def project_picture(
+        picture: dict, steps: int = 100, strengths: dict | None = None, labels: dict | None = None
+    ) -> dict:
+        """Find a picture's latent: latent, distance, both pictures side by side, and moved along directions."""
+        found = project.find(model, take_upload(_path(picture), model.size), steps=steps, labels=labels)
+        edited = Image.fromarray(project.edit(model, found, strengths))
+        return {
+            "latent": found.latents[0].tolist(),
+            "distance": found.distance,
+            "comparison": _picture(found.comparison, "comparison.png"),
+            "edited": _picture(edited, "edited.png"),
+        }
+
+    def compare(left: str, right: str, seeds: str = "0-15", truncation: float = 1.0) -> list[dict]:
+        """Draw the same seeds with two models: an archive of PNGs of each."""
+        archives = []
+        for name in (left, right):
+            other = load_named(name, model)
+            numbers = read_seeds(seeds, MAX_IMAGES, size=other.size)
+            archives.append(
+                _file(write_archive(write_pictures(generate.draw(other, numbers, truncation=truncation), numbers)))
+            )
+        return archives
+
+    def about() -> dict:
+        """Say which model this is, what can be asked of it, and what its card says."""
+        return {
+            "model": model.name,
+            "image_size": model.size,
+            "labels": dict(model.labels),
+            "layers": [*dial.layers_of(model).values()],
+            "directions": project.strongest(model),
+            "card": model.card,
+        }
+
+    endpoints = {
+        "generate": generate_pictures,
+        "walk": walk_between,
+        "look_inside": look,
+        "judge": judge,
+        "dial": turn,
+        "project": project_picture,
+        "compare": compare,
+        "about": about,
+    }
+    for name, function in endpoints.items():
+        gr.api(in_words(function), api_name=name)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
+
+
+def _picture(image: Image.Image, name: str) -> dict[str, Any]:
+    path = request_folder() / name
+    path.write_bytes(png(image))
+    return _file(path)
+
+
+def _look(look: look_inside.Look) -> dict[str, Any]:
+    return {
+        "name": look.name,
+        "alpha": look.alpha,
+        "times_uniform": look.times_uniform,
+        "words": look.words,
+        "heat": _picture(look.heat, "heat.png"),
+        "convolution": _picture(look.convolution, "convolution.png"),
+        "attention": _picture(look.attention, "attention.png"),
+    }
+
+
+def _path(file: Any) -> str:
+    """Find an uploaded file; whoever names another file of this machine is refused.
+
+    Gradio checks that for components, but not for endpoints without any.
+    """
+    if not isinstance(file, dict) or not isinstance(file.get("path"), str):
+        raise ValueError("picture is no file; send one by gradio_client's handle_file('picture.png')")
+    path = Path(file["path"]).resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
+        raise ValueError("picture is no file that was uploaded; send one by gradio_client's handle_file('picture.png')")
+    return str(path)

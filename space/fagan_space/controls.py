@@ -1,0 +1,50 @@
+"""Controls that several tabs have."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from fagan_space.models import Model
+
+ANY = "any"
+_FRESH = 100_000  # seeds that are offered to visitors who ask for others
+
+
+def seed_box(value: str, label: str = "Seeds", info: str = "A seed is a picture: 0-15, 42") -> gr.Textbox:
+    """Make a text box for several seeds."""
+    return gr.Textbox(value, label=label, info=info, max_lines=1)
+
+
+def seed_number(value: int = 0, label: str = "Seed") -> gr.Number:
+    """Make a box for one seed."""
+    return gr.Number(value, label=label, precision=0, minimum=0)
+
+
+def fresh_seeds(count: float) -> str:
+    """Give so many seeds in a row that nobody has looked at yet, as text."""
+    count = int(count)
+    first = random.randrange(_FRESH) * count
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def label_dropdowns(model: Model) -> list[gr.Dropdown]:
+    """Make a dropdown for each of the model's labels; none for a model without."""
+    return [gr.Dropdown([ANY, *values], value=ANY, label=name) for name, values in model.labels.items()]
+
+
+def wishes(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
+    """Read what was chosen in `label_dropdowns`."""
+    return {
+        name: {"yes": True, "no": False}.get(value, value)
+        for name, value in zip(model.labels, chosen, strict=True)
+        if value != ANY
+    }
+
+
+def python_line(model: Model, arguments: Mapping[str, Any]) -> str:
+    """Write the Python that gives the same pictures."""
+    written = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    call = f'FAGANPipeline.from_pretrained("{model.shown}")({written})'
+    return f"from fagan_hf import FAGANPipeline\n\nimages = {call}.images"

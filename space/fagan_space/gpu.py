@@ -1,0 +1,16 @@
+"""The graphics card that a ZeroGPU Space lends for one call; elsewhere a call runs where the model is."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+try:
+    import spaces  # only on Spaces; must come before torch finds out about CUDA
+except ImportError:
+    spaces = None
+
+
+def on_gpu(function: Function) -> Function:
+    """Run a function on the lent card where there is one."""
+    return function if spaces is None else spaces.GPU(duration=60)(function)

@@ -1,0 +1,144 @@
+"""Models: the one that the page is about, and others that it is compared with."""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fagan_hf import FAGANPipeline
+from fagan_hf.devices import find_device
+from fagan_hf.directions import Directions
+from fagan_hf.hub import download, download_size
+from fagan_hf.labels import label_groups
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_space.limits import MAX_MODEL_BYTES, MAX_TEXT
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CLONE = _ROOT.parent
+_FILES = [f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
+_KEPT = 4  # models of visitors in memory
+_kept: "OrderedDict[str, Model]" = OrderedDict()
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model and what is known about it.
+
+    Attributes:
+        name: As `from_pretrained` takes it.
+        pipe: What draws.
+        discriminator: What judges; ``None`` where it was not published.
+        directions: Of the latent space; ``None`` where none were found.
+        card: The text of its card, or an empty one.
+        samples: A grid of its pictures, where there is one.
+    """
+
+    name: str
+    pipe: FAGANPipeline
+    discriminator: Discriminator | None
+    directions: Directions | None
+    card: str
+    samples: Path | None
+
+    @property
+    def shown(self) -> str:
+        """Its name as visitors read and type it: a folder of the clone is named from there."""
+        path = Path(self.name)
+        return str(path.relative_to(_CLONE)) if path.is_relative_to(_CLONE) else self.name
+
+    @property
+    def generator(self) -> Generator:
+        """What the pipeline draws with."""
+        return self.pipe.generator
+
+    @property
+    def size(self) -> int:
+        """Height and width of its pictures [pixels]."""
+        return self.generator.config.image_size
+
+    @property
+    def labels(self) -> Mapping[str, list[str]]:
+        """Its labels, and what can be asked of each: classes, or yes and no."""
+        names = self.generator.config.label_names
+        groups = label_groups(names)
+        return {
+            column: [names[place].partition("=")[2] for place in places] if len(places) > 1 else ["yes", "no"]
+            for column, places in groups.items()
+        }
+
+
+def wanted_model() -> str:
+    """Say which model the page is about: FAGAN_MODEL, else the first that the Space's metadata names."""
+    if name := os.environ.get("FAGAN_MODEL", "").strip():
+        return name
+    _, metadata, _ = (_ROOT / CARD).read_text(encoding="utf-8").split("---\n", 2)
+    name = yaml.safe_load(metadata)["models"][0]
+    released = _CLONE / "model_cards" / name.rpartition("/")[2]
+    return str(released) if released.is_dir() else name
+
+
+def load(name: str, *, token: bool | None = None) -> Model:
+    """Load a model from a run folder or from the Hub, all of one commit.
+
+    Args:
+        name: The folder, or ``user/name``.
+        token: False for without the access token of whoever runs the page.
+
+    Raises:
+        FileNotFoundError: There is none of that name, or it can't be had.
+        ValueError: It is none of ours.
+    """
+    local = Path(name).expanduser()
+    folder = local if local.is_dir() else download(name, allow_patterns=_FILES, token=token)
+    device = find_device(None)
+    pipe = FAGANPipeline.from_pretrained(folder).to(device)
+    has_discriminator = (folder / DISCRIMINATOR).is_dir()
+    discriminator = Discriminator.from_pretrained(folder).to(device) if has_discriminator else None
+    for network in (pipe.generator, discriminator):
+        if network is not None:
+            network.requires_grad_(False)
+    return Model(
+        name=name,
+        pipe=pipe,
+        discriminator=discriminator,
+        directions=Directions.load(folder / DIRECTIONS) if (folder / DIRECTIONS).is_file() else None,
+        card=(folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else "",
+        samples=folder / SAMPLES if (folder / SAMPLES).is_file() else None,
+    )
+
+
+def load_named(name: str, own: Model) -> Model:
+    """Load a model that a visitor names: the page's own, or one on the Hub, of which the latest few are kept.
+
+    Args:
+        name: ``user/name``; paths of this machine are not read.
+        own: What the page is about.
+
+    Raises:
+        FileNotFoundError: There is none of that name, or it can't be had.
+        ValueError: It is no name of a repository, too large, or no model of ours.
+    """
+    name = name.strip()
+    if name in ("", own.name, own.shown):
+        return own
+    if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
+        raise ValueError(f"{name[:60]!r} is no model on the Hub; name one like 'user/fagan-celeba-64'")
+    with _loading:
+        if name in _kept:
+            _kept.move_to_end(name)
+            return _kept[name]
+        # Without our token: it opens models that are not the visitor's to see.
+        size = download_size(name, allow_patterns=_FILES, token=False)
+        if size > MAX_MODEL_BYTES:
+            raise ValueError(f"{name} has {size:,} bytes; at most {MAX_MODEL_BYTES:,} are loaded here")
+        _kept[name] = model = load(name, token=False)
+        while len(_kept) > _KEPT:
+            _kept.popitem(last=False)
+        return model

@@ -1,0 +1,60 @@
+"""The page: a heading, the tabs, the endpoints, and how it looks."""
+
+from typing import Any
+
+import gradio as gr
+
+from fagan_space.api import add_api
+from fagan_space.limits import AT_ONCE, CACHE_SECONDS, MAX_UPLOAD_BYTES, WAITING
+from fagan_space.models import Model
+from fagan_space.tabs import about, compare, dial, generate, look_inside, project, walk
+
+TABS = (generate, walk, look_inside, dial, project, compare, about)
+
+_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: nothing is fetched from elsewhere
+_FIXED = ["ui-monospace", "monospace"]
+
+# Small pictures are shown with their own pixels: smoothing would hide what the network has drawn.
+_CSS = """
+.pixels img { image-rendering: pixelated; }
+.clickable img { cursor: crosshair; }
+.pixels label[data-testid="block-label"] { position: static; width: fit-content; }
+.pixels .caption-label { font-size: 11px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); }
+.pixels .grid-wrap { min-height: 0; max-height: none; }
+.pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
+.large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.prose table { display: block; overflow-x: auto; }
+.gradio-container { max-width: 1200px !important; width: 100% !important; margin: 0 auto !important; }
+"""
+
+_HEADING = """
+# FAGAN: every layer convolves and attends at once
+
+`{name}` draws {size}x{size} pictures. Draw some, walk between them, and click a pixel to see where each layer looks.
+"""
+
+
+def build(model: Model) -> gr.Blocks:
+    """Lay out the page of a model."""
+    with gr.Blocks(title="FAGAN", analytics_enabled=False, delete_cache=(60, CACHE_SECONDS)) as page:
+        add_api(model)  # first, or the tabs' own functions would have the names
+        gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
+        with gr.Tabs():
+            for tab in TABS:
+                with gr.Tab(tab.TITLE):
+                    tab.build(model)
+    return page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE)
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """Serve a page; ``options`` are those of Gradio's `launch`."""
+    return page.launch(
+        theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED),
+        css=_CSS,
+        max_file_size=MAX_UPLOAD_BYTES,
+        footer_links=["api", "settings"],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        **options,
+    )

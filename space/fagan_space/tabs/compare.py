@@ -1,0 +1,54 @@
+"""Two models side by side, with the same seeds."""
+
+from typing import Any
+
+import gradio as gr
+
+from fagan_space.controls import seed_box
+from fagan_space.errors import in_words
+from fagan_space.files import write_pictures
+from fagan_space.limits import MAX_IMAGES, read_seeds
+from fagan_space.models import Model, load_named
+from fagan_space.tabs.generate import draw
+
+TITLE = "Compare"
+
+
+def build(model: Model) -> None:
+    """Lay the tab out."""
+
+    @in_words
+    def compare(left: str, right: str, text: str, truncation: float) -> Any:
+        galleries = []
+        for name in (left, right):
+            other = load_named(name, model)
+            seeds = read_seeds(text, MAX_IMAGES, size=other.size)
+            paths = write_pictures(draw(other, seeds, truncation=truncation), seeds)
+            captioned = [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
+            galleries.append(gr.Gallery(captioned, label=f"{other.shown}, {other.size}x{other.size}"))
+        return galleries
+
+    gr.Markdown(
+        "Name two models of [fagan_hf](https://huggingface.co/models?library=fagan_hf) on the Hub. Different networks "
+        "make different pictures of a seed; the same network at two stages of its training makes pictures alike."
+    )
+    with gr.Row():
+        left = gr.Textbox(model.shown, label="Left: model", max_lines=1)
+        right = gr.Textbox("", label="Right: model", placeholder="user/name", max_lines=1)
+    with gr.Row():
+        seeds = seed_box("0-15")
+        truncation = gr.Slider(0.3, 1.2, 1.0, step=0.05, label="Truncation")
+    button = gr.Button("Compare", variant="primary")
+    with gr.Row():
+        galleries = [
+            gr.Gallery(label=side, columns=4, height="auto", elem_classes="pixels", min_width=320, buttons=["download"])
+            for side in ("Left", "Right")
+        ]
+    wanted: dict[str, Any] = {
+        "fn": compare,
+        "inputs": [left, right, seeds, truncation],
+        "outputs": galleries,
+        "api_visibility": "private",
+    }
+    button.click(**wanted)
+    right.submit(**wanted)

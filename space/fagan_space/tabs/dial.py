@@ -1,0 +1,99 @@
+"""One seed, its gates turned from convolution only to attention only."""
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from fagan_hf.attention_pictures import alpha_strip
+from fagan_hf.layers import gates
+from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
+from fagan_space.controls import label_dropdowns, seed_box, wishes
+from fagan_space.errors import in_words
+from fagan_space.gpu import on_gpu
+from fagan_space.limits import read_seeds
+from fagan_space.models import Model
+
+TITLE = "Dial"
+MAX_ROWS = 6
+_ALL = "all layers together"
+_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+_TIMES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+@on_gpu
+def strip(
+    model: Model,
+    seeds: list[int],
+    *,
+    layer: str | None = None,
+    is_relative: bool = False,
+    labels: dict[str, Any] | None = None,
+) -> Image.Image:
+    """Draw seeds with other gates: a row for each, a column for each gate, the first as trained.
+
+    Args:
+        model: What draws.
+        seeds: Of the rows.
+        layer: The only one whose gate is turned; by default all are.
+        is_relative: Multiply the trained gates, instead of putting numbers from 0 to 1 in their place?
+        labels: What shall be seen, of a conditional model.
+
+    Raises:
+        ValueError: There is no such layer, or none with attention.
+    """
+    generator = model.generator
+    latents = latents_from_seeds(seeds, generator.config.latent_dim)
+    return alpha_strip(
+        generator,
+        latents,
+        labels_from_seeds(generator, seeds, labels),
+        _TIMES if is_relative else _STEPS,
+        None if layer is None else [layer],
+        is_relative=is_relative,
+        row_names=[f"seed {seed}" for seed in seeds],
+    )
+
+
+def layers_of(model: Model) -> dict[str, str]:
+    """Give the names of the layers by what they are called here: with their number and their trained gate."""
+    return {
+        f"layer {number}, alpha {gate.item():+.3f}": name.rpartition(".")[0]
+        for number, (name, gate) in enumerate(gates(model.generator).items(), start=1)
+    }
+
+
+def build(model: Model) -> None:
+    """Lay the tab out."""
+    layers = layers_of(model)
+    if not layers:
+        gr.Markdown("This generator has no attention layers.")
+        return
+
+    @in_words
+    def turn(text: str, layer: str, is_relative: bool, *chosen: str) -> Image.Image:
+        seeds = read_seeds(text, MAX_ROWS, size=model.size)
+        return strip(model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=wishes(model, chosen))
+
+    with gr.Row(equal_height=False):
+        seeds = seed_box("0-2", info=f"At most {MAX_ROWS}, a row for each")
+        layer = gr.Dropdown([_ALL, *layers], value=_ALL, label="Which gates are turned")
+        is_relative = gr.Checkbox(False, label="Multiply the trained gates", info="else from 0 to 1")
+        labels = label_dropdowns(model)
+    button = gr.Button("Turn", variant="primary")
+    picture = gr.Image(
+        label="From convolution only (0) to attention only (1); first as trained",
+        interactive=False,
+        elem_classes="pixels",
+        buttons=["download", "fullscreen"],
+    )
+    wanted: dict[str, Any] = {
+        "fn": turn,
+        "inputs": [seeds, layer, is_relative, *labels],
+        "outputs": picture,
+        "api_visibility": "private",
+    }
+    button.click(**wanted)
+    seeds.submit(**wanted)
+    layer.input(**wanted)
+    is_relative.input(**wanted)

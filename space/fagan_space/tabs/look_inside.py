@@ -1,0 +1,310 @@
+"""Click a pixel: where each attention layer looks from there, and what it makes of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from fagan_hf.attention_maps import CapturedAttention, Position, capture_attention
+from fagan_hf.attention_pictures import attention_tile, branch_tiles, marked_tile, times_uniform, weights_of
+from fagan_hf.layers import gates, override_alpha
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, to_uint8
+from fagan_space.controls import label_dropdowns, seed_number, wishes
+from fagan_space.errors import in_words
+from fagan_space.gpu import on_gpu
+from fagan_space.models import Model
+from fagan_space.uploads import Picture, take_upload, upload_box
+
+TITLE = "Look inside"
+_TILE = 256  # [pixels]
+_BIG = 512  # [pixels] of the picture that is clicked
+
+_EXPLANATION = """
+Every layer of this network does two things to each place of its feature map: a **convolution** looks at the
+neighbours, and **attention** gathers from everywhere. One trained number, **alpha**, blends them: 0 is convolution
+alone, 1 attention alone; it may also be negative, then the layer subtracts what attention finds.
+
+- **Where it looks**: bright is where the framed place gathers from; the scale of each map ends at its own maximum.
+  Keys are pooled, so there may be fewer places to look at than places that look.
+- **Convolution only, attention only**: both outputs of the layer before they are blended. Like colours are like
+  features (their three principal components); where the layer makes the picture itself, they are pictures.
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One layer, as seen from one place.
+
+    Attributes:
+        name: Of the layer.
+        alpha: Its gate.
+        times_uniform: The largest weight, in weights of uniform attention.
+        heat: Where it looks, over the picture.
+        convolution: What it puts out by convolution only.
+        attention: What it puts out by attention only.
+        words: All of that in a line.
+    """
+
+    name: str
+    alpha: float
+    times_uniform: float
+    heat: Image.Image
+    convolution: Image.Image
+    attention: Image.Image
+    words: str
+
+
+@on_gpu
+def look_at_generator(
+    model: Model, seed: int, position: Position, labels: dict[str, Any] | None = None
+) -> tuple[UInt8[np.ndarray, "height width 3"], list[Look]]:
+    """Draw a seed, and look inside while it is drawn.
+
+    Returns:
+        The picture, and the layers from the latent to it.
+    """
+    generator = model.generator
+    latents = latents_from_seeds([seed], generator.config.latent_dim)
+    images, captured = _captured(generator, position, latents, labels_from_seeds(generator, [seed], labels))
+    [image] = to_uint8(images)
+    return image, _looks(image, captured, position)
+
+
+@on_gpu
+def look_at_discriminator(
+    model: Model, picture: Picture, position: Position, labels: dict[str, Any] | None = None
+) -> tuple[float, list[Look]]:
+    """Judge a picture, and look inside meanwhile.
+
+    Returns:
+        The logit, higher for what is taken for real, and the layers from the picture on.
+
+    Raises:
+        ValueError: The model was published without its discriminator.
+    """
+    if model.discriminator is None:
+        raise ValueError(f"{model.name} was published without its discriminator; nothing can be judged")
+    images = torch.from_numpy(picture)[None].float() / 127.5 - 1
+    vectors = labels_from_seeds(model.generator, [0], labels)
+    logits, captured = _captured(model.discriminator, position, images, vectors)
+    return logits.item(), _looks(picture.transpose(1, 2, 0), captured, position)
+
+
+def _captured(
+    network: Generator | Discriminator, position: Position, inputs: Tensor, labels: Tensor | None
+) -> tuple[Tensor, dict[str, CapturedAttention]]:
+    given = [each.to(network.device, network.dtype) for each in (inputs, labels) if each is not None]
+    with torch.inference_mode(), capture_attention(network, [position]) as captured:
+        output = network(*given).float().cpu()
+    return output, captured
+
+
+def _looks(
+    image: UInt8[np.ndarray, "height width 3"], captured: dict[str, CapturedAttention], position: Position
+) -> list[Look]:
+    looks = []
+    for number, (name, layer) in enumerate(captured.items(), start=1):
+        weights = weights_of(layer, position, len(image))[0]
+        convolution, attention = branch_tiles(layer, tile_size=_TILE)
+        times = times_uniform(weights)
+        places, keys = ("{}x{}".format(*shape) for shape in (layer.shape, weights.shape))
+        words = (
+            f"Layer {number} of {len(captured)}, {name}: alpha {layer.gate:+.3f}; {places} places look at {keys}; "
+            f"from here at most {times:.1f} times as much as evenly"
+        )
+        heat = attention_tile(image, layer, position, tile_size=_TILE)
+        looks.append(Look(name, layer.gate, times, heat, convolution, attention, words))
+    return looks
+
+
+def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = None) -> list[Image.Image]:
+    """Draw a seed with one layer by convolution only, as trained, and by attention only."""
+    generator = model.generator
+    latents = latents_from_seeds([seed], generator.config.latent_dim)
+    vectors = labels_from_seeds(generator, [seed], labels)
+    given = [each.to(generator.device, generator.dtype) for each in (latents, vectors) if each is not None]
+    trained = {key.rpartition(".")[0]: gate.item() for key, gate in gates(generator).items()}
+    pictures = []
+    with torch.inference_mode():
+        for alpha in (0.0, trained[name], 1.0):
+            with override_alpha(generator, {name: alpha}):
+                pictures.append(Image.fromarray(to_uint8(generator(*given).float())[0]))
+    return pictures
+
+
+def build(model: Model) -> None:
+    """Lay the tab out."""
+    with gr.Tabs():
+        with gr.Tab("While it draws"):
+            _build_generator(model)
+        with gr.Tab("While it judges your picture"):
+            _build_discriminator(model)
+    with gr.Accordion("What am I looking at?", open=True):
+        gr.Markdown(_EXPLANATION)
+
+
+def _place_sliders(model: Model) -> tuple[gr.Slider, gr.Slider]:
+    middle, last = model.size // 2, model.size - 1
+    with gr.Row():
+        row = gr.Slider(0, last, middle, step=1, label="Row of the pixel", min_width=120)
+        column = gr.Slider(0, last, middle, step=1, label="Column of the pixel", min_width=120)
+    return row, column
+
+
+def _layer_slider(count: int, value: int, info: str) -> gr.Slider:
+    # A slider needs two ends; where there is one layer it is not shown.
+    return gr.Slider(1, max(count, 2), value, step=1, label="Layer", info=info, visible=count > 1)
+
+
+def _tiles() -> list[Any]:
+    """Make the components for one layer, in the order of `_shown`."""
+    words = gr.Markdown()
+    with gr.Row():
+        tiles = [
+            gr.Image(label=label, interactive=False, height=280, elem_classes="pixels", buttons=["fullscreen"])
+            for label in ("Where it looks", "Convolution only", "Attention only")
+        ]
+    return [words, *tiles]
+
+
+def _shown(looks: list[Look], layer: float) -> list[Any]:
+    look = looks[int(layer) - 1]
+    return [look.words, look.heat, look.convolution, look.attention]
+
+
+def _strip(looks: list[Look]) -> list[tuple[Image.Image, str]]:
+    return [(look.heat, f"{number}: alpha {look.alpha:+.2f}") for number, look in enumerate(looks, start=1)]
+
+
+def _overview() -> gr.Gallery:
+    return gr.Gallery(
+        label="All layers, from the first to the last: where they look",
+        columns=8,
+        height="auto",
+        allow_preview=False,
+        elem_classes="pixels",
+        buttons=[],
+    )
+
+
+def _clicked(size: int, event: gr.SelectData) -> tuple[int, int]:
+    """Say which pixel was clicked: (row, column)."""
+    x, y = event.index
+    return min(int(y) * size // _BIG, size - 1), min(int(x) * size // _BIG, size - 1)
+
+
+def _build_generator(model: Model) -> None:
+    count = len(gates(model.generator))
+    if not count:
+        gr.Markdown("This generator has no attention layers.")
+        return
+
+    @in_words
+    def look(seed: int, row: int, column: int, layer: int, *chosen: str) -> Any:
+        labels = wishes(model, chosen)
+        position = int(row), int(column)
+        image, looks = look_at_generator(model, _whole(seed), position, labels)
+        pictures = alone(model, _whole(seed), looks[int(layer) - 1].name, labels)
+        captions = ("this layer convolves only", "as trained", "this layer attends only")
+        return [
+            marked_tile(image, position, tile_size=_BIG),
+            *_shown(looks, layer),
+            [*zip(pictures, captions, strict=True)],
+            _strip(looks),
+        ]
+
+    def click(event: gr.SelectData) -> tuple[int, int]:
+        return _clicked(model.size, event)
+
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            seed = seed_number()
+            labels = label_dropdowns(model)
+            button = gr.Button("Draw", variant="primary")
+            picture = gr.Image(
+                label="Click a place", interactive=False, height=360, elem_classes=["pixels", "clickable"], buttons=[]
+            )
+            row, column = _place_sliders(model)
+        with gr.Column(scale=2, min_width=320):
+            layer = _layer_slider(count, count, "1 is next to the latent")
+            tiles = _tiles()
+            whole = gr.Gallery(
+                label="The whole picture, if …", columns=3, height="auto", allow_preview=False,
+                elem_classes=["pixels", "large"], buttons=[],
+            )  # fmt: skip
+            overview = _overview()
+    wanted: dict[str, Any] = {
+        "fn": look,
+        "inputs": [seed, row, column, layer, *labels],
+        "outputs": [picture, *tiles, whole, overview],
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    button.click(**wanted)
+    seed.submit(**wanted)
+    picture.select(click, None, [row, column], api_visibility="private").then(**wanted)
+    for slider in (row, column, layer):
+        slider.release(**wanted)
+
+
+def _build_discriminator(model: Model) -> None:
+    if model.discriminator is None or not gates(model.discriminator):
+        without = "its discriminator" if model.discriminator is None else "attention in its discriminator"
+        gr.Markdown(f"This model was published without {without}.")
+        return
+    count = len(gates(model.discriminator))
+
+    @in_words
+    def take(path: str | None) -> Any:
+        return take_upload(path, model.size), None
+
+    @in_words
+    def look(taken: Any, row: int, column: int, layer: int, *chosen: str) -> Any:
+        if taken is None:
+            raise ValueError("there is no picture yet; drop one there, or paste it")
+        position = int(row), int(column)
+        logit, looks = look_at_discriminator(model, taken, position, wishes(model, chosen))
+        image = taken.transpose(1, 2, 0)
+        words = f"Logit **{logit:+.2f}**: the higher, the more it is taken for a real picture of the training data."
+        return [marked_tile(image, position, tile_size=_BIG), words, *_shown(looks, layer), _strip(looks)]
+
+    def click(event: gr.SelectData) -> tuple[int, int]:
+        return _clicked(model.size, event)
+
+    taken = gr.State(None, time_to_live=600)
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            upload = upload_box(f"Your picture: its centre, at {model.size}x{model.size}")
+            labels = label_dropdowns(model)
+            picture = gr.Image(
+                label="Click a place", interactive=False, height=360, elem_classes=["pixels", "clickable"], buttons=[]
+            )
+            verdict = gr.Markdown()
+            row, column = _place_sliders(model)
+        with gr.Column(scale=2, min_width=320):
+            layer = _layer_slider(count, 1, "1 is next to the picture")
+            tiles = _tiles()
+            overview = _overview()
+    wanted: dict[str, Any] = {
+        "fn": look,
+        "inputs": [taken, row, column, layer, *labels],
+        "outputs": [picture, verdict, *tiles, overview],
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    upload.upload(take, upload, [taken, upload], api_visibility="private").success(**wanted)
+    picture.select(click, None, [row, column], api_visibility="private").then(**wanted)
+    for slider in (row, column, layer):
+        slider.release(**wanted)
+
+
+def _whole(number: float | None) -> int:
+    if number is None or number != int(number):
+        raise ValueError(f"seed is {number!r}; it must be a whole number of at least 0")
+    return int(number)

@@ -1,0 +1,174 @@
+"""A picture back to its latent, and from there along directions that mean something."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fagan_hf.grids import enlarged, image_grid
+from fagan_hf.labels import encode_labels
+from fagan_hf.latent_space import project
+from fagan_hf.sampling import generate_images
+from fagan_space.controls import label_dropdowns, wishes
+from fagan_space.errors import in_words
+from fagan_space.gpu import on_gpu
+from fagan_space.limits import MAX_STEPS
+from fagan_space.models import Model
+from fagan_space.uploads import Picture, take_upload, upload_box
+
+TITLE = "Project"
+MAX_DIRECTIONS = 8
+REACH = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where a picture is in the latent space.
+
+    Attributes:
+        latents: Its latent.
+        labels: What it was found with, of a conditional model.
+        distance: Mean squared difference of picture and reconstruction, of pixels in [-1, 1].
+        comparison: Both, side by side.
+    """
+
+    latents: Float[Tensor, "1 latent_dim"]
+    labels: Float[Tensor, "1 num_labels"] | None
+    distance: float
+    comparison: Image.Image
+
+
+@on_gpu
+def find(
+    model: Model,
+    picture: Picture,
+    *,
+    steps: int = 100,
+    labels: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Found:
+    """Find the latent of which the generator draws a picture most like the given one.
+
+    Raises:
+        ValueError: ``steps`` is more than `MAX_STEPS`.
+    """
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"steps are {steps}; take from 1 to {MAX_STEPS}")
+    found = project(
+        model.generator,
+        torch.from_numpy(picture).float() / 127.5 - 1,
+        discriminator=model.discriminator,
+        labels=dict(labels) if labels else None,
+        steps=steps,
+        progress=progress,
+    )
+    both = image_grid(enlarged(np.stack([picture.transpose(1, 2, 0), found.reconstruction])), columns=2)
+    return Found(found.latents, found.labels, found.distance, both)
+
+
+@on_gpu
+def edit(
+    model: Model,
+    found: Found,
+    strengths: Mapping[str, float] | None = None,
+    labels: Mapping[str, Any] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw what was found, moved along directions, or with other labels.
+
+    Raises:
+        ValueError: The model has no such direction or label.
+    """
+    latents, vectors = found.latents, found.labels
+    if strengths:
+        if model.directions is None:
+            raise ValueError(f"{model.name} has no directions; `fagan-hf directions` finds them")
+        latents = model.directions.move(latents, dict(strengths))
+    if labels and vectors is not None:
+        vectors = vectors.clone()
+        for place, number in encode_labels(model.generator.config.label_names, labels).items():
+            vectors[0, place] = number
+    return generate_images(model.generator, latents, vectors, progress=False)[0]
+
+
+def strongest(model: Model) -> list[str]:
+    """Name the directions that labels follow best."""
+    if model.directions is None:
+        return []
+    ranked = sorted(zip(model.directions.correlations, model.directions.names, strict=True), reverse=True)
+    return [name for _, name in ranked[:MAX_DIRECTIONS]]
+
+
+def build(model: Model) -> None:
+    """Lay the tab out."""
+    names = strongest(model)
+
+    @in_words
+    def search(
+        path: str | None,
+        steps: int,
+        *chosen: str,
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  # Gradio's way of asking for one
+    ) -> Any:
+        picture = take_upload(path, model.size)
+        found = find(model, picture, steps=int(steps), labels=wishes(model, chosen), progress=True)
+        words = (
+            f"Mean squared difference {found.distance:.4f} of pixels in [-1, 1]; what it never learned can't come back."
+        )
+        [redrawn] = [edit(model, found)]
+        return found, None, found.comparison, words, _shown(redrawn), *([0.0] * len(names))
+
+    @in_words
+    def move(found: Found | None, *values: Any) -> Image.Image:
+        if found is None:
+            raise ValueError("nothing was found yet; give a picture first")
+        strengths = {name: value for name, value in zip(names, values, strict=False) if value}
+        return _shown(edit(model, found, strengths, wishes(model, values[len(names) :])))
+
+    state = gr.State(None, time_to_live=600)
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            upload = upload_box("Your picture: its centre square is taken")
+            steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Steps at the most", info="More: nearer, and slower")
+            with_labels = label_dropdowns(model)
+        with gr.Column(scale=2, min_width=320):
+            comparison = gr.Image(
+                label="Given, and as the model draws it", interactive=False, height=280, elem_classes="pixels"
+            )
+            words = gr.Markdown()
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            sliders = [gr.Slider(-REACH, REACH, 0.0, step=0.25, label=name) for name in names]
+            others = label_dropdowns(model)
+            if not sliders and not others:
+                gr.Markdown(
+                    "This model has neither labels nor directions; `fagan-hf directions MODEL --dataset …` finds some."
+                )
+        with gr.Column(scale=2, min_width=320):
+            edited = gr.Image(label="Changed", interactive=False, height=280, elem_classes="pixels")
+    upload.upload(
+        search,
+        [upload, steps, *with_labels],
+        [state, upload, comparison, words, edited, *sliders],
+        api_visibility="private",
+    )
+    wanted: dict[str, Any] = {
+        "fn": move,
+        "inputs": [state, *sliders, *others],
+        "outputs": edited,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    for slider in sliders:
+        slider.release(**wanted)
+    for dropdown in others:
+        dropdown.input(**wanted)
+
+
+def _shown(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    return Image.fromarray(enlarged(pixels[None])[0])

@@ -1,0 +1,124 @@
+"""A film from picture to picture."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from fagan_hf.films import check_film, writable_suffixes, write_film
+from fagan_hf.grids import enlarged
+from fagan_hf.latent_space import lerp, walk
+from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_space.controls import label_dropdowns, seed_box, wishes
+from fagan_space.errors import in_words
+from fagan_space.files import request_folder
+from fagan_space.gpu import on_gpu
+from fagan_space.limits import MAX_FRAMES, MAX_WALK_SEEDS, read_seeds
+from fagan_space.models import Model
+
+TITLE = "Walk"
+_BATCH = 16
+
+
+@on_gpu
+def film(
+    model: Model,
+    seeds: Sequence[int],
+    *,
+    frames_per_step: int = 24,
+    seconds: float = 6.0,
+    suffix: str = ".gif",
+    is_loop: bool = True,
+    labels: dict[str, Any] | None = None,
+    tell: Callable[[float, str], Any] = lambda share, words: None,
+) -> Path:
+    """Make a film that goes from seed to seed.
+
+    Args:
+        model: What draws.
+        seeds: At least two different ones.
+        frames_per_step: Frames from each seed to the next.
+        seconds: How long the film takes.
+        suffix: ``".gif"`` or ``".mp4"``.
+        is_loop: Go back to the first?
+        labels: What shall be seen, of a conditional model.
+        tell: Is told how far it is, from 0 to 1, in words.
+
+    Raises:
+        ValueError: It would have too many frames, or too many in a second.
+    """
+    steps = len(seeds) if is_loop else len(seeds) - 1
+    if steps * frames_per_step > MAX_FRAMES:
+        raise ValueError(
+            f"{steps} x {frames_per_step} frames are more than the {MAX_FRAMES} of one film; take fewer seeds or frames"
+        )
+    generator = model.generator
+    latents = walk(latents_from_seeds(seeds, generator.config.latent_dim), frames_per_step, is_loop=is_loop)
+    wanted = labels_from_seeds(generator, seeds, labels)
+    if wanted is not None:
+        wanted = walk(wanted, frames_per_step, is_loop=is_loop, interpolation=lerp)
+    path = request_folder() / f"walk{suffix}"
+    speed = len(latents) / seconds
+    check_film(path, speed)
+    frames: list[np.ndarray] = []
+    for batch in sample(generator, latents, wanted, batch_size=_BATCH, progress=False):
+        frames.extend(to_uint8(batch))
+        tell(0.9 * len(frames) / len(latents), f"{len(frames)} of {len(latents)} frames")
+    tell(0.95, "writing the film")
+    write_film(path, enlarged(np.stack(frames)), frames_per_second=speed)
+    return path
+
+
+def build(model: Model) -> None:
+    """Lay the tab out."""
+
+    @in_words
+    def make(
+        text: str,
+        frames: int,
+        seconds: float,
+        suffix: str,
+        is_loop: bool,
+        *chosen: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  # Gradio's way of asking for one
+    ) -> Any:
+        seeds = read_seeds(text, MAX_WALK_SEEDS, size=model.size, least=2)
+        path = film(
+            model,
+            seeds,
+            frames_per_step=frames,
+            seconds=seconds,
+            suffix=suffix,
+            is_loop=is_loop,
+            labels=wishes(model, chosen),
+            tell=lambda share, words: progress(share, desc=words),
+        )
+        is_gif = suffix == ".gif"
+        return (
+            gr.Image(str(path) if is_gif else None, visible=is_gif),
+            gr.Video(None if is_gif else str(path), visible=not is_gif),
+        )
+
+    with gr.Row():
+        with gr.Column(scale=1, min_width=260):
+            seeds = seed_box("0-3", info="Two at least; the film visits them in this order")
+            frames = gr.Slider(4, 60, 24, step=1, label="Frames from seed to seed")
+            seconds = gr.Slider(1, 20, 6, step=0.5, label="Seconds in all")
+            suffixes = [suffix for suffix in (".gif", ".mp4") if suffix in writable_suffixes()]
+            suffix = gr.Radio(suffixes, value=suffixes[0], label="File")
+            is_loop = gr.Checkbox(True, label="Back to the first, in a loop")
+            labels = label_dropdowns(model)
+            button = gr.Button("Walk", variant="primary")
+        with gr.Column(scale=2, min_width=320):
+            gif = gr.Image(label="The walk", type="filepath", height=420, elem_classes="pixels", interactive=False)
+            video = gr.Video(label="The walk", height=420, loop=True, autoplay=True, visible=False, interactive=False)
+    wanted: dict[str, Any] = {
+        "fn": make,
+        "inputs": [seeds, frames, seconds, suffix, is_loop, *labels],
+        "outputs": [gif, video],
+        "api_visibility": "private",
+    }
+    button.click(**wanted)
+    seeds.submit(**wanted)

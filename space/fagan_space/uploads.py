@@ -1,0 +1,70 @@
+"""Pictures that visitors bring: looked at before they are decoded, made small, and gone from the disk."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
+from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
+
+Picture = UInt8[np.ndarray, "3 size size"]
+
+
+def upload_box(label: str) -> gr.Image:
+    """Make a component for a picture of the visitor's, which gives the path of the file as it came.
+
+    Gradio's own reading of it decodes pictures before anybody could look at their size.
+    """
+    box = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280)
+    box.preprocess = _path_of  # pyright: ignore[reportAttributeAccessIssue]
+    return box
+
+
+def _path_of(payload: Any) -> str | None:
+    return None if payload is None else payload.path
+
+
+def take_upload(path: str | None, size: int) -> Picture:
+    """Read an uploaded file as training reads pictures, and delete it.
+
+    Args:
+        path: Where the server has put it.
+        size: Height and width of what is given [pixels].
+
+    Returns:
+        Its centre square, upright.
+
+    Raises:
+        ValueError: There is none, it is too large, or no picture.
+    """
+    if path is None:
+        raise ValueError("there is no picture yet; drop one there, or paste it")
+    file = Path(path)
+    try:
+        return _read(file, size)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _read(file: Path, size: int) -> Picture:
+    if file.stat().st_size > MAX_UPLOAD_BYTES:
+        raise ValueError(f"the file has {file.stat().st_size:,} bytes; send one of at most {MAX_UPLOAD_BYTES:,}")
+    try:
+        with Image.open(file, formats=readable_formats()) as image:  # reads no pixels yet
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"the picture has too many pixels ({error}); send one of at most {MAX_UPLOAD_PIXELS:,}"
+        ) from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise ValueError("that is no picture that can be read here; send a PNG, a JPEG or a WebP") from error
+    if width * height > MAX_UPLOAD_PIXELS:
+        raise ValueError(f"the picture has {width:,} x {height:,} pixels; send one of at most {MAX_UPLOAD_PIXELS:,}")
+    try:
+        return decode_image(file, resolution=size, crop=None, upscale=True)
+    except UnusableImageError as error:
+        raise ValueError(f"the picture {error}; send a PNG, a JPEG or a WebP") from error

@@ -1,0 +1,30 @@
+import os
+
+import pytest
+import torch
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+from fagan_hf.directions import Directions
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.repository import DIRECTIONS, save_repository
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A small model with a discriminator and two directions."""
+    folder = tmp_path_factory.mktemp("space") / "model"
+    torch.manual_seed(0)
+    save_repository(folder, with_gates(Generator(GENERATOR)), with_gates(Discriminator(DISCRIMINATOR)))
+    Directions(("beard", "hair=red"), torch.nn.functional.normalize(torch.randn(2, 8)), (0.2, 0.8)).save(
+        folder / DIRECTIONS
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    from fagan_space.models import load
+
+    return load(str(folder))
