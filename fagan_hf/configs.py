@@ -223,6 +223,7 @@ class FullAttentionSpec(ConvSpec):
     key_pooling: int = 1
     batch_norm: bool = True
     activation: str = "leaky_relu(0.2)"
+    initial_alpha: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()

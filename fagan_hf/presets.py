@@ -205,6 +205,8 @@ def flagship(
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
         up += [*normalised(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
+    # A gate that goes below 0 here, by chance, makes pictures whose colours leave their range, and stays there.
+    to_image["initial_alpha"] = 0.1
     up += [*normalised(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
     judging: dict[str, Any] = {"activation": "leaky_relu(0.2)"}

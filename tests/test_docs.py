@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from fagan_hf import cli
+from fagan_hf.directions import Directions
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
-from fagan_hf.repository import save_repository
+from fagan_hf.repository import DIRECTIONS, save_repository
 from tests.documents import blocks, commands
 from training.recipe import FIELDS, parse_recipe
 
@@ -37,6 +39,8 @@ def test_commands_parse(document):
 def trained(tmp_path, monkeypatch):
     networks = Generator(PRESETS["fagan-32"][0]).eval(), Discriminator(PRESETS["fagan-32"][1]).eval()
     save_repository(tmp_path / "runs/avatars-32", *networks)
+    directions = Directions(("beard",), torch.eye(networks[0].config.latent_dim)[:1], (0.5,))
+    directions.save(tmp_path / "runs/avatars-32" / DIRECTIONS)
     monkeypatch.chdir(tmp_path)
 
 
@@ -50,7 +54,7 @@ def run(document):
 @pytest.mark.usefixtures("trained")
 def test_the_python_of_the_page_about_attention():
     namespace = run(ROOT / "docs/attention.md")
-    assert namespace["layer"].weights.shape == (2, 1, 2, 8, 8)
+    assert namespace["layer"].weights.shape == (2, 1, 2, 4, 4)
     assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
     attentive = [report.name for report in namespace["reports"] if report.gate is not None]
     assert attentive == ["layers.0", "layers.3", "layers.6", "layers.9", "layers.12"]
@@ -58,4 +62,6 @@ def test_the_python_of_the_page_about_attention():
 
 @pytest.mark.usefixtures("trained")
 def test_the_python_of_the_page_about_the_latent_space():
-    assert len(run(ROOT / "docs/latent-space.md")["frames"]) == 16
+    namespace = run(ROOT / "docs/latent-space.md")
+    assert len(namespace["frames"]) == 16
+    assert torch.allclose(namespace["moved"].norm(dim=1), namespace["latents"].norm(dim=1))

@@ -23,7 +23,7 @@ class AttentionLayer(nn.Module):
     Whatever derives from it is found by `gates`, turned by `override_alpha` and seen by `capture_attention`.
 
     Attributes:
-        gate_name: Name of the gate, a scalar parameter that starts at 0.
+        gate_name: Name of the gate, a scalar parameter.
         query, key: Modules that make the query and the key of the input.
         heads: Number of groups of channels that attend on their own.
     """
@@ -135,14 +135,16 @@ class FullAttention(AttentionLayer):
             behind its convolutions.
         upsample: Double height and width of the input by nearest neighbour first? The convolutions must then be no
             transposed ones, of stride 1, with a padding of half the kernel, and ``key_pooling`` 1 or even.
+        initial_alpha: What the gate starts at. 0 is the original's: the layer begins as a convolution. From there
+            chance decides its sign, which matters where the output has bounds, for below 0 it exceeds them.
 
     Attributes:
         query, key, value: The attention path's convolutions.
         similarity: What makes query and key comparable.
         residual: The convolution path's.
         batch_norm: Behind `residual`; an identity where there is none.
-        alpha: The gate, a trained scalar that starts at 0: the layer begins as a convolution. It is unbounded, as in
-            the original, so a network may also learn to subtract what attention finds.
+        alpha: The gate, a trained scalar. It is unbounded, as in the original, so a network may also learn to subtract
+            what attention finds.
 
     Reference:
         FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
@@ -170,6 +172,7 @@ class FullAttention(AttentionLayer):
         similarity: str = "dot_product",
         key_pooling: int = 1,
         upsample: bool = False,
+        initial_alpha: float = 0.0,
     ):
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
@@ -193,7 +196,7 @@ class FullAttention(AttentionLayer):
         # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.
         self.activation = build_activation(activation)
         self.residual_activation = build_activation(activation, may_overwrite=True)
-        self.alpha = nn.Parameter(torch.zeros(()))
+        self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Give the two maps whose products the softmax is taken of; the key's has fewer positions if it is pooled."""

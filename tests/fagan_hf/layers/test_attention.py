@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fagan_hf.configs import SIMILARITIES
 from fagan_hf.layers import FullAttention, SelfAttention, attention, attention_kernel
 from fagan_hf.layers.functional import Kernel
+from fagan_hf.presets import preset
 from tests.memory import peak_megabytes
 
 
@@ -128,3 +129,20 @@ def test_a_layer_alone_in_anyones_sequential():
         FullAttention(16, 8, kernel_size=4, stride=2, padding=1),
     )
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 8, 4, 4)
+
+
+def test_the_gate_starts_where_it_is_told():
+    options = {"kernel_size": 3, "padding": 1, "batch_norm": False, "spectral_norm": False}
+    assert FullAttention(8, 4, **options).alpha.item() == 0
+    layer = FullAttention(8, 4, **options, initial_alpha=0.25)
+    x = torch.randn(1, 8, 4, 4)
+    convolved, gathered = layer.branches(x)
+    assert torch.allclose(layer(x), 0.75 * convolved + 0.25 * gathered, atol=1e-6)
+    assert layer.alpha.requires_grad
+
+
+def test_the_flagships_image_stays_in_its_range_at_first():
+    generator, discriminator = preset("fagan-32")
+    starts = [layer.initial_alpha for layer in generator.layers if layer.type == "full_attention"]
+    assert starts == [0, 0, 0, 0, 0.1]
+    assert {layer.initial_alpha for layer in discriminator.layers if layer.type == "full_attention"} == {0}
