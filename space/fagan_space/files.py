@@ -1,9 +1,12 @@
 """Files that a request leaves for the browser to fetch, in the folder that the server clears by their age."""
 
 import io
+import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,23 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from fagan_hf.grids import image_grid
+from fagan_space.limits import CACHE_SECONDS
+
+_PREFIX = "fagan-"
 
 
 def request_folder() -> Path:
-    """Make a folder of its own for the files of one request."""
+    """Make a folder of its own for the files of one request, and clear away those that nobody fetches any more.
+
+    Gradio deletes by age what components show, but leaves folders, and what endpoints give.
+    """
     cache = Path(get_upload_folder())
     cache.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="fagan-", dir=cache))
+    for folder in cache.glob(f"{_PREFIX}*"):
+        with suppress(FileNotFoundError):  # another request was quicker
+            if time.time() - folder.stat().st_mtime > CACHE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=cache))
 
 
 def png(image: Image.Image) -> bytes:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
 _FILES = [f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
 _KEPT = 4  # models of visitors in memory
+_own: "dict[str, Model]" = {}  # what the page is about
 _kept: "OrderedDict[str, Model]" = OrderedDict()
 _loading = threading.Lock()
 
@@ -46,6 +48,10 @@ class Model:
     directions: Directions | None
     card: str
     samples: Path | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # ZeroGPU hands arguments to a process forked from this one, which has the model already.
+        return _found, (self.name,)
 
     @property
     def shown(self) -> str:
@@ -82,6 +88,18 @@ def wanted_model() -> str:
     name = yaml.safe_load(metadata)["models"][0]
     released = _CLONE / "model_cards" / name.rpartition("/")[2]
     return str(released) if released.is_dir() else name
+
+
+def load_own() -> Model:
+    """Load the model that the page is about."""
+    name = wanted_model()
+    _own[name] = model = load(name)
+    return model
+
+
+def _found(name: str) -> Model:
+    """Give a model that was loaded, again from the cache if it is not in this process."""
+    return _own.get(name) or _kept.get(name) or load(name, token=False)
 
 
 def load(name: str, *, token: bool | None = None) -> Model:

@@ -1,11 +1,13 @@
 """A film from picture to picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from fagan_hf.films import check_film, writable_suffixes, write_film
 from fagan_hf.grids import enlarged
@@ -22,7 +24,6 @@ TITLE = "Walk"
 _BATCH = 16
 
 
-@on_gpu
 def film(
     model: Model,
     seeds: Sequence[int],
@@ -63,12 +64,20 @@ def film(
     speed = len(latents) / seconds
     check_film(path, speed)
     frames: list[np.ndarray] = []
-    for batch in sample(generator, latents, wanted, batch_size=_BATCH, progress=False):
-        frames.extend(to_uint8(batch))
+    for batch in _draw(model, latents, wanted):
+        frames.extend(batch)
         tell(0.9 * len(frames) / len(latents), f"{len(frames)} of {len(latents)} frames")
     tell(0.95, "writing the film")
     write_film(path, enlarged(np.stack(frames)), frames_per_second=speed)
     return path
+
+
+@on_gpu
+def _draw(
+    model: Model, latents: Float[Tensor, "frames latent_dim"], labels: Float[Tensor, "frames num_labels"] | None
+) -> Iterator[UInt8[np.ndarray, "batch height width 3"]]:
+    for batch in sample(model.generator, latents, labels, batch_size=_BATCH, progress=False):
+        yield to_uint8(batch)
 
 
 def build(model: Model) -> None:
