@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 RIDGE = 10.0  # beside a mean square of pixels of about a tenth, summed over thousands of images
-LARGEST = (
-    32  # [pixels] larger images are averaged down to it: there are side^2 * 3 unknowns, and their square in memory
-)
+LARGEST = 32
+"""Larger images are averaged down to it [pixels]: there are three times its square of unknowns."""
 
 _IMAGES_AT_ONCE = 1024
 

@@ -1,5 +1,7 @@
 """Click a pixel: where each attention layer looks from there, and what it makes of it."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from fagan_hf.attention_maps import CapturedAttention, Position, capture_attenti
 from fagan_hf.attention_pictures import attention_tile, branch_tiles, marked_tile, times_uniform, weights_of
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, to_uint8
+from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
 from fagan_space.controls import label_dropdowns, seed_number, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
@@ -128,13 +130,11 @@ def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = No
     generator = model.generator
     latents = latents_from_seeds([seed], generator.config.latent_dim)
     vectors = labels_from_seeds(generator, [seed], labels)
-    given = [each.to(generator.device, generator.dtype) for each in (latents, vectors) if each is not None]
-    trained = {key.rpartition(".")[0]: gate.item() for key, gate in gates(generator).items()}
     pictures = []
-    with torch.inference_mode():
-        for alpha in (0.0, trained[name], 1.0):
-            with override_alpha(generator, {name: alpha}):
-                pictures.append(Image.fromarray(to_uint8(generator(*given).float())[0]))
+    for alpha in (0.0, None, 1.0):
+        with nullcontext() if alpha is None else override_alpha(generator, {name: alpha}):
+            [pixels] = generate_images(generator, latents, vectors, progress=False)
+        pictures.append(Image.fromarray(pixels))
     return pictures
 
 
@@ -193,10 +193,14 @@ def _overview() -> gr.Gallery:
     )
 
 
-def _clicked(size: int, event: gr.SelectData) -> tuple[int, int]:
-    """Say which pixel was clicked: (row, column)."""
-    x, y = event.index
-    return min(int(y) * size // _BIG, size - 1), min(int(x) * size // _BIG, size - 1)
+def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
+    """Make what says which pixel was clicked: (row, column)."""
+
+    def pixel(event: gr.SelectData) -> tuple[int, int]:
+        x, y = event.index
+        return min(int(y) * size // _BIG, size - 1), min(int(x) * size // _BIG, size - 1)
+
+    return pixel
 
 
 def _build_generator(model: Model) -> None:
@@ -209,8 +213,8 @@ def _build_generator(model: Model) -> None:
     def look(seed: int, row: int, column: int, layer: int, *chosen: str) -> Any:
         labels = wishes(model, chosen)
         position = int(row), int(column)
-        image, looks = look_at_generator(model, _whole(seed), position, labels)
-        pictures = alone(model, _whole(seed), looks[int(layer) - 1].name, labels)
+        image, looks = look_at_generator(model, seed, position, labels)
+        pictures = alone(model, seed, looks[int(layer) - 1].name, labels)
         captions = ("this layer convolves only", "as trained", "this layer attends only")
         return [
             marked_tile(image, position, tile_size=_BIG),
@@ -218,9 +222,6 @@ def _build_generator(model: Model) -> None:
             [*zip(pictures, captions, strict=True)],
             _strip(looks),
         ]
-
-    def click(event: gr.SelectData) -> tuple[int, int]:
-        return _clicked(model.size, event)
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -248,7 +249,7 @@ def _build_generator(model: Model) -> None:
     }
     button.click(**wanted)
     seed.submit(**wanted)
-    picture.select(click, None, [row, column], api_visibility="private").then(**wanted)
+    picture.select(_pixel_of(model.size), None, [row, column], api_visibility="private").then(**wanted)
     for slider in (row, column, layer):
         slider.release(**wanted)
 
@@ -274,9 +275,6 @@ def _build_discriminator(model: Model) -> None:
         words = f"Logit **{logit:+.2f}**: the higher, the more it is taken for a real picture of the training data."
         return [marked_tile(image, position, tile_size=_BIG), words, *_shown(looks, layer), _strip(looks)]
 
-    def click(event: gr.SelectData) -> tuple[int, int]:
-        return _clicked(model.size, event)
-
     taken = gr.State(None, time_to_live=600)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -299,12 +297,6 @@ def _build_discriminator(model: Model) -> None:
         "show_progress": "hidden",
     }
     upload.upload(take, upload, [taken, upload], api_visibility="private").success(**wanted)
-    picture.select(click, None, [row, column], api_visibility="private").then(**wanted)
+    picture.select(_pixel_of(model.size), None, [row, column], api_visibility="private").then(**wanted)
     for slider in (row, column, layer):
         slider.release(**wanted)
-
-
-def _whole(number: float | None) -> int:
-    if number is None or number != int(number):
-        raise ValueError(f"seed is {number!r}; it must be a whole number of at least 0")
-    return int(number)
