@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from fagan_hf.commands.options import (
-    PICTURE_SUFFIXES,
     add_images,
     add_model,
     image_source,
     is_run_folder,
     load_generator,
 )
+from fagan_hf.commands.pictures import check_picture, save_picture
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,7 @@ def run(options: argparse.Namespace) -> None:
     """Find them, print how well they hold, and keep them."""
     from fagan_hf.repository import DIRECTIONS
 
-    if options.picture is not None and options.picture.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(f"--picture is {str(options.picture)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}")
+    check_picture(options.picture)
     if options.out is None and not is_run_folder(Path(options.model)):
         raise ValueError(f"{options.model} is no run folder to keep the directions in; say where: --out")
     out = options.out or Path(options.model) / DIRECTIONS
@@ -43,7 +42,6 @@ def run(options: argparse.Namespace) -> None:
 
     from fagan_hf.data import prepare_images
     from fagan_hf.directions import directions_picture, find_directions
-    from fagan_hf.files import replacing
 
     generator = load_generator(options)
     source = image_source(options, generator.config.image_size)
@@ -59,6 +57,4 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {correlation:.2f}")
     print(f"{len(found.names)} directions, and how much of each label follows its own, from 0 to 1; in {out}")
     if options.picture is not None:
-        picture = directions_picture(generator, found, options.seed, scale=3)
-        with replacing(options.picture) as aside:
-            picture.save(aside, format=options.picture.suffix[1:].lower().replace("jpg", "jpeg"))
+        save_picture(directions_picture(generator, found, options.seed, scale=3), options.picture)

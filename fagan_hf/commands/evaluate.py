@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fagan_hf.commands.options import (
-    PICTURE_SUFFIXES,
     add_batch_size,
     add_images,
     add_model,
@@ -13,6 +12,7 @@ from fagan_hf.commands.options import (
     is_run_folder,
     load_generator,
 )
+from fagan_hf.commands.pictures import check_picture, save_picture
 
 if TYPE_CHECKING:
     from fagan_hf.metrics.evaluate import Evaluation
@@ -42,8 +42,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and write into the run folder if it is one."""
-    if options.picture is not None and options.picture.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(f"--picture is {str(options.picture)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}")
+    check_picture(options.picture)
 
     from fagan_hf.allocator import keep_freed_memory
     from fagan_hf.data import prepare_images
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     if is_run_folder(Path(options.model)):
         _keep(Path(options.model), evaluation)
     if options.picture is not None:
-        _draw(evaluation, options.picture)
+        save_picture(evaluation.nearest_picture(), options.picture)
 
 
 def _keep(folder: Path, evaluation: "Evaluation") -> None:
@@ -77,10 +76,3 @@ def _keep(folder: Path, evaluation: "Evaluation") -> None:
     card = folder / CARD
     write_text(card, write_card(folder, existing=card.read_text(encoding="utf-8") if card.is_file() else None))
     print(f"in {folder / METRICS}, {NEIGHBOURS} and {CARD}")
-
-
-def _draw(evaluation: "Evaluation", path: Path) -> None:
-    from fagan_hf.files import replacing
-
-    with replacing(path) as aside:
-        evaluation.nearest_picture().save(aside, format=path.suffix[1:].lower().replace("jpg", "jpeg"))

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.commands.options import PICTURE_SUFFIXES, add_batch_size, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.pictures import PICTURE_SUFFIXES, is_picture, save_picture
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw, and write a grid or single files."""
-    is_grid = options.out.suffix.lower() in PICTURE_SUFFIXES
+    is_grid = is_picture(options.out)
     if not is_grid and options.out.suffix and not options.out.is_dir():
         raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
     if options.by_label and (not is_grid or options.label or options.columns):
@@ -36,7 +37,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
-    from fagan_hf.files import replacing
     from fagan_hf.grids import enlarged, image_grid
     from fagan_hf.sampling import generate_images, label_grid
 
@@ -51,8 +51,7 @@ def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Nam
     else:
         images = generate_images(generator, latents, labels, batch_size=options.batch_size)
         grid = image_grid(enlarged(images, options.scale), options.columns)
-    with replacing(options.out) as path:
-        grid.save(path, format=options.out.suffix[1:].lower().replace("jpg", "jpeg"))
+    save_picture(grid, options.out)
 
 
 def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ from fagan_hf.seeds import parse_seeds
 if TYPE_CHECKING:
     from fagan_hf.image_sources import ImageSource
 
-PICTURE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 DTYPES = ("float32", "bfloat16")
 
 
