@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from fagan_space.controls import IN_LINE
 from fagan_space.errors import in_words
 from fagan_space.files import png, request_folder, write_archive, write_pictures
 from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
@@ -102,7 +103,7 @@ def add_api(model: Model) -> None:
         "about": about,
     }
     for name, function in endpoints.items():
-        gr.api(in_words(function), api_name=name)
+        gr.api(in_words(function), api_name=name, **IN_LINE)
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -6,9 +6,19 @@ from typing import Any
 
 import gradio as gr
 
+from fagan_space.limits import AT_ONCE
 from fagan_space.models import Model
 
+Event = dict[str, Any]  # what Gradio's listeners take: a function, its inputs and outputs, how it is handled
+
 ANY = "any"
+
+# How events are handled: what computes pictures waits its turn, all of it in one queue; what does not is done at once.
+# Programs have endpoints of their own instead, see `api`.
+IN_LINE: Event = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
+COMPUTES: Event = {**IN_LINE, "api_visibility": "private"}
+AT_HAND: Event = {"api_visibility": "private", "queue": False}
+
 _FRESH = 100_000  # seeds that are offered to visitors who ask for others
 
 

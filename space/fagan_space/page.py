@@ -18,13 +18,25 @@ _FIXED = ["ui-monospace", "monospace"]
 _CSS = """
 .pixels img { image-rendering: pixelated; }
 .clickable img { cursor: crosshair; }
-.pixels label[data-testid="block-label"] { position: static; width: fit-content; }
+.pixels label[data-testid="block-label"], .small label[data-testid="block-label"] {
+  position: static; width: fit-content;
+}
 .pixels .caption-label { font-size: 11px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); }
-.pixels .grid-wrap { min-height: 0; max-height: none; }
+.pixels .grid-wrap, .small .grid-wrap { min-height: 0; max-height: none; }
 .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
-.large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.small .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)); }
+.small .thumbnail-lg { aspect-ratio: 1; height: auto; }
 .prose table { display: block; overflow-x: auto; }
+.prose td, .prose th { overflow-wrap: normal; word-break: normal; }
 .gradio-container { max-width: 1200px !important; width: 100% !important; margin: 0 auto !important; }
+@media (min-width: 601px) {
+  .large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+}
+@media (max-width: 600px) {
+  .prose h1 { font-size: 1.4rem; }
+  .pixels label[data-testid="block-label"] { font-size: 0.75rem; }
+  .pixels label[data-testid="block-label"] > span { display: none; }
+}
 """
 
 _HEADING = """
@@ -39,10 +51,14 @@ def build(model: Model) -> gr.Blocks:
     with gr.Blocks(title="FAGAN", analytics_enabled=False, delete_cache=(60, CACHE_SECONDS)) as page:
         add_api(model)  # first, or the tabs' own functions would have the names
         gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
+        firsts = []
         with gr.Tabs():
             for tab in TABS:
                 with gr.Tab(tab.TITLE):
-                    tab.build(model)
+                    firsts.append(tab.build(model))
+        for first in firsts:
+            if first is not None:
+                page.load(**first)
     return page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE)
 
 

@@ -1,4 +1,7 @@
-"""Pictures that visitors bring: looked at before they are decoded, made small, and gone from the disk."""
+"""Pictures that visitors bring: looked at before they are decoded, made small, and gone from the disk.
+
+Who has none at hand clicks an example.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
+from fagan_space.controls import COMPUTES, Event
+from fagan_space.errors import in_words
 from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 
 Picture = UInt8[np.ndarray, "3 size size"]
+NO_PICTURE = "there is no picture yet; drop one there, paste it, or click an example"
+_EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
 
 
 def upload_box(label: str) -> gr.Image:
@@ -28,6 +35,43 @@ def _path_of(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
+def example_gallery() -> gr.Gallery:
+    """Make a row of pictures to click."""
+    return gr.Gallery(
+        [str(path) for path in _EXAMPLES],
+        label="Or click one of these",
+        columns=len(_EXAMPLES),
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        elem_classes="small",
+        buttons=[],
+    )
+
+
+def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, event: Event) -> None:
+    """Do something whenever a picture is brought, or an example chosen.
+
+    Args:
+        box: An `upload_box`; it is emptied, for its file is gone.
+        examples: An `example_gallery`.
+        taken: Where the picture is put.
+        size: Height and width of what is put there [pixels].
+        event: What is done then.
+    """
+
+    @in_words
+    def take(path: str | None) -> tuple[Picture, None]:
+        return take_upload(path, size), None
+
+    @in_words
+    def take_example(chosen: gr.SelectData) -> Picture:
+        return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
+
+    box.upload(take, box, [taken, box], **COMPUTES).success(**event)
+    examples.select(take_example, None, taken, **COMPUTES).success(**event)
+
+
 def take_upload(path: str | None, size: int) -> Picture:
     """Read an uploaded file as training reads pictures, and delete it.
 
@@ -42,7 +86,7 @@ def take_upload(path: str | None, size: int) -> Picture:
         ValueError: There is none, it is too large, or no picture.
     """
     if path is None:
-        raise ValueError("there is no picture yet; drop one there, or paste it")
+        raise ValueError(NO_PICTURE)
     file = Path(path)
     try:
         return _read(file, size)

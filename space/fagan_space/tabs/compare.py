@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from fagan_space.controls import seed_box
+from fagan_space.controls import COMPUTES, seed_box
 from fagan_space.errors import in_words
 from fagan_space.files import write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
@@ -48,7 +48,7 @@ def build(model: Model) -> None:
         "fn": compare,
         "inputs": [left, right, seeds, truncation],
         "outputs": galleries,
-        "api_visibility": "private",
+        **COMPUTES,
     }
     button.click(**wanted)
     right.submit(**wanted)

@@ -8,7 +8,7 @@ from PIL import Image
 from fagan_hf.attention_pictures import alpha_strip
 from fagan_hf.layers import gates
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
-from fagan_space.controls import label_dropdowns, seed_box, wishes
+from fagan_space.controls import COMPUTES, Event, label_dropdowns, seed_box, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import read_seeds
@@ -63,12 +63,12 @@ def layers_of(model: Model) -> dict[str, str]:
     }
 
 
-def build(model: Model) -> None:
-    """Lay the tab out."""
+def build(model: Model) -> Event | None:
+    """Lay the tab out; give what it shows at first."""
     layers = layers_of(model)
     if not layers:
         gr.Markdown("This generator has no attention layers.")
-        return
+        return None
 
     @in_words
     def turn(text: str, layer: str, is_relative: bool, *chosen: str) -> Image.Image:
@@ -91,9 +91,10 @@ def build(model: Model) -> None:
         "fn": turn,
         "inputs": [seeds, layer, is_relative, *labels],
         "outputs": picture,
-        "api_visibility": "private",
+        **COMPUTES,
     }
     button.click(**wanted)
     seeds.submit(**wanted)
     layer.input(**wanted)
     is_relative.input(**wanted)
+    return wanted

@@ -6,7 +6,7 @@ from typing import Any, cast
 import gradio as gr
 from PIL import Image
 
-from fagan_space.controls import fresh_seeds, label_dropdowns, python_line, seed_box, wishes
+from fagan_space.controls import AT_HAND, COMPUTES, Event, fresh_seeds, label_dropdowns, python_line, seed_box, wishes
 from fagan_space.errors import in_words
 from fagan_space.files import write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
@@ -31,8 +31,8 @@ def draw(
     return cast("list[Image.Image]", output.images)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def build(model: Model) -> None:
-    """Lay the tab out."""
+def build(model: Model) -> Event:
+    """Lay the tab out; give what it shows at first."""
 
     @in_words
     def generate(text: str, truncation: float, is_trained: bool, alpha: float, *chosen: str) -> Any:
@@ -77,12 +77,13 @@ def build(model: Model) -> None:
         "fn": generate,
         "inputs": [seeds, truncation, is_trained, alpha, *labels],
         "outputs": outputs,
-        "api_visibility": "private",
+        **COMPUTES,
     }
-    is_trained.change(lambda chosen: gr.Slider(visible=not chosen), is_trained, alpha, api_visibility="private")
+    is_trained.change(lambda chosen: gr.Slider(visible=not chosen), is_trained, alpha, **AT_HAND)
     button.click(**drawn)
     seeds.submit(**drawn)
-    others.click(fresh_seeds, count, seeds, api_visibility="private").then(**drawn)
+    others.click(fresh_seeds, count, seeds, **AT_HAND).then(**drawn)
+    return drawn
 
 
 def _as_python(seeds: Sequence[int]) -> str:

@@ -17,24 +17,25 @@ from fagan_hf.attention_pictures import attention_tile, branch_tiles, marked_til
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
-from fagan_space.controls import label_dropdowns, seed_number, wishes
+from fagan_space.controls import AT_HAND, COMPUTES, Event, label_dropdowns, seed_number, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.models import Model
-from fagan_space.uploads import Picture, take_upload, upload_box
+from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture, upload_box
 
 TITLE = "Look inside"
 _TILE = 256  # [pixels]
 _BIG = 512  # [pixels] of the picture that is clicked
 
 _EXPLANATION = """
-Every layer of this network does two things to each place of its feature map: a **convolution** looks at the
-neighbours, and **attention** gathers from everywhere. One trained number, **alpha**, blends them: 0 is convolution
-alone, 1 attention alone; it may also be negative, then the layer subtracts what attention finds.
+The generator draws; the discriminator says how real a picture seems to it, and judges yours. Each layer of theirs does
+two things to every place of its feature map: a **convolution** looks at the neighbours, and **attention** gathers from
+everywhere. One trained number, **alpha**, blends them: 0 is convolution alone, 1 attention alone; it may also be
+negative, then the layer subtracts what attention finds.
 
-- **Where it looks**: bright is where the framed place gathers from; the scale of each map ends at its own maximum.
+- **Looks at**: bright is where the framed place gathers from; the scale of each map ends at its own maximum.
   Keys are pooled, so there may be fewer places to look at than places that look.
-- **Convolution only, attention only**: both outputs of the layer before they are blended. Like colours are like
+- **Convolution, attention**: both outputs of the layer before they are blended. Like colours are like
   features (their three principal components); where the layer makes the picture itself, they are pictures.
 """
 
@@ -138,22 +139,23 @@ def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = No
     return pictures
 
 
-def build(model: Model) -> None:
-    """Lay the tab out."""
+def build(model: Model) -> Event | None:
+    """Lay the tab out; give what it shows at first."""
     with gr.Tabs():
-        with gr.Tab("While it draws"):
-            _build_generator(model)
-        with gr.Tab("While it judges your picture"):
+        with gr.Tab("Generator"):
+            first = _build_generator(model)
+        with gr.Tab("Discriminator"):
             _build_discriminator(model)
     with gr.Accordion("What am I looking at?", open=True):
         gr.Markdown(_EXPLANATION)
+    return first
 
 
 def _place_sliders(model: Model) -> tuple[gr.Slider, gr.Slider]:
     middle, last = model.size // 2, model.size - 1
     with gr.Row():
-        row = gr.Slider(0, last, middle, step=1, label="Row of the pixel", min_width=120)
-        column = gr.Slider(0, last, middle, step=1, label="Column of the pixel", min_width=120)
+        row = gr.Slider(0, last, middle, step=1, label="Row", min_width=120)
+        column = gr.Slider(0, last, middle, step=1, label="Column", min_width=120)
     return row, column
 
 
@@ -167,8 +169,8 @@ def _tiles() -> list[Any]:
     words = gr.Markdown()
     with gr.Row():
         tiles = [
-            gr.Image(label=label, interactive=False, height=280, elem_classes="pixels", buttons=["fullscreen"])
-            for label in ("Where it looks", "Convolution only", "Attention only")
+            gr.Image(label=label, interactive=False, min_width=90, elem_classes="pixels", buttons=["fullscreen"])
+            for label in ("Looks at", "Convolution", "Attention")
         ]
     return [words, *tiles]
 
@@ -203,11 +205,11 @@ def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
     return pixel
 
 
-def _build_generator(model: Model) -> None:
+def _build_generator(model: Model) -> Event | None:
     count = len(gates(model.generator))
     if not count:
         gr.Markdown("This generator has no attention layers.")
-        return
+        return None
 
     @in_words
     def look(seed: int, row: int, column: int, layer: int, *chosen: str) -> Any:
@@ -244,14 +246,15 @@ def _build_generator(model: Model) -> None:
         "fn": look,
         "inputs": [seed, row, column, layer, *labels],
         "outputs": [picture, *tiles, whole, overview],
-        "api_visibility": "private",
+        **COMPUTES,
         "show_progress": "hidden",
     }
     button.click(**wanted)
     seed.submit(**wanted)
-    picture.select(_pixel_of(model.size), None, [row, column], api_visibility="private").then(**wanted)
+    picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
         slider.release(**wanted)
+    return wanted
 
 
 def _build_discriminator(model: Model) -> None:
@@ -262,13 +265,9 @@ def _build_discriminator(model: Model) -> None:
     count = len(gates(model.discriminator))
 
     @in_words
-    def take(path: str | None) -> Any:
-        return take_upload(path, model.size), None
-
-    @in_words
     def look(taken: Any, row: int, column: int, layer: int, *chosen: str) -> Any:
         if taken is None:
-            raise ValueError("there is no picture yet; drop one there, or paste it")
+            raise ValueError(NO_PICTURE)
         position = int(row), int(column)
         logit, looks = look_at_discriminator(model, taken, position, wishes(model, chosen))
         image = taken.transpose(1, 2, 0)
@@ -279,6 +278,7 @@ def _build_discriminator(model: Model) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             upload = upload_box(f"Your picture: its centre, at {model.size}x{model.size}")
+            examples = example_gallery()
             labels = label_dropdowns(model)
             picture = gr.Image(
                 label="Click a place", interactive=False, height=360, elem_classes=["pixels", "clickable"], buttons=[]
@@ -293,10 +293,10 @@ def _build_discriminator(model: Model) -> None:
         "fn": look,
         "inputs": [taken, row, column, layer, *labels],
         "outputs": [picture, verdict, *tiles, overview],
-        "api_visibility": "private",
+        **COMPUTES,
         "show_progress": "hidden",
     }
-    upload.upload(take, upload, [taken, upload], api_visibility="private").success(**wanted)
-    picture.select(_pixel_of(model.size), None, [row, column], api_visibility="private").then(**wanted)
+    on_picture(upload, examples, taken, model.size, wanted)
+    picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
         slider.release(**wanted)

@@ -15,16 +15,17 @@ from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import encode_labels
 from fagan_hf.latent_space import project
 from fagan_hf.sampling import generate_images
-from fagan_space.controls import label_dropdowns, wishes
+from fagan_space.controls import COMPUTES, label_dropdowns, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_STEPS
 from fagan_space.models import Model
-from fagan_space.uploads import Picture, take_upload, upload_box
+from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture, upload_box
 
 TITLE = "Project"
 MAX_DIRECTIONS = 8
 REACH = 4.0
+_REMEMBERED = 600  # [seconds]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,30 +111,30 @@ def build(model: Model) -> None:
 
     @in_words
     def search(
-        path: str | None,
+        picture: Picture,
         steps: int,
         *chosen: str,
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  # Gradio's way of asking for one
     ) -> Any:
-        picture = take_upload(path, model.size)
         found = find(model, picture, steps=int(steps), labels=wishes(model, chosen), progress=True)
         words = (
             f"Mean squared difference {found.distance:.4f} of pixels in [-1, 1]; what it never learned can't come back."
         )
         [redrawn] = [edit(model, found)]
-        return found, None, found.comparison, words, _shown(redrawn), *([0.0] * len(names))
+        return found, found.comparison, words, _shown(redrawn), *([0.0] * len(names))
 
     @in_words
     def move(found: Found | None, *values: Any) -> Image.Image:
         if found is None:
-            raise ValueError("nothing was found yet; give a picture first")
+            raise ValueError(NO_PICTURE)
         strengths = {name: value for name, value in zip(names, values, strict=False) if value}
         return _shown(edit(model, found, strengths, wishes(model, values[len(names) :])))
 
-    state = gr.State(None, time_to_live=600)
+    taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             upload = upload_box("Your picture: its centre square is taken")
+            examples = example_gallery()
             steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Steps at the most", info="More: nearer, and slower")
             with_labels = label_dropdowns(model)
         with gr.Column(scale=2, min_width=320):
@@ -151,17 +152,18 @@ def build(model: Model) -> None:
                 )
         with gr.Column(scale=2, min_width=320):
             edited = gr.Image(label="Changed", interactive=False, height=280, elem_classes="pixels")
-    upload.upload(
-        search,
-        [upload, steps, *with_labels],
-        [state, upload, comparison, words, edited, *sliders],
-        api_visibility="private",
-    )
+    searched: dict[str, Any] = {
+        "fn": search,
+        "inputs": [taken, steps, *with_labels],
+        "outputs": [state, comparison, words, edited, *sliders],
+        **COMPUTES,
+    }
+    on_picture(upload, examples, taken, model.size, searched)
     wanted: dict[str, Any] = {
         "fn": move,
         "inputs": [state, *sliders, *others],
         "outputs": edited,
-        "api_visibility": "private",
+        **COMPUTES,
         "show_progress": "hidden",
     }
     for slider in sliders:

@@ -13,7 +13,7 @@ from fagan_hf.films import check_film, writable_suffixes, write_film
 from fagan_hf.grids import enlarged
 from fagan_hf.latent_space import lerp, walk
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, sample, to_uint8
-from fagan_space.controls import label_dropdowns, seed_box, wishes
+from fagan_space.controls import COMPUTES, label_dropdowns, seed_box, wishes
 from fagan_space.errors import in_words
 from fagan_space.files import request_folder
 from fagan_space.gpu import on_gpu
@@ -127,7 +127,7 @@ def build(model: Model) -> None:
         "fn": make,
         "inputs": [seeds, frames, seconds, suffix, is_loop, *labels],
         "outputs": [gif, video],
-        "api_visibility": "private",
+        **COMPUTES,
     }
     button.click(**wanted)
     seeds.submit(**wanted)
