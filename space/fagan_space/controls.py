@@ -32,6 +32,18 @@ def seed_number(value: int = 0, label: str = "Seed") -> gr.Number:
     return gr.Number(value, label=label, precision=0, minimum=0)
 
 
+def picture_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Image:
+    """Make what shows a picture, each of its pixels as it was drawn."""
+    wanted = {"interactive": False, "format": "png", "buttons": ["download", "fullscreen"], **options}
+    return gr.Image(label=label, elem_classes=["pixels", *classes], **wanted)
+
+
+def gallery_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Gallery:
+    """Make what shows several pictures, each of their pixels as it was drawn."""
+    wanted = {"interactive": False, "format": "png", "height": "auto", "buttons": [], **options}
+    return gr.Gallery(label=label, elem_classes=["pixels", *classes], **wanted)
+
+
 def fresh_seeds(count: float) -> str:
     """Give so many seeds in a row that nobody has looked at yet, as text."""
     count = int(count)

@@ -26,11 +26,9 @@ def in_words(function: Function) -> Function:
         if isinstance(error, gr.Error):
             return error
         if isinstance(error, ValueError | OSError | ImportError):
-            return gr.Error(
-                redact(str(error)), duration=_SHOWN_SECONDS, title="That does not work", print_exception=False
-            )
+            return gr.Error(redact(str(error)), duration=_SHOWN_SECONDS, print_exception=False)
         logger.error("in %s", function.__qualname__, exc_info=error)
-        return gr.Error(_OURS, duration=_SHOWN_SECONDS, title="Our fault", print_exception=False)
+        return gr.Error(_OURS, duration=_SHOWN_SECONDS, print_exception=False)
 
     if inspect.isgeneratorfunction(function):
 

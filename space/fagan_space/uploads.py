@@ -3,6 +3,7 @@
 Who has none at hand clicks an example.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
-from fagan_space.controls import COMPUTES, Event
+from fagan_space.controls import AT_HAND, COMPUTES, Event
 from fagan_space.errors import in_words
 from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 
 Picture = UInt8[np.ndarray, "3 size size"]
+_REMEMBERED = 128  # pictures, as small as networks read them, and for as long as nobody sends others
+
 NO_PICTURE = "there is no picture yet; drop one there, paste it, or click an example"
 _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
 
@@ -37,6 +40,7 @@ def _path_of(payload: Any) -> str | None:
 
 def example_gallery() -> gr.Gallery:
     """Make a row of pictures to click."""
+    gr.set_static_paths(sorted({path.parent for path in _EXAMPLES}))  # no copies, which could be taken for uploads
     return gr.Gallery(
         [str(path) for path in _EXAMPLES],
         label="Or click one of these",
@@ -61,19 +65,34 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
     """
 
     @in_words
-    def take(path: str | None) -> tuple[Picture, None]:
-        return take_upload(path, size), None
+    def read(path: str | None) -> Picture:
+        return read_upload(path, size)
+
+    def forget(path: str | None) -> None:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
 
     @in_words
     def take_example(chosen: gr.SelectData) -> Picture:
         return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
 
-    box.upload(take, box, [taken, box], **COMPUTES).success(**event)
+    brought = box.upload(read, box, taken, **COMPUTES)
+    brought.success(**event)
+    brought.then(forget, box, box, **AT_HAND)
     examples.select(take_example, None, taken, **COMPUTES).success(**event)
 
 
 def take_upload(path: str | None, size: int) -> Picture:
-    """Read an uploaded file as training reads pictures, and delete it.
+    """Read an uploaded file and delete it; else as `read_upload`."""
+    try:
+        return read_upload(path, size)
+    finally:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
+
+
+def read_upload(path: str | None, size: int) -> Picture:
+    """Read an uploaded file as training reads pictures.
 
     Args:
         path: Where the server has put it.
@@ -87,14 +106,16 @@ def take_upload(path: str | None, size: int) -> Picture:
     """
     if path is None:
         raise ValueError(NO_PICTURE)
+    return _decoded(path, size)
+
+
+@lru_cache(_REMEMBERED)
+def _decoded(path: str, size: int) -> Picture:
+    # Paths have the hash of the file's content: two visitors with the same picture have the same file, and the first
+    # who is done deletes it.
     file = Path(path)
-    try:
-        return _read(file, size)
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _read(file: Path, size: int) -> Picture:
+    if not file.is_file():
+        raise ValueError("the picture is not here any more; send it again")
     if file.stat().st_size > MAX_UPLOAD_BYTES:
         raise ValueError(f"the file has {file.stat().st_size:,} bytes; send one of at most {MAX_UPLOAD_BYTES:,}")
     try:

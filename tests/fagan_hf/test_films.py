@@ -1,11 +1,12 @@
 import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
-from fagan_hf.films import write_film
+from fagan_hf.films import writable_suffixes, write_film
 
 
 @pytest.fixture
@@ -77,9 +78,18 @@ def test_mp4(tmp_path, ffmpeg):
     assert b"yuv420p" in result.stderr
 
 
+def test_the_ffmpeg_of_a_package_will_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ".mp4" in writable_suffixes()
+    write_film(tmp_path / "film.mp4", moving_square(), frames_per_second=30)
+    assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
+
+
 def test_no_ffmpeg(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"takes ffmpeg, .* install it, or write a .gif"):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert ".mp4" not in writable_suffixes()
+    with pytest.raises(FileNotFoundError, match=r"takes ffmpeg, .* install it or imageio-ffmpeg, or write a .gif"):
         write_film(tmp_path / "film.mp4", moving_square(), frames_per_second=30)
 
 

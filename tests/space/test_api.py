@@ -113,6 +113,11 @@ def test_an_uploaded_picture_is_judged_and_not_kept(client, model, folder, pictu
     assert {path for path in uploads.rglob("*.png") if path.name == "picture.png"} == before == set()
 
 
+def test_visitors_with_the_same_picture_do_not_lose_it_to_each_other(client, picture):
+    jobs = [client.submit(picture=handle_file(picture), api_name="/judge") for _ in range(12)]
+    assert len({job.result()["logit"] for job in jobs}) == 1
+
+
 def saved(path, size=(20, 30), mode="RGB", **options):
     Image.new(mode, size).save(path, **options)
     return path

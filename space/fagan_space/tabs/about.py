@@ -4,6 +4,7 @@ import re
 
 import gradio as gr
 
+from fagan_space.controls import picture_shown
 from fagan_space.models import Model
 
 TITLE = "About"
@@ -36,5 +37,5 @@ def build(model: Model) -> None:
             gr.Markdown(card_text(model.card) or f"`{model.name}` has no card.")
         with gr.Column(scale=1, min_width=280):
             if model.samples is not None:
-                gr.Image(str(model.samples), label="Its own samples", interactive=False, elem_classes="pixels")
+                picture_shown("Its own samples", value=str(model.samples))
             gr.Markdown(_OWN)

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from fagan_space.controls import COMPUTES, seed_box
+from fagan_space.controls import COMPUTES, gallery_shown, seed_box
 from fagan_space.errors import in_words
 from fagan_space.files import write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
@@ -40,10 +40,7 @@ def build(model: Model) -> None:
         truncation = gr.Slider(0.3, 1.2, 1.0, step=0.05, label="Truncation")
     button = gr.Button("Compare", variant="primary")
     with gr.Row():
-        galleries = [
-            gr.Gallery(label=side, columns=4, height="auto", elem_classes="pixels", min_width=320, buttons=["download"])
-            for side in ("Left", "Right")
-        ]
+        galleries = [gallery_shown(side, min_width=320, buttons=["download"]) for side in ("Left", "Right")]
     wanted: dict[str, Any] = {
         "fn": compare,
         "inputs": [left, right, seeds, truncation],

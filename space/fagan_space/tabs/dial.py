@@ -8,7 +8,7 @@ from PIL import Image
 from fagan_hf.attention_pictures import alpha_strip
 from fagan_hf.layers import gates
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
-from fagan_space.controls import COMPUTES, Event, label_dropdowns, seed_box, wishes
+from fagan_space.controls import COMPUTES, Event, label_dropdowns, picture_shown, seed_box, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import read_seeds
@@ -81,12 +81,7 @@ def build(model: Model) -> Event | None:
         is_relative = gr.Checkbox(False, label="Multiply the trained gates", info="else from 0 to 1")
         labels = label_dropdowns(model)
     button = gr.Button("Turn", variant="primary")
-    picture = gr.Image(
-        label="From convolution only (0) to attention only (1); first as trained",
-        interactive=False,
-        elem_classes="pixels",
-        buttons=["download", "fullscreen"],
-    )
+    picture = picture_shown("From convolution only (0) to attention only (1); first as trained")
     wanted: dict[str, Any] = {
         "fn": turn,
         "inputs": [seeds, layer, is_relative, *labels],

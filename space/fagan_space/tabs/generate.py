@@ -6,7 +6,17 @@ from typing import Any, cast
 import gradio as gr
 from PIL import Image
 
-from fagan_space.controls import AT_HAND, COMPUTES, Event, fresh_seeds, label_dropdowns, python_line, seed_box, wishes
+from fagan_space.controls import (
+    AT_HAND,
+    COMPUTES,
+    Event,
+    fresh_seeds,
+    gallery_shown,
+    label_dropdowns,
+    python_line,
+    seed_box,
+    wishes,
+)
 from fagan_space.errors import in_words
 from fagan_space.files import write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
@@ -60,14 +70,7 @@ def build(model: Model) -> Event:
             alpha = gr.Slider(0.0, 1.0, 0.0, step=0.05, label="alpha of all layers", interactive=True, visible=False)
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=320):
-            gallery = gr.Gallery(
-                label="Pictures",
-                columns=8,
-                height="auto",
-                object_fit="contain",
-                elem_classes="pixels",
-                buttons=["download", "fullscreen"],
-            )
+            gallery = gallery_shown("Pictures", object_fit="contain", buttons=["download", "fullscreen"])
             with gr.Row():
                 grid = gr.DownloadButton("All in one PNG", size="sm")
                 archive = gr.DownloadButton("All as ZIP", size="sm")

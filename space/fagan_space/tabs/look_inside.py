@@ -17,7 +17,16 @@ from fagan_hf.attention_pictures import attention_tile, branch_tiles, marked_til
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
-from fagan_space.controls import AT_HAND, COMPUTES, Event, label_dropdowns, seed_number, wishes
+from fagan_space.controls import (
+    AT_HAND,
+    COMPUTES,
+    Event,
+    gallery_shown,
+    label_dropdowns,
+    picture_shown,
+    seed_number,
+    wishes,
+)
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.models import Model
@@ -169,7 +178,7 @@ def _tiles() -> list[Any]:
     words = gr.Markdown()
     with gr.Row():
         tiles = [
-            gr.Image(label=label, interactive=False, min_width=90, elem_classes="pixels", buttons=["fullscreen"])
+            picture_shown(label, min_width=90, buttons=["fullscreen"])
             for label in ("Looks at", "Convolution", "Attention")
         ]
     return [words, *tiles]
@@ -185,14 +194,7 @@ def _strip(looks: list[Look]) -> list[tuple[Image.Image, str]]:
 
 
 def _overview() -> gr.Gallery:
-    return gr.Gallery(
-        label="All layers, from the first to the last: where they look",
-        columns=8,
-        height="auto",
-        allow_preview=False,
-        elem_classes="pixels",
-        buttons=[],
-    )
+    return gallery_shown("All layers, from the first to the last: where they look", allow_preview=False)
 
 
 def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
@@ -217,7 +219,7 @@ def _build_generator(model: Model) -> Event | None:
         position = int(row), int(column)
         image, looks = look_at_generator(model, seed, position, labels)
         pictures = alone(model, seed, looks[int(layer) - 1].name, labels)
-        captions = ("this layer convolves only", "as trained", "this layer attends only")
+        captions = ("convolution only", "as trained", "attention only")
         return [
             marked_tile(image, position, tile_size=_BIG),
             *_shown(looks, layer),
@@ -230,17 +232,12 @@ def _build_generator(model: Model) -> Event | None:
             seed = seed_number()
             labels = label_dropdowns(model)
             button = gr.Button("Draw", variant="primary")
-            picture = gr.Image(
-                label="Click a place", interactive=False, height=360, elem_classes=["pixels", "clickable"], buttons=[]
-            )
+            picture = picture_shown("Click a place", classes=("clickable",), height=360, buttons=[])
             row, column = _place_sliders(model)
         with gr.Column(scale=2, min_width=320):
             layer = _layer_slider(count, count, "1 is next to the latent")
             tiles = _tiles()
-            whole = gr.Gallery(
-                label="The whole picture, if …", columns=3, height="auto", allow_preview=False,
-                elem_classes=["pixels", "large"], buttons=[],
-            )  # fmt: skip
+            whole = gallery_shown("The whole picture, with this layer at", classes=("large",), allow_preview=False)
             overview = _overview()
     wanted: dict[str, Any] = {
         "fn": look,
@@ -253,7 +250,7 @@ def _build_generator(model: Model) -> Event | None:
     seed.submit(**wanted)
     picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
-        slider.release(**wanted)
+        slider.input(**wanted, trigger_mode="always_last")
     return wanted
 
 
@@ -280,9 +277,7 @@ def _build_discriminator(model: Model) -> None:
             upload = upload_box(f"Your picture: its centre, at {model.size}x{model.size}")
             examples = example_gallery()
             labels = label_dropdowns(model)
-            picture = gr.Image(
-                label="Click a place", interactive=False, height=360, elem_classes=["pixels", "clickable"], buttons=[]
-            )
+            picture = picture_shown("Click a place", classes=("clickable",), height=360, buttons=[])
             verdict = gr.Markdown()
             row, column = _place_sliders(model)
         with gr.Column(scale=2, min_width=320):
@@ -299,4 +294,4 @@ def _build_discriminator(model: Model) -> None:
     on_picture(upload, examples, taken, model.size, wanted)
     picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
-        slider.release(**wanted)
+        slider.input(**wanted, trigger_mode="always_last")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import encode_labels
 from fagan_hf.latent_space import project
 from fagan_hf.sampling import generate_images
-from fagan_space.controls import COMPUTES, label_dropdowns, wishes
+from fagan_space.controls import COMPUTES, label_dropdowns, picture_shown, wishes
 from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_STEPS
@@ -98,11 +99,15 @@ def edit(
 
 
 def strongest(model: Model) -> list[str]:
-    """Name the directions that labels follow best."""
+    """Name directions to offer: of each label the one that is followed best, then the second best of each."""
     if model.directions is None:
         return []
     ranked = sorted(zip(model.directions.correlations, model.directions.names, strict=True), reverse=True)
-    return [name for _, name in ranked[:MAX_DIRECTIONS]]
+    by_label: dict[str, list[str]] = {}
+    for _, name in ranked:
+        by_label.setdefault(name.partition("=")[0], []).append(name)
+    rounds = zip_longest(*by_label.values())
+    return [name for each in rounds for name in each if name is not None][:MAX_DIRECTIONS]
 
 
 def build(model: Model) -> None:
@@ -138,9 +143,7 @@ def build(model: Model) -> None:
             steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Steps at the most", info="More: nearer, and slower")
             with_labels = label_dropdowns(model)
         with gr.Column(scale=2, min_width=320):
-            comparison = gr.Image(
-                label="Given, and as the model draws it", interactive=False, height=280, elem_classes="pixels"
-            )
+            comparison = picture_shown("Given, and as the model draws it", height=280)
             words = gr.Markdown()
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -151,7 +154,7 @@ def build(model: Model) -> None:
                     "This model has neither labels nor directions; `fagan-hf directions MODEL --dataset …` finds some."
                 )
         with gr.Column(scale=2, min_width=320):
-            edited = gr.Image(label="Changed", interactive=False, height=280, elem_classes="pixels")
+            edited = picture_shown("Changed", height=280)
     searched: dict[str, Any] = {
         "fn": search,
         "inputs": [taken, steps, *with_labels],
@@ -167,7 +170,7 @@ def build(model: Model) -> None:
         "show_progress": "hidden",
     }
     for slider in sliders:
-        slider.release(**wanted)
+        slider.input(**wanted, trigger_mode="always_last")
     for dropdown in others:
         dropdown.input(**wanted)
 

@@ -13,7 +13,7 @@ from fagan_hf.films import check_film, writable_suffixes, write_film
 from fagan_hf.grids import enlarged
 from fagan_hf.latent_space import lerp, walk
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, sample, to_uint8
-from fagan_space.controls import COMPUTES, label_dropdowns, seed_box, wishes
+from fagan_space.controls import COMPUTES, label_dropdowns, picture_shown, seed_box, wishes
 from fagan_space.errors import in_words
 from fagan_space.files import request_folder
 from fagan_space.gpu import on_gpu
@@ -121,7 +121,7 @@ def build(model: Model) -> None:
             labels = label_dropdowns(model)
             button = gr.Button("Walk", variant="primary")
         with gr.Column(scale=2, min_width=320):
-            gif = gr.Image(label="The walk", type="filepath", height=420, elem_classes="pixels", interactive=False)
+            gif = picture_shown("The walk", type="filepath", height=420)
             video = gr.Video(label="The walk", height=420, loop=True, autoplay=True, visible=False, interactive=False)
     wanted: dict[str, Any] = {
         "fn": make,

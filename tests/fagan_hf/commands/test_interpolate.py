@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,7 @@ def test_truncation(generator, tmp_path, films):
 def test_errors_are_words_and_a_status(generator, tmp_path, monkeypatch, capsys, changes, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert interpolate(generator, tmp_path, "--frames", "2", "--out", "walk.gif", *changes) == 2
     error = capsys.readouterr().err
     assert error.startswith("fagan-hf: error: ")

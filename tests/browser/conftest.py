@@ -1,0 +1,67 @@
+"""The page as visitors see it: Chromium, driven by Playwright, at a page of its own process."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.visit import WIDTHS, Visit
+from tests.space.server import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "model_cards/fagan-avatars-64"
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Chromium as root needs the first; the others keep it from calling home.
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+
+
+def chromium() -> dict[str, Any]:
+    """Say how Chromium is started."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    assert found, f"there is none of {', '.join(_NAMES)}; `make test-browser` installs it, or name yours by CHROMIUM"
+    return {"executable_path": found, "args": _FLAGS}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**chromium())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def uploads(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("browser") / "uploads"
+
+
+@pytest.fixture(scope="session")
+def url(uploads) -> Iterator[str]:
+    with serving(MODEL, uploads) as url:
+        yield url
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def visit(browser, url, width) -> Iterator[Visit]:
+    """A visitor who has just come to the page; whatever went wrong there fails the test."""
+    context = browser.new_context(viewport=WIDTHS[width], accept_downloads=True, permissions=["clipboard-read"])
+    page: Page = context.new_page()
+    visit = Visit(page, url)
+    yield visit
+    context.close()
+    visit.check()

@@ -1,0 +1,60 @@
+"""The page as a whole: fits, is labelled, dark for who likes it dark, and keeps nothing."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.test_tabs import EXAMPLE
+from tests.browser.visit import Visit
+
+TABS = ("Generate", "Walk", "Look inside", "Dial", "Project", "Compare", "About")
+
+_UNNAMED = """
+() => [...document.querySelectorAll('input, textarea, select, [role=slider]')]
+    .filter(each => each.offsetParent !== null)
+    .filter(each => !each.getAttribute('aria-label') && ![...(each.labels || [])].some(label => label.innerText.trim()))
+    .map(each => each.outerHTML.slice(0, 200))
+"""
+
+
+@pytest.mark.parametrize("name", TABS)
+def test_tabs_fit_and_their_controls_have_names(visit, name):
+    visit.tab(name)
+    visit.page.wait_for_timeout(500)
+    wide, shown = visit.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= shown
+    assert visit.page.evaluate(_UNNAMED) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_light_and_dark_as_the_visitor_has_set_it(browser, url, theme):
+    context = browser.new_context(color_scheme=theme)
+    visit = Visit(context.new_page(), url)
+    screen = np.asarray(Image.open(io.BytesIO(visit.page.screenshot())).convert("L"))
+    edge = screen[5:50, 5:50].mean()
+    assert edge < 60 if theme == "dark" else edge > 200
+    heading = visit.page.get_by_role("heading", level=1).bounding_box()
+    top, left = int(heading["y"]), int(heading["x"])
+    words = screen[top : top + int(heading["height"]), left : left + 400]
+    assert np.ptp(words) > 150  # can be read
+    context.close()
+    visit.check()
+
+
+def test_no_upload_stays_on_the_disk(visit, uploads):
+    visit.tab("Look inside")
+    visit.tab("Discriminator")
+    chosen = visit.page.locator('.block:visible input[type="file"]').first
+    content = EXAMPLE.read_bytes()
+
+    def kept():
+        return [path for path in uploads.rglob("*") if path.is_file() and path.read_bytes() == content]
+
+    with visit.page.expect_request("**/upload?*"):
+        chosen.set_input_files(EXAMPLE)
+    expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
+    expect(visit.page.get_by_text("Drop Image Here").locator("visible=true")).to_be_visible(timeout=30_000)
+    assert kept() == []
