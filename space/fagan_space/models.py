@@ -1,11 +1,12 @@
 """Models: the one that the page is about, and others that it is compared with."""
 
+import logging
 import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from fagan_hf.labels import label_groups
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
 from fagan_space.limits import MAX_MODEL_BYTES, MAX_TEXT
+
+logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
@@ -99,22 +102,21 @@ def load_own() -> Model:
 
 def _found(name: str) -> Model:
     """Give a model that was loaded, again from the cache if it is not in this process."""
-    return _own.get(name) or _kept.get(name) or load(name, token=False)
+    return _own.get(name) or _kept.get(name) or _fetch(name)
 
 
-def load(name: str, *, token: bool | None = None) -> Model:
+def load(name: str) -> Model:
     """Load a model from a run folder or from the Hub, all of one commit.
 
     Args:
         name: The folder, or ``user/name``.
-        token: False for without the access token of whoever runs the page.
 
     Raises:
         FileNotFoundError: There is none of that name, or it can't be had.
         ValueError: It is none of ours.
     """
     local = Path(name).expanduser()
-    folder = local if local.is_dir() else download(name, allow_patterns=_FILES, token=token)
+    folder = local if local.is_dir() else download(name, allow_patterns=_FILES)
     device = find_device(None)
     pipe = FAGANPipeline.from_pretrained(folder).to(device)
     has_discriminator = (folder / DISCRIMINATOR).is_dir()
@@ -148,15 +150,30 @@ def load_named(name: str, own: Model) -> Model:
         return own
     if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
         raise ValueError(f"{name[:60]!r} is no model on the Hub; name one like 'user/fagan-celeba-64'")
+    return _fetch(name)
+
+
+def _fetch(name: str) -> Model:
     with _loading:
         if name in _kept:
             _kept.move_to_end(name)
             return _kept[name]
         # Without our token: it opens models that are not the visitor's to see.
-        size = download_size(name, allow_patterns=_FILES, token=False)
-        if size > MAX_MODEL_BYTES:
-            raise ValueError(f"{name} has {size:,} bytes; at most {MAX_MODEL_BYTES:,} are loaded here")
-        _kept[name] = model = load(name, token=False)
+        try:
+            size = download_size(name, allow_patterns=_FILES, token=False)
+            if size > MAX_MODEL_BYTES:
+                raise ValueError(f"{name} has {size:,} bytes; at most {MAX_MODEL_BYTES:,} are loaded here")
+            folder = download(name, allow_patterns=_FILES, token=False)
+        except OSError as error:  # whose words name folders of this machine
+            logger.warning("%s could not be had: %s", name, error)
+            raise FileNotFoundError(
+                f"{name} could not be had from the Hub; is there a public model of that name?"
+            ) from error
+        try:
+            model = replace(load(str(folder)), name=name)
+        except (OSError, ValueError) as error:
+            raise ValueError(str(error).replace(str(folder), name)) from error
+        _kept[name] = model
         while len(_kept) > _KEPT:
             _kept.popitem(last=False)
         return model

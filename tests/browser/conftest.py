@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.serving import serving
 from tests.browser.visit import WIDTHS, Visit
-from tests.space.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "model_cards/fagan-avatars-64"
@@ -47,8 +47,8 @@ def uploads(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def url(uploads) -> Iterator[str]:
-    with serving(MODEL, uploads) as url:
-        yield url
+    with serving(MODEL, uploads) as page:
+        yield page.url
 
 
 @pytest.fixture(params=WIDTHS)

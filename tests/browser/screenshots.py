@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+from benchmarks.serving import serving
 from tests.browser.conftest import MODEL, chromium
 from tests.browser.test_tabs import EXAMPLE
 from tests.browser.visit import SECONDS, WIDTHS, Visit
-from tests.space.server import serving
 
 _COLOURS = 256  # of a picture that is stored
 
@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory() as uploads,
-        serving(MODEL, Path(uploads) / "uploads") as url,
+        serving(MODEL, Path(uploads) / "uploads") as served,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(**chromium())
@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
         wanted += [(name, "phone", "dark") for name in ("generate", "look-inside")]
         for name, width, theme in wanted:
             context = browser.new_context(viewport=WIDTHS[width], color_scheme=theme)
-            visit = Visit(context.new_page(), url)
+            visit = Visit(context.new_page(), served.url)
             tab, act = SHOWN[name]
             visit.tab(tab)
             if act is not None:

@@ -10,13 +10,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from benchmarks.serving import serving
 from fagan_hf.cli import main
 from fagan_hf.directions import Directions
 from fagan_hf.latent_space import walk
 from fagan_hf.models import Discriminator
 from fagan_hf.repository import DIRECTIONS
 from fagan_hf.sampling import latents_from_seeds
-from tests.space.server import serving
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def uploads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(folder, uploads, tmp_path_factory):
-    with serving(folder, uploads) as url:
-        client = Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+    with serving(folder, uploads) as page:
+        client = Client(page.url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
         try:
             yield client
         finally:

@@ -1,4 +1,4 @@
-"""The page as it is started for people: a process of its own."""
+"""The demo's page as it is started for people: a process of its own, for load tests and for the tests."""
 
 import os
 import socket
@@ -8,10 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 _SECONDS_TO_START = 120
+
+
+class Served(NamedTuple):
+    """A page that answers."""
+
+    url: str
+    pid: int
 
 
 def free_port() -> int:
@@ -22,8 +30,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(model: str | Path, uploads: Path, space: Path = ROOT / "space", **environment: str) -> Iterator[str]:
-    """Run a Space's app.py on a model, with its files in ``uploads``; give its address."""
+def serving(model: str | Path, uploads: Path, space: Path = ROOT / "space", **environment: str) -> Iterator[Served]:
+    """Run a Space's app.py on a model, with its files in ``uploads``; give where it answers."""
     port = free_port()
     environment = os.environ | {
         "FAGAN_MODEL": str(model),
@@ -42,7 +50,7 @@ def serving(model: str | Path, uploads: Path, space: Path = ROOT / "space", **en
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process, log)
-        yield url
+        yield Served(url, process.pid)
     finally:
         process.terminate()
         process.wait(30)

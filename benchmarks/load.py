@@ -1,0 +1,131 @@
+"""Many visitors at once: 50 clients ask the demo's page for a minute, one request after the other each.
+
+    python benchmarks/load.py --clients 50 --seconds 60 --out benchmarks/results/space-load.json
+
+Every client is one of `gradio_client` over HTTP on this machine, so they take some of its processors themselves. Memory
+is that of the page, and compared from the first third of the time to the last.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+from gradio_client import Client, handle_file
+
+from benchmarks.serving import ROOT, serving
+from training.facts import command, hardware, versions
+
+_PICTURE = ROOT / "space/examples/avatar-8192.png"
+_SAMPLED_EVERY = 0.5  # [seconds]
+
+
+def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
+    """Give what visitors ask for, in shares as they might."""
+    place = {"row": dice.randrange(size), "column": dice.randrange(size)}
+    seed = dice.randrange(10_000)
+    return [
+        {"api_name": "/generate", "seeds": f"{seed}-{seed + 3}"},
+        {"api_name": "/generate", "seeds": str(seed)},
+        {"api_name": "/look_inside", "seed": seed, **place},
+        {"api_name": "/judge", "picture": handle_file(_PICTURE), **place},
+        {"api_name": "/dial", "seeds": str(seed)},
+        {"api_name": "/walk", "seeds": f"{seed}, {seed + 1}", "frames_per_step": 8, "seconds": 2.0},
+    ]
+
+
+def ask(url: str, number: int, end: float, size: int) -> list[tuple[str, float, str | None]]:
+    """Ask one request after the other until the time is over: endpoint, seconds, and what went wrong."""
+    dice, done = random.Random(number), []
+    with TemporaryDirectory() as downloads:
+        client = Client(url, verbose=False, download_files=downloads)
+        try:
+            while time.monotonic() < end:
+                request = dice.choice(requests_of(dice, size))
+                started, error = time.monotonic(), None
+                try:
+                    client.predict(**request)
+                except Exception as problem:
+                    error = f"{type(problem).__name__}: {problem}"
+                done.append((request["api_name"], time.monotonic() - started, error))
+        finally:
+            client.close()
+    return done
+
+
+def memory_of(pid: int, over: threading.Event) -> list[float]:
+    """Look at a process's resident memory until it is over [MB]."""
+    process, seen = psutil.Process(pid), []
+    while not over.wait(_SAMPLED_EVERY):
+        seen.append(process.memory_info().rss / 2**20)
+    return seen
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Give how long requests took [seconds]."""
+    ordered = sorted(seconds)
+    return {
+        "requests": len(ordered),
+        "median": round(statistics.median(ordered), 2),
+        "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 2),
+        "longest": round(ordered[-1], 2),
+    }
+
+
+def main() -> None:
+    """Start the page, ask it, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(ROOT / "model_cards/fagan-avatars-64"))
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--out", type=Path, help="write the results here, as JSON")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder, serving(options.model, Path(folder) / "uploads") as page:
+        warm = Client(page.url, verbose=False, download_files=folder)
+        size = warm.predict(api_name="/about")["image_size"]
+        for request in requests_of(random.Random(-1), size):
+            warm.predict(**request)
+        over = threading.Event()
+        with ThreadPoolExecutor(options.clients + 1) as pool:
+            memory = pool.submit(memory_of, page.pid, over)
+            end = time.monotonic() + options.seconds
+            jobs = [pool.submit(ask, page.url, number, end, size) for number in range(options.clients)]
+            done = [each for job in jobs for each in job.result()]
+            over.set()
+            seen = memory.result()
+        warm.close()
+    third = len(seen) // 3
+    found = {
+        "date": date.today().isoformat(),
+        "hardware": hardware("cpu", 1),
+        "versions": versions(),
+        "command": command(),
+        "clients": options.clients,
+        "seconds": options.seconds,
+        "failures": [f"{endpoint} {error}" for endpoint, _, error in done if error],
+        "memory_mb": {
+            "first third": round(statistics.mean(seen[:third])),
+            "last third": round(statistics.mean(seen[-third:])),
+            "highest": round(max(seen)),
+        },
+        "latency_seconds": {
+            name: summary([seconds for endpoint, seconds, _ in done if name in (endpoint, "all")])
+            for name in ["all", *sorted({endpoint for endpoint, *_ in done})]
+        },
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
