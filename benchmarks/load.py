@@ -26,6 +26,7 @@ from training.facts import command, hardware, versions
 
 _PICTURE = ROOT / "space/examples/avatar-8192.png"
 _SAMPLED_EVERY = 0.5  # [seconds]
+_ROUNDS_ALONE = 10
 
 
 def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
@@ -42,20 +43,27 @@ def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
     ]
 
 
-def ask(url: str, number: int, end: float, size: int) -> list[tuple[str, float, str | None]]:
-    """Ask one request after the other until the time is over: endpoint, seconds, and what went wrong."""
+Answered = tuple[str, float, str | None]  # endpoint, seconds, and what went wrong
+
+
+def ask(client: Client, request: dict[str, Any]) -> Answered:
+    """Ask, and wait for the answer and its files."""
+    started, error = time.monotonic(), None
+    try:
+        client.predict(**request)
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    return request["api_name"], time.monotonic() - started, error
+
+
+def visit(url: str, number: int, end: float, size: int) -> list[Answered]:
+    """Ask one request after the other until the time is over."""
     dice, done = random.Random(number), []
     with TemporaryDirectory() as downloads:
         client = Client(url, verbose=False, download_files=downloads)
         try:
             while time.monotonic() < end:
-                request = dice.choice(requests_of(dice, size))
-                started, error = time.monotonic(), None
-                try:
-                    client.predict(**request)
-                except Exception as problem:
-                    error = f"{type(problem).__name__}: {problem}"
-                done.append((request["api_name"], time.monotonic() - started, error))
+                done.append(ask(client, dice.choice(requests_of(dice, size))))
         finally:
             client.close()
     return done
@@ -69,15 +77,18 @@ def memory_of(pid: int, over: threading.Event) -> list[float]:
     return seen
 
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Give how long requests took [seconds]."""
-    ordered = sorted(seconds)
-    return {
-        "requests": len(ordered),
-        "median": round(statistics.median(ordered), 2),
-        "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 2),
-        "longest": round(ordered[-1], 2),
-    }
+def latencies(done: list[Answered]) -> dict[str, dict[str, float]]:
+    """Give how long requests took, of all and of each endpoint [seconds]."""
+    found = {}
+    for name in ["all", *sorted({endpoint for endpoint, *_ in done})]:
+        ordered = sorted(seconds for endpoint, seconds, _ in done if name in (endpoint, "all"))
+        found[name] = {
+            "requests": len(ordered),
+            "median": round(statistics.median(ordered), 2),
+            "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 2),
+            "longest": round(ordered[-1], 2),
+        }
+    return found
 
 
 def main() -> None:
@@ -93,11 +104,13 @@ def main() -> None:
         size = warm.predict(api_name="/about")["image_size"]
         for request in requests_of(random.Random(-1), size):
             warm.predict(**request)
+        dice = random.Random(-2)
+        alone = [ask(warm, request) for _ in range(_ROUNDS_ALONE) for request in requests_of(dice, size)]
         over = threading.Event()
         with ThreadPoolExecutor(options.clients + 1) as pool:
             memory = pool.submit(memory_of, page.pid, over)
             end = time.monotonic() + options.seconds
-            jobs = [pool.submit(ask, page.url, number, end, size) for number in range(options.clients)]
+            jobs = [pool.submit(visit, page.url, number, end, size) for number in range(options.clients)]
             done = [each for job in jobs for each in job.result()]
             over.set()
             seen = memory.result()
@@ -110,16 +123,14 @@ def main() -> None:
         "command": command(),
         "clients": options.clients,
         "seconds": options.seconds,
-        "failures": [f"{endpoint} {error}" for endpoint, _, error in done if error],
+        "failures": [f"{endpoint} {error}" for endpoint, _, error in [*alone, *done] if error],
         "memory_mb": {
             "first third": round(statistics.mean(seen[:third])),
             "last third": round(statistics.mean(seen[-third:])),
             "highest": round(max(seen)),
         },
-        "latency_seconds": {
-            name: summary([seconds for endpoint, seconds, _ in done if name in (endpoint, "all")])
-            for name in ["all", *sorted({endpoint for endpoint, *_ in done})]
-        },
+        "latency_seconds": latencies(done),
+        "latency_seconds_of_one_client_alone": latencies(alone),
     }
     text = json.dumps(found, indent=2)
     print(text)

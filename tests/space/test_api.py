@@ -1,11 +1,14 @@
 """The page as a service, by gradio_client over HTTP."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from fagan_space.limits import WAITING
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -198,3 +201,20 @@ def test_what_the_model_is_can_be_asked(client, model):
     assert about["image_size"] == 8
     assert about["layers"] == ["layers.0", "layers.1", "layers.2"]
     assert about["directions"] == ["hair=red", "beard"]
+
+
+def test_of_two_hundred_requests_at_once_some_are_told_to_come_back_and_all_are_answered(client):
+    def ask(seed):
+        try:
+            return posted(client, "generate", str(seed), 1.0, None, None)
+        except HTTPError as error:
+            return f"{error.code} {error.read().decode()}"
+
+    with ThreadPoolExecutor(200) as pool:
+        said = list(pool.map(ask, range(200)))
+    drawn = [each for each in said if "event: complete" in each]
+    refused = [each for each in said if each not in drawn]
+    assert all("queue is full" in each.lower() for each in refused), refused[:3]
+    assert len(drawn) >= WAITING
+    assert refused
+    assert "event: complete" in ask(7)  # and the page goes on
