@@ -41,7 +41,8 @@ from fagan_hf.repository import (
 TASK = "unconditional-image-generation"
 LIBRARY = "fagan_hf"
 _MOST_ROWS = 16  # of the grid of a run: with more values of labels it shows some of them
-_ATTENTION = {"full_attention", "self_attention"}
+_ATTENTION = {"full_attention", "full_attention_block", "self_attention"}
+_BETWEEN = {"activation", "batch_norm", "dropout", "rms_norm"}  # layers that only pass on what others make
 # In a wheel the template lies beside this file, in a clone where the cards are.
 _TEMPLATES = (Path(__file__).with_name("model_card.md"), Path(__file__).parents[1] / "model_cards/template.md")
 _FAGAN = (
@@ -271,12 +272,13 @@ def _with_error(each: Measurement) -> str:
 
 
 def _attention(generator: GeneratorConfig) -> str:
-    count, total = sum(layer.type in _ATTENTION for layer in generator.layers), len(generator.layers)
+    types = [layer.type for layer in generator.layers if layer.type not in _BETWEEN]
+    count = sum(each in _ATTENTION for each in types)
     if count == 0:
         return "A generative adversarial network of convolutions, without attention: a baseline."
-    if all(layer.type == "full_attention" for layer in generator.layers):
+    if set(types) == {"full_attention"}:
         return f"Every layer of its generator attends while it convolves: full attention, {_FAGAN}."
-    return f"{count} of its generator's {total} layers attend, {_FAGAN}."
+    return f"{count} of its generator's {len(types)} layers attend, {_FAGAN}."
 
 
 def _subject(data: Mapping[str, Any]) -> str:

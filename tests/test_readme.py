@@ -8,13 +8,14 @@ import torch
 import yaml
 from PIL import Image
 
-from fagan_hf.architectures import load_architecture, with_labels
+from fagan_hf.architectures import with_labels
 from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import PRESETS
 from fagan_hf.repository import save_repository
 from tests.documents import blocks, commands
 from tests.folder_hub import FolderHub
+from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 from training.recipe import FIELDS, parse_recipe
 
 README = Path("README.md").resolve()
@@ -26,11 +27,10 @@ SETTING_UP = (["git", "clone"], ["pip", "install"], ["hf", "auth"])
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """A folder in which `make train` could have been run."""
-    preset = "fagan-32"
-    save_repository(
-        tmp_path / "runs/avatars-32", Generator.from_preset(preset).eval(), Discriminator.from_preset(preset).eval()
-    )
-    labels = load_architecture("fagan-32"), ("beard", "hair_colour=black", "hair_colour=red"), "projection"
+    networks = with_gates(Generator(GENERATOR)).eval(), Discriminator(DISCRIMINATOR).eval()
+    for folder in ("runs/avatars-32", "model_cards/fagan-avatars-64"):
+        save_repository(tmp_path / folder, *networks)
+    labels = (GENERATOR, DISCRIMINATOR), ("beard", "hair_colour=black", "hair_colour=red"), "projection"
     save_repository(tmp_path / "runs/avatars-32-labels", Generator(with_labels(*labels)[0]).eval())
     Image.new("RGB", (40, 40), "teal").save(tmp_path / "portrait.png")
     save_legacy_files(tmp_path)

@@ -141,6 +141,19 @@ def test_a_bare_generator_claims_nothing(bare):
     }
 
 
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("fagan-64-small", "Every layer of its generator attends while it convolves: full attention, blended"),
+        ("sagan-classic-64", "2 of its generator's 7 layers attend"),
+        ("dcgan-64", "A generative adversarial network of convolutions, without attention"),
+    ],
+)
+def test_how_many_layers_attend(tmp_path, preset, words):
+    save_repository(tmp_path / "run", Generator.from_preset(preset))
+    assert words in write_card(tmp_path / "run")
+
+
 def test_no_recipe_no_promise_to_go_on(tmp_path):
     save_repository(tmp_path / "run", Generator(GENERATOR), Discriminator(DISCRIMINATOR))
     card = write_card(tmp_path / "run", "user/name")
