@@ -58,3 +58,25 @@ def test_no_upload_stays_on_the_disk(visit, uploads):
     expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
     expect(visit.page.get_by_text("Drop Image Here").locator("visible=true")).to_be_visible(timeout=30_000)
     assert kept() == []
+
+
+def test_visitors_do_not_see_each_others_pictures(browser, url):
+    visits = [Visit(browser.new_context().new_page(), url) for _ in range(2)]
+    said = []
+    for visit, example in zip(visits, (0, 3), strict=True):
+        visit.tab("Look inside")
+        visit.tab("Discriminator")
+        visit.gallery("Or click one of these").locator("button").nth(example).click()
+        expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
+        said.append(visit.page.get_by_text("Logit").locator("visible=true").inner_text())
+    assert said[0] != said[1]
+    first = visits[0]
+    picture, heat = first.picture("Click a place"), first.picture("Looks at")
+    before, source = first.pixels(picture), heat.get_attribute("src")
+    picture.click(position={"x": 20, "y": 20})
+    first.wait_for_another(heat, source)
+    assert first.page.get_by_text("Logit").locator("visible=true").inner_text() == said[0]
+    assert (before == first.pixels(picture)).mean() > 0.98  # the same, with its mark elsewhere
+    for visit in visits:
+        visit.page.context.close()
+        visit.check()
