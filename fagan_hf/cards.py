@@ -210,13 +210,15 @@ def _context(
         "terms": terms(_all_data(facts), facts.get("weights_licence")),
         "measurements": [
             {
-                **{key: _cell(value) if isinstance(value, str) else value for key, value in asdict(each).items()},
-                "command": each.command,
+                "name": _cell(each.name),
+                "type": _cell(each.type),
+                "lower_is_better": each.lower_is_better,
                 "shown": _with_error(each),
                 "shown_floor": f"{each.floor:.4g}" if each.floor is not None else "not measured",
             }
             for each in measurements
         ],
+        "protocols": _protocols(measurements),
         "pictures": pictures,
         "samples_caption": _samples_caption(generator, training),
         "training_table": _training_table(folder, facts, recipe),
@@ -227,6 +229,24 @@ def _context(
         "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
         "code": _code,
     }
+
+
+def _protocols(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Say how numbers were measured: once for all those that were measured alike."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for each in measurements:
+        protocol = each.features, each.num_images, each.reference, each.command
+        alike.setdefault(protocol, []).append(f"`{_cell(each.type)}`")
+    return [
+        {
+            "names": ", ".join(names),
+            "features": _cell(features),
+            "num_images": num_images,
+            "reference": _cell(reference),
+            "command": command,
+        }
+        for (features, num_images, reference, command), names in alike.items()
+    ]
 
 
 def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
