@@ -2,3 +2,5 @@
 
 `page` puts it together out of `tabs`, one module each; `api` offers the same to programs.
 """
+
+from fagan_space import gpu as gpu  # before anything else imports torch

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 try:
-    import spaces  # only on Spaces; must come before torch finds out about CUDA
+    import spaces  # only on Spaces, where it must come before torch
 except ImportError:
     spaces = None
 

@@ -135,6 +135,7 @@ def _looks(
     return looks
 
 
+@on_gpu
 def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = None) -> list[Image.Image]:
     """Draw a seed with one layer by convolution only, as trained, and by attention only."""
     generator = model.generator
