@@ -21,7 +21,7 @@ _CSS = """
 .pixels label[data-testid="block-label"], .small label[data-testid="block-label"] {
   position: static; width: fit-content;
 }
-.pixels .caption-label { font-size: 11px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); }
+.pixels .caption-label { font-size: 10px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); opacity: 0.75; }
 .pixels .grid-wrap, .small .grid-wrap { min-height: 0; max-height: none; }
 .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
 .small .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)); }
@@ -30,6 +30,7 @@ _CSS = """
 .prose td, .prose th { overflow-wrap: normal; word-break: normal; }
 .gradio-container { max-width: 1200px !important; width: 100% !important; margin: 0 auto !important; }
 @media (min-width: 601px) {
+  .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
   .large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 }
 @media (max-width: 600px) {
