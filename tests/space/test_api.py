@@ -1,6 +1,7 @@
 """The page as a service, by gradio_client over HTTP."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
@@ -13,7 +14,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from benchmarks.serving import serving
+from benchmarks.serving import ROOT, serving
 from fagan_hf.cli import main
 from fagan_hf.directions import Directions
 from fagan_hf.latent_space import walk
@@ -51,10 +52,15 @@ def refused(client, endpoint, **arguments):
 
 
 def test_every_tab_is_an_endpoint(client):
-    names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert [*names] == [
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert [*endpoints] == [
         f"/{name}" for name in ("generate", "walk", "look_inside", "judge", "dial", "project", "compare", "about")
     ]
+    told = re.findall(r"^\| `(/\w+)` \| (.*?) \|", (ROOT / "space/README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in told] == [*endpoints]
+    for name, arguments in told:
+        wanted = [each["parameter_name"] for each in endpoints[name]["parameters"]]
+        assert [word for word in re.findall(r"`(\w+)`", arguments) if word in wanted] == wanted, name
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0])
