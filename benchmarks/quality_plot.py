@@ -1,6 +1,6 @@
 """Draw the curves of `benchmarks/quality.py`: a metric over the minutes of training, a line for each rival.
 
-python benchmarks/quality_plot.py              # benchmarks/results/quality.json -> docs/images/quality.png
+python benchmarks/quality_plot.py              # benchmarks/results/quality*.json -> docs/images/quality.png
 """
 
 import argparse
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.quality import RESULTS, ROOT, SHOWN
 from benchmarks.quality_arms import ARMS, RIVALS
 
+CHOICES = RESULTS.with_name("quality-choices.json")
 PICTURE = ROOT / "docs/images/quality.png"
 
 
@@ -29,12 +30,12 @@ def mean_curve(runs: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarr
     return minutes, values.mean(0), values.min(0), values.max(0)
 
 
-def draw(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
+def draw(rivals: Mapping[str, Mapping[str, Any]], choices: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
     """Draw rivals on the left, the flagship and what it is without each of its choices on the right."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     variants = ["flagship", *(arm for arm in ARMS if arm not in RIVALS)]
-    for axes, arms in zip(panels, (RIVALS, variants), strict=True):
+    for axes, runs, arms in zip(panels, (rivals, choices), (RIVALS, variants), strict=True):
         for arm in arms:
             of_arm = [run for run in runs.values() if run["arm"] == arm and run["curve"]]
             if not of_arm:
@@ -53,11 +54,14 @@ def main() -> None:
     """Draw what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--choices", type=Path, default=CHOICES)
     parser.add_argument("--metric", choices=SHOWN, default="fd")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
-    runs = json.loads(options.results.read_text(encoding="utf-8"))["runs"]
-    draw(runs, options.metric).savefig(options.out, dpi=110)
+    rivals, choices = (
+        json.loads(path.read_text(encoding="utf-8"))["runs"] for path in (options.results, options.choices)
+    )
+    draw(rivals, choices, options.metric).savefig(options.out, dpi=110)
     print(f"wrote {options.out}")
 
 

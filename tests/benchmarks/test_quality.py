@@ -99,7 +99,7 @@ def test_a_curve_is_the_mean_where_all_runs_were_measured():
 def test_rivals_are_drawn_left_and_variants_right():
     points = [(60, 4.0), (180, 2.0)]
     runs = {arm: curve(arm, points) for arm in ("sagan", "flagship", "hinge")}
-    left, right = draw(runs, "fd").axes
+    left, right = draw(runs, runs, "fd").axes
     named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (left, right)]
     assert named == [["SAGAN", "flagship"], ["flagship", ARMS["hinge"].about]]
     assert set(RIVALS) < set(ARMS)
