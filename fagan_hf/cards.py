@@ -45,6 +45,8 @@ _ATTENTION = {"full_attention", "full_attention_block", "self_attention"}
 _BETWEEN = {"activation", "batch_norm", "dropout", "rms_norm"}  # layers that only pass on what others make
 # In a wheel the template lies beside this file, in a clone where the cards are.
 _TEMPLATES = (Path(__file__).with_name("model_card.md"), Path(__file__).parents[1] / "model_cards/template.md")
+# Read with the code that fills it: a training that goes on for days must not meet a newer one.
+_TEMPLATE = next(path for path in _TEMPLATES if path.is_file()).read_text(encoding="utf-8")
 _FAGAN = (
     "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
     "[SAGAN](https://arxiv.org/abs/1805.08318))"
@@ -366,10 +368,9 @@ def _duration(seconds: float) -> str:
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    template = next(path for path in _TEMPLATES if path.is_file()).read_text(encoding="utf-8")
     # No escaping: the result is Markdown, whose own signs would be destroyed by HTML's.
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    text = environment.from_string(template).render(context)
+    text = environment.from_string(_TEMPLATE).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
