@@ -22,14 +22,14 @@ AT_HAND: Event = {"api_visibility": "private", "queue": False}
 _FRESH = 100_000  # seeds that are offered to visitors who ask for others
 
 
-def seed_box(value: str, label: str = "Seeds", info: str = "A seed is a picture: 0-15, 42") -> gr.Textbox:
+def seed_box(value: str, info: str = "A seed is a picture: 0-15, 42") -> gr.Textbox:
     """Make a text box for several seeds."""
-    return gr.Textbox(value, label=label, info=info, max_lines=1)
+    return gr.Textbox(value, label="Seeds", info=info, max_lines=1)
 
 
-def seed_number(value: int = 0, label: str = "Seed") -> gr.Number:
+def seed_number() -> gr.Number:
     """Make a box for one seed."""
-    return gr.Number(value, label=label, precision=0, minimum=0)
+    return gr.Number(0, label="Seed", precision=0, minimum=0)
 
 
 def picture_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Image:

@@ -1,7 +1,6 @@
 """Whatever goes wrong, the visitor reads words; what is our own fault goes to the log, with all that is known."""
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,31 +19,18 @@ _OURS = (
 
 
 def in_words(function: Function) -> Function:
-    """Turn exceptions into messages for people; a generator's as well."""
+    """Turn exceptions into messages for people."""
 
-    def told(error: Exception) -> gr.Error:
-        if isinstance(error, gr.Error):
-            return error
-        if isinstance(error, ValueError | OSError | ImportError):
-            return gr.Error(redact(str(error)), duration=_SHOWN_SECONDS, print_exception=False)
-        logger.error("in %s", function.__qualname__, exc_info=error)
-        return gr.Error(_OURS, duration=_SHOWN_SECONDS, print_exception=False)
-
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                yield from function(*args, **kwargs)
-            except Exception as error:
-                raise told(error) from error
-    else:
-
-        @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                raise told(error) from error
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except gr.Error:
+            raise
+        except (ValueError, OSError, ImportError) as error:
+            raise gr.Error(redact(str(error)), duration=_SHOWN_SECONDS, print_exception=False) from error
+        except Exception as error:
+            logger.error("in %s", function.__qualname__, exc_info=error)
+            raise gr.Error(_OURS, duration=_SHOWN_SECONDS, print_exception=False) from error
 
     return guarded  # pyright: ignore[reportReturnType]: the same signature

@@ -49,6 +49,11 @@ def write_pictures(images: Sequence[Image.Image], seeds: Sequence[int]) -> list[
     return paths
 
 
+def captioned(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
+    """Give files of `write_pictures` as a gallery shows them, each with its seed."""
+    return [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
+
+
 def write_grid(images: Sequence[Image.Image]) -> Path:
     """Write all pictures into one."""
     path = request_folder() / "grid.png"

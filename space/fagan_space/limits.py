@@ -17,7 +17,7 @@ AT_ONCE = 2  # requests that are worked on at the same time
 CACHE_SECONDS = 600  # pictures that were drawn are kept for so long, for browsers and clients to fetch
 
 
-def read_seeds(text: str, most: int, *, size: int, least: int = 1, images_per_seed: int = 1) -> list[int]:
+def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
     """Read seeds and refuse more than a request may ask for.
 
     Args:
@@ -25,7 +25,6 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1, images_per_se
         most: Seeds at the most.
         size: Height and width of a picture [pixels].
         least: Seeds at the least.
-        images_per_seed: So many pictures become of each.
 
     Raises:
         ValueError: It can't be read, or there are too few or too many.
@@ -35,7 +34,7 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1, images_per_se
             f"seeds are {len(text):,} characters long; at most {MAX_TEXT} are read: write ranges, like '0-15'"
         )
     seeds = parse_seeds(text)
-    most = min(most, max(least, MAX_PIXELS // (size**2 * images_per_seed)))
+    most = min(most, max(least, MAX_PIXELS // size**2))
     if len(seeds) > most:
         raise ValueError(f"{len(seeds):,} seeds are more than one request may have; ask for at most {most} at a time")
     if len(set(seeds)) < least:

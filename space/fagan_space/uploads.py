@@ -68,17 +68,13 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
     def read(path: str | None) -> Picture:
         return read_upload(path, size)
 
-    def forget(path: str | None) -> None:
-        if path is not None:
-            Path(path).unlink(missing_ok=True)
-
     @in_words
     def take_example(chosen: gr.SelectData) -> Picture:
         return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
 
     brought = box.upload(read, box, taken, **COMPUTES)
     brought.success(**event)
-    brought.then(forget, box, box, **AT_HAND)
+    brought.then(forget_upload, box, box, **AT_HAND)
     examples.select(take_example, None, taken, **COMPUTES).success(**event)
 
 
@@ -87,8 +83,13 @@ def take_upload(path: str | None, size: int) -> Picture:
     try:
         return read_upload(path, size)
     finally:
-        if path is not None:
-            Path(path).unlink(missing_ok=True)
+        forget_upload(path)
+
+
+def forget_upload(path: str | None) -> None:
+    """Delete an uploaded file."""
+    if path is not None:
+        Path(path).unlink(missing_ok=True)
 
 
 def read_upload(path: str | None, size: int) -> Picture:

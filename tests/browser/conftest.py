@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.serving import serving
+from benchmarks.serving import ROOT, serving
 from tests.browser.visit import WIDTHS, Visit
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "model_cards/fagan-avatars-64"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Chromium as root needs the first; the others keep it from calling home.

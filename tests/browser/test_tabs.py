@@ -2,18 +2,18 @@
 
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from benchmarks.serving import ROOT
 from fagan_hf import FAGANPipeline
 from tests.browser.conftest import MODEL
 from tests.browser.visit import SECONDS
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "space/examples/avatar-8192.png"
+EXAMPLE = ROOT / "space/examples/avatar-8192.png"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import gradio as gr
 
 from fagan_space.controls import COMPUTES, gallery_shown, seed_box
 from fagan_space.errors import in_words
-from fagan_space.files import write_pictures
+from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model, load_named
 from fagan_space.tabs.generate import draw
@@ -24,8 +24,7 @@ def build(model: Model) -> None:
             other = load_named(name, model)
             seeds = read_seeds(text, MAX_IMAGES, size=other.size)
             paths = write_pictures(draw(other, seeds, truncation=truncation), seeds)
-            captioned = [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
-            galleries.append(gr.Gallery(captioned, label=f"{other.shown}, {other.size}x{other.size}"))
+            galleries.append(gr.Gallery(captioned(paths, seeds), label=f"{other.shown}, {other.size}x{other.size}"))
         return galleries
 
     gr.Markdown(

@@ -18,7 +18,7 @@ from fagan_space.controls import (
     wishes,
 )
 from fagan_space.errors import in_words
-from fagan_space.files import write_archive, write_grid, write_pictures
+from fagan_space.files import captioned, write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model
@@ -53,9 +53,8 @@ def build(model: Model) -> Event:
         wanted |= {} if is_trained else {"alpha": alpha}
         images = draw(model, seeds, **wanted)
         paths = write_pictures(images, seeds)
-        captioned = [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
         code = python_line(model, {"seeds": _as_python(seeds), **{name: repr(value) for name, value in wanted.items()}})
-        return captioned, code, str(write_grid(images)), str(write_archive(paths))
+        return captioned(paths, seeds), code, str(write_grid(images)), str(write_archive(paths))
 
     with gr.Row():
         with gr.Column(scale=1, min_width=260):

@@ -125,8 +125,7 @@ def build(model: Model) -> None:
         words = (
             f"Mean squared difference {found.distance:.4f} of pixels in [-1, 1]; what it never learned can't come back."
         )
-        [redrawn] = [edit(model, found)]
-        return found, found.comparison, words, _shown(redrawn), *([0.0] * len(names))
+        return found, found.comparison, words, _shown(edit(model, found)), *([0.0] * len(names))
 
     @in_words
     def move(found: Found | None, *values: Any) -> Image.Image:
