@@ -2,7 +2,7 @@
 
 In the Markdown, what lies between ``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is ours. In the
 metadata nothing tells whose a value is, so the first of these marks remembers what we wrote there: what still is as we
-wrote it is ours to change, anything else is a person's.
+wrote it is ours to change, anything else is a person's. It remembers where the card was published as well.
 """
 
 import json
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from fagan_hf.repository import CARD
 
@@ -24,15 +26,17 @@ _LICENCE = ("license", "license_name", "license_link")  # these go together
 _LISTS = ("tags", "datasets")
 _REMEMBERED = (*_LICENCE, *_LISTS, "base_model")
 _INDEX = "model-index"
+_PUBLISHED = "published"  # in the memory: the repository that the card is of
 
 
-def merge_card(existing: str, metadata: Mapping[str, Any], body: str) -> str:
+def merge_card(existing: str, metadata: Mapping[str, Any], body: str, repo_id: str | None = None) -> str:
     """Write metadata and regions into a card.
 
     Args:
         existing: The card that is there; empty if there is none.
         metadata: What we have to say in it.
         body: Our regions, in their order, and what stands around them on a new card.
+        repo_id: Where the card is published; `published_as` finds it there again.
 
     Returns:
         The whole card. Text outside of our regions, other keys, comments, and values that people changed are as they
@@ -43,7 +47,21 @@ def merge_card(existing: str, metadata: Mapping[str, Any], body: str) -> str:
     """
     front, old_body = _split(existing)
     merged = _merge_metadata(front, metadata, _memory(old_body))
-    return f"---\n{merged}---\n{_merge_body(old_body, _with_memory(body, metadata))}"
+    return f"---\n{merged}---\n{_merge_body(old_body, _with_memory(body, metadata, repo_id))}"
+
+
+def published_as(existing: str) -> str | None:
+    """Give the repository that a card was written for; nothing if it never left its folder, or its mark was changed.
+
+    Raises:
+        ValueError: See `merge_card`.
+    """
+    repo_id = _memory(_split(existing)[1]).get(_PUBLISHED)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:  # no text, or none that the Hub would take
+        return None
+    return repo_id
 
 
 def licence_of_a_person(existing: str) -> str | None:
@@ -62,9 +80,11 @@ def _licence(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in _LICENCE if key in metadata}
 
 
-def _with_memory(body: str, metadata: Mapping[str, Any]) -> str:
+def _with_memory(body: str, metadata: Mapping[str, Any], repo_id: str | None) -> str:
     """Let the first mark remember what we say in the metadata; no sign in it may look like the end of a mark."""
-    wrote = json.dumps({key: metadata[key] for key in _REMEMBERED if key in metadata}).replace(">", "\\u003e")
+    memory = {key: metadata[key] for key in _REMEMBERED if key in metadata}
+    memory |= {} if repo_id is None else {_PUBLISHED: repo_id}
+    wrote = json.dumps(memory).replace(">", "\\u003e")
     return re.sub(r"<!-- fagan_hf:begin (\w+) -->", lambda mark: f"{mark[0][:-4]} wrote {wrote} -->", body, count=1)
 
 

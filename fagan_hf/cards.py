@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from fagan_hf.architectures import FILE_SUFFIXES
-from fagan_hf.card_merge import licence_of_a_person, merge_card
+from fagan_hf.card_merge import licence_of_a_person, merge_card, published_as
 from fagan_hf.configs import GeneratorConfig
 from fagan_hf.labels import label_values
 from fagan_hf.licences import kind_of, terms
@@ -64,7 +64,7 @@ def write_card(
 
     Args:
         folder: Has the layout of a repository; only what is found in it is said.
-        repo_id: Where it is published; ``None`` for a card that stays in the folder.
+        repo_id: Where it is published; ``None`` for where the existing card is, and if it is nowhere for the folder.
         existing: The card that is there already: its metadata and the text outside of our marks stay.
         files: What is there once the card is; by default what the folder has.
         measurements: What was measured, of these weights and perhaps of others; by default what the folder has.
@@ -75,6 +75,7 @@ def write_card(
     Raises:
         ValueError: The existing card's metadata is no YAML, or its marks are broken; or a file of the folder is.
     """
+    repo_id = repo_id or published_as(existing or "")
     facts = _tame(read_json(folder / FACTS))
     generator = GeneratorConfig.from_dict(read_json(folder / GENERATOR / CONFIG))
     measured = read_measurements(folder) if measurements is None else measurements
@@ -87,7 +88,7 @@ def write_card(
     if files is None:
         files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
-    return redact(merge_card(existing or "", wanted, body))
+    return redact(merge_card(existing or "", wanted, body, repo_id))
 
 
 def _metadata(

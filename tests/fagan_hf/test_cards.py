@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fagan_hf.architectures import with_labels
+from fagan_hf.card_merge import published_as
 from fagan_hf.cards import write_card
 from fagan_hf.configs import ConvTransposeSpec, GeneratorConfig
 from fagan_hf.measurements import Measurement, add_measurement
@@ -630,3 +632,36 @@ def test_models_of_people_stay_apart_in_the_model_index(bare, make_run):
     assert [model["name"] for model in index] == ["A", "B", "name"]
     again = write_card(bare, "user/name", with_ours)
     assert yaml.safe_load(again.split("---\n")[1])["model-index"] == theirs
+
+
+def test_a_card_remembers_where_it_was_published(make_run):
+    run = make_run()
+    published = write_card(run, "user/name")
+    assert published_as(published) == "user/name"
+    assert write_card(run, existing=published) == published  # written anew in the folder, say by fagan-hf evaluate
+    moved = write_card(run, "other/name", published)
+    assert "user/name" not in moved
+    assert published_as(moved) == "other/name"
+
+
+@pytest.mark.parametrize("spoilt", ['"user/name\\") --bad"', '"../.."', "7", '["user/name"]'])
+def test_a_card_that_names_no_repository_stays_in_its_folder(make_run, spoilt):
+    run = make_run()
+    published = write_card(run, "user/name")
+    changed = published.replace('"published": "user/name"', f'"published": {spoilt}', 1)
+    assert changed != published
+    assert published_as(changed) is None
+    assert f'from_pretrained("{run.as_posix()}")' in write_card(run, existing=changed)
+
+
+def test_a_card_of_a_folder_names_the_folder(make_run):
+    run = make_run()
+    assert published_as(write_card(run)) is None
+    assert published_as("") is None
+
+
+def test_the_released_card_is_the_one_that_we_write():
+    folder = Path(__file__).resolve().parents[2] / "model_cards/fagan-avatars-64"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert write_card(folder, existing=card) == card
+    assert published_as(card) == "your-name/fagan-avatars-64"
