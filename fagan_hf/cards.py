@@ -340,6 +340,7 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
         ("architecture", recipe.get("model")),
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in parameters.items())),
         ("loss", recipe.get("loss")),
+        ("penalties", _penalties(recipe)),
         ("batch size", recipe.get("batch_size")),
         ("learning rates", _rates(recipe)),
         ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
@@ -359,6 +360,13 @@ def _rates(recipe: Mapping[str, Any]) -> str | None:
     rates = [(name, recipe.get(f"{name}_learning_rate")) for name in (GENERATOR, DISCRIMINATOR)]
     known = [f"{name} {rate:g}" for name, rate in rates if rate is not None]
     return f"Adam, {', '.join(known)}" if known else None
+
+
+def _penalties(recipe: Mapping[str, Any]) -> str | None:
+    names = {"r1_gamma": "R1", "r2_gamma": "R2", "wasserstein_penalty": "WGAN-GP"}
+    known = [f"{name} of weight {recipe[field]:g}" for field, name in names.items() if recipe.get(field)]
+    steps = recipe.get("penalty_every_steps", 1)
+    return ", ".join([*known, *([f"every {steps} steps"] if steps > 1 else [])]) if known else None
 
 
 def _duration(seconds: float) -> str:

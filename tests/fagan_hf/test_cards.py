@@ -310,6 +310,23 @@ def test_an_architecture_of_this_machine_is_beside_the_recipe(make_run, name):
     assert "/me/" not in card
 
 
+@pytest.mark.parametrize(
+    ("recipe", "row"),
+    [
+        (
+            {"r1_gamma": 0.5, "r2_gamma": 0.5, "penalty_every_steps": 4},
+            "R1 of weight 0.5, R2 of weight 0.5, every 4 steps",
+        ),
+        ({"wasserstein_penalty": 10.0, "penalty_every_steps": 1}, "WGAN-GP of weight 10"),
+        ({"r1_gamma": 0.0, "penalty_every_steps": 4}, None),
+        ({}, None),
+    ],
+)
+def test_penalties(make_run, recipe, row):
+    rows = re.findall(r"\| penalties \| (.*) \|", write_card(make_run(recipe=recipe)))
+    assert rows == ([] if row is None else [row])
+
+
 def test_a_recipe_with_few_fields(make_run):
     assert_sound(write_card(make_run(recipe={"loss": "hinge"})))
     assert "| learning rates | Adam, generator 1 |" in write_card(make_run(recipe={"generator_learning_rate": 1.0}))
