@@ -18,14 +18,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
 
-from benchmarks.quality_arms import ARMS, RECIPE, RIVALS, architecture_of, parameters
+from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, parameters
 from fagan_hf import Generator
 from fagan_hf.allocator import keep_freed_memory
 from fagan_hf.architectures import save_architecture
@@ -82,6 +82,7 @@ def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
             measured["gates_at_0"], measured["gates_at_1"] = numbers(0.0), numbers(1.0)
         measured["gates"] = {name: round(gate.item(), 4) for name, gate in gates(generator).items()}
     return measured | {
+        "ended": datetime.now(UTC).isoformat(timespec="minutes"),
         "images": last["images"],
         "seconds": last["seconds"],
         "images_per_second": round(last["images"] / last["seconds"], 2),
@@ -115,6 +116,13 @@ def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def beside_choices(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Take the runs of the flagship with other choices, and its own with the same seeds, which compare with them."""
+    seeds = {run["seed"] for run in runs.values() if run["arm"] in CHOICES}
+    arms = "flagship", *CHOICES
+    return {name: run for name, run in runs.items() if run["arm"] in arms and run["seed"] in seeds}
+
+
 def _spread(values: Sequence[float]) -> str:
     mean = f"{statistics.mean(values):.3g}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
@@ -126,7 +134,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="so many runs of each arm (default: 3)")
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each run (default: 10)")
-    parser.add_argument("--eval_every_images", type=int, default=12288)
+    parser.add_argument("--eval_every_images", type=int, default=16384)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/quality"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -159,7 +167,6 @@ def main() -> None:
             write_json(
                 options.results,
                 {
-                    "date": date.today().isoformat(),
                     "hardware": hardware("cpu", 1),
                     "versions": versions(),
                     "command": command(),
@@ -172,7 +179,8 @@ def main() -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for each in [pool.submit(do, *arguments) for arguments in todo]:
             each.result()
-    print(table(runs, options.arms))
+    print(table(runs, RIVALS))
+    print(table(beside_choices(runs), ("flagship", *CHOICES)))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,8 @@ ARMS = {
     ),
 }
 RIVALS = ("convolution", "sagan", "classic", "flagship")
-"""Others are the flagship with another choice."""
+CHOICES = tuple(arm for arm in ARMS if arm not in RIVALS)
+"""The flagship with another choice each."""
 
 
 def parameters(architecture: Architecture) -> int:

@@ -1,6 +1,6 @@
 """Draw the curves of `benchmarks/quality.py`: a metric over the minutes of training, a line for each rival.
 
-python benchmarks/quality_plot.py              # benchmarks/results/quality*.json -> docs/images/quality.png
+python benchmarks/quality_plot.py              # benchmarks/results/quality.json -> docs/images/quality.png
 """
 
 import argparse
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.quality import RESULTS, ROOT, SHOWN
-from benchmarks.quality_arms import ARMS, RIVALS
+from benchmarks.quality import RESULTS, ROOT, SHOWN, beside_choices
+from benchmarks.quality_arms import ARMS, CHOICES, RIVALS
 
-CHOICES = RESULTS.with_name("quality-choices.json")
 PICTURE = ROOT / "docs/images/quality.png"
 
 
@@ -30,14 +29,14 @@ def mean_curve(runs: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarr
     return minutes, values.mean(0), values.min(0), values.max(0)
 
 
-def draw(rivals: Mapping[str, Mapping[str, Any]], choices: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
+def draw(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
     """Draw rivals on the left, the flagship and what it is without each of its choices on the right."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    variants = ["flagship", *(arm for arm in ARMS if arm not in RIVALS)]
-    for axes, runs, arms in zip(panels, (rivals, choices), (RIVALS, variants), strict=True):
+    sides = (runs, RIVALS), (beside_choices(runs), ("flagship", *CHOICES))
+    for axes, (shown, arms) in zip(panels, sides, strict=True):
         for arm in arms:
-            of_arm = [run for run in runs.values() if run["arm"] == arm and run["curve"]]
+            of_arm = [run for run in shown.values() if run["arm"] == arm and run["curve"]]
             if not of_arm:
                 continue
             minutes, mean, least, most = mean_curve(of_arm, metric)
@@ -54,14 +53,11 @@ def main() -> None:
     """Draw what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--choices", type=Path, default=CHOICES)
     parser.add_argument("--metric", choices=SHOWN, default="fd")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
-    rivals, choices = (
-        json.loads(path.read_text(encoding="utf-8"))["runs"] for path in (options.results, options.choices)
-    )
-    draw(rivals, choices, options.metric).savefig(options.out, dpi=110)
+    runs = json.loads(options.results.read_text(encoding="utf-8"))["runs"]
+    draw(runs, options.metric).savefig(options.out, dpi=110)
     print(f"wrote {options.out}")
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.quality import SHOWN, table
+from benchmarks.quality import SHOWN, beside_choices, table
 from benchmarks.quality_arms import ARMS, FLAGSHIP, RECIPE, RIVALS, SIZE, TOLERANCE, architecture_of, parameters
 from benchmarks.quality_plot import draw, mean_curve
 from fagan_hf.configs import BatchNormSpec, FullAttentionBlockSpec, FullAttentionSpec, SelfAttentionSpec
@@ -84,8 +84,14 @@ def test_the_table_has_mean_and_spread_over_seeds():
     assert rows[1].endswith("| 30 | 700 |")
 
 
+def test_choices_are_compared_with_the_flagship_of_their_seeds():
+    arms = [("flagship", 0), ("flagship", 1), ("flagship", 2), ("hinge", 0), ("hinge", 2), ("sagan", 0)]
+    runs = {f"{arm}-{seed}": run(arm, seed, 1.0) for arm, seed in arms}
+    assert set(beside_choices(runs)) == {"flagship-0", "flagship-2", "hinge-0", "hinge-2"}
+
+
 def curve(arm, points):
-    return {"arm": arm, "curve": [{"seconds": seconds, "fd": value} for seconds, value in points]}
+    return {"arm": arm, "seed": 0, "curve": [{"seconds": seconds, "fd": value} for seconds, value in points]}
 
 
 def test_a_curve_is_the_mean_where_all_runs_were_measured():
@@ -99,7 +105,7 @@ def test_a_curve_is_the_mean_where_all_runs_were_measured():
 def test_rivals_are_drawn_left_and_variants_right():
     points = [(60, 4.0), (180, 2.0)]
     runs = {arm: curve(arm, points) for arm in ("sagan", "flagship", "hinge")}
-    left, right = draw(runs, runs, "fd").axes
+    left, right = draw(runs, "fd").axes
     named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (left, right)]
     assert named == [["SAGAN", "flagship"], ["flagship", ARMS["hinge"].about]]
     assert set(RIVALS) < set(ARMS)
