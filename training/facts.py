@@ -21,6 +21,7 @@ from fagan_hf.redaction import redact
 ROOT = Path(__file__).resolve().parents[1]
 # Not the slashes of an address, nor those in a relative path.
 _ABSOLUTE = re.compile(r"(?<![\w/.~\\-])(?:/(?!/)|~/|[A-Za-z]:\\)[^\s,;:'\"\[\]=]+")
+_STATUS, _PEAK = Path("/proc/self/status"), re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PACKAGES = ("torch", "accelerate", "pillow")
 
 
@@ -72,6 +73,9 @@ def peak_memory_mb(device: torch.device) -> float:
         import psutil  # comes with accelerate
 
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+    # On Linux `getrusage` counts what the process was forked from, too.
+    if _STATUS.is_file() and (found := _PEAK.search(_STATUS.read_text(encoding="utf-8"))):
+        return round(int(found[1]) / 2**10, 1)
     import resource  # Windows has none
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,7 @@
 import platform
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,15 @@ def test_environment_facts_have_what_a_card_shows():
         <= found.keys()
         <= {*("hardware", "versions", "command", "commit", "commit_modified")}
     )
+
+
+def test_memory_is_the_process_own_and_at_its_peak():
+    ballast = b"x" * (768 * 2**20)  # of the process that starts the other one
+    script = (
+        "import torch; from training.facts import peak_memory_mb; cpu = torch.device('cpu'); "
+        "first = peak_memory_mb(cpu); x = b'x' * (64 * 2**20); del x; print(first, peak_memory_mb(cpu))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=facts.ROOT, capture_output=True, text=True, check=True)
+    first, last = map(float, result.stdout.split())
+    assert 50 < first < len(ballast) / 2**20
+    assert last - first > 32
