@@ -11,6 +11,7 @@ Results are written after every run, and what is there already is not run again.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -86,13 +87,19 @@ def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
         "images": last["images"],
         "seconds": last["seconds"],
         "images_per_second": round(last["images"] / last["seconds"], 2),
-        "peak_memory_mb": max(line["peak_memory_mb"] for line in lines),
+        "peak_memory_mb": memory_of_training(lines),
         "curve": [
             {"seconds": line["seconds"], "images": line["images"], **_of_line(line)}
             for line in lines
             if any(key.startswith("fd_") for key in line)
         ],
     }
+
+
+def memory_of_training(lines: Sequence[Mapping[str, float]]) -> float | None:
+    """Give the peak [MB] before the run was first measured, which takes more than training; none if that was at once."""
+    peaks = [line["peak_memory_mb"] for line in itertools.takewhile(lambda line: not _of_line(line), lines)]
+    return max(peaks, default=None)
 
 
 def _of_line(line: Mapping[str, float]) -> dict[str, float]:
@@ -111,7 +118,8 @@ def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
             continue
         cells = [_spread([run["metrics"][name] for run in of_arm]) for name in SHOWN]
         cells.append(f"{statistics.mean(run['images_per_second'] for run in of_arm):.0f}")
-        cells.append(f"{statistics.mean(run['peak_memory_mb'] for run in of_arm):.0f}")
+        memory = [run["peak_memory_mb"] for run in of_arm if run["peak_memory_mb"] is not None]
+        cells.append(f"{statistics.mean(memory):.0f}" if memory else "")
         lines.append(f"| {ARMS[arm].about} | {len(of_arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.quality import SHOWN, beside_choices, table
+from benchmarks.quality import SHOWN, beside_choices, memory_of_training, table
 from benchmarks.quality_arms import ARMS, FLAGSHIP, RECIPE, RIVALS, SIZE, TOLERANCE, architecture_of, parameters
 from benchmarks.quality_plot import draw, mean_curve
 from fagan_hf.configs import BatchNormSpec, FullAttentionBlockSpec, FullAttentionSpec, SelfAttentionSpec
@@ -82,6 +82,18 @@ def test_the_table_has_mean_and_spread_over_seeds():
     assert "| 3 |" in rows[0]
     assert "| 1 | 5 | 5 |" in rows[1]
     assert rows[1].endswith("| 30 | 700 |")
+
+
+def test_memory_is_that_of_training_before_anything_is_measured():
+    measured = {"peak_memory_mb": 900.0, "fd_effnetlite0_2048": 300.0}
+    lines = [{"peak_memory_mb": 300.0, "G_loss": 1.0}, {"peak_memory_mb": 320.0}, measured, {"peak_memory_mb": 900.0}]
+    assert memory_of_training(lines) == 320.0
+    assert memory_of_training([measured]) is None
+
+
+def test_a_table_leaves_out_memory_that_nobody_knows():
+    runs = {"sagan-0": run("sagan", 0, 1.0) | {"peak_memory_mb": None}, "sagan-1": run("sagan", 1, 1.0)}
+    assert table(runs, ["sagan"]).splitlines()[-1].endswith("| 700 |")
 
 
 def test_choices_are_compared_with_the_flagship_of_their_seeds():
