@@ -97,7 +97,7 @@ def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
 
 
 def memory_of_training(lines: Sequence[Mapping[str, float]]) -> float | None:
-    """Give the peak [MB] before the run was first measured, which takes more than training; none if that was at once."""
+    """Give the peak [MB] before the run was first measured, which takes more; none if it was measured at once."""
     peaks = [line["peak_memory_mb"] for line in itertools.takewhile(lambda line: not _of_line(line), lines)]
     return max(peaks, default=None)
 
