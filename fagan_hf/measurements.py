@@ -26,9 +26,9 @@ class Measurement:
         generator: SHA-256 of the generator's weights that it was measured of.
         dataset: Id of the data set.
         split: Of the data set.
-        lower_is_better: Is it a distance?
+        lower_is_better: Is it a distance? ``None``: neither more nor less of it is better.
         floor: The same of real images against other real ones, where it was measured.
-        error: Standard error, where it is known.
+        error: Standard deviation over parts of the images, where it is known.
         command: What measures it again.
     """
 
@@ -41,7 +41,7 @@ class Measurement:
     generator: str
     dataset: str
     split: str | None = None
-    lower_is_better: bool = True
+    lower_is_better: bool | None = True
     floor: float | None = None
     error: float | None = None
     command: str | None = None
@@ -100,10 +100,14 @@ def parse_measurements(text: str, name: str = METRICS) -> list[Measurement]:
 
 
 def add_measurement(folder: Path, measurement: Measurement) -> None:
-    """Write a number down; those of other weights, and an older one of the same type, are dropped."""
+    """Write a number down; those of other weights, and an older one of the same type and data, are dropped."""
+
+    def what(each: Measurement) -> tuple[str, str, str | None]:
+        return each.type, each.dataset, each.split
+
     kept = [
         each
         for each in read_measurements(folder)
-        if each.generator == measurement.generator and each.type != measurement.type
+        if each.generator == measurement.generator and what(each) != what(measurement)
     ]
     write_json(folder / METRICS, [asdict(each) for each in (*kept, measurement)])

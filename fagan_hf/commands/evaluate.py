@@ -28,7 +28,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
     add_model(parser, is_positional=True)
     add_images(parser)
     parser.add_argument(
-        "--num-images", type=int, default=2048, help="so many generated ones, and real ones (default: 2048)"
+        "--num-images",
+        type=int,
+        help="so many generated ones, and real ones (default: 2048 for effnetlite0, 50000 for inception)",
     )
     parser.add_argument(
         "--features",

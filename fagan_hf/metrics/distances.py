@@ -4,14 +4,13 @@ Every function takes features ``[images, features]`` of any dtype on any device,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_KERNEL_IMAGES = 8192  # of so many the whole kernel is held: half a gigabyte
-
+_KERNEL_IMAGES = 8192  # of so many the whole kernel is held, three times half a gigabyte
 _AT_A_TIME = 1024  # images of which all distances are held
 
 Features = Float[Tensor, "images features"]
@@ -31,13 +30,21 @@ def frechet_distance(first: Features, second: Features) -> float:
     """
     for features in (first, second):
         check_features(features)
-        count, dimensions = features.shape
-        if count <= dimensions:
-            raise ValueError(
-                f"{count:,} images have a covariance of rank {max(count - 1, 0):,} at most, but there are "
-                f"{dimensions:,} features; a Fréchet distance needs at least {dimensions + 1:,} images"
-            )
+        check_rank(*features.shape)
     return gaussian_frechet_distance(*moments(first), *moments(second))
+
+
+def check_rank(count: int, dimensions: int) -> None:
+    """See that so many images have a covariance of full rank in so many features.
+
+    Raises:
+        ValueError: They have not; says how many it takes.
+    """
+    if count <= dimensions:
+        raise ValueError(
+            f"{count:,} images have a covariance of rank {max(count - 1, 0):,} at most, but there are "
+            f"{dimensions:,} features; a Fréchet distance needs at least {dimensions + 1:,} images"
+        )
 
 
 def moments(features: Features) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
@@ -63,11 +70,11 @@ def gaussian_frechet_distance(
     overlap = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     shift = (mean - other_mean).square().sum()
     distance = shift + covariance.trace() + other_covariance.trace() - 2 * overlap
-    return max(0.0, float(distance))
+    return float(distance.clamp(min=0))
 
 
 class KernelDistance(NamedTuple):
-    """An estimate, and the standard error of it."""
+    """The mean over subsets of the images, and the standard deviation over them."""
 
     value: float
     error: float
@@ -204,9 +211,17 @@ def _radii(features: Features, *neighbours: int) -> list[Float[Tensor, " images"
 
 
 def nearest(
-    features: Float[Tensor, "images features"], others: Float[Tensor, "others features"]
+    features: Float[Tensor, "images features"],
+    others: Float[Tensor, "others features"],
+    *,
+    are_among: bool = False,
 ) -> tuple[Float[Tensor, " images"], Int[Tensor, " images"]]:
     """Find the nearest of other images to each image.
+
+    Args:
+        features: Of the images.
+        others: Of those to look among.
+        are_among: Are the images the first of the others? No image is its own nearest then.
 
     Returns:
         Its distance, and which it is.
@@ -216,10 +231,17 @@ def nearest(
     """
     for each in (features, others):
         check_features(each)
-    if not len(others):
+    if len(others) <= are_among:
         raise ValueError("there are no images to look for the nearest among")
     features, others = features.double(), others.double()
-    best = [torch.cdist(rows, others).min(1) for rows in features.split(_AT_A_TIME)]
+
+    def look(rows: Tensor) -> Any:
+        distances = torch.cdist(features[rows], others)
+        if are_among:
+            distances[torch.arange(len(rows)), rows] = torch.inf
+        return distances.min(1)
+
+    best = [look(rows) for rows in torch.arange(len(features), device=features.device).split(_AT_A_TIME)]
     return torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
 
 

@@ -10,8 +10,9 @@ Example:
 """
 
 import math
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,20 @@ from fagan_hf.measurements import Measurement, add_measurement
 from fagan_hf.metrics.distances import (
     KernelDistance,
     Neighbourhoods,
+    check_rank,
     frechet_distance,
     kernel_distance,
     nearest,
     neighbourhoods,
 )
 from fagan_hf.metrics.features import FeatureExtractor, build_features
-from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
+from fagan_hf.metrics.references import MAX_IMAGES, RealFeatures, real_features
 from fagan_hf.models import Generator
-from fagan_hf.repository import NEIGHBOURS, weights_hash
+from fagan_hf.repository import FACTS, NEIGHBOURS, read_json, weights_hash
 from fagan_hf.sampling import generate_images, latents_from_seeds, sample, to_uint8
 
 FIRST_SEED = 1_000_000  # far from the seeds that people look at
-NUM_IMAGES = 2048
+_NEAR = 0.01  # of real images: as near to another one as this share of them is nearness that needs an explanation
 _PICTURED, _SIMILAR = 8, 3  # rows of the picture of nearest images, and real images in each half of a row
 _SMALL = 64  # images up to this size are shown enlarged
 
@@ -53,17 +55,42 @@ class Numbers:
     frechet: float
     kernel: KernelDistance
     neighbourhoods: Neighbourhoods
-    nearest: float  # median distance to the nearest one of the other set
 
     @classmethod
     def of(cls, images: Tensor, real: Tensor) -> "Numbers":
         """Compare the features of two sets."""
-        return cls(
-            frechet_distance(real, images),
-            kernel_distance(real, images),
-            neighbourhoods(real, images),
-            float(nearest(images, real)[0].median()),
-        )
+        return cls(frechet_distance(real, images), kernel_distance(real, images), neighbourhoods(real, images))
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near images come to a real one.
+
+    Attributes:
+        median: Distance to the nearest real one, in features.
+        copied: Share of images that are as near to a real one as the nearest hundredth of real images is to another.
+    """
+
+    median: float
+    copied: float
+
+    @classmethod
+    def of(cls, distances: Float[Tensor, " images"], apart: Float[Tensor, " real"]) -> "Nearness":
+        """Sum up distances to the nearest real image, next to those of real images to another one."""
+        return cls(float(distances.median()), float((distances <= apart.quantile(_NEAR)).double().mean()))
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """Real images against other real ones.
+
+    Attributes:
+        numbers: Of as many others; ``None`` if there are too few.
+        apart: Distance of each to the nearest other one.
+    """
+
+    numbers: Numbers | None
+    apart: Float[Tensor, " images"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,8 @@ class Evaluation:
         compared_with: Among so many real images the nearest were looked for.
         found: Of the generated images.
         floor: The same of as many other real images; ``None`` if there are too few.
+        nearness: Of the generated images to the nearest of all real ones.
+        real_nearness: Of real images to the nearest other one.
         images_per_second: That were drawn, without looking at them.
         closest: Seeds of the generated images that are nearest to a real one, the nearest first.
         neighbours: What `nearest_picture` is drawn from.
@@ -88,22 +117,25 @@ class Evaluation:
     compared_with: int
     found: Numbers
     floor: Numbers | None
+    nearness: Nearness
+    real_nearness: Nearness
     images_per_second: float
     closest: Sequence[int]
     neighbours: "_Neighbours" = field(repr=False)
 
-    @property
-    def is_copying(self) -> float | None:
-        """How near generated images are to real ones, next to how near other real images are: below 1 is nearer."""
-        return None if self.floor is None or not self.floor.nearest else self.found.nearest / self.floor.nearest
-
-    def rows(self) -> list[tuple[str, str, float, float | None, float | None, bool]]:
-        """Give each metric: its type, its name in words, value, floor, error, and whether less is better."""
+    def rows(self) -> list[tuple[str, str, float, float | None, float | None, bool | None]]:
+        """Give each metric: type, name in words, value, floor, spread, whether less is better (``None``: neither)."""
         found, floor = self.found, self.floor
         suffix = f"{self.features.name}_{self.num_images}"
 
         def row(
-            kind: str, name: str, value: float, least: float | None, *, error: float | None = None, less: bool = False
+            kind: str,
+            name: str,
+            value: float,
+            least: float | None,
+            *,
+            error: float | None = None,
+            less: bool | None = False,
         ):
             return f"{kind}_{suffix}", name, value, least, error, less
 
@@ -122,7 +154,9 @@ class Evaluation:
             rows.append(
                 row(kind, name, getattr(found.neighbourhoods, kind), floor and getattr(floor.neighbourhoods, kind))
             )
-        rows.append(row("nearest", "Distance to the nearest real image", found.nearest, floor and floor.nearest))
+        near, real = self.nearness, self.real_nearness
+        rows.append(row("nearest", "Median distance to the nearest real image", near.median, real.median, less=None))
+        rows.append(row("copied", "Share of near copies of real images", near.copied, real.copied, less=True))
         return rows
 
     def table(self) -> str:
@@ -130,12 +164,12 @@ class Evaluation:
         lines = [f"{'':<28}{'generated':>14}{'real':>12}"]
         for kind, _, value, least, error, less in self.rows():
             told = f"{value:.4g}" + (f" ± {error:.2g}" if error is not None else "")
-            arrow = "↓" if less else ("" if kind.startswith("nearest") else "↑")
+            arrow = "" if less is None else "↓" if less else "↑"
             lines.append(f"{kind + ' ' + arrow:<28}{told:>14}{'-' if least is None else f'{least:.4g}':>12}")
         lines += [
             "",
             f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
-            *(["Under real: others of these."] if self.floor else []),
+            f"Nearest and copied: against {self.compared_with:,} of them. Under real: other real ones instead.",
             f"Seen through {self.features.description}.",
             "A Fréchet distance of few images is too large: compare numbers of the same name only, on the same data.",
             f"{self.images_per_second:,.1f} images a second.",
@@ -153,8 +187,12 @@ class Evaluation:
         reference = f"{count:,} of {self.total:,} real images"
         if self.floor is not None:
             reference += f"; real against real: {count:,} others of them against these"
+        all_of_them = f"all {self.total:,} real images"
+        if self.compared_with < self.total:
+            all_of_them = f"{self.compared_with:,} of {self.total:,} real images"
+        all_of_them += "; real against real: each of those before against all others"
         command = f"fagan-hf evaluate MODEL --dataset {data['dataset']}{f' --split {split}' if split else ''}"
-        command += f" --num_images {count} --features {self.features.name}"
+        command += f"{_flags(data.get('options', {}))} --num_images {count} --features {self.features.name}"
         return [
             Measurement(
                 type=kind,
@@ -164,7 +202,7 @@ class Evaluation:
                 error=None if error is None else _rounded(error),
                 features=self.features.description,
                 num_images=count,
-                reference=reference,
+                reference=all_of_them if kind.startswith(("nearest_", "copied_")) else reference,
                 generator=generator,
                 dataset=data["dataset"],
                 split=split,
@@ -172,11 +210,12 @@ class Evaluation:
                 command=command,
             )
             for kind, name, value, least, error, less in self.rows()
-            if not kind.startswith("nearest")  # whether more or less of it is better depends
         ]
 
     def keep(self, folder: Path) -> None:
         """Write numbers and `nearest_picture` into the folder of the model that was measured: all that a card needs.
+
+        The picture asks what was learned by heart, so it is drawn of the data only that the model has learned from.
 
         Raises:
             ValueError: The folder has no generator, or its ``metrics.json`` is broken.
@@ -186,6 +225,9 @@ class Evaluation:
             raise ValueError(f"{folder} has no generator whose numbers these could be")
         for each in self.measurements(weights):
             add_measurement(folder, each)
+        learned_from, data = read_json(folder / FACTS).get("data"), self.neighbours.images.description
+        if learned_from is not None and any(learned_from.get(key) != data.get(key) for key in ("dataset", "split")):
+            return
         with replacing(folder / NEIGHBOURS) as path:
             self.nearest_picture().save(path, format="PNG")
 
@@ -198,7 +240,17 @@ class Evaluation:
         return self.neighbours.picture()
 
 
+_NAMES = {"revision": "dataset_revision"}  # the command's --revision is the model's
 _SHARES = {"precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
+
+
+def _flags(options: Mapping[str, Any]) -> str:
+    """Write what was asked of a data set as flags of the command."""
+    text = ""
+    for name, value in options.items():
+        words = value if isinstance(value, list) else [] if value is True else [value]
+        text += f" {shlex.join([f'--{_NAMES.get(name, name)}', *map(str, words)])}"
+    return text
 
 
 def _rounded(value: float) -> float:
@@ -227,19 +279,26 @@ class _Neighbours:
         return image_grid(enlarged(tiles, scale), columns=2 * groups.shape[1])
 
 
-def check_counts(num_images: int, num_real: int) -> None:
+def check_counts(num_images: int, images: Images, extractor: FeatureExtractor) -> None:
     """See early that there are enough images.
 
+    Args:
+        num_images: That shall be drawn, and compared with as many real ones.
+        images: The real ones, of which one is looked at.
+        extractor: What they will be seen through.
+
     Raises:
-        ValueError: There are fewer real images than shall be compared.
+        ValueError: There are fewer real images than shall be compared, or fewer shall be than there are features.
     """
     if num_images < 1:
-        raise ValueError(f"num_images is {num_images}; it must be at least 1, usually {NUM_IMAGES:,}")
-    if num_images > num_real:
+        raise ValueError(f"num_images is {num_images}; it must be at least 1, usually {extractor.num_images:,}")
+    total, most = len(images), min(len(images), MAX_IMAGES)
+    if num_images > most:
+        there_are = f"there are {total:,}" if most == total else f"of {total:,} no more than {most:,} are looked at as"
         raise ValueError(
-            f"num_images is {num_images:,}, but there are {num_real:,} real images to compare with; "
-            f"take {num_real:,} at most"
+            f"num_images is {num_images:,}, but {there_are} real images to compare with; take {most:,} at most"
         )
+    check_rank(num_images, extractor(images.array[:1]).shape[1])
 
 
 def labels_of(images: Images, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows labels"] | None:
@@ -296,7 +355,7 @@ def compare(
         seconds: How long drawing them took.
         real: Features of the real images.
     """
-    count = len(fake)
+    count, floor = len(fake), _floor(real, len(fake))
     distances, _ = nearest(fake, real.features)
     closest = distances.argsort()[:_PICTURED]
     pictured = torch.cat([closest, torch.arange(len(closest))])
@@ -308,7 +367,9 @@ def compare(
         total=real.total,
         compared_with=len(real.features),
         found=Numbers.of(fake, real.features[:count]),
-        floor=_floor(real, count),
+        floor=floor.numbers,
+        nearness=Nearness.of(distances, floor.apart),
+        real_nearness=Nearness.of(floor.apart, floor.apart),
         images_per_second=count / seconds if seconds else math.nan,
         closest=[FIRST_SEED + int(index) for index in closest],
         neighbours=_Neighbours(
@@ -321,12 +382,12 @@ def compare(
     )
 
 
-def _floor(real: RealFeatures, count: int) -> Numbers | None:
-    """Compare real images with other real ones, once for a data set; ``None`` if there are not twice as many."""
-    if len(real.features) < 2 * count:
-        return None
+def _floor(real: RealFeatures, count: int) -> _Floor:
+    """Compare real images with other real ones, once for a data set."""
     if count not in real.floors:
-        real.floors[count] = Numbers.of(real.features[count : 2 * count], real.features[:count])
+        first, others = real.features[:count], real.features[count : 2 * count]
+        numbers = Numbers.of(others, first) if len(others) == count else None
+        real.floors[count] = _Floor(numbers, nearest(first, real.features, are_among=True)[0])
     return real.floors[count]
 
 
@@ -335,7 +396,7 @@ def evaluate(
     images: Images,
     *,
     features: Any = "effnetlite0",
-    num_images: int = NUM_IMAGES,
+    num_images: int | None = None,
     batch_size: int | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
@@ -346,7 +407,8 @@ def evaluate(
         generator: On any device; images are looked at there too.
         images: Real ones of the generator's size, as `fagan_hf.data.prepare_images` gives them.
         features: A name out of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
-        num_images: How many are drawn, and compared with as many real ones.
+        num_images: How many are drawn, and compared with as many real ones; by default what is usual for the features:
+            2,048, of Inception's 50,000.
         batch_size: Images drawn at a time; default as many as memory allows.
         cache_dir: Where features of real images are kept; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
         progress: Show bars?
@@ -357,9 +419,10 @@ def evaluate(
         ImportError: The features need a package; says which.
         OSError: The features' weights can't be downloaded; says what works without.
     """
-    check_counts(num_images, len(chosen_rows(len(images))))
     check_match(generator, images)
     extractor = build_features(features)
+    num_images = extractor.num_images if num_images is None else num_images
+    check_counts(num_images, images, extractor)
     real = real_features(images, extractor, device=generator.device, cache_dir=cache_dir, progress=progress)
     seeds = range(FIRST_SEED, FIRST_SEED + num_images)
     labels = labels_of(images, real.rows[:num_images])

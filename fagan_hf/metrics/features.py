@@ -24,11 +24,13 @@ class FeatureExtractor:
         name: Part of every metric's name, such as ``fd_effnetlite0_2048``: letters and digits.
         module: Takes images ``[batch, 3, size, size]`` of 8 bits, from 0 to 255, and gives ``[batch, features]``.
         description: What it is, for a card.
+        num_images: How many images its numbers are usually of.
     """
 
     name: str
     module: nn.Module
     description: str
+    num_images: int = 2048
 
     def __post_init__(self):
         if not (self.name.isascii() and self.name.isalnum()):
@@ -36,10 +38,11 @@ class FeatureExtractor:
 
     @property
     def identity(self) -> str:
-        """A hash of the network, so that what was computed by it is taken for nothing else."""
+        """A hash of the network's layers and weights; not of what is computed with them, which code decides."""
         digest = hashlib.sha256(f"{self.name} {self.module}".encode())
         for key, tensor in sorted(self.module.state_dict().items()):
-            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+            digest.update(key.encode() + numbers.numpy().tobytes())
         return digest.hexdigest()
 
     @torch.inference_mode()
@@ -114,7 +117,7 @@ def _inception() -> FeatureExtractor:
     description = (
         "Inception-v3 of the published FID protocol (TensorFlow's weights of 2015, by torch-fidelity), at 299x299"
     )
-    return FeatureExtractor("inception", _Inception(network), description)
+    return FeatureExtractor("inception", _Inception(network), description, num_images=50_000)
 
 
 FEATURES: dict[str, Callable[[], FeatureExtractor]] = {"effnetlite0": _effnetlite0, "inception": _inception}

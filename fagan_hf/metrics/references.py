@@ -20,6 +20,7 @@ from fagan_hf.metrics.features import FeatureExtractor
 MAX_IMAGES = 50_000
 """Of a larger data set so many are looked at, always the same."""
 _SEED = 0
+_PROBED, _DEVIATION = 4, 0.01  # images that a cache is tried with, and how far other hardware may be from it
 _AT_A_TIME = 1024
 _FEATURES = "features"
 
@@ -32,7 +33,7 @@ class RealFeatures:
         features: Of all images, or of `MAX_IMAGES` of them.
         rows: Which image of the data set each is.
         total: Images in the data set.
-        floors: What was found by comparing so many of them with as many others; see `fagan_hf.metrics.evaluate`.
+        floors: What was found by comparing so many of them with others; see `fagan_hf.metrics.evaluate`.
     """
 
     features: Float[Tensor, "images features"]
@@ -56,8 +57,9 @@ def real_features(
 ) -> RealFeatures:
     """Compute the features of a data set's images, or read what an earlier call has kept.
 
-    What is kept is named after the images' pixels, which crop and size are part of, and the network's weights; so it is
-    never taken for another's. A damaged file is made anew.
+    What is kept is named after the images' pixels, which crop and size are part of, and the network's layers and
+    weights. The first images are looked at again, since code may have changed that a network runs through. What is
+    damaged or not what the network gives is computed anew.
 
     Args:
         images: As `fagan_hf.data.prepare_images` gives them.
@@ -72,7 +74,13 @@ def real_features(
     path = cache_root(cache_dir) / f"{name}.safetensors"
 
     def read() -> Tensor | None:
-        return _read(path, identity, len(rows), tell=progress)
+        kept = _read(path, identity, len(rows), tell=progress)
+        return kept if kept is not None and agrees(kept) else None
+
+    def agrees(kept: Tensor) -> bool:
+        found = extractor(images.array[rows[:_PROBED]], device=device)
+        few = kept[:_PROBED]
+        return found.shape == few.shape and bool((found - few).norm() <= _DEVIATION * few.norm())
 
     features = read()
     if features is None:

@@ -205,8 +205,9 @@ features.FEATURES["effnetlite0"] = lambda: features.FeatureExtractor("means", Me
 
 
 def test_two_processes_measure_what_one_does(place):
-    """Eleven images, so that the last process has one that is dropped."""
+    """Eleven images, so that the last process has one that is dropped; of a generator that learns next to nothing."""
     arguments = {"eval_every_images": 24, "eval_num_images": 11, "max_images": 24}
+    arguments |= {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
     script = place.script(MEASURED)
     commands = [
         place.start([sys.executable, script, *place.arguments(name="one", **arguments)]),
@@ -218,7 +219,7 @@ def test_two_processes_measure_what_one_does(place):
         json.loads((place.folder / f"runs/{name}/metrics.jsonl").read_text().splitlines()[-1])
         for name in ("one", "two")
     ]
-    assert found[0]["fd_means_11"] == pytest.approx(found[1]["fd_means_11"], rel=0.02)
-    for name in ("precision", "recall", "coverage", "density"):
-        assert found[0][f"{name}_means_11"] == pytest.approx(found[1][f"{name}_means_11"], abs=0.1)
+    measured = [{name: value for name, value in each.items() if name.endswith("_means_11")} for each in found]
+    assert len(measured[0]) == 8
+    assert measured[0] == pytest.approx(measured[1], rel=1e-3)
     assert all((place.folder / f"runs/{name}/best/metrics.json").is_file() for name in ("one", "two"))

@@ -141,6 +141,20 @@ def test_the_nearest_in_parts_is_the_nearest():
     torch.testing.assert_close(distances, expected.amin(1))
 
 
+def test_the_nearest_other_one(monkeypatch):
+    """The first 40 of 70 images, each among all but itself; one is there twice."""
+    images = normal(70)
+    images[3] = images[55]
+    expected = torch.cdist(images, images).fill_diagonal_(torch.inf)[:40]
+    monkeypatch.setattr("fagan_hf.metrics.distances._AT_A_TIME", 16)
+    distances, indices = nearest(images[:40], images, are_among=True)
+    assert torch.equal(indices, expected.argmin(1))
+    torch.testing.assert_close(distances, expected.amin(1))
+    assert indices[3] == 55
+    with pytest.raises(ValueError, match="no images to look for"):
+        nearest(images[:1], images[:1], are_among=True)
+
+
 def test_neighbourhoods_in_parts_are_the_whole(monkeypatch):
     real, fake = normal(130, seed=1), 0.8 * normal(110, seed=2)
     whole = neighbourhoods(real, fake)
@@ -183,6 +197,18 @@ def test_features_that_are_not_finite(function, value):
     for pair in ((broken, normal(20)), (normal(20), broken)):
         with pytest.raises(ValueError, match="2 of 20 images have features that are not finite"):
             function(*pair)
+
+
+def test_kernels_that_are_too_large_to_hold_are_computed_for_each_subset(monkeypatch):
+    real, fake = normal(90), normal(80, seed=1) + 0.3
+    held = kernel_distance(real, fake, subsets=5, subset_size=30)
+    monkeypatch.setattr("fagan_hf.metrics.distances._KERNEL_IMAGES", 85)
+    assert kernel_distance(real, fake, subsets=5, subset_size=30) == pytest.approx(held, rel=1e-9)
+
+
+def test_a_distance_that_is_no_number_is_not_taken_for_the_best():
+    zero, one = torch.zeros(2).double(), torch.eye(2).double()
+    assert math.isnan(gaussian_frechet_distance(zero + math.nan, one, zero, one))
 
 
 def test_the_choice_of_subsets_is_the_seeds():

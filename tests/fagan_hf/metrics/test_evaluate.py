@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -73,14 +74,15 @@ def measure(generator, images, **options):
 
 def test_each_metric_has_features_and_number_in_its_name(generator, images):
     found = measure(generator, images)
-    names = ["fd", "kid", "precision", "recall", "density", "coverage", "nearest"]
+    names = ["fd", "kid", "precision", "recall", "density", "coverage", "nearest", "copied"]
     assert [kind for kind, *_ in found.rows()] == [f"{name}_corners_{COUNT}" for name in names]
     measurements = found.measurements("abc")
-    assert [each.type for each in measurements] == [f"{name}_corners_{COUNT}" for name in names[:-1]]
-    assert [each.lower_is_better for each in measurements] == [True, True, False, False, False, False]
+    assert [each.type for each in measurements] == [f"{name}_corners_{COUNT}" for name in names]
+    assert [each.lower_is_better for each in measurements] == [True, True, *[False] * 4, None, True]
     assert measurements[1].error > 0
     assert all(each.floor is not None for each in measurements)
     assert "60 of 150 real images" in measurements[0].reference
+    assert "all 150 real images" in measurements[-1].reference
     assert found.images_per_second > 0
     for each in (*names, "60 generated images against as many of 150 real ones", "colours of four places", "too large"):
         assert each in found.table()
@@ -116,12 +118,27 @@ def test_a_memory_is_found(generator, images, folder):
     assert not np.array_equal(real, other)
 
 
+def test_one_who_has_learned_by_heart_is_told_from_one_who_draws_alike(generator, tmp_path, cache):
+    """Four times as many of its own pictures as are drawn are the data; then with a third of what is drawn in it."""
+    own = generate_images(generator, latents_from_seeds(range(1000, 1000 + 4 * COUNT), 8), progress=False)
+    learned = generate_images(generator, latents_from_seeds(range(FIRST_SEED, FIRST_SEED + 20), 8), progress=False)
+    found = [
+        measure(generator, prepare_images(ImageSource(str(write_pictures(folder, data)), resolution=8), progress=False))
+        for folder, data in ((tmp_path / "alike", own), (tmp_path / "learned", np.concatenate([own, learned])))
+    ]
+    assert found[0].nearness.copied < 0.15
+    assert 20 / COUNT <= found[1].nearness.copied < 0.15 + 20 / COUNT
+    for each in found:
+        assert 0.4 < each.nearness.median / each.real_nearness.median < 1.5, "which the median does not show"
+        assert 1 / COUNT <= each.real_nearness.copied < 0.05
+
+
 def test_real_features_are_computed_once(images, cache, generator):
     Corners.calls = 0
     first = real_features(images, EXTRACTOR, progress=False)
     assert Corners.calls == 150
     again = real_features(images, EXTRACTOR, progress=False)
-    assert Corners.calls == 150
+    assert Corners.calls == 154, "and tried with four images"
     assert torch.equal(first.features, again.features)
     for index in (0, 77, 149):
         expected = images.array[first.rows[index]][:, ::4, ::4].reshape(-1) / np.float32(255)
@@ -138,6 +155,21 @@ def test_other_features_and_other_images_are_not_taken_for_these(images, folder,
     fewer = prepare_images(ImageSource(str(folder), resolution=8), progress=False)
     assert len(real_features(fewer, EXTRACTOR, progress=False).features) == 149 < len(before.features)
     assert len(list(cache.glob("features-*.safetensors"))) == 3
+
+
+def test_code_that_has_changed_is_noticed(images, cache):
+    """Neither weights nor the layers' names say that it computes something else."""
+
+    class Other(nn.Module):
+        def forward(self, images):
+            return 1 - images[:, :, ::4, ::4].float().flatten(1) / 255
+
+    Other.__name__ = "Corners"
+    changed = FeatureExtractor("corners", Other(), "")
+    assert changed.identity == EXTRACTOR.identity
+    before = real_features(images, EXTRACTOR, progress=False).features
+    torch.testing.assert_close(real_features(images, changed, progress=False).features, 1 - before)
+    assert len(list(cache.glob("features-*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "other", "nan"])
@@ -161,7 +193,7 @@ def test_a_damaged_cache_is_made_anew(images, cache, damage, capsys):
         assert "is damaged" in capsys.readouterr().err
     Corners.calls = 0
     real_features(images, EXTRACTOR, progress=False)
-    assert Corners.calls == 0
+    assert Corners.calls == 4
 
 
 def test_large_data_is_looked_at_in_part(images, cache, monkeypatch):
@@ -182,8 +214,7 @@ def test_generated_pictures_are_what_a_png_holds(generator, images):
 def test_no_floor_where_there_are_too_few(generator, images):
     found = measure(generator, images, num_images=100)
     assert found.floor is None
-    assert found.is_copying is None
-    assert all(each.floor is None for each in found.measurements("a"))
+    assert [each.floor is None for each in found.measurements("a")] == [True] * 6 + [False] * 2
     assert "-" in found.table()
 
 
@@ -209,13 +240,25 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path, cache):
 def test_more_images_than_there_are(generator, images):
     with pytest.raises(ValueError, match=r"num_images is 151, but there are 150 real images .*take 150 at most"):
         measure(generator, images, num_images=151)
+    with pytest.raises(ValueError, match="num_images is 2,048, but there are 150"):
+        measure(generator, images, num_images=None)
     with pytest.raises(ValueError, match="num_images is 0"):
         measure(generator, images, num_images=0)
 
 
+def test_no_more_than_are_looked_at(generator, images, monkeypatch):
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "MAX_IMAGES", 80)
+    with pytest.raises(ValueError, match=r"of 150 no more than 80 are looked at as real images .*take 80 at most"):
+        measure(generator, images, num_images=81)
+
+
 def test_fewer_images_than_features(generator, images):
+    """Told before anything is drawn, or all real images are looked at."""
+    Corners.calls = 0
+    generator.register_forward_pre_hook(lambda *_: pytest.fail("it draws"))
     with pytest.raises(ValueError, match="needs at least 13 images"):
         measure(generator, images, num_images=12)
+    assert Corners.calls == 1
 
 
 def test_images_of_another_size(generator, folder, cache):
@@ -254,7 +297,7 @@ def test_a_run_folder_keeps_its_numbers(run_folder, corners, capsys):
     said = capsys.readouterr().out
     measured = read_measurements(run_folder)
     assert [each.type for each in measured][:2] == [f"fd_corners_{COUNT}", f"kid_corners_{COUNT}"]
-    assert len(measured) == 6
+    assert len(measured) == 8
     card = (run_folder / "README.md").read_text()
     for each in measured:
         assert f"{each.value:.4g}" in said
@@ -267,6 +310,23 @@ def test_a_run_folder_keeps_its_numbers(run_folder, corners, capsys):
         assert picture.size == (128, 128)
     assert evaluate_command(run_folder, "--num_images", COUNT) == 0
     assert read_measurements(run_folder) == measured, "the same again, and not twice"
+
+
+def test_other_data_takes_nobodys_place(run_folder, corners, tmp_path):
+    """Numbers of each data set stay side by side; the picture of what was learned by heart is of the run's own."""
+    evaluate_command(run_folder, "--num_images", COUNT)
+    picture = (run_folder / "nearest.png").read_bytes()
+    random = np.random.default_rng(1)
+    other = write_pictures(tmp_path / "others", random.integers(0, 256, (150, 8, 8, 3), dtype=np.uint8))
+    assert evaluate_command(run_folder, "--num_images", COUNT, "--dataset", other, "--crop", 8) == 0
+    measured = read_measurements(run_folder)
+    assert [each.dataset for each in measured] == ["pictures"] * 8 + ["others"] * 8
+    assert "--crop" not in measured[0].command
+    assert "--dataset others --crop 8 --num_images 60" in measured[-1].command
+    assert (run_folder / "nearest.png").read_bytes() == picture
+    card = (run_folder / "README.md").read_text()
+    assert f"`fd_corners_{COUNT}` on `pictures`)" in card
+    assert f"`fd_corners_{COUNT}` on `others`)" in card
 
 
 def test_what_people_wrote_on_the_card_stays(run_folder, corners):

@@ -1,6 +1,8 @@
 import builtins
+import importlib
 import sys
 import types
+from importlib.util import find_spec
 from urllib.error import URLError
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from torch import nn
+from torch.nn import functional
 
 from fagan_hf.avatars import draw_avatar
 from fagan_hf.metrics import effnetlite0
@@ -67,11 +70,17 @@ def test_padding_is_tensorflows():
     assert effnetlite0._same(five, image).squeeze().tolist() == [[1 + 10, 10], [10, 10]]
 
 
-def test_size_is_the_extractors_own(efficientnet):
+def test_size_is_the_extractors_own(efficientnet, monkeypatch):
     """An image that is enlarged smoothly looks nearly the same, and one of the network's own size is not touched."""
-    large = pictures(1, size=effnetlite0.RESOLUTION)
-    small = np.asarray(Image.fromarray(large[0].transpose(1, 2, 0)).resize((64, 64))).transpose(2, 0, 1)[None]
-    assert efficientnet(large).shape == efficientnet(small).shape
+    size = effnetlite0.RESOLUTION
+    own = np.stack([draw_avatar(seed, style="toon-head", size=size) for seed in (1, 2)])
+    half = np.stack([np.asarray(Image.fromarray(each).resize((size // 2, size // 2))) for each in own])
+    looked_at = seen(efficientnet, own)
+    similar = functional.cosine_similarity(looked_at, seen(efficientnet, half))
+    assert similar.min() > 0.8 > functional.cosine_similarity(*looked_at, dim=0), "others look different"
+    with monkeypatch.context() as patch:
+        patch.setattr(effnetlite0.functional, "interpolate", lambda *_, **__: pytest.fail("it is resized"))
+        assert torch.equal(seen(efficientnet, own), looked_at)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +138,8 @@ def test_identity_is_the_weights():
     same, other = (FeatureExtractor("x", each, "") for each in modules)
     assert same.identity == FeatureExtractor("x", modules[0], "told otherwise").identity
     assert len({same.identity, other.identity, FeatureExtractor("y", modules[0], "").identity}) == 3
+    half = FeatureExtractor("x", nn.Linear(3, 2).bfloat16(), "").identity  # NumPy has no such numbers
+    assert half not in {same.identity, other.identity}
 
 
 @pytest.mark.parametrize("name", ["", "has space", "dash-ed", "under_score"])
@@ -187,40 +198,49 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
         EfficientNetLite0()
 
 
-class Network(nn.Module):
-    """Stands for torch-fidelity's, which takes 8 bits of any size and gives a tuple."""
-
-    def __init__(self, name, features):
-        super().__init__()
-        assert features == ["2048"]
-        self.seen = []
-
-    def forward(self, images):
-        assert images.dtype == torch.uint8
-        self.seen.append(images)
-        return (images.flatten(1).float()[:, :2048],)
-
-
-def fidelity(monkeypatch, network):
-    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
-    module.FeatureExtractorInceptionV3 = network
-    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+@pytest.fixture
+def fidelity(monkeypatch):
+    """torch-fidelity's own Inception-v3, untrained, past its package, which imports torchvision for other things."""
+    spec = find_spec("torch_fidelity")
+    assert spec, "`make test` installs torch-fidelity"
+    package = types.ModuleType("torch_fidelity")
+    package.__path__ = list(spec.submodule_search_locations)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    yield module
+    for name in [name for name in sys.modules if name.startswith("torch_fidelity.")]:
+        del sys.modules[name]
 
 
-def test_inception_gets_the_images_as_they_are(monkeypatch):
+def test_inception_gets_the_images_as_they_are(fidelity, monkeypatch):
     """torch-fidelity resizes by itself, as the published protocol does; what comes before it must not."""
-    fidelity(monkeypatch, Network)
+    resized = []
+    resize = fidelity.interpolate_bilinear_2d_like_tensorflow1x
+
+    def look(images, **options):
+        resized.append((images.clone(), options))
+        return resize(images, **options)
+
+    monkeypatch.setattr(fidelity, "interpolate_bilinear_2d_like_tensorflow1x", look)
+    addresses = []
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda url, **_: addresses.append(url))
+    monkeypatch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
     extractor = build_features("inception")
-    images = pictures(3, size=32)
-    assert extractor(images).shape == (3, 2048)
-    assert torch.equal(extractor.module.network.seen[0], torch.from_numpy(images))
+    images = pictures(2, size=32)
+    found = extractor(images)
+    assert found.shape == (2, 2048)
+    assert found.isfinite().all()
+    [(given, options)] = resized
+    assert torch.equal(given, torch.from_numpy(images).float())
+    assert options == {"size": (299, 299), "align_corners": False}
+    assert "weights-inception-2015-12-05" in addresses[0], "TensorFlow's, which the protocol takes"
+    assert extractor.num_images == 50_000, "as papers have it"
 
 
-def test_weights_that_cannot_be_fetched(monkeypatch):
-    def fail(*_):
+def test_weights_that_cannot_be_fetched(fidelity, monkeypatch):
+    def fail(*_, **__):
         raise URLError("Name or service not known")
 
-    fidelity(monkeypatch, fail)
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", fail)
     with pytest.raises(OSError, match=r"could not be downloaded: .*Name or service.*offline, effnetlite0 works"):
         build_features("inception")
