@@ -1,15 +1,17 @@
 """Measure the averaged generator while it is trained, and keep the best one."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from fagan_hf.cards import write_card
 from fagan_hf.data import Images
+from fagan_hf.measurements import Measurement, read_measurements
 from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
 from fagan_hf.metrics.features import build_features
 from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import CARD, save_repository, write_text
+from fagan_hf.repository import CARD, METRICS, save_repository, weights_hash, write_text
 from training.processes import Processes
 
 BEST = "best"
@@ -33,9 +35,9 @@ class Evaluator:
 
     def __init__(self, images: Images, features: str, num_images: int, processes: Processes):
         self.images, self.num_images, self.processes = images, num_images, processes
-        rows = chosen_rows(len(images))
-        check_counts(num_images, len(rows))
         self.extractor = build_features(features)
+        check_counts(num_images, images, self.extractor)
+        rows = chosen_rows(len(images))
         self._real: RealFeatures | None = None  # of the main process
         # All draw equally many, so that they can be collected; what is beyond the last image is dropped.
         share = -(-num_images // processes.count)
@@ -63,11 +65,32 @@ def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     return {kind: value for kind, _, value, *_ in evaluation.rows()}
 
 
-def keep_best(
+def keep_if_best(
     run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
 ) -> None:
-    """Write a model that is better than all before it, with its numbers and card."""
+    """Write a model that is better than the one in `BEST`, with its numbers and card."""
     folder = run_dir / BEST
+    if not _is_better(evaluation, folder):
+        return
+    (folder / METRICS).unlink(missing_ok=True)  # of the one before, and perhaps damaged
     save_repository(folder, generator, discriminator, facts)
     evaluation.keep(folder)
     write_text(folder / CARD, write_card(folder))
+
+
+def _is_better(evaluation: Evaluation, folder: Path) -> bool:
+    """Compare with the model in a folder; one that is damaged, or was measured otherwise, counts for nothing.
+
+    What is there decides, not what a run remembers: it may have gone back since, or gone on in another folder.
+    """
+    try:
+        weights, known = weights_hash(folder), read_measurements(folder)
+    except ValueError:
+        return True
+    [now] = [each for each in evaluation.measurements("") if each.type.startswith("fd_")]
+
+    def how(each: Measurement) -> tuple[str, str, str | None, str]:
+        return each.type, each.dataset, each.split, each.reference
+
+    before = [each.value for each in known if each.generator == weights and how(each) == how(now)]
+    return now.value < min(before, default=math.inf)

@@ -34,7 +34,7 @@ from training.checkpoint import Checkpoints, Files
 from training.compilation import begin_step, check_compilation, compile_network
 from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
-from training.evaluation import Evaluation, Evaluator, keep_best, numbers_of
+from training.evaluation import Evaluation, Evaluator, keep_if_best, numbers_of
 from training.facts import environment_facts, peak_memory_mb
 from training.health import MAX_RETURNS, SLOWER, DivergedError, SkippedSteps, describe_loss, diagnose, report_failure
 from training.launch import check_launcher, cores_of_a_process
@@ -558,18 +558,15 @@ class Run:
         with self.processes.at_own_pace():
             generator = self._averaged_generator()
         evaluation = self.evaluator.measure(generator)
-        distance = self.processes.told_by_main(evaluation and evaluation.found.frechet)
-        if self.progress.best is None or distance < self.progress.best:
-            self.progress.best = distance
-            self._main_writes(lambda: self._keep_best(evaluation, generator))
+        self._main_writes(lambda: self._keep_if_best(evaluation, generator))
         self._measured = numbers_of(evaluation) if evaluation else {}
         self._evaluation = self.images_seen, evaluation
         self._started += time.monotonic() - started
         return True
 
-    def _keep_best(self, evaluation: Evaluation | None, generator: Generator) -> None:
+    def _keep_if_best(self, evaluation: Evaluation | None, generator: Generator) -> None:
         assert evaluation is not None, "the main process has it"
-        keep_best(self.recipe.run_dir, evaluation, generator, self.discriminator, self._facts())
+        keep_if_best(self.recipe.run_dir, evaluation, generator, self.discriminator, self._facts())
 
     def _show(self) -> None:
         self.processes.by_main(self._draw)

@@ -24,7 +24,6 @@ class Progress:
         told: Names of the numbers that have been summed up since the last line.
         events: What the next line shall tell besides numbers.
         symptoms: For how many lines in a row each symptom has held, see `training.health`.
-        best: Least Fréchet distance that was measured; ``None`` before the first.
         returns: How often the run has gone back because numbers were not finite.
         processes: Over how many the batch was spread.
         data: ``content`` (a hash of pixels and labels) and ``description`` of the images.
@@ -39,7 +38,6 @@ class Progress:
     told: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     symptoms: dict[str, int] = field(default_factory=dict)
-    best: float | None = None
     returns: int = 0
     processes: int = 1
     data: dict[str, Any] = field(default_factory=dict)

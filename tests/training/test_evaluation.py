@@ -102,6 +102,46 @@ def test_the_best_is_remembered_over_a_restart(measured, monkeypatch):
     assert value == 2
 
 
+@pytest.mark.parametrize(("before", "kept"), [(1.5, 1.5), (2.5, 2.0)], ids=["better", "worse"])
+def test_what_is_there_decides_which_is_the_best(measured, monkeypatch, before, kept):
+    """A run that went back to a checkpoint has forgotten what it measured since."""
+    compare = evaluation.compare
+    fake = iter([before, 2.0])
+
+    def compare_falsely(*arguments):
+        found = compare(*arguments)
+        object.__setattr__(found.found, "frechet", next(fake))
+        return found
+
+    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+    recipe = measured(max_images=8)
+    run = Run(recipe)
+    run.train()
+    run._measure()
+    [value] = [each.value for each in read_measurements(recipe.run_dir / "best") if each.type == "fd_means_10"]
+    assert value == kept
+
+
+@pytest.mark.parametrize("damage", ["other weights", "other measure", "text", "nothing"])
+def test_a_best_that_does_not_compare_gives_way(measured, monkeypatch, damage):
+    recipe = measured(max_images=8)
+    run = Run(recipe)
+    run.train()
+    path = recipe.run_dir / "best/metrics.json"
+    first = json.loads(path.read_text())
+    least = [each | {"value": 0.0} for each in first]
+    wrong = {
+        "other weights": json.dumps([each | {"generator": "0" * 64} for each in least]),
+        "other measure": json.dumps([each | {"type": each["type"].replace("10", "11")} for each in least]),
+        "text": "no numbers at all",
+        "nothing": None,
+    }[damage]
+    path.unlink() if wrong is None else path.write_text(wrong)
+    run._measure()
+    [value] = [each["value"] for each in json.loads(path.read_text()) if each["type"] == "fd_means_10"]
+    assert value > 0
+
+
 def test_measuring_is_not_training(measured, make_recipe):
     """It changes neither what is learned nor the time that the run has."""
     plain = make_recipe(name="plain")

@@ -17,7 +17,6 @@ def test_what_is_written_is_read_back():
         told=["generator_loss"],
         events=["something"],
         symptoms={"collapse": 2},
-        best=1.5,
         returns=1,
         processes=2,
         data={"content": "a", "description": {"count": 3}},
