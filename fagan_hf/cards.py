@@ -195,6 +195,7 @@ def _context(
         "torch_export": EXPORTS["torch"],
     }
     pictures = {key: path in there for key, path in files.items()}
+    is_of_several = len({_measured_on(each) for each in measurements}) > 1
     pictures["needs_architecture"] = recipe.get("model") == ARCHITECTURE
     return {
         "name": name,
@@ -215,6 +216,7 @@ def _context(
             {
                 "name": _cell(each.name),
                 "type": _cell(each.type),
+                "data": _cell(_measured_on(each)) if is_of_several else None,
                 "lower_is_better": each.lower_is_better,
                 "shown": _with_error(each),
                 "shown_floor": f"{each.floor:.4g}" if each.floor is not None else "not measured",
@@ -228,10 +230,14 @@ def _context(
         "command": training.get("command"),
         "commit": training.get("commit"),
         "commit_modified": training.get("commit_modified", False),
-        "longer": _longer(recipe),
+        "longer": _longer(training, recipe),
         "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
         "code": _code,
     }
+
+
+def _measured_on(each: Measurement) -> str:
+    return f"`{each.dataset}`" + (f", {each.split}" if each.split else "")
 
 
 def _protocols(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
@@ -265,14 +271,17 @@ def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: 
         flags.append(f" --finetune_from {training['finetuned_from']}")
     if data and data.get("source") == "hub" and data.get("revision") not in (None, recipe.get("revision")):
         flags.append(f" --revision {data['revision']}")
+    images = training.get("images_seen")
+    if images and images < recipe.get("max_images", 0):  # it was ended sooner, by hand or by the clock
+        flags.append(f" --max_images {images}{' --max_minutes null' if recipe.get('max_minutes') else ''}")
     return "".join(flags)
 
 
-def _longer(recipe: Mapping[str, Any]) -> str:
+def _longer(training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """Give the flag that makes the run twice as long."""
     if recipe.get("max_minutes"):
         return f"--max_minutes {2 * recipe['max_minutes']:g}"
-    return f"--max_images {2 * recipe.get('max_images', 1_000_000)}"
+    return f"--max_images {2 * (training.get('images_seen') or recipe.get('max_images', 1_000_000))}"
 
 
 def _example(values: list[dict[str, Any]]) -> str:

@@ -180,7 +180,7 @@ def test_a_run(make_run, data, repo_id):
     assert (
         "2,048 generated images, seen through EfficientNet-Lite0, compared with 2,048 images of the test split." in card
     )
-    assert "--resume_from user/name --max_images 40000" in card or repo_id is None
+    assert "--resume_from user/name --max_images 24690" in card or repo_id is None
 
 
 @pytest.mark.parametrize(
@@ -634,7 +634,23 @@ def test_what_was_learned_from_earlier_is_told(make_run):
 
 
 def test_the_same_again_is_of_the_same_data(make_run):
-    assert f"recipe.yaml --revision {COMMIT}\n" in write_card(make_run(CELEBA), "user/name")
+    card = write_card(make_run(CELEBA, images_seen=20_000), "user/name")
+    assert f"recipe.yaml --revision {COMMIT}\n" in card
+
+
+@pytest.mark.parametrize(
+    ("images", "minutes", "flags"),
+    [
+        (20_000, None, ""),
+        (20_008, 10, ""),
+        (12_345, None, " --max_images 12345"),
+        (9, 10, " --max_images 9 --max_minutes null"),
+    ],
+)
+def test_the_same_again_takes_as_many_images(make_run, images, minutes, flags):
+    """A run may have been ended by hand, or by a clock, which says something else on another machine."""
+    run = make_run(recipe=RECIPE | {"max_minutes": minutes}, images_seen=images)
+    assert f"recipe.yaml{flags}\n" in write_card(run, "user/name")
 
 
 def test_models_of_people_stay_apart_in_the_model_index(bare, make_run):
