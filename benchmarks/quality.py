@@ -4,10 +4,12 @@
     python benchmarks/quality.py --arms classic flagship --seeds 1 --minutes 2 --results /tmp/try.json
 
 Every arm has as many parameters within 10 %, the same images (drawn avatars at 32x32) and the same minutes of training,
-by the same command, training/train.py, on one thread; two runs go side by side, however many there are. Time spent
-measuring counts for nobody. Then each finished generator is measured; those of the rivals with gates at 0 and at 1 too.
+by the same command, training/train.py, on one thread; two runs go side by side. Time spent measuring counts for nobody.
+Then each finished generator is measured; those of the rivals with gates at 0 and at 1 too.
 
-Results are written after every run, and what is there already is not run again.
+Results are written after every run, with where and by what it was made, and what is there already is not run again: it
+is refused if it was another network or recipe. Seeds come one after the other, so that an arm's runs stand near the
+others' of the same seed, in time as well: a machine is not always equally fast.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, parameters
+from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, identity_of, parameters
 from fagan_hf import Generator
 from fagan_hf.allocator import keep_freed_memory
 from fagan_hf.architectures import save_architecture
@@ -37,7 +39,7 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.metrics import evaluate
 from fagan_hf.plots import read_metrics
 from fagan_hf.repository import HISTORY, write_json
-from training.facts import command, hardware, versions
+from training.facts import command, commit, hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/quality.json"
@@ -158,7 +160,12 @@ def main() -> None:
     for arm, architecture in architectures.items():
         with replacing(options.output_dir / f"{arm}.json") as path:
             save_architecture(path, architecture)
-    # Seed by seed, so that a comparison that is stopped early has all arms.
+    identities = {arm: identity_of(arm) for arm in options.arms}
+    if stale := [name for name, run in runs.items() if run["identity"] != identities.get(run["arm"], run["identity"])]:
+        parser.error(
+            f"{options.results} has runs of another network or recipe than {', '.join(stale)} would be now; take them "
+            "out, or give another --results"
+        )
     todo = [
         (f"{arm}-{seed}", arm, seed)
         for seed in range(options.seeds)
@@ -170,17 +177,20 @@ def main() -> None:
     def do(name: str, arm: str, seed: int) -> None:
         found = measure(train(name, arm, seed, options), is_swept=arm in RIVALS)
         with writing:
-            runs[name] = {"arm": arm, "seed": seed, "parameters": parameters(architectures[arm]), **found}
+            runs[name] = {
+                "arm": arm,
+                "seed": seed,
+                "identity": identities[arm],
+                "parameters": parameters(architectures[arm]),
+                "hardware": hardware("cpu", 1),
+                "versions": versions(),
+                "commit": commit().get("commit"),
+                **found,
+            }
             print(f"{name}: fd {found['metrics']['fd']:.2f} after {found['images']:,} images", flush=True)
             write_json(
                 options.results,
-                {
-                    "hardware": hardware("cpu", 1),
-                    "versions": versions(),
-                    "command": command(),
-                    "minutes": options.minutes,
-                    "runs": dict(sorted(runs.items())),
-                },
+                {"command": command(), "minutes": options.minutes, "runs": dict(sorted(runs.items()))},
             )
 
     prepare_images(ImageSource(RECIPE["dataset"], resolution=architectures[options.arms[0]][0].image_size))

@@ -1,6 +1,8 @@
 """The networks and recipes that `benchmarks/quality.py` compares: as many parameters, the same images and time."""
 
 import dataclasses
+import hashlib
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 import yaml
 
 from fagan_hf.configs import (
+    IMAGE_CHANNELS,
     ActivationSpec,
     BatchNormSpec,
     ConvSpec,
@@ -112,6 +115,16 @@ def _without_attention(spec: LayerSpec) -> list[LayerSpec]:
     return [kind(**_shared(spec, kind))]
 
 
+def _at_the_image(change: Callable[[Any], Sequence[LayerSpec]]) -> Callable[[LayerSpec], Sequence[LayerSpec]]:
+    """Change the layer alone that makes the image."""
+
+    def changed(spec: LayerSpec) -> Sequence[LayerSpec]:
+        makes_images = isinstance(spec, FullAttentionSpec) and spec.out_channels == IMAGE_CHANNELS
+        return change(spec) if makes_images else [spec]
+
+    return changed
+
+
 def _with_shortcuts(architecture: Architecture) -> Architecture:
     """Put norm, activation and attention of the generator into residual blocks, and the discriminator's as well."""
     generator, discriminator = architecture
@@ -195,6 +208,7 @@ ARMS = {
     "classic": Arm("FAGAN as it was: the original's networks and recipe", _classic, ORIGINAL),
     "flagship": Arm("flagship: every layer full attention", _flagship),
     "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
+    "distance": Arm("… with distances (L2)", lambda w: _flagship(w, similarity="negative_distance")),
     "whole_keys": Arm("… with keys that are not pooled", lambda w: _flagship(w, keys=SIZE)),
     "two_heads": Arm("… with two heads", lambda w: _flagship(w, heads=2, squeeze_factor=4)),
     "shortcuts": Arm("… with residual blocks", lambda w: _with_shortcuts(_flagship(w))),
@@ -205,6 +219,19 @@ ARMS = {
         lambda w: _flagship(w, spectral_norm=True),
         {"loss": "hinge", "r1_gamma": 0, "r2_gamma": 0},
     ),
+    "plain_image": Arm(
+        "… with a convolution that makes the image", lambda w: _changed(_flagship(w), _at_the_image(_without_attention))
+    ),
+    "gate_from_zero": Arm(
+        "… with a gate that starts at 0 there, too",
+        lambda w: _changed(_flagship(w), _at_the_image(lambda spec: [dataclasses.replace(spec, initial_alpha=0.0)])),
+    ),
+    "classic_networks": Arm("… with FAGAN's own networks, the recipe as it is", _classic),
+    "approximate": Arm("… with approximated penalties", _flagship, {"approximate_penalties": True}),
+    "no_decay": Arm("… with learning rates that stay", _flagship, {"decay_after_images": None}),
+    "beta_0.9": Arm("… with Adam's second beta 0.9", _flagship, {"betas": [0.0, 0.9]}),
+    "beta_0.999": Arm("… with Adam's second beta 0.999", _flagship, {"betas": [0.0, 0.999]}),
+    "augmented": Arm("… with images shifted at random (DiffAugment)", _flagship, {"augment": ["translation"]}),
     "slower_discriminator": Arm(
         "… with half the learning rate for the discriminator", _flagship, {"discriminator_learning_rate": 8e-4}
     ),
@@ -217,6 +244,13 @@ CHOICES = tuple(arm for arm in ARMS if arm not in RIVALS)
 def parameters(architecture: Architecture) -> int:
     """Count the parameters of both networks."""
     return count_parameters(Generator(architecture[0])) + count_parameters(Discriminator(architecture[1]))
+
+
+def identity_of(arm: str) -> str:
+    """Hash an arm's networks and recipe."""
+    configs = [config.to_dict() for config in architecture_of(arm)]
+    text = json.dumps([configs, {**RECIPE, **ARMS[arm].recipe}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @cache

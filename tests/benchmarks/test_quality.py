@@ -2,9 +2,19 @@ import pytest
 import torch
 
 from benchmarks.quality import SHOWN, beside_choices, memory_of_training, table
-from benchmarks.quality_arms import ARMS, FLAGSHIP, RECIPE, RIVALS, SIZE, TOLERANCE, architecture_of, parameters
+from benchmarks.quality_arms import (
+    ARMS,
+    FLAGSHIP,
+    RECIPE,
+    RIVALS,
+    SIZE,
+    TOLERANCE,
+    architecture_of,
+    identity_of,
+    parameters,
+)
 from benchmarks.quality_plot import draw, mean_curve
-from fagan_hf.configs import BatchNormSpec, FullAttentionBlockSpec, FullAttentionSpec, SelfAttentionSpec
+from fagan_hf.configs import BatchNormSpec, ConvSpec, FullAttentionBlockSpec, FullAttentionSpec, SelfAttentionSpec
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import preset
 from training.recipe import Recipe
@@ -43,6 +53,7 @@ def test_rivals_are_what_they_are_called():
 def test_what_the_flagship_lacks_in_turn():
     assert {layer.similarity for layer in attentive_layers("flagship")} == {"cosine"}
     assert {layer.similarity for layer in attentive_layers("dot_product")} == {"dot_product"}
+    assert {layer.similarity for layer in attentive_layers("distance")} == {"negative_distance"}
     assert max(layer.key_pooling for layer in attentive_layers("flagship")) == 8
     # A doubled map, pooled by two, is the map itself.
     assert all(layer.key_pooling == 1 + layer.upsample for layer in attentive_layers("whole_keys"))
@@ -50,6 +61,10 @@ def test_what_the_flagship_lacks_in_turn():
     assert {layer.heads for layer in attentive_layers("two_heads")} == {2}
     assert any(layer.upsample for layer in attentive_layers("flagship"))
     assert not any(layer.upsample for layer in attentive_layers("transposed"))
+    images = [architecture_of(arm)[0].layers[-1] for arm in ("flagship", "gate_from_zero", "plain_image")]
+    assert [layer.initial_alpha for layer in images[:2]] == [0.1, 0.0]
+    assert isinstance(images[2], ConvSpec)
+    assert architecture_of("classic_networks") == architecture_of("classic")
     norms = [{layer.spectral_norm for layer in attentive_layers(arm)} for arm in ("flagship", "hinge")]
     assert norms == [{False}, {True}]
 
@@ -57,9 +72,13 @@ def test_what_the_flagship_lacks_in_turn():
 @pytest.mark.parametrize("arm", ARMS)
 def test_recipes_are_recipes(arm):
     Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
-    assert (ARMS[arm].recipe.get("decay_after_images", RECIPE["decay_after_images"]) is None) == (arm == "classic")
-    has_own = arm in ("classic", "hinge", "slower_discriminator")
-    assert bool(ARMS[arm].recipe) == has_own
+    never_decays = ARMS[arm].recipe.get("decay_after_images", RECIPE["decay_after_images"]) is None
+    assert never_decays == (arm in ("classic", "no_decay"))
+
+
+def test_an_identity_is_of_networks_and_recipe():
+    assert len({identity_of(arm) for arm in ARMS}) == len(ARMS)
+    assert identity_of("slower_discriminator") != identity_of("flagship"), "which have the same networks"
 
 
 def run(arm, seed, value):
@@ -78,8 +97,7 @@ def test_the_table_has_mean_and_spread_over_seeds():
     head, _, *rows = table(runs, ["sagan", "classic", "flagship"]).splitlines()
     assert head.startswith("| | seeds | fd ↓ | kid ↓ | precision ↑")
     assert len(rows) == 2
-    assert rows[0].count("| 2 ± 1 |") + rows[0].count(" 2 ± 1 |") >= len(SHOWN)
-    assert "| 3 |" in rows[0]
+    assert rows[0] == f"| {ARMS['sagan'].about} | 3 |" + " 2 ± 1 |" * len(SHOWN) + " 30 | 700 |"
     assert "| 1 | 5 | 5 |" in rows[1]
     assert rows[1].endswith("| 30 | 700 |")
 
