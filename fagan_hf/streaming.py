@@ -122,6 +122,7 @@ class ImageStream:
             "count": opened.count,
             "resolution": source.resolution,
             "preprocessing": describe_decoding(source),
+            "options": source.options(),
             "streamed": True,
         }
         self.fingerprint = fingerprint(source, opened.identity)
