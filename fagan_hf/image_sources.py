@@ -19,6 +19,7 @@ import PIL
 from fagan_hf import avatars
 from fagan_hf.decode import PREPROCESSING_VERSION, image_suffixes
 from fagan_hf.label_encoding import LabelColumn
+from fagan_hf.redaction import redact
 from fagan_hf.suggest import suggest
 
 
@@ -70,7 +71,8 @@ class ImageSource:
         names = ("revision", "image_column", "label_columns", "crop", "upscale")
         defaults = {field.name: field.default for field in fields(self)}
         asked = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+        return json.loads(redact(json.dumps(plain)))  # facts are published, and people mistake flags
 
 
 @dataclass(frozen=True)
