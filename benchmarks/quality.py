@@ -75,7 +75,7 @@ def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
     def numbers(alpha: float | None) -> dict[str, float]:
         with nullcontext() if alpha is None else override_alpha(generator, alpha):
             found = evaluate(generator, images, num_images=NUM_IMAGES, progress=False)
-        return {kind.partition("_")[0]: value for kind, _, value, *_ in found.rows()}
+        return {each.type.partition("_")[0]: each.value for each in found.metrics()}
 
     lines = read_metrics(folder / HISTORY)
     last = lines[-1]

@@ -71,8 +71,8 @@ class ImageSource:
         names = ("revision", "image_column", "label_columns", "crop", "upscale")
         defaults = {field.name: field.default for field in fields(self)}
         asked = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
-        return json.loads(redact(json.dumps(plain)))  # facts are published, and people mistake flags
+        # Through JSON, for a tuple is a list there; redacted, for facts are published, and people mistake flags.
+        return json.loads(redact(json.dumps(asked)))
 
 
 @dataclass(frozen=True)

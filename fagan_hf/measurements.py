@@ -51,6 +51,11 @@ class Measurement:
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{name} is {number}; it must be a finite number")
 
+    @property
+    def subject(self) -> tuple[str, str, str | None]:
+        """Which metric on which data: a model has one number of a kind."""
+        return self.type, self.dataset, self.split
+
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """Read what `metrics.json` has an entry of.
@@ -101,13 +106,9 @@ def parse_measurements(text: str, name: str = METRICS) -> list[Measurement]:
 
 def add_measurement(folder: Path, measurement: Measurement) -> None:
     """Write a number down; those of other weights, and an older one of the same type and data, are dropped."""
-
-    def what(each: Measurement) -> tuple[str, str, str | None]:
-        return each.type, each.dataset, each.split
-
     kept = [
         each
         for each in read_measurements(folder)
-        if each.generator == measurement.generator and what(each) != what(measurement)
+        if each.generator == measurement.generator and each.subject != measurement.subject
     ]
     write_json(folder / METRICS, [asdict(each) for each in (*kept, measurement)])

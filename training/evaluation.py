@@ -6,7 +6,7 @@ from typing import Any
 
 from fagan_hf.cards import write_card
 from fagan_hf.data import Images
-from fagan_hf.measurements import Measurement, read_measurements
+from fagan_hf.measurements import read_measurements
 from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
 from fagan_hf.metrics.features import build_features
 from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
@@ -62,7 +62,7 @@ class Evaluator:
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     """Give the numbers as a line of ``metrics.jsonl`` has them."""
-    return {kind: value for kind, _, value, *_ in evaluation.rows()}
+    return {each.type: each.value for each in evaluation.metrics()}
 
 
 def keep_if_best(
@@ -88,9 +88,9 @@ def _is_better(evaluation: Evaluation, folder: Path) -> bool:
     except ValueError:
         return True
     [now] = [each for each in evaluation.measurements("") if each.type.startswith("fd_")]
-
-    def how(each: Measurement) -> tuple[str, str, str | None, str]:
-        return each.type, each.dataset, each.split, each.reference
-
-    before = [each.value for each in known if each.generator == weights and how(each) == how(now)]
+    before = [
+        each.value
+        for each in known
+        if each.generator == weights and each.subject == now.subject and each.reference == now.reference
+    ]
     return now.value < min(before, default=math.inf)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,6 +93,26 @@ class _Floor:
     apart: Float[Tensor, " images"]
 
 
+class Metric(NamedTuple):
+    """A number of an `Evaluation`.
+
+    Attributes:
+        type: Its name, which says features and number of images as well: ``fd_effnetlite0_2048``.
+        name: The same in words.
+        value: The number.
+        floor: The same of real images; ``None`` if there are too few.
+        error: Standard deviation over parts of the images, where it is known.
+        lower_is_better: ``None``: neither more nor less of it is better.
+    """
+
+    type: str
+    name: str
+    value: float
+    floor: float | None
+    error: float | None = None
+    lower_is_better: bool | None = False
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """All that was measured of a generator.
@@ -123,49 +143,37 @@ class Evaluation:
     closest: Sequence[int]
     neighbours: "_Neighbours" = field(repr=False)
 
-    def rows(self) -> list[tuple[str, str, float, float | None, float | None, bool | None]]:
-        """Give each metric: type, name in words, value, floor, spread, whether less is better (``None``: neither)."""
+    def metrics(self) -> list[Metric]:
+        """Give all numbers, the Fréchet distance first."""
         found, floor = self.found, self.floor
-        suffix = f"{self.features.name}_{self.num_images}"
-
-        def row(
-            kind: str,
-            name: str,
-            value: float,
-            least: float | None,
-            *,
-            error: float | None = None,
-            less: bool | None = False,
-        ):
-            return f"{kind}_{suffix}", name, value, least, error, less
-
-        rows = [
-            row("fd", "Fréchet distance", found.frechet, floor and floor.frechet, less=True),
-            row(
-                "kid",
-                "Kernel distance",
-                found.kernel.value,
-                floor and floor.kernel.value,
-                error=found.kernel.error,
-                less=True,
-            ),
-        ]
-        for kind, name in _SHARES.items():
-            rows.append(
-                row(kind, name, getattr(found.neighbourhoods, kind), floor and getattr(floor.neighbourhoods, kind))
-            )
         near, real = self.nearness, self.real_nearness
-        rows.append(row("nearest", "Median distance to the nearest real image", near.median, real.median, less=None))
-        rows.append(row("copied", "Share of near copies of real images", near.copied, real.copied, less=True))
-        return rows
+
+        def metric(kind: str, *rest: Any, **more: Any) -> Metric:
+            return Metric(f"{kind}_{self.features.name}_{self.num_images}", *rest, **more)
+
+        kernel, real_kernel = found.kernel, floor and floor.kernel.value
+        shares = [
+            metric(kind, name, getattr(found.neighbourhoods, kind), floor and getattr(floor.neighbourhoods, kind))
+            for kind, name in _SHARES.items()
+        ]
+        return [
+            metric("fd", "Fréchet distance", found.frechet, floor and floor.frechet, lower_is_better=True),
+            metric("kid", "Kernel distance", kernel.value, real_kernel, kernel.error, lower_is_better=True),
+            *shares,
+            metric(
+                "nearest", "Median distance to the nearest real image", near.median, real.median, lower_is_better=None
+            ),
+            metric("copied", "Share of near copies of real images", near.copied, real.copied, lower_is_better=True),
+        ]
 
     def table(self) -> str:
         """Write everything down for a terminal."""
         lines = [f"{'':<28}{'generated':>14}{'real':>12}"]
-        for kind, _, value, least, error, less in self.rows():
-            told = f"{value:.4g}" + (f" ± {error:.2g}" if error is not None else "")
-            arrow = "" if less is None else "↓" if less else "↑"
-            lines.append(f"{kind + ' ' + arrow:<28}{told:>14}{'-' if least is None else f'{least:.4g}':>12}")
+        for each in self.metrics():
+            told = f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
+            arrow = {None: "", True: "↓", False: "↑"}[each.lower_is_better]
+            real = "-" if each.floor is None else f"{each.floor:.4g}"
+            lines.append(f"{each.type + ' ' + arrow:<28}{told:>14}{real:>12}")
         lines += [
             "",
             f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
@@ -195,21 +203,21 @@ class Evaluation:
         command += f"{_flags(data.get('options', {}))} --num_images {count} --features {self.features.name}"
         return [
             Measurement(
-                type=kind,
-                name=name,
-                value=_rounded(value),
-                floor=None if least is None else _rounded(least),
-                error=None if error is None else _rounded(error),
+                type=each.type,
+                name=each.name,
+                value=_rounded(each.value),
+                floor=None if each.floor is None else _rounded(each.floor),
+                error=None if each.error is None else _rounded(each.error),
                 features=self.features.description,
                 num_images=count,
-                reference=all_of_them if kind.startswith(("nearest_", "copied_")) else reference,
+                reference=all_of_them if each.type.startswith(("nearest_", "copied_")) else reference,
                 generator=generator,
                 dataset=data["dataset"],
                 split=split,
-                lower_is_better=less,
+                lower_is_better=each.lower_is_better,
                 command=command,
             )
-            for kind, name, value, least, error, less in self.rows()
+            for each in self.metrics()
         ]
 
     def keep(self, folder: Path) -> None:

@@ -63,67 +63,64 @@ def test_a_run_measures_itself(measured):
     assert "fd_means_10" in (recipe.run_dir / "README.md").read_text()
 
 
-def test_the_best_model_is_kept(measured, monkeypatch):
+@pytest.fixture
+def told_distances(monkeypatch):
+    """Distances that measurements shall find, one after the other; gives the weights that each was found of."""
+
+    def tell(*distances):
+        left, weights = iter(distances), {}
+        compare = evaluation.compare
+
+        def compare_falsely(generator, *arguments):
+            found = compare(generator, *arguments)
+            object.__setattr__(found.found, "frechet", next(left))
+            weights[found.found.frechet] = [tensor.clone() for tensor in generator.parameters()]
+            return found
+
+        monkeypatch.setattr(evaluation, "compare", compare_falsely)
+        return weights
+
+    return tell
+
+
+def distance_of_best(recipe):
+    return {each.type: each.value for each in read_measurements(recipe.run_dir / "best")}["fd_means_10"]
+
+
+def test_the_best_model_is_kept(measured, told_distances):
     """Whatever comes after it."""
-    fake, saved = iter([5.0, 2.0, 3.0]), {}
-    compare = evaluation.compare
-
-    def compare_falsely(generator, *arguments):
-        found = compare(generator, *arguments)
-        object.__setattr__(found.found, "frechet", next(fake))
-        saved[found.found.frechet] = [tensor.clone() for tensor in generator.parameters()]
-        return found
-
-    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+    weights = told_distances(5.0, 2.0, 3.0)
     recipe = measured()
     Run(recipe).train()
     best = recipe.run_dir / "best"
-    assert all(map(torch.equal, Generator.from_pretrained(best).parameters(), saved[2.0]))
-    assert all(map(torch.equal, Generator.from_pretrained(recipe.run_dir).parameters(), saved[3.0]))
-    assert {each.type: each.value for each in read_measurements(best)}["fd_means_10"] == 2
+    assert all(map(torch.equal, Generator.from_pretrained(best).parameters(), weights[2.0]))
+    assert all(map(torch.equal, Generator.from_pretrained(recipe.run_dir).parameters(), weights[3.0]))
+    assert distance_of_best(recipe) == 2
     assert "fd_means_10" in (best / "README.md").read_text()
     assert (best / "nearest.png").is_file()
 
 
-def test_the_best_is_remembered_over_a_restart(measured, monkeypatch):
-    fake = iter([2.0, 5.0, 6.0])
-    compare = evaluation.compare
-
-    def compare_falsely(*arguments):
-        found = compare(*arguments)
-        object.__setattr__(found.found, "frechet", next(fake))
-        return found
-
-    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+def test_the_best_is_remembered_over_a_restart(measured, told_distances):
+    told_distances(2.0, 5.0, 6.0)
     recipe = measured(max_images=8)
     Run(recipe).train()
     Run(measured(max_images=24)).train()
-    [value] = [each.value for each in read_measurements(recipe.run_dir / "best") if each.type == "fd_means_10"]
-    assert value == 2
+    assert distance_of_best(recipe) == 2
 
 
 @pytest.mark.parametrize(("before", "kept"), [(1.5, 1.5), (2.5, 2.0)], ids=["better", "worse"])
-def test_what_is_there_decides_which_is_the_best(measured, monkeypatch, before, kept):
+def test_what_is_there_decides_which_is_the_best(measured, told_distances, before, kept):
     """A run that went back to a checkpoint has forgotten what it measured since."""
-    compare = evaluation.compare
-    fake = iter([before, 2.0])
-
-    def compare_falsely(*arguments):
-        found = compare(*arguments)
-        object.__setattr__(found.found, "frechet", next(fake))
-        return found
-
-    monkeypatch.setattr(evaluation, "compare", compare_falsely)
+    told_distances(before, 2.0)
     recipe = measured(max_images=8)
     run = Run(recipe)
     run.train()
     run._measure()
-    [value] = [each.value for each in read_measurements(recipe.run_dir / "best") if each.type == "fd_means_10"]
-    assert value == kept
+    assert distance_of_best(recipe) == kept
 
 
 @pytest.mark.parametrize("damage", ["other weights", "other measure", "text", "nothing"])
-def test_a_best_that_does_not_compare_gives_way(measured, monkeypatch, damage):
+def test_a_best_that_does_not_compare_gives_way(measured, damage):
     recipe = measured(max_images=8)
     run = Run(recipe)
     run.train()
@@ -138,8 +135,7 @@ def test_a_best_that_does_not_compare_gives_way(measured, monkeypatch, damage):
     }[damage]
     path.unlink() if wrong is None else path.write_text(wrong)
     run._measure()
-    [value] = [each["value"] for each in json.loads(path.read_text()) if each["type"] == "fd_means_10"]
-    assert value > 0
+    assert distance_of_best(recipe) > 0
 
 
 def test_measuring_is_not_training(measured, make_recipe):

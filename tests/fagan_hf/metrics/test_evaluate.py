@@ -75,7 +75,7 @@ def measure(generator, images, **options):
 def test_each_metric_has_features_and_number_in_its_name(generator, images):
     found = measure(generator, images)
     names = ["fd", "kid", "precision", "recall", "density", "coverage", "nearest", "copied"]
-    assert [kind for kind, *_ in found.rows()] == [f"{name}_corners_{COUNT}" for name in names]
+    assert [each.type for each in found.metrics()] == [f"{name}_corners_{COUNT}" for name in names]
     measurements = found.measurements("abc")
     assert [each.type for each in measurements] == [f"{name}_corners_{COUNT}" for name in names]
     assert [each.lower_is_better for each in measurements] == [True, True, *[False] * 4, None, True]
