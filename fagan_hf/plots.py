@@ -66,7 +66,8 @@ def plot_lines(
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
     if names:
-        axes.legend(fontsize="small", ncols=2)
+        # Below the axes, where no line can be behind it.
+        figure.legend(loc="outside lower center", fontsize="small", ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
