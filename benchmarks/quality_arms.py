@@ -150,6 +150,10 @@ def _with_batch_norm(spec: LayerSpec) -> list[LayerSpec]:
     return [BatchNormSpec(in_channels=spec.in_channels)] if isinstance(spec, RMSNormSpec) else [spec]
 
 
+def _without_norms(spec: LayerSpec) -> list[LayerSpec]:
+    return [] if isinstance(spec, RMSNormSpec) else [spec]
+
+
 def _transposed(spec: LayerSpec) -> list[LayerSpec]:
     """Enlarge by free transposed convolutions, as the original does."""
     if not isinstance(spec, FullAttentionSpec) or not spec.upsample:
@@ -210,8 +214,10 @@ ARMS = {
     "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
     "distance": Arm("… with distances (L2)", lambda w: _flagship(w, similarity="negative_distance")),
     "whole_keys": Arm("… with keys that are not pooled", lambda w: _flagship(w, keys=SIZE)),
+    "half_keys": Arm("… with keys pooled by 2x2, as in SAGAN's own code", lambda w: _flagship(w, keys=SIZE // 2)),
     "two_heads": Arm("… with two heads", lambda w: _flagship(w, heads=2, squeeze_factor=4)),
     "shortcuts": Arm("… with residual blocks", lambda w: _with_shortcuts(_flagship(w))),
+    "no_norm": Arm("… without norms", lambda w: _changed(_flagship(w), _without_norms)),
     "batch_norm": Arm("… with batch norm", lambda w: _changed(_flagship(w), _with_batch_norm)),
     "transposed": Arm("… with transposed convolutions", lambda w: _changed(_flagship(w), _transposed)),
     "hinge": Arm(
