@@ -234,7 +234,7 @@ ARMS = {
     ),
     "classic_networks": Arm("… with FAGAN's own networks, the recipe as it is", _classic),
     "approximate": Arm("… with approximated penalties", _flagship, {"approximate_penalties": True}),
-    "no_decay": Arm("… with learning rates that stay", _flagship, {"decay_after_images": None}),
+    "decay": Arm("… with learning rates that fall from 3,000 images on", _flagship, {"decay_after_images": 3000}),
     "beta_0.9": Arm("… with Adam's second beta 0.9", _flagship, {"betas": [0.0, 0.9]}),
     "beta_0.999": Arm("… with Adam's second beta 0.999", _flagship, {"betas": [0.0, 0.999]}),
     "augmented": Arm("… with images shifted at random (DiffAugment)", _flagship, {"augment": ["translation"]}),

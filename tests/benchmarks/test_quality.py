@@ -72,8 +72,8 @@ def test_what_the_flagship_lacks_in_turn():
 @pytest.mark.parametrize("arm", ARMS)
 def test_recipes_are_recipes(arm):
     Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
-    never_decays = ARMS[arm].recipe.get("decay_after_images", RECIPE["decay_after_images"]) is None
-    assert never_decays == (arm in ("classic", "no_decay"))
+    decays = {**RECIPE, **ARMS[arm].recipe}.get("decay_after_images") is not None
+    assert decays == (arm == "decay")
 
 
 def test_an_identity_is_of_networks_and_recipe():
