@@ -153,6 +153,12 @@ _LABELS: dict[str, tuple[str, ...] | None] = {
 }
 
 
+def train_seeds(count: int) -> list[int]:
+    """Return the seeds of a training split of ``count`` avatars: the first ones, without those of the test split."""
+    rest = range(TEST_SEEDS.stop, TEST_SEEDS.stop + max(0, count - len(TRAIN_SEEDS)))
+    return [*TRAIN_SEEDS[:count], *rest]
+
+
 def style_names() -> tuple[str, ...]:
     """Name every style that `dicebear-styles` ships, sorted.
 

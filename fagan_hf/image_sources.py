@@ -36,6 +36,7 @@ class ImageSource:
         crop: Side in pixels of the centre square that is kept, 178 for CelebA; `None` keeps the largest.
         upscale: Whether smaller images are enlarged; otherwise they are an error.
         revision: Branch, tag or commit of a Hub data set.
+        num_avatars: How many avatars of the training split are drawn; `None` for its 8,192.
 
     Raises:
         ValueError: A number is not positive, or `crop` is smaller than `resolution` without `upscale`.
@@ -49,6 +50,7 @@ class ImageSource:
     crop: int | None = None
     upscale: bool = False
     revision: str | None = None
+    num_avatars: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.label_columns, str):
@@ -58,6 +60,8 @@ class ImageSource:
             value = getattr(self, name)
             if not (name == "crop" and value is None) and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a positive number of pixels, got {value!r}")
+        if self.num_avatars is not None and (type(self.num_avatars) is not int or self.num_avatars < 1):
+            raise ValueError(f"num_avatars must be a positive number of images, got {self.num_avatars!r}")
         if self.crop is not None and self.crop < self.resolution and not self.upscale:
             raise ValueError(
                 f"a crop of {self.crop} is smaller than the resolution of {self.resolution}; "
@@ -68,7 +72,7 @@ class ImageSource:
 
     def options(self) -> dict[str, Any]:
         """Give what was asked for beyond data set, split and resolution; JSON."""
-        names = ("revision", "image_column", "label_columns", "crop", "upscale")
+        names = ("revision", "image_column", "label_columns", "crop", "upscale", "num_avatars")
         defaults = {field.name: field.default for field in fields(self)}
         asked = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         # Through JSON, for a tuple is a list there; redacted, for facts are published, and people mistake flags.
@@ -118,6 +122,11 @@ def list_images(source: ImageSource) -> Listing:
         ImportError: A package of the extra `train` is missing.
     """
     kinds = {"avatars": _list_avatars, "folder": _list_folder, "hub": _list_hub}
+    if source.num_avatars is not None and kind_of_source(source.dataset) != "avatars":
+        raise ValueError(
+            f"num_avatars is {source.num_avatars}, but {source.dataset} are images of yours, not avatars that are drawn; "
+            "leave num_avatars out"
+        )
     listing = kinds[kind_of_source(source.dataset)](source)
     if listing.count == 0:
         raise ValueError(f"{source.dataset} ({source.split}) holds no images.")
@@ -184,6 +193,13 @@ def _list_avatars(source: ImageSource) -> Listing:
         raise ValueError(f"avatars are drawn at the size that is needed: unset crop, got {source.crop}.")
     _refuse_revision(source)
     seeds = splits[source.split]
+    if source.num_avatars is not None:
+        if source.split != "train":
+            raise ValueError(
+                f"num_avatars is {source.num_avatars}, but split {source.split!r} always has the same {len(seeds):,} "
+                "avatars; leave num_avatars out"
+            )
+        seeds = avatars.train_seeds(source.num_avatars)
 
     def read(name: str, values: tuple[str, ...] | None) -> LabelColumn:
         return LabelColumn([avatars.avatar_labels(seed, style=style)[name] for seed in seeds], values)
@@ -197,7 +213,7 @@ def _list_avatars(source: ImageSource) -> Listing:
             name: lambda name=name, values=values: read(name, values)
             for name, values in avatars.label_values(style).items()
         },
-        identity=[avatars.drawing_version(style), seeds.start, seeds.stop],
+        identity=[avatars.drawing_version(style), seeds[0], seeds[-1] + 1],
         facts={
             "source": "avatars",
             "dataset": f"avatars:{style}",

@@ -158,6 +158,8 @@ class Batches:
         """Move a micro-batch to the device, and make images of its 8-bit pixels there."""
         there = {name: tensor.to(self.device, non_blocking=self._is_pinned) for name, tensor in draws.items()}
         real = there["pixels"].float() / 127.5 - 1
+        if self._is_pinned:  # fakes lie like that as well; two layouts would be two variants of every kernel
+            real = real.contiguous(memory_format=torch.channels_last)
         real = flip(real, there["flips"]) if self.recipe.horizontal_flip else real
         for_generator = MicroBatch(
             real,

@@ -31,7 +31,8 @@ from fagan_hf.repository import (
 from fagan_hf.streaming import ImageStream, open_stream
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Files
-from training.compilation import begin_step, check_compilation, compile_network
+from training.compilation import check_compilation, compile_network
+from training.cuda_graphs import GraphedSteps
 from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
 from training.evaluation import Evaluation, Evaluator, keep_if_best, numbers_of
@@ -85,7 +86,12 @@ class Run:
         check_tracker(recipe.report_to)
         self.processes = Processes(recipe.mixed_precision, **accelerator_options(recipe.report_to, recipe.run_dir))
         self.is_main = self.processes.is_main
-        check_compilation(recipe.compile, self.processes.device)
+        check_compilation(
+            recipe.compile,
+            self.processes.device,
+            processes=self.processes.count,
+            accumulation=recipe.gradient_accumulation,
+        )
         if self.processes.device.type == "cpu":
             torch.set_num_threads(recipe.cpu_threads or cores_of_a_process())
         self.progress = Progress(processes=self.processes.count)
@@ -120,10 +126,11 @@ class Run:
         if generator.label_frequencies is not None:
             generator.label_frequencies.copy_(torch.from_numpy(images.labels).mean(0))
         self.generator, self.discriminator = generator, discriminator
-        self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
-        self.averaged.model.to(self.processes.device)
         players = self._player(generator), self._player(discriminator)
+        # A copy of what `prepare` has made: its parameters lie in memory as the trained ones do, for one fast update.
+        self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
         self.trainer = Trainer(self.processes, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe))
+        self.graphed = GraphedSteps(self.trainer) if recipe.compile == "cuda_graphs" else None
         self.checkpoints = Checkpoints(
             recipe.run_dir / CHECKPOINTS,
             {"generator": generator, "discriminator": discriminator, "averaged_generator": self.averaged.model},
@@ -198,7 +205,9 @@ class Run:
         rate = self.recipe.generator_learning_rate if is_generator else self.recipe.discriminator_learning_rate
         wrapped = self.processes.prepare(network)
         compile_network(network, self.recipe.compile)
-        optimizer = Adam(network.parameters(), lr=rate, betas=self.recipe.betas, fused=True)
+        is_captured = self.recipe.compile == "cuda_graphs"
+        lr = torch.tensor(rate, device=self.processes.device) if is_captured else rate  # a graph reads it from there
+        optimizer = Adam(network.parameters(), lr=lr, betas=self.recipe.betas, fused=True, capturable=is_captured)
         return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
 
     def train(self) -> None:
@@ -312,6 +321,8 @@ class Run:
         """Stand where a checkpoint was that the main process has read; the others need no folder with it."""
         state = self.processes.told_by_main(found[0] if found else None)
         numbers = self.checkpoints.take_up(self.processes.share(found[1] if found else {}))
+        if self.graphed is not None:
+            self.graphed.forget()  # the optimizers have other tensors now
         self.progress = Progress.from_state(state)
         progress, count = self.progress, self.processes.count
         self.means.clear()
@@ -403,9 +414,12 @@ class Run:
         )
         for_discriminator, for_generator = self.batches.make(seen)
         self._set_learning_rates(seen + batch_size)
-        begin_step(self.recipe.compile)
-        numbers = self.trainer.discriminator_step(for_discriminator, step=seen // batch_size)
-        numbers |= self.trainer.generator_step(for_generator)
+        step = seen // batch_size
+        if self.graphed is not None:
+            numbers = self.graphed.step(for_discriminator, for_generator, step)
+        else:
+            numbers = self.trainer.discriminator_step(for_discriminator, step)
+            numbers |= self.trainer.generator_step(for_generator)
         self.progress.images_seen += batch_size
         self.averaged.update(self.generator, batch_size, self.images_seen)
         self.skipped.add(numbers.pop("discriminator_skipped"), numbers.pop("generator_skipped"))
@@ -419,8 +433,8 @@ class Run:
         if recipe.decay_after_images is not None:
             share *= max(1.0, images / recipe.decay_after_images) ** -0.5
         share *= SLOWER**self.progress.returns
-        self.trainer.generator.optimizer.param_groups[0]["lr"] = share * recipe.generator_learning_rate
-        self.trainer.discriminator.optimizer.param_groups[0]["lr"] = share * recipe.discriminator_learning_rate
+        self.trainer.generator.set_learning_rate(share * recipe.generator_learning_rate)
+        self.trainer.discriminator.set_learning_rate(share * recipe.discriminator_learning_rate)
 
     def _is_due(self, what: str) -> bool:
         interval = getattr(self.recipe, f"{what}_every_images")

@@ -63,6 +63,8 @@ class Recipe:
     """Images: "avatars", "avatars:<style>", a folder, or a data set id on the Hub."""
     split: str = "train"
     """Split of the data set; a folder has only "train"."""
+    num_avatars: int | None = None
+    """How many avatars are drawn; none: 8,192. More of them keep a long run from learning them by heart."""
     revision: str | None = None
     """Branch, tag or commit of a data set on the Hub."""
     image_column: str = "image"
@@ -120,7 +122,7 @@ class Recipe:
     mixed_precision: MixedPrecision = "no"
     """"bf16" computes the layers in bfloat16, on hardware that has it; losses and weights stay float32."""
     compile: Compilation = "no"
-    """Compile the networks: "kernels" joins operations into fewer; "cuda_graphs" also starts them all at once."""
+    """For GPUs: "kernels" compiles the networks into fewer kernels; "cuda_graphs" launches a whole step at once."""
     seed: int = 0
     """Of everything random: weights, order of the images, latents, augmentation."""
     max_images: int = 1_000_000
@@ -240,6 +242,7 @@ class Recipe:
             upscale=self.upscale,
             revision=self.revision,
             label_columns=self.label_columns,
+            num_avatars=self.num_avatars,
         )
 
     def to_yaml(self) -> str:

@@ -37,6 +37,14 @@ class Player:
     optimizer: Optimizer
     max_gradient_norm: float | None = None
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the next step; one that lies in a tensor is changed there, where a CUDA graph reads it."""
+        [group] = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
 
 @dataclass(frozen=True)
 class MicroBatch:

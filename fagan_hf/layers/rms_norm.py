@@ -32,7 +32,8 @@ class ChannelRMSNorm(nn.RMSNorm):
         x: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """Give the normalised feature map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        # Autocast on CUDA computes it in single precision; every convolution behind it would cast that again.
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
 
 def build_rms_norm(channels: int, num_labels: int) -> nn.Module:

@@ -20,7 +20,7 @@ from training.loop import Run
 from training.recipe import Recipe
 
 PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
-compilation.OPTIONS["kernels"] = {"backend": "aot_eager"}  # all of it but the C++ compiler, which takes minutes
+compilation.OPTIONS["backend"] = "aot_eager"  # all of it but the C++ compiler, which takes minutes
 
 def train(how):
     run = Run(Recipe(name=how, model="tiny", dataset=sys.argv[1], output_dir=sys.argv[2], batch_size=4, cpu_threads=1,

@@ -1,0 +1,183 @@
+"""How fast a card trains: images per second, share of its matrix peak, memory, and the ratio to attn-gan-pytorch."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.gpu.step import Step
+from training.regularisation import Regularisation
+
+PLAIN = Regularisation()
+
+# model, batch, precision, how, loss and penalties
+CASES: tuple[tuple[str, int, str, str], ...] = (
+    ("fagan-64", 64, "no", "no"),
+    ("fagan-64", 64, "bf16", "no"),
+    ("fagan-64", 64, "bf16", "cuda_graphs"),
+    ("fagan-64", 256, "bf16", "cuda_graphs"),
+    ("fagan-64-small", 64, "no", "cuda_graphs"),
+    ("fagan-64-small", 64, "bf16", "cuda_graphs"),
+    ("fagan-64-small", 256, "bf16", "cuda_graphs"),
+    ("fagan-128", 32, "bf16", "no"),
+    ("fagan-128", 32, "bf16", "cuda_graphs"),
+    ("fagan-128", 128, "bf16", "cuda_graphs"),
+    ("fagan-classic-64", 128, "bf16", "no"),
+    ("fagan-classic-64", 128, "bf16", "cuda_graphs"),
+    ("fagan-64", 64, "bf16", "both"),
+)
+SMALL_CASES = (("fagan-32", 4, "no", "no"),)
+PEER_BATCH = 64
+
+
+def name_of(case: tuple[str, int, str, str]) -> str:
+    """Name a case as the results do."""
+    model, batch, precision, how = case
+    return f"{model}, batch {batch}, {'float32' if precision == 'no' else precision}, compile {how}"
+
+
+def measure_case(case: tuple[str, int, str, str], seconds: float = 4.0) -> dict[str, Any]:
+    """Measure one case: median time of four steps, of which one has penalties."""
+    model, batch, precision, how = case
+    is_classic = "classic" in model
+    _free()
+    options = {"loss": "relativistic_hinge", "regularisation": PLAIN} if is_classic else {}
+    step = Step(model, batch, precision, how, **options)
+    started = time.perf_counter()
+    step.run(16)
+    _wait(step.device)
+    warm_up = time.perf_counter() - started
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = _repeat(lambda: step.run(4), step.device, seconds)
+    median = statistics.median(times) / 4
+    found: dict[str, Any] = {
+        "images_per_second": round(batch / median, 1),
+        "milliseconds_of_a_step": round(1e3 * median, 3),
+        "rounds": len(times),
+        "warm_up_seconds": round(warm_up, 1),
+    }
+    if step.device.type == "cuda":
+        found["peak_memory_mb"] = round(torch.cuda.max_memory_reserved() / 2**20)
+    return found
+
+
+def flops_of(model: str, batch: int) -> float:
+    """Count what a step has to multiply, the mean of four steps of which one has penalties [FLOP].
+
+    Counted on eager steps; fused attention kernels count as their two products, forward and backward.
+    """
+    _free()
+    options = {"loss": "relativistic_hinge", "regularisation": PLAIN} if "classic" in model else {}
+    step = Step(model, batch, "no", "no", **options)
+    step.run(1)
+    step.steps = 0
+    with _FlopCounter() as counter:
+        step.run(4)
+    return counter.total / 4
+
+
+class _FlopCounter(TorchDispatchMode):
+    """torch's formulas, without the module tracker of its `FlopCounterMode`, which no second derivative gets past."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def peak_rates(side: int = 8192) -> dict[str, float]:
+    """Measure what matrix products reach on this card [TFLOP/s]."""
+    found = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        left, right = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
+        times = _repeat(lambda left=left, right=right: left @ right, torch.device("cuda"), 1.0)
+        found[name] = round(2e-12 * side**3 / statistics.median(times), 1)
+    return found
+
+
+def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
+    """Time a relativistic step of FAGAN's own networks, ours in turns with attn-gan-pytorch's."""
+    from benchmarks.speed_of.peer_step import Peer
+    from fagan_hf.presets import preset
+
+    _free()
+    sides: dict[str, Callable[[], object]] = {
+        "peer, float32": Peer(preset("fagan-classic-64"), "relativistic_hinge", batch, "cuda").step
+    }
+    for precision, how in (("no", "no"), ("no", "cuda_graphs"), ("bf16", "cuda_graphs")):
+        name = f"ours, {'float32' if precision == 'no' else precision}, compile {how}"
+        step = Step("fagan-classic-64", batch, precision, how, loss="relativistic_hinge", regularisation=PLAIN)
+        step.run(8)
+        sides[name] = step.step
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(25):
+        for name, work in sides.items():
+            elapsed = _timed(work, torch.device("cuda"))
+            if number >= 5:
+                times[name].append(elapsed)
+    rates = {name: batch / statistics.median(each) for name, each in times.items()}
+    peer = rates["peer, float32"]
+    return {
+        "batch": batch,
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "times_the_peer": {name: round(rate / peer, 2) for name, rate in rates.items() if "ours" in name},
+    }
+
+
+def profile(model: str = "fagan-64", batch: int = 64, precision: str = "bf16") -> dict[str, Any]:
+    """Say which kernels take the time of four eager steps, and how many are launched."""
+    _free()
+    step = Step(model, batch, precision)
+    step.run(8)
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        step.run(4)
+        torch.cuda.synchronize()
+    kernels = [each for each in profiler.key_averages() if each.self_device_time_total and "cuda" in str(each.device_type).lower()]
+    total = sum(each.self_device_time_total for each in kernels)
+    top = sorted(kernels, key=lambda each: -each.self_device_time_total)[:30]
+    return {
+        "kernels_of_a_step": sum(each.count for each in kernels) / 4,
+        "device_milliseconds_of_a_step": round(total / 4e3, 2),
+        "top": [
+            [each.key[:110], each.count // 4, round(100 * each.self_device_time_total / total, 1)] for each in top
+        ],
+    }
+
+
+def _repeat(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    work()
+    _wait(device)
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 3:
+        times.append(_timed(work, device))
+    return times
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

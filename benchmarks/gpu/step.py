@@ -1,0 +1,97 @@
+"""A training step with a recipe's settings on images of noise: what checks and speeds are about."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate.state import AcceleratorState
+from torch.optim import Adam
+
+from fagan_hf.losses import LOSSES
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.presets import preset
+from training.compilation import compile_network
+from training.cuda_graphs import GraphedSteps
+from training.ema import AveragedGenerator
+from training.processes import Processes
+from training.regularisation import Regularisation
+from training.steps import MicroBatch, Player, Trainer
+
+FLAGSHIP = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=4)
+RATE, BETAS = 4e-4, (0.0, 0.99)
+
+
+class Step:
+    """Both players' steps and the averaged generator's, on the device that Accelerate finds.
+
+    Args:
+        model: Name of a preset.
+        batch: Images of a step.
+        precision: ``"no"`` or ``"bf16"``.
+        how: ``"no"``, ``"kernels"``, ``"cuda_graphs"``, or ``"both"``.
+        loss: A name in `fagan_hf.losses.LOSSES`.
+        regularisation: The discriminator's penalties.
+        seed: Of weights and images.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        batch: int,
+        precision: str = "no",
+        how: str = "no",
+        *,
+        loss: str = "relativistic_pairing",
+        regularisation: Regularisation = FLAGSHIP,
+        seed: int = 0,
+    ):
+        AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision in a process's life
+        torch.manual_seed(seed)
+        processes = Processes(precision)
+        self.device, self.batch = processes.device, batch
+        generator_config, discriminator_config = preset(model)
+        self.generator, self.discriminator = Generator(generator_config), Discriminator(discriminator_config)
+        is_captured = how in ("cuda_graphs", "both")
+        players = []
+        for network in (self.generator, self.discriminator):
+            wrapped = processes.prepare(network)
+            if how in ("kernels", "both"):
+                compile_network(network, "kernels")
+            lr = torch.tensor(RATE, device=self.device) if is_captured else RATE
+            optimizer = Adam(network.parameters(), lr=lr, betas=BETAS, fused=True, capturable=is_captured)
+            players.append(Player(wrapped, optimizer))
+        self.averaged = AveragedGenerator(self.generator, 50_000)
+        self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularisation)
+        self.graphed = GraphedSteps(self.trainer) if is_captured else None
+        self.latent_dim, size = generator_config.latent_dim, generator_config.image_size
+        self._random = torch.Generator(self.device).manual_seed(seed)
+        shape = (batch, 3, size, size)
+        real = torch.rand(shape, generator=self._random, device=self.device) * 2 - 1
+        is_cuda = self.device.type == "cuda"
+        self.real = real.to(memory_format=torch.channels_last) if is_cuda else real
+        self.no_augment = torch.zeros(batch, 0, 3, device=self.device)
+        self.steps = 0
+
+    def _batch(self) -> list[MicroBatch]:
+        latents = torch.randn(self.batch, self.latent_dim, generator=self._random, device=self.device)
+        return [MicroBatch(self.real, self.no_augment, latents, self.no_augment)]
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """Teach both players once; every fourth step has penalties."""
+        batches = self._batch(), self._batch()
+        if self.graphed is not None:
+            numbers = self.graphed.step(*batches, self.steps)
+        else:
+            numbers = self.trainer.discriminator_step(batches[0], self.steps)
+            numbers |= self.trainer.generator_step(batches[1])
+        self.steps += 1
+        self.averaged.update(self.generator, self.batch, self.steps * self.batch)
+        return numbers
+
+    def run(self, steps: int) -> None:
+        """Take several steps."""
+        for _ in range(steps):
+            self.step()
+
+    def weights(self) -> Sequence[torch.Tensor]:
+        """Return all trained parameters of both networks."""
+        return [each.detach() for network in (self.generator, self.discriminator) for each in network.parameters()]
