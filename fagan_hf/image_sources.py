@@ -124,8 +124,8 @@ def list_images(source: ImageSource) -> Listing:
     kinds = {"avatars": _list_avatars, "folder": _list_folder, "hub": _list_hub}
     if source.num_avatars is not None and kind_of_source(source.dataset) != "avatars":
         raise ValueError(
-            f"num_avatars is {source.num_avatars}, but {source.dataset} are images of yours, not avatars that are drawn; "
-            "leave num_avatars out"
+            f"num_avatars is {source.num_avatars}, but {source.dataset} is not drawn here: it has the images that "
+            "it has; leave num_avatars out"
         )
     listing = kinds[kind_of_source(source.dataset)](source)
     if listing.count == 0:

@@ -7,7 +7,7 @@ gradient norms and optimizers.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from training.steps import MicroBatch, Trainer
 
 EAGER_STEPS = 3
 """Steps of each kind that are taken eagerly before one is captured: libraries choose kernels and take memory first."""
-
-Batch = TypeVar("Batch", bound=Any)
 
 
 class GraphedSteps:
@@ -103,7 +101,7 @@ def _own(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
     """Copy batches; tensors that they share are shared by the copies as well."""
     copies: dict[int, Tensor] = {}
 
-    def copy(value: Batch) -> Batch:
+    def copy(value: Any) -> Any:
         if isinstance(value, Tensor):
             return copies.setdefault(id(value), value.clone())
         if is_dataclass(value) and not isinstance(value, type):

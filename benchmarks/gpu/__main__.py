@@ -33,8 +33,12 @@ def pieces(is_small: bool) -> dict[str, Piece]:
     for case in speeds.SMALL_CASES if is_small else speeds.CASES:
         seconds = 0.1 if is_small else 4.0
         found[f"speed: {speeds.name_of(case)}"] = lambda case=case, seconds=seconds: speeds.measure_case(case, seconds)
-    for model, batch in (("fagan-32", 4),) if is_small else (("fagan-64", 64), ("fagan-128", 32), ("fagan-classic-64", 128)):
-        found[f"FLOP of a step: {model}, batch {batch}"] = lambda model=model, batch=batch: speeds.flops_of(model, batch)
+    for model, batch in (
+        (("fagan-32", 4),) if is_small else (("fagan-64", 64), ("fagan-128", 32), ("fagan-classic-64", 128))
+    ):
+        found[f"FLOP of a step: {model}, batch {batch}"] = lambda model=model, batch=batch: speeds.flops_of(
+            model, batch
+        )
     if not is_small:
         found["against attn-gan-pytorch"] = speeds.against_peer
     return found
@@ -45,7 +49,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is there is not done again")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; what is there is not done again"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no piece after so long")
     parser.add_argument("--only", default="", help="pieces whose name contains this")
     parser.add_argument("--dry-run", action="store_true", help="in small, on any machine")

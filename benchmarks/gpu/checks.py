@@ -1,17 +1,18 @@
 """What has to be right on a GPU before its speed means anything."""
 
-import os
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.step import FLAGSHIP, Step
+from benchmarks.gpu.step import Step
 from fagan_hf.attention_maps import inspect_layers
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
@@ -30,7 +31,7 @@ CUDA_TESTS = (
 
 
 def no_reading_back(is_small: bool) -> Found:
-    """Steps with and without penalties make the CPU wait for nothing, and their losses are finite."""
+    """Check that steps with and without penalties read nothing back from the device, and that losses are finite."""
     step = Step("fagan-32" if is_small else "fagan-64", 4 if is_small else 64, "no" if is_small else "bf16")
     numbers: list[dict[str, Tensor]] = []
     is_cuda = step.device.type == "cuda"
@@ -43,11 +44,11 @@ def no_reading_back(is_small: bool) -> Found:
         if is_cuda:
             torch.cuda.set_sync_debug_mode("default")
     losses = [each[name].item() for each in numbers for name in ("generator_loss", "discriminator_loss")]
-    return {"passed": all(map(_is_finite, losses)), "losses": losses}
+    return {"passed": all(map(math.isfinite, losses)), "losses": losses}
 
 
 def kernels_taken(is_small: bool) -> Found:
-    """No layer of the flagship falls back to the path that holds all weights."""
+    """Check that no layer of the flagship falls back to the path that holds all weights."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
     for dtype in (torch.float32,) if is_small else (torch.float32, torch.bfloat16, torch.float16):
@@ -61,7 +62,7 @@ def kernels_taken(is_small: bool) -> Found:
 
 
 def gradients_as_on_cpu(is_small: bool) -> Found:
-    """Gradients in float32 without TF32 are the CPU's, with R1 and without."""
+    """Compare gradients in float32 without TF32 with the CPU's, with R1 and without."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         errors = {
@@ -88,33 +89,34 @@ def _gradient_error(model: str, device: str, with_penalty: bool) -> float:
         found.append([each.grad.cpu().double() for each in copy.parameters() if each.grad is not None])
     whole = torch.cat([each.flatten() for each in found[0]]).norm()
     # By parameter, against its own length; those that are nothing but rounding against the whole.
-    return max(
-        ((a - b).norm() / torch.maximum(a.norm(), 1e-3 * whole)).item() for a, b in zip(*found, strict=True)
-    )
+    return max(((a - b).norm() / torch.maximum(a.norm(), 1e-3 * whole)).item() for a, b in zip(*found, strict=True))
 
 
 def graphs_learn_the_same(is_small: bool) -> Found:
-    """A captured step moves the weights as an eager one does, with penalties in the graph."""
+    """Check that captured steps move the weights as eager ones do, penalties included.
+
+    Kernels add up in any order, and Adam turns a rounding of a small gradient into a step of full size. So two eager
+    runs part as well; a graph must part from an eager run no further than they do from each other.
+    """
     if not torch.cuda.is_available():
         return {"passed": None, "why": "needs CUDA"}
     eager, graphed = (Step("fagan-64-small", 16, "no", how) for how in ("no", "cuda_graphs"))
     start = [each.clone() for each in eager.weights()]
-    losses = {name: [] for name in ("eager", "graphed")}
+    losses = {}
     for _ in range(32):
         for name, each in (("eager", eager), ("graphed", graphed)):
-            losses[name].append(each.step()["discriminator_loss"].item())
+            losses[name] = each.step()["discriminator_loss"].item()
     moved = _distance(start, eager.weights())
     apart = _distance(eager.weights(), graphed.weights())
-    twice = [Step("fagan-64-small", 16, "no", "no") for _ in range(2)]
-    for each in twice:
-        each.run(32)
-    floor = _distance(twice[0].weights(), twice[1].weights())
+    again = Step("fagan-64-small", 16, "no", "no")
+    again.run(32)
+    floor = _distance(eager.weights(), again.weights())
     return {
-        "passed": apart < 0.05 * moved,
+        "passed": moved > 0 and apart <= 1.5 * floor,
         "weights_moved": moved,
         "eager_from_graphed": apart,
         "eager_from_eager": floor,
-        "last_losses": {name: each[-1] for name, each in losses.items()},
+        "last_losses": losses,
     }
 
 
@@ -123,28 +125,45 @@ def _distance(left: Any, right: Any) -> float:
 
 
 def penalties_are_finite_in_half(is_small: bool) -> Found:
-    """Penalties stay in float32 under bf16: R1 in a bf16 step is that of a float32 step."""
+    """Check that penalties stay in float32: R1 in a bf16 step is that of a float32 step."""
     values = {}
     for precision in ("no",) if is_small else ("no", "bf16"):
         rules = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=1)
         step = Step("fagan-32" if is_small else "fagan-64-small", 8, precision, regularisation=rules)
         values[precision] = step.step()["r1"].item()
-    first, last = list(values.values())[0], list(values.values())[-1]
+    first, last = values["no"], values.get("bf16", values["no"])
     return {"passed": abs(first - last) <= 0.02 * abs(first), "r1": values}
 
 
 def cuda_tests(is_small: bool) -> Found:
-    """The tests that are skipped without CUDA."""
+    """Run the tests that are skipped without CUDA."""
     if is_small:
         return {"passed": None, "why": "they are in the suite"}
-    there = [name for name in CUDA_TESTS if (ROOT / name).is_file()]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cuda or gpu", *there]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ})
-    return {"passed": done.returncode == 0, "output": (done.stdout + done.stderr)[-3000:]}
-
-
-def _is_finite(number: float) -> bool:
-    return number == number and abs(number) != float("inf")
+    with TemporaryDirectory() as folder:
+        # Options of our own, for the plug-ins of another machine may read those of pyproject.toml otherwise.
+        options = Path(folder, "pytest.ini")
+        options.write_text(f"[pytest]\npythonpath = {ROOT}\n", encoding="utf-8")
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-c",
+            str(options),
+            "--rootdir",
+            str(ROOT),
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["--import-mode=importlib", "-k", "cuda or gpu", *CUDA_TESTS]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    skipped = "skipped" in last
+    return {
+        "passed": done.returncode == 0 and not skipped,
+        "last_line": last,
+        "output": (done.stdout + done.stderr)[-3000:],
+    }
 
 
 CHECKS: dict[str, Callable[[bool], Found]] = {
@@ -158,4 +177,3 @@ CHECKS: dict[str, Callable[[bool], Found]] = {
         cuda_tests,
     )
 }
-assert FLAGSHIP.every_steps > 1

@@ -1,7 +1,5 @@
 """A training step with a recipe's settings on images of noise: what checks and speeds are about."""
 
-from collections.abc import Sequence
-
 import torch
 from accelerate.state import AcceleratorState
 from torch.optim import Adam
@@ -27,7 +25,7 @@ class Step:
         model: Name of a preset.
         batch: Images of a step.
         precision: ``"no"`` or ``"bf16"``.
-        how: ``"no"``, ``"kernels"``, ``"cuda_graphs"``, or ``"both"``.
+        how: A recipe's `compile`.
         loss: A name in `fagan_hf.losses.LOSSES`.
         regularisation: The discriminator's penalties.
         seed: Of weights and images.
@@ -50,12 +48,11 @@ class Step:
         self.device, self.batch = processes.device, batch
         generator_config, discriminator_config = preset(model)
         self.generator, self.discriminator = Generator(generator_config), Discriminator(discriminator_config)
-        is_captured = how in ("cuda_graphs", "both")
+        is_captured = how == "cuda_graphs"
         players = []
         for network in (self.generator, self.discriminator):
             wrapped = processes.prepare(network)
-            if how in ("kernels", "both"):
-                compile_network(network, "kernels")
+            compile_network(network, how)
             lr = torch.tensor(RATE, device=self.device) if is_captured else RATE
             optimizer = Adam(network.parameters(), lr=lr, betas=BETAS, fused=True, capturable=is_captured)
             players.append(Player(wrapped, optimizer))
@@ -92,6 +89,6 @@ class Step:
         for _ in range(steps):
             self.step()
 
-    def weights(self) -> Sequence[torch.Tensor]:
+    def weights(self) -> list[torch.Tensor]:
         """Return all trained parameters of both networks."""
         return [each.detach() for network in (self.generator, self.discriminator) for each in network.parameters()]

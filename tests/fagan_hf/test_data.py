@@ -16,6 +16,7 @@ from PIL import Image
 import fagan_hf
 from fagan_hf import avatars, data, image_sources
 from fagan_hf.data import ImageSource, prepare_images
+from fagan_hf.image_sources import fingerprint, list_images
 
 ROOT = Path(fagan_hf.__file__).parent.parent
 
@@ -297,6 +298,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from fagan_hf.data import ImageSource, prepare_images
+from fagan_hf.image_sources import fingerprint, list_images
 
 print("the script runs")
 images = prepare_images(ImageSource(sys.argv[1], 8), cache_dir=Path(sys.argv[2]), num_processes=2)
@@ -568,3 +570,46 @@ def test_images_fit_the_training_range(prepare, tmp_path):
     pixels, _ = prepare(folder_of(tmp_path / "set", {"a.png": 0, "b.png": 255})).batch([0, 1])
     reals = pixels.to(torch.float32).div(127.5).sub(1)
     assert (reals.min().item(), reals.max().item()) == (-1, 1)
+
+
+# How many avatars
+
+
+def test_more_avatars_leave_out_those_of_the_test_split():
+    seeds = avatars.train_seeds(8200)
+    assert len(seeds) == 8200
+    assert seeds[:8192] == list(avatars.TRAIN_SEEDS)
+    assert seeds[8192:] == list(range(10240, 10248))
+    assert not set(seeds) & set(avatars.TEST_SEEDS)
+
+
+def test_fewer_avatars_are_the_first_ones(tmp_path):
+    few = prepare_images(ImageSource("avatars", 8, num_avatars=3), cache_dir=tmp_path, progress=False)
+    assert (len(few), few.description["count"], few.description["options"]) == (3, 3, {"num_avatars": 3})
+    assert np.array_equal(few.batch([2])[0][0].numpy(), avatars.draw_avatar(2, size=8).transpose(2, 0, 1))
+
+
+def test_a_number_of_avatars_names_another_cache():
+    whole, few = (list_images(ImageSource("avatars", 8, num_avatars=number)) for number in (None, 10))
+    assert fingerprint(ImageSource("avatars", 8), whole.identity) != fingerprint(
+        ImageSource("avatars", 8), few.identity
+    )
+    [same] = {
+        fingerprint(ImageSource("avatars", 8), list_images(ImageSource("avatars", 8, num_avatars=number)).identity)
+        for number in (None, 8192)
+    }
+    assert same
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"dataset": "avatars", "num_avatars": 0}, "positive number of images, got 0"),
+        ({"dataset": "avatars", "num_avatars": True}, "positive number of images, got True"),
+        ({"dataset": "avatars", "split": "test", "num_avatars": 5}, "split 'test' always has the same 2,048"),
+        ({"dataset": ".", "num_avatars": 5}, "not drawn here"),
+    ],
+)
+def test_a_number_of_avatars_that_means_nothing_is_refused(source, words):
+    with pytest.raises(ValueError, match=words):
+        list_images(ImageSource(resolution=8, **source))

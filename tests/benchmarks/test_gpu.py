@@ -1,0 +1,44 @@
+"""The GPU kit takes its path in small where there is no GPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def kit(*arguments):
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_dry_run_does_every_piece_once(tmp_path):
+    done = kit("--dry-run", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    checks = {name: each["passed"] for name, each in results.items() if name.startswith("check: ")}
+    assert checks["check: no_reading_back"]
+    assert checks["check: gradients_as_on_cpu"]
+    [speed] = [each for name, each in results.items() if name.startswith("speed: ")]
+    assert speed["images_per_second"] > 0
+    assert results["FLOP of a step: fagan-32, batch 4"] > 1e8
+    again = kit("--dry-run", "--out", tmp_path)
+    assert "check:" not in again.stdout  # what is there is not done again
+
+
+def test_it_goes_on_where_time_ran_out(tmp_path):
+    done = kit("--dry-run", "--out", tmp_path, "--minutes", "0")
+    assert done.returncode == 0
+    assert "left for the next time, from 'check: no_reading_back' on" in done.stdout
+
+
+def test_without_a_gpu_it_says_what_to_do(tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = kit("--out", tmp_path)
+    assert done.returncode == 2
+    assert "--dry-run" in done.stderr
