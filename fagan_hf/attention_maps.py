@@ -101,9 +101,12 @@ def capture_attention(
     captured: dict[str, CapturedAttention] = {}
     thread = threading.get_ident()
 
-    def hook(name: str, layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-        if threading.get_ident() != thread:  # somebody else's pass through the same network
+    def hook(name: str, layer: AttentionLayer, args: tuple, *others: Any) -> None:
+        # In somebody else's pass through the same network torch may leave out the keyword arguments, where this hook is
+        # removed meanwhile.
+        if threading.get_ident() != thread:
             return
+        kwargs, _ = others
         captured[name] = _capture(layer, args, kwargs, None if whole else positions, image_size)
 
     with ExitStack() as stack:

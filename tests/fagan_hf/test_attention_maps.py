@@ -1,6 +1,6 @@
 import math
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
@@ -440,6 +440,19 @@ def test_another_threads_pass_is_not_recorded(generator):
         thread.start()
         thread.join()
     assert {len(layer.weights) for layer in captured.values()} == {1}
+
+
+def test_another_threads_pass_survives_that_the_capture_ends_meanwhile(generator):
+    generator.eval()
+    capture, done = ExitStack(), []
+    layer = next(module for module in generator.modules() if isinstance(module, FullAttention | SelfAttention))
+    layer.register_forward_hook(lambda *_: capture.close())
+    capture.enter_context(capture_attention(generator))
+    latents = torch.zeros(1, generator.config.latent_dim)
+    thread = threading.Thread(target=lambda: done.append(generator(latents)))
+    thread.start()
+    thread.join()
+    assert len(done) == 1
 
 
 def test_nothing_to_inspect_is_refused(generator):
