@@ -126,6 +126,7 @@ def project(
     starts: int = 2,
     seed: int = 0,
     progress: bool = True,
+    on_step: Callable[[], object] | None = None,
 ) -> Projection:
     """Find the latent that a generator draws a given picture of, as nearly as it can.
 
@@ -143,6 +144,7 @@ def project(
         starts: Latents that are moved, one after the other.
         seed: Decides which random latents are tried.
         progress: Show a bar?
+        on_step: Called before each evaluation of the loss; what it raises ends the projection and is passed on.
 
     Returns:
         The latent, and how near it came.
@@ -162,7 +164,7 @@ def project(
         for network in filter(None, (generator, discriminator)):
             stack.enter_context(eval_mode(network))
             stack.enter_context(_frozen(network))
-        loss_of = _build_loss(generator, discriminator, image)
+        loss_of = _build_loss(generator, discriminator, image, on_step)
         rows = _best_rows(loss_of, latents, labels, starts)
         with tqdm(total=steps * starts, desc="Projecting", unit="step", disable=not progress) as bar:
             descents = [_descend(loss_of, latents[row], _rows(labels, row), steps, bar) for row in rows]
@@ -235,13 +237,17 @@ def _draw(generator: Generator, latents: Tensor, labels: Tensor | None) -> Tenso
     return generator(latents.to(generator.dtype), None if labels is None else labels.to(generator.dtype)).float()
 
 
-def _build_loss(generator: Generator, discriminator: Discriminator | None, image: Tensor) -> Loss:
+def _build_loss(
+    generator: Generator, discriminator: Discriminator | None, image: Tensor, on_step: Callable[[], object] | None
+) -> Loss:
     """Make what is minimised, with the features of the given picture seen once."""
     with torch.no_grad():
         wanted = [] if discriminator is None else _features(discriminator, image)
     energies = [feature_map.square().mean().clamp(min=1e-8) for feature_map in wanted]
 
     def loss(latents: Tensor, labels: Tensor | None) -> Tensor:
+        if on_step is not None:
+            on_step()
         images = _draw(generator, latents, labels)
         total = _mean_square(images - image) + PRIOR_WEIGHT * (latents.square().mean(1) - 1).square()
         if discriminator is not None:

@@ -192,3 +192,23 @@ def test_no_projection(arguments, message):
 def test_progress(capfd):
     project(Generator(GENERATOR).eval(), torch.zeros(3, 8, 8), steps=4, starts=2)
     assert "8/8" in capfd.readouterr().err
+
+
+def test_a_projection_can_be_stopped_from_outside():
+    steps = []
+
+    class StopError(Exception):
+        pass
+
+    def on_step():
+        steps.append(len(steps))
+        if len(steps) == 5:
+            raise StopError
+
+    generator = Generator(GENERATOR)
+    generator.layers[0].requires_grad_(False)
+    frozen = [parameter.requires_grad for parameter in generator.parameters()]
+    with pytest.raises(StopError):
+        project(generator, torch.zeros(3, 8, 8), steps=50, progress=False, on_step=on_step)
+    assert len(steps) == 5
+    assert [parameter.requires_grad for parameter in generator.parameters()] == frozen
