@@ -4,19 +4,19 @@ Labels and strengths are JSON objects, such as ``{"beard": true}``; files come b
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from fagan_space.controls import IN_LINE
-from fagan_space.errors import in_words
+from fagan_space import border
+from fagan_space.controls import IN_LINE, LONG
 from fagan_space.files import png, request_folder, write_archive, write_pictures
 from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
 from fagan_space.models import Model, load_named
 from fagan_space.tabs import dial, generate, look_inside, project, walk
 from fagan_space.uploads import take_upload
+from fagan_space.work import check_wanted
 
 
 def add_api(model: Model) -> None:
@@ -47,7 +47,7 @@ def add_api(model: Model) -> None:
 
     def judge(picture: dict, row: int = 0, column: int = 0, labels: dict | None = None) -> dict:
         """Judge a picture: the discriminator's logit, and the same as `look` for each of its layers."""
-        taken = take_upload(_path(picture), model.size)
+        taken = take_upload(cast("Path", picture), model.size)
         logit, looks = look_inside.look_at_discriminator(model, taken, (row, column), labels)
         return {"logit": logit, "layers": [_look(each) for each in looks]}
 
@@ -61,7 +61,7 @@ def add_api(model: Model) -> None:
         picture: dict, steps: int = 100, strengths: dict | None = None, labels: dict | None = None
     ) -> dict:
         """Find a picture's latent: latent, distance, both pictures side by side, and moved along directions."""
-        found = project.find(model, take_upload(_path(picture), model.size), steps=steps, labels=labels)
+        found = project.find(model, take_upload(cast("Path", picture), model.size), steps=steps, labels=labels)
         edited = Image.fromarray(project.edit(model, found, strengths))
         return {
             "latent": found.latents[0].tolist(),
@@ -76,6 +76,7 @@ def add_api(model: Model) -> None:
         for name in (left, right):
             other = load_named(name, model)
             numbers = read_seeds(seeds, MAX_IMAGES, size=other.size)
+            check_wanted()
             archives.append(
                 _file(write_archive(write_pictures(generate.draw(other, numbers, truncation=truncation), numbers)))
             )
@@ -84,7 +85,7 @@ def add_api(model: Model) -> None:
     def about() -> dict:
         """Say which model this is, what can be asked of it, and what its card says."""
         return {
-            "model": model.name,
+            "model": model.shown,
             "image_size": model.size,
             "labels": dict(model.labels),
             "layers": [*dial.layers_of(model).values()],
@@ -93,17 +94,17 @@ def add_api(model: Model) -> None:
         }
 
     endpoints = {
-        "generate": generate_pictures,
-        "walk": walk_between,
-        "look_inside": look,
-        "judge": judge,
-        "dial": turn,
-        "project": project_picture,
-        "compare": compare,
-        "about": about,
+        "generate": (generate_pictures, border.Generate, IN_LINE),
+        "walk": (walk_between, border.Walk, LONG),
+        "look_inside": (look, border.LookInside, IN_LINE),
+        "judge": (judge, border.Judge, IN_LINE),
+        "dial": (turn, border.Dial, IN_LINE),
+        "project": (project_picture, border.Project, LONG),
+        "compare": (compare, border.Compare, IN_LINE),
+        "about": (about, border.Nothing, IN_LINE),
     }
-    for name, function in endpoints.items():
-        gr.api(in_words(function), api_name=name, **IN_LINE)
+    for name, (function, request, lane) in endpoints.items():
+        gr.api(border.takes(request)(function), api_name=name, **lane)
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -126,16 +127,3 @@ def _look(look: look_inside.Look) -> dict[str, Any]:
         "convolution": _picture(look.convolution, "convolution.png"),
         "attention": _picture(look.attention, "attention.png"),
     }
-
-
-def _path(file: Any) -> str:
-    """Find an uploaded file; whoever names another file of this machine is refused.
-
-    Gradio checks that for components, but not for endpoints without any.
-    """
-    if not isinstance(file, dict) or not isinstance(file.get("path"), str):
-        raise ValueError("picture is no file; send one by gradio_client's handle_file('picture.png')")
-    path = Path(file["path"]).resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or path.is_dir():
-        raise ValueError("picture is no file that was uploaded; send one by gradio_client's handle_file('picture.png')")
-    return str(path)

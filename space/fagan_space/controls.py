@@ -13,11 +13,19 @@ Event = dict[str, Any]  # what Gradio's listeners take: a function, its inputs a
 
 ANY = "any"
 
-# How events are handled: what computes pictures waits its turn, all of it in one queue; what does not is done at once.
+# How events are handled: what computes pictures waits its turn in one lane and what takes long in another, so that no
+# picture waits for a projection; what does not compute waits for neither. Nothing goes around the queue.
 # Programs have endpoints of their own instead, see `api`.
 IN_LINE: Event = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
+LONG: Event = {"concurrency_id": "long", "concurrency_limit": 1}
 COMPUTES: Event = {**IN_LINE, "api_visibility": "private"}
-AT_HAND: Event = {"api_visibility": "private", "queue": False}
+COMPUTES_LONG: Event = {**LONG, "api_visibility": "private"}
+AT_HAND: Event = {
+    "concurrency_id": "at hand",
+    "concurrency_limit": None,
+    "api_visibility": "private",
+    "show_progress": "hidden",
+}
 
 _FRESH = 100_000  # seeds that are offered to visitors who ask for others
 
@@ -57,7 +65,13 @@ def label_dropdowns(model: Model) -> list[gr.Dropdown]:
 
 
 def wishes(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
-    """Read what was chosen in `label_dropdowns`."""
+    """Read what was chosen in `label_dropdowns`.
+
+    Raises:
+        ValueError: There are more or fewer than the model has labels.
+    """
+    if len(chosen) != len(model.labels):
+        raise ValueError(f"{len(chosen)} labels came; this model has {len(model.labels)}")
     return {
         name: {"yes": True, "no": False}.get(value, value)
         for name, value in zip(model.labels, chosen, strict=True)

@@ -8,14 +8,23 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from fagan_hf.redaction import redact
+from fagan_space.work import GoneError
 
 logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SHOWN_SECONDS = 10
+_MAX_WORDS = 600  # characters of a message
 _OURS = (
     "Something went wrong here, and not by your doing. Try it again; what is needed to mend it is in the page's log."
 )
+
+
+def told(words: str) -> gr.Error:
+    """Make the error that a visitor reads."""
+    words = redact(words)
+    cut = words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS - 1] + "…"
+    return gr.Error(cut, duration=_SHOWN_SECONDS, print_exception=False)
 
 
 def in_words(function: Function) -> Function:
@@ -27,10 +36,13 @@ def in_words(function: Function) -> Function:
             return function(*args, **kwargs)
         except gr.Error:
             raise
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(redact(str(error)), duration=_SHOWN_SECONDS, print_exception=False) from error
+        except GoneError as error:
+            raise told(str(error)) from error
         except Exception as error:
+            # The system's own errors name files of this machine; the library's are written for people.
+            if isinstance(error, ValueError | OSError | ImportError) and getattr(error, "errno", None) is None:
+                raise told(str(error)) from error
             logger.error("in %s", function.__qualname__, exc_info=error)
-            raise gr.Error(_OURS, duration=_SHOWN_SECONDS, print_exception=False) from error
+            raise told(_OURS) from error
 
     return guarded  # pyright: ignore[reportReturnType]: the same signature

@@ -1,8 +1,15 @@
-"""Files that a request leaves for the browser to fetch, in the folder that the server clears by their age."""
+"""Files that a request leaves for the browser to fetch, in a private folder that a timer clears by their age.
 
+Nothing in it is named by what a visitor sent, and nothing remains of it after the process.
+"""
+
+import atexit
 import io
+import os
+import secrets
 import shutil
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Sequence
@@ -16,21 +23,73 @@ from PIL import Image
 from fagan_hf.grids import image_grid
 from fagan_space.limits import CACHE_SECONDS
 
+KEPT = "page"  # what the page itself shows, such as its examples: never cleared, and read-only
 _PREFIX = "fagan-"
+_SWEPT_EVERY = 30  # [seconds]
+
+
+def open_storage() -> Path:
+    """Make a private folder for all files of this process, in GRADIO_TEMP_DIR or the system's folder for such."""
+    given = os.environ.get("GRADIO_TEMP_DIR")
+    if given:
+        Path(given).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=given)).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio's own files go there as well
+    owner = os.getpid()
+
+    def clear() -> None:
+        if os.getpid() == owner:  # not in a forked process, whose end is not the page's
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clear)
+    return folder
+
+
+def storage() -> Path:
+    """Find the folder that `open_storage` made."""
+    return Path(get_upload_folder())
+
+
+def keep(path: Path) -> Path:
+    """Copy a file that the page shows, so that visitors never get at the original."""
+    folder = storage() / KEPT
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / path.name
+    if not copy.exists():
+        shutil.copyfile(path, copy)
+        copy.chmod(0o444)
+    return copy
+
+
+def start_sweeping() -> None:
+    """Clear old files now and then, whether or not anybody asks for anything."""
+
+    def run() -> None:
+        while True:
+            time.sleep(_SWEPT_EVERY)
+            sweep()
+
+    threading.Thread(target=run, daemon=True, name="sweep").start()
+
+
+def sweep() -> None:
+    """Clear what is older than `CACHE_SECONDS`, and folders that are empty for as long."""
+    oldest = time.time() - CACHE_SECONDS
+    for parent, folders, names in os.walk(storage(), topdown=False):
+        here = Path(parent)
+        if here == storage() / KEPT:
+            continue
+        for path in (*(here / name for name in names), *(here / name for name in folders)):
+            with suppress(OSError):  # somebody was quicker, or a folder is not empty
+                if path.lstat().st_mtime < oldest:
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def request_folder() -> Path:
-    """Make a folder of its own for the files of one request, and clear away those that nobody fetches any more.
-
-    Gradio deletes by age what components show, but leaves folders, and what endpoints give.
-    """
-    cache = Path(get_upload_folder())
-    cache.mkdir(parents=True, exist_ok=True)
-    for folder in cache.glob(f"{_PREFIX}*"):
-        with suppress(FileNotFoundError):  # another request was quicker
-            if time.time() - folder.stat().st_mtime > CACHE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=cache))
+    """Make a folder for the files of one request, by a name that nobody guesses."""
+    folder = storage() / f"{_PREFIX}{secrets.token_hex(16)}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def png(image: Image.Image) -> bytes:

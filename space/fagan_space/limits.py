@@ -1,20 +1,40 @@
 """What one request may ask for, so that the next visitor is not kept waiting."""
 
-from fagan_hf.seeds import parse_seeds
+from fagan_hf.requests import MAX_SHOWN, shown
+from fagan_hf.seeds import MAX_SEED, parse_seeds
 
 MAX_IMAGES = 64
 MAX_WALK_SEEDS = 12
 MAX_FRAMES = 240
 MAX_PIXELS = 2**23  # of all pictures of a request together
 MAX_UPLOAD_BYTES = 10 * 2**20
-MAX_UPLOAD_PIXELS = 50_000_000
-MAX_TEXT = 500  # characters
+MAX_UPLOAD_PIXELS = 25_000_000
+MAX_TEXT = 500  # characters of seeds
 MAX_MODEL_BYTES = 500 * 2**20  # of a model that a visitor names
 MAX_STEPS = 300  # of a projection
 
-WAITING = 64  # requests in the queue; further ones are told to come back
-AT_ONCE = 2  # requests that are worked on at the same time
-CACHE_SECONDS = 600  # pictures that were drawn are kept for so long, for browsers and clients to fetch
+WAITING = 64  # requests in each lane's queue; further ones are told to come back
+LONG_PER_VISITOR = 8  # projections and films of one visitor that wait or run
+AT_ONCE = 2  # requests for pictures that are worked on at the same time; of long work, one
+CACHE_SECONDS = 600  # pictures that were drawn are kept this long, for browsers and clients to fetch
+MAX_SECONDS = 120  # that one projection or film may take, once it has begun
+LISTEN_SECONDS = 10  # work is given up when its client has not asked for the answer by then
+RETURN_SECONDS = 1  # within which a client whose connection ended may open another one
+
+MAX_BODY_BYTES = 100_000  # of a request that is no upload
+MAX_DEPTH = 16  # of nested objects and lists in a request
+MAX_HEADER_BYTES = 16_000
+MAX_QUERY = 2_000  # characters of an address, and the same of what follows its question mark
+BODY_SECONDS = 10  # for a body to arrive
+UPLOAD_SECONDS = 60  # for an upload
+MAX_CONNECTIONS = 256  # of one visitor at a time
+MAX_ALL_CONNECTIONS = 1_000
+MAX_SESSIONS = 5_000  # that are remembered; the oldest are forgotten
+MAX_STATES = 1_000  # sessions of which pictures are remembered
+
+MAX_UPLOADS = 16  # files of one visitor that were not read yet
+MAX_VISITOR_BYTES = 40 * 2**20  # of those
+MAX_ALL_BYTES = 400 * 2**20  # of all visitors' together
 
 
 def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
@@ -33,10 +53,15 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
         raise ValueError(
             f"seeds are {len(text):,} characters long; at most {MAX_TEXT} are read: write ranges, like '0-15'"
         )
-    seeds = parse_seeds(text)
+    try:
+        seeds = parse_seeds(text)
+    except ValueError as error:
+        if len(text) <= MAX_SHOWN:
+            raise
+        raise ValueError(f"seeds are {shown(text)}; write them like '0-15, 42', each at most {MAX_SEED}") from error
     most = min(most, max(least, MAX_PIXELS // size**2))
     if len(seeds) > most:
         raise ValueError(f"{len(seeds):,} seeds are more than one request may have; ask for at most {most} at a time")
     if len(set(seeds)) < least:
-        raise ValueError(f"seeds are {text!r}; give at least {least} different ones, like '0-5'")
+        raise ValueError(f"seeds are {shown(text)}; give at least {least} different ones, like '0-5'")
     return seeds

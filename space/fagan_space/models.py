@@ -19,6 +19,7 @@ from fagan_hf.hub import download, download_size
 from fagan_hf.labels import label_groups
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_hf.requests import shown
 from fagan_space.limits import MAX_MODEL_BYTES, MAX_TEXT
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,11 @@ class Model:
 
     @property
     def shown(self) -> str:
-        """Its name as visitors read and type it: a folder of the clone is named from there."""
+        """Its name as visitors read and type it: a folder is named from the clone, or by its last part."""
         path = Path(self.name)
-        return str(path.relative_to(_CLONE)) if path.is_relative_to(_CLONE) else self.name
+        if path.is_relative_to(_CLONE):
+            return str(path.relative_to(_CLONE))
+        return path.name if path.is_absolute() else self.name
 
     @property
     def generator(self) -> Generator:
@@ -148,8 +151,8 @@ def load_named(name: str, own: Model) -> Model:
     name = name.strip()
     if name in ("", own.name, own.shown):
         return own
-    if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
-        raise ValueError(f"{name[:60]!r} is no model on the Hub; name one like 'user/fagan-celeba-64'")
+    if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or ".." in name:
+        raise ValueError(f"{shown(name)} is not a model on the Hub; name one like 'user/fagan-celeba-64'")
     return _fetch(name)
 
 

@@ -1,11 +1,18 @@
 """The page: a heading, the tabs, the endpoints, and how it looks."""
 
+import signal
+import sys
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from fagan_space.api import add_api
-from fagan_space.limits import AT_ONCE, CACHE_SECONDS, MAX_UPLOAD_BYTES, WAITING
+from fagan_space.blocks import Page, check_declared
+from fagan_space.files import open_storage, start_sweeping
+from fagan_space.guard import Guard
+from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES
 from fagan_space.models import Model
 from fagan_space.tabs import about, compare, dial, generate, look_inside, project, walk
 
@@ -49,7 +56,8 @@ _HEADING = """
 
 def build(model: Model) -> gr.Blocks:
     """Lay out the page of a model."""
-    with gr.Blocks(title="FAGAN", analytics_enabled=False, delete_cache=(60, CACHE_SECONDS)) as page:
+    open_storage()
+    with Page(title="FAGAN", analytics_enabled=False) as page:
         add_api(model)  # first, or the tabs' own functions would have the names
         gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
         firsts = []
@@ -60,12 +68,19 @@ def build(model: Model) -> gr.Blocks:
         for first in firsts:
             if first is not None:
                 page.load(**first)
-    return page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE)
+    check_declared(page)
+    return page.queue(max_size=None, default_concurrency_limit=AT_ONCE)  # `Guard` limits each lane by itself
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve a page; ``options`` are those of Gradio's `launch`."""
+    start_sweeping()
+    with suppress(ValueError):  # in another thread than the main one, which is left to whoever started it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are cleared
+    assert isinstance(page, Page)
     return page.launch(
+        app_kwargs={"middleware": [Middleware(Guard, page=page, sessions=page.sessions)]},
+        state_session_capacity=MAX_STATES,
         theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED),
         css=_CSS,
         max_file_size=MAX_UPLOAD_BYTES,

@@ -3,9 +3,9 @@
 Who has none at hand clicks an example.
 """
 
-from functools import lru_cache
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -13,36 +13,27 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
+from fagan_space.border import Example, Nothing, UploadTab, takes
 from fagan_space.controls import AT_HAND, COMPUTES, Event
-from fagan_space.errors import in_words
+from fagan_space.files import keep
 from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 
 Picture = UInt8[np.ndarray, "3 size size"]
-_REMEMBERED = 128  # pictures, as small as networks read them, and for as long as nobody sends others
 
 NO_PICTURE = "there is no picture yet; drop one there, paste it, or click an example"
 _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # what people have; each further one is more code to attack
 
 
 def upload_box(label: str) -> gr.Image:
-    """Make a component for a picture of the visitor's, which gives the path of the file as it came.
-
-    Gradio's own reading of it decodes pictures before anybody could look at their size.
-    """
-    box = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280)
-    box.preprocess = _path_of  # pyright: ignore[reportAttributeAccessIssue]
-    return box
-
-
-def _path_of(payload: Any) -> str | None:
-    return None if payload is None else payload.path
+    """Make a component for a picture of the visitor's, which gives the path of the file as it came."""
+    return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280)
 
 
 def example_gallery() -> gr.Gallery:
     """Make a row of pictures to click."""
-    gr.set_static_paths(sorted({path.parent for path in _EXAMPLES}))  # no copies, which could be taken for uploads
     return gr.Gallery(
-        [str(path) for path in _EXAMPLES],
+        [str(keep(path)) for path in _EXAMPLES],
         label="Or click one of these",
         columns=len(_EXAMPLES),
         height="auto",
@@ -64,39 +55,31 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
         event: What is done then.
     """
 
-    @in_words
-    def read(path: str | None) -> Picture:
-        return read_upload(path, size)
+    @takes(UploadTab)
+    def read(path: Path | None) -> Picture:
+        return take_upload(path, size)
 
-    @in_words
+    @takes(Nothing, click=Example)
     def take_example(chosen: gr.SelectData) -> Picture:
+        if chosen.index >= len(_EXAMPLES):
+            raise ValueError(f"there are {len(_EXAMPLES)} examples; click one of them")
         return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
+
+    @takes(Nothing)
+    def nothing() -> None:
+        return None
 
     brought = box.upload(read, box, taken, **COMPUTES)
     brought.success(**event)
-    brought.then(forget_upload, box, box, **AT_HAND)
+    brought.then(nothing, None, box, **AT_HAND)
     examples.select(take_example, None, taken, **COMPUTES).success(**event)
 
 
-def take_upload(path: str | None, size: int) -> Picture:
-    """Read an uploaded file and delete it; else as `read_upload`."""
-    try:
-        return read_upload(path, size)
-    finally:
-        forget_upload(path)
-
-
-def forget_upload(path: str | None) -> None:
-    """Delete an uploaded file."""
-    if path is not None:
-        Path(path).unlink(missing_ok=True)
-
-
-def read_upload(path: str | None, size: int) -> Picture:
-    """Read an uploaded file as training reads pictures.
+def take_upload(path: Path | None, size: int) -> Picture:
+    """Read a visitor's file as training reads pictures, and delete it.
 
     Args:
-        path: Where the server has put it.
+        path: As `Visitor.find` found it: no path that came from outside.
         size: Height and width of what is given [pixels].
 
     Returns:
@@ -107,20 +90,23 @@ def read_upload(path: str | None, size: int) -> Picture:
     """
     if path is None:
         raise ValueError(NO_PICTURE)
-    return _decoded(path, size)
-
-
-@lru_cache(_REMEMBERED)
-def _decoded(path: str, size: int) -> Picture:
-    # Paths have the hash of the file's content: two visitors with the same picture have the same file, and the first
-    # who is done deletes it.
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError("the picture is not here any more; send it again")
-    if file.stat().st_size > MAX_UPLOAD_BYTES:
-        raise ValueError(f"the file has {file.stat().st_size:,} bytes; send one of at most {MAX_UPLOAD_BYTES:,}")
     try:
-        with Image.open(file, formats=readable_formats()) as image:  # reads no pixels yet
+        with path.open("rb") as file:
+            content = file.read(MAX_UPLOAD_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError("the picture is not here any more; send it again") from None
+    finally:
+        path.unlink(missing_ok=True)
+    return decoded(content, size)
+
+
+def decoded(content: bytes, size: int) -> Picture:
+    """Decode a picture of which bytes and pixels are few enough."""
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise ValueError(f"the file has more bytes than the {MAX_UPLOAD_BYTES:,} that are allowed; send a smaller one")
+    is_readable = partial(filter, set(readable_formats()).__contains__)
+    try:
+        with Image.open(BytesIO(content), formats=tuple(is_readable(_FORMATS))) as image:  # reads no pixels yet
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -131,6 +117,8 @@ def _decoded(path: str, size: int) -> Picture:
     if width * height > MAX_UPLOAD_PIXELS:
         raise ValueError(f"the picture has {width:,} x {height:,} pixels; send one of at most {MAX_UPLOAD_PIXELS:,}")
     try:
-        return decode_image(file, resolution=size, crop=None, upscale=True)
+        return decode_image(content, resolution=size, crop=None, upscale=True)
     except UnusableImageError as error:
-        raise ValueError(f"the picture {error}; send a PNG, a JPEG or a WebP") from error
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ValueError(f"the picture has too many pixels; send one of at most {MAX_UPLOAD_PIXELS:,}") from error
+        raise ValueError("the picture is damaged, or too small; send a PNG, a JPEG or a WebP") from error

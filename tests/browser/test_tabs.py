@@ -214,7 +214,7 @@ def test_compare(visit, pipe):
         check_shows(visit.pixels(sides.nth(side).locator("img").nth(1)), drawn(pipe, 2))
     visit.box("Right: model").fill("/etc/passwd")
     visit.box("Right: model").press("Enter")
-    expect(visit.toast()).to_contain_text("is no model on the Hub")
+    expect(visit.toast()).to_contain_text("is not a model on the Hub")
 
 
 def test_about(visit):

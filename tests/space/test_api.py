@@ -94,7 +94,7 @@ def test_a_film_has_the_frames_that_were_asked_for(client):
         assert film.n_frames == len(walk(latents_from_seeds([0, 1, 2], 8), 5))
     assert "2 different ones" in refused(client, "/walk", seeds="4")
     assert "more than the 240 of one film" in refused(client, "/walk", seeds="0-9", frames_per_step=60)
-    assert "film is" in refused(client, "/walk", seeds="0-1", suffix=".txt")
+    assert 'suffix is ".txt"; it must be .gif or .mp4' in refused(client, "/walk", seeds="0-1", suffix=".txt")
 
 
 def test_every_layer_of_the_generator_can_be_looked_into(client):
@@ -197,13 +197,13 @@ def test_a_picture_is_projected_and_moved(client, folder, picture):
 def test_models_are_compared_by_their_names_on_the_hub(client, folder, model):
     left, right = client.predict(left=model.name, right="", seeds="0-1", api_name="/compare")
     assert Path(left).read_bytes() == Path(right).read_bytes()
-    assert "is no model on the Hub" in refused(client, "/compare", left=model.name, right="/etc")
-    assert "is no model on the Hub" in refused(client, "/compare", left="../x/y", right=model.name)
+    assert "is not a model on the Hub" in refused(client, "/compare", left=model.name, right="/etc")
+    assert "is not a model on the Hub" in refused(client, "/compare", left="../x/y", right=model.name)
 
 
 def test_what_the_model_is_can_be_asked(client, model):
     about = client.predict(api_name="/about")
-    assert about["model"] == model.name
+    assert about["model"] == model.shown
     assert about["image_size"] == 8
     assert about["layers"] == ["layers.0", "layers.1", "layers.2"]
     assert about["directions"] == ["hair=red", "beard"]

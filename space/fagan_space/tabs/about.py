@@ -5,6 +5,7 @@ import re
 import gradio as gr
 
 from fagan_space.controls import picture_shown
+from fagan_space.files import keep
 from fagan_space.models import Model
 
 TITLE = "About"
@@ -34,8 +35,8 @@ def build(model: Model) -> None:
     """Lay the tab out."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            gr.Markdown(card_text(model.card) or f"`{model.name}` has no card.")
+            gr.Markdown(card_text(model.card) or f"`{model.shown}` has no card.")
         with gr.Column(scale=1, min_width=280):
             if model.samples is not None:
-                picture_shown("Its own samples", value=str(model.samples))
+                picture_shown("Its own samples", value=str(keep(model.samples)))
             gr.Markdown(_OWN)

@@ -4,12 +4,13 @@ from typing import Any
 
 import gradio as gr
 
+from fagan_space.border import CompareTab, takes
 from fagan_space.controls import COMPUTES, gallery_shown, seed_box
-from fagan_space.errors import in_words
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model, load_named
 from fagan_space.tabs.generate import draw
+from fagan_space.work import check_wanted
 
 TITLE = "Compare"
 
@@ -17,12 +18,13 @@ TITLE = "Compare"
 def build(model: Model) -> None:
     """Lay the tab out."""
 
-    @in_words
+    @takes(CompareTab)
     def compare(left: str, right: str, text: str, truncation: float) -> Any:
         galleries = []
         for name in (left, right):
             other = load_named(name, model)
             seeds = read_seeds(text, MAX_IMAGES, size=other.size)
+            check_wanted()
             paths = write_pictures(draw(other, seeds, truncation=truncation), seeds)
             galleries.append(gr.Gallery(captioned(paths, seeds), label=f"{other.shown}, {other.size}x{other.size}"))
         return galleries

@@ -7,9 +7,10 @@ from PIL import Image
 
 from fagan_hf.attention_pictures import alpha_strip
 from fagan_hf.layers import gates
+from fagan_hf.requests import shown
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
+from fagan_space.border import DialTab, takes
 from fagan_space.controls import COMPUTES, Event, label_dropdowns, picture_shown, seed_box, wishes
-from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import read_seeds
 from fagan_space.models import Model
@@ -70,8 +71,10 @@ def build(model: Model) -> Event | None:
         gr.Markdown("This generator has no attention layers.")
         return None
 
-    @in_words
+    @takes(DialTab)
     def turn(text: str, layer: str, is_relative: bool, *chosen: str) -> Image.Image:
+        if layer not in (_ALL, *layers):
+            raise ValueError(f"layer is {shown(layer)}; it must be one of those that are offered")
         seeds = read_seeds(text, MAX_ROWS, size=model.size)
         return strip(model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=wishes(model, chosen))
 

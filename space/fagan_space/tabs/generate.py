@@ -6,6 +6,7 @@ from typing import Any, cast
 import gradio as gr
 from PIL import Image
 
+from fagan_space.border import GatesTab, GenerateTab, OthersTab, takes
 from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
@@ -17,7 +18,6 @@ from fagan_space.controls import (
     seed_box,
     wishes,
 )
-from fagan_space.errors import in_words
 from fagan_space.files import captioned, write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_IMAGES, read_seeds
@@ -44,7 +44,7 @@ def draw(
 def build(model: Model) -> Event:
     """Lay the tab out; give what it shows at first."""
 
-    @in_words
+    @takes(GenerateTab)
     def generate(text: str, truncation: float, is_trained: bool, alpha: float, *chosen: str) -> Any:
         seeds = read_seeds(text, MAX_IMAGES, size=model.size)
         labels = wishes(model, chosen)
@@ -55,6 +55,10 @@ def build(model: Model) -> Event:
         paths = write_pictures(images, seeds)
         code = python_line(model, {"seeds": _as_python(seeds), **{name: repr(value) for name, value in wanted.items()}})
         return captioned(paths, seeds), code, str(write_grid(images)), str(write_archive(paths))
+
+    @takes(GatesTab)
+    def show_alpha(is_trained: bool) -> Any:
+        return gr.Slider(visible=not is_trained)
 
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
@@ -81,10 +85,10 @@ def build(model: Model) -> Event:
         "outputs": outputs,
         **COMPUTES,
     }
-    is_trained.change(lambda chosen: gr.Slider(visible=not chosen), is_trained, alpha, **AT_HAND)
+    is_trained.change(show_alpha, is_trained, alpha, **AT_HAND)
     button.click(**drawn)
     seeds.submit(**drawn)
-    others.click(fresh_seeds, count, seeds, **AT_HAND).then(**drawn)
+    others.click(takes(OthersTab)(fresh_seeds), count, seeds, **AT_HAND).then(**drawn)
     return drawn
 
 

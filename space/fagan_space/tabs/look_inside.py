@@ -17,6 +17,7 @@ from fagan_hf.attention_pictures import attention_tile, branch_tiles, marked_til
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
+from fagan_space.border import JudgeTab, LookTab, Nothing, Pixel, takes
 from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
@@ -27,7 +28,6 @@ from fagan_space.controls import (
     seed_number,
     wishes,
 )
-from fagan_space.errors import in_words
 from fagan_space.gpu import on_gpu
 from fagan_space.models import Model
 from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture, upload_box
@@ -101,7 +101,7 @@ def look_at_discriminator(
         ValueError: The model was published without its discriminator.
     """
     if model.discriminator is None:
-        raise ValueError(f"{model.name} was published without its discriminator; nothing can be judged")
+        raise ValueError(f"{model.shown} was published without its discriminator; nothing can be judged")
     images = torch.from_numpy(picture)[None].float() / 127.5 - 1
     vectors = labels_from_seeds(model.generator, [0], labels)
     logits, captured = _captured(model.discriminator, position, images, vectors)
@@ -185,9 +185,15 @@ def _tiles() -> list[Any]:
     return [words, *tiles]
 
 
-def _shown(looks: list[Look], layer: float) -> list[Any]:
-    look = looks[int(layer) - 1]
+def _shown(looks: list[Look], layer: int) -> list[Any]:
+    look = _chosen(looks, layer)
     return [look.words, look.heat, look.convolution, look.attention]
+
+
+def _chosen(looks: list[Look], layer: int) -> Look:
+    if layer > len(looks):
+        raise ValueError(f"layer is {layer}; this network has {len(looks)}")
+    return looks[layer - 1]
 
 
 def _strip(looks: list[Look]) -> list[tuple[Image.Image, str]]:
@@ -201,9 +207,10 @@ def _overview() -> gr.Gallery:
 def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
     """Make what says which pixel was clicked: (row, column)."""
 
+    @takes(Nothing, click=Pixel)
     def pixel(event: gr.SelectData) -> tuple[int, int]:
         x, y = event.index
-        return min(int(y) * size // _BIG, size - 1), min(int(x) * size // _BIG, size - 1)
+        return min(int(y * size) // _BIG, size - 1), min(int(x * size) // _BIG, size - 1)
 
     return pixel
 
@@ -214,12 +221,12 @@ def _build_generator(model: Model) -> Event | None:
         gr.Markdown("This generator has no attention layers.")
         return None
 
-    @in_words
+    @takes(LookTab)
     def look(seed: int, row: int, column: int, layer: int, *chosen: str) -> Any:
         labels = wishes(model, chosen)
         position = int(row), int(column)
         image, looks = look_at_generator(model, seed, position, labels)
-        pictures = alone(model, seed, looks[int(layer) - 1].name, labels)
+        pictures = alone(model, seed, _chosen(looks, layer).name, labels)
         captions = ("convolution only", "as trained", "attention only")
         return [
             marked_tile(image, position, tile_size=_BIG),
@@ -262,7 +269,7 @@ def _build_discriminator(model: Model) -> None:
         return
     count = len(gates(model.discriminator))
 
-    @in_words
+    @takes(JudgeTab)
     def look(taken: Any, row: int, column: int, layer: int, *chosen: str) -> Any:
         if taken is None:
             raise ValueError(NO_PICTURE)

@@ -16,12 +16,13 @@ from fagan_hf.grids import enlarged, image_grid
 from fagan_hf.labels import encode_labels
 from fagan_hf.latent_space import project
 from fagan_hf.sampling import generate_images
-from fagan_space.controls import COMPUTES, label_dropdowns, picture_shown, wishes
-from fagan_space.errors import in_words
+from fagan_space.border import MoveTab, ProjectTab, takes
+from fagan_space.controls import COMPUTES, COMPUTES_LONG, label_dropdowns, picture_shown, wishes
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_STEPS
 from fagan_space.models import Model
 from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture, upload_box
+from fagan_space.work import check_wanted
 
 TITLE = "Project"
 MAX_DIRECTIONS = 8
@@ -69,6 +70,7 @@ def find(
         labels=dict(labels) if labels else None,
         steps=steps,
         progress=progress,
+        on_step=check_wanted,
     )
     both = image_grid(enlarged(np.stack([picture.transpose(1, 2, 0), found.reconstruction])), columns=2)
     return Found(found.latents, found.labels, found.distance, both)
@@ -89,7 +91,7 @@ def edit(
     latents, vectors = found.latents, found.labels
     if strengths:
         if model.directions is None:
-            raise ValueError(f"{model.name} has no directions; `fagan-hf directions` finds them")
+            raise ValueError(f"{model.shown} has no directions; `fagan-hf directions` finds them")
         latents = model.directions.move(latents, dict(strengths))
     if labels and vectors is not None:
         vectors = vectors.clone()
@@ -114,7 +116,7 @@ def build(model: Model) -> None:
     """Lay the tab out."""
     names = strongest(model)
 
-    @in_words
+    @takes(ProjectTab)
     def search(
         picture: Picture,
         steps: int,
@@ -127,11 +129,13 @@ def build(model: Model) -> None:
         )
         return found, found.comparison, words, _shown(edit(model, found)), *([0.0] * len(names))
 
-    @in_words
+    @takes(MoveTab)
     def move(found: Found | None, *values: Any) -> Image.Image:
         if found is None:
             raise ValueError(NO_PICTURE)
         strengths = {name: value for name, value in zip(names, values, strict=False) if value}
+        if not all(isinstance(value, float) for value in strengths.values()):
+            raise ValueError("a strength is text; it must be a number")
         return _shown(edit(model, found, strengths, wishes(model, values[len(names) :])))
 
     taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
@@ -158,7 +162,7 @@ def build(model: Model) -> None:
         "fn": search,
         "inputs": [taken, steps, *with_labels],
         "outputs": [state, comparison, words, edited, *sliders],
-        **COMPUTES,
+        **COMPUTES_LONG,
     }
     on_picture(upload, examples, taken, model.size, searched)
     wanted: dict[str, Any] = {

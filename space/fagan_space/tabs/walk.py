@@ -13,15 +13,17 @@ from fagan_hf.films import check_film, writable_suffixes, write_film
 from fagan_hf.grids import enlarged
 from fagan_hf.latent_space import lerp, walk
 from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, sample, to_uint8
-from fagan_space.controls import COMPUTES, label_dropdowns, picture_shown, seed_box, wishes
-from fagan_space.errors import in_words
+from fagan_space.border import SUFFIXES, WalkTab, takes
+from fagan_space.controls import COMPUTES_LONG, label_dropdowns, picture_shown, seed_box, wishes
 from fagan_space.files import request_folder
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_FRAMES, MAX_WALK_SEEDS, read_seeds
 from fagan_space.models import Model
+from fagan_space.work import check_wanted
 
 TITLE = "Walk"
 _BATCH = 16
+_NAMES = {".gif": "walk.gif", ".mp4": "walk.mp4"}
 
 
 def film(
@@ -60,14 +62,16 @@ def film(
     wanted = labels_from_seeds(generator, seeds, labels)
     if wanted is not None:
         wanted = walk(wanted, frames_per_step, is_loop=is_loop, interpolation=lerp)
-    path = request_folder() / f"walk{suffix}"
+    name = _NAMES[suffix]  # never made of what a visitor sent
     speed = len(latents) / seconds
-    check_film(path, speed)
+    check_film(Path(name), speed)
     frames: list[np.ndarray] = []
     for batch in _draw(model, latents, wanted):
+        check_wanted()
         frames.extend(batch)
         tell(0.9 * len(frames) / len(latents), f"{len(frames)} of {len(latents)} frames")
     tell(0.95, "writing the film")
+    path = request_folder() / name
     write_film(path, enlarged(np.stack(frames)), frames_per_second=speed)
     return path
 
@@ -83,7 +87,7 @@ def _draw(
 def build(model: Model) -> None:
     """Lay the tab out."""
 
-    @in_words
+    @takes(WalkTab)
     def make(
         text: str,
         frames: int,
@@ -115,7 +119,7 @@ def build(model: Model) -> None:
             seeds = seed_box("0-3", info="Two at least; the film visits them in this order")
             frames = gr.Slider(4, 60, 24, step=1, label="Frames from seed to seed")
             seconds = gr.Slider(1, 20, 6, step=0.5, label="Seconds in all")
-            suffixes = [suffix for suffix in (".gif", ".mp4") if suffix in writable_suffixes()]
+            suffixes = [suffix for suffix in SUFFIXES if suffix in writable_suffixes()]
             suffix = gr.Radio(suffixes, value=suffixes[0], label="File")
             is_loop = gr.Checkbox(True, label="Back to the first, in a loop")
             labels = label_dropdowns(model)
@@ -127,7 +131,7 @@ def build(model: Model) -> None:
         "fn": make,
         "inputs": [seeds, frames, seconds, suffix, is_loop, *labels],
         "outputs": [gif, video],
-        **COMPUTES,
+        **COMPUTES_LONG,
     }
     button.click(**wanted)
     seeds.submit(**wanted)

@@ -1,0 +1,512 @@
+"""The door: which addresses of Gradio's server are open at all, and how much may come through them.
+
+Gradio's server has more routes than this page needs, takes bodies of any size, and repeats what it can't read. So each
+request is looked at before Gradio sees it: its address must be on the list, its size within the limits, its JSON of the
+known form, and the session that it names its own. Files are known to visitors below `PUBLIC`, never by where they lie.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Annotated, Any
+from urllib.parse import parse_qs, quote
+
+import gradio as gr
+from pydantic import ConfigDict
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from fagan_hf.requests import Allowed, Request, shown, whole
+from fagan_space.controls import LONG
+from fagan_space.files import storage
+from fagan_space.limits import (
+    BODY_SECONDS,
+    LISTEN_SECONDS,
+    LONG_PER_VISITOR,
+    MAX_ALL_CONNECTIONS,
+    MAX_BODY_BYTES,
+    MAX_CONNECTIONS,
+    MAX_DEPTH,
+    MAX_HEADER_BYTES,
+    MAX_QUERY,
+    MAX_SESSIONS,
+    MAX_UPLOAD_BYTES,
+    RETURN_SECONDS,
+    UPLOAD_SECONDS,
+    WAITING,
+)
+from fagan_space.visitors import (
+    COOKIE,
+    PUBLIC,
+    Shelf,
+    TooMuchError,
+    Visitor,
+    may_read,
+    new_cookie,
+    real_path,
+    visitor_of,
+)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+VISITOR = "fagan.visitor"  # where the ASGI scope has it
+_API = "/gradio_api"
+_OPEN = re.compile(
+    r"/|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:assets|static|svelte)/[\w./-]+"
+    rf"|{_API}/(?:info/?|theme\.css|startup-events|app_id/?|queue/status|user/?|login_check/?)"
+)
+_STREAM = re.compile(rf"{_API}/(?:queue/data|heartbeat/(?P<heartbeat>[^/]+)|call/(?:v2/)?[\w-]+/(?P<event>[^/]+))")
+_CALL = re.compile(rf"{_API}/call/(?P<version>v2/)?(?P<name>[^/]+)/?")
+_SLACK = 10_000  # bytes of an upload's body that are not its file
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+Session = Annotated[
+    str, Allowed("at most 64 letters and digits", {"strict": True, "pattern": r"^[A-Za-z0-9_-]{1,64}$"})
+]
+
+
+class _Body(Request):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+Inputs = Annotated[list[Any], Allowed("a list of the inputs", {"max_length": 300})]
+
+
+class Call(_Body):
+    """Call an endpoint by its name."""
+
+    data: Inputs
+    session_hash: Session | None = None
+
+
+class Join(_Body):
+    """Join the queue, as the page and gradio_client do."""
+
+    data: Inputs
+    fn_index: Annotated[int, whole(0, 10_000)]
+    session_hash: Session
+    event_data: Any = None
+    trigger_id: Annotated[int, whole(0, 100_000)] | None = None
+
+
+class Cancel(_Body):
+    """Give up an event of one's own."""
+
+    session_hash: Session
+    fn_index: Annotated[int, whole(0, 10_000)]
+    event_id: Session
+
+
+class Reset(_Body):
+    """Do nothing, which old clients ask for."""
+
+    event_id: Session
+
+
+class Refusal(Exception):  # noqa: N818  # an answer
+    """What is answered instead of handing a request on."""
+
+    def __init__(self, status: int, words: str):
+        super().__init__(words)
+        self.status = status
+
+
+class Sessions:
+    """Whose session is whose, and who listens to which."""
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._listeners: Counter[str] = Counter()
+        self._left: dict[str, float] = {}
+
+    def claim(self, session: str, visitor: Visitor) -> None:
+        """Give a session to its first visitor, and refuse it to others."""
+        if self._owners.setdefault(session, visitor.name) != visitor.name:
+            raise Refusal(403, "that session is another visitor's; take a new one")
+        self._owners.move_to_end(session)
+        while len(self._owners) > MAX_SESSIONS:
+            oldest, _ = self._owners.popitem(last=False)
+            self._left.pop(oldest, None)
+
+    def check(self, session: str, visitor: Visitor) -> None:
+        """Refuse sessions that are unknown or another visitor's, both in the same words."""
+        if self._owners.get(session) != visitor.name:
+            raise Refusal(404, "there is no such session; ask for something first")
+
+    def listen(self, session: str) -> None:
+        """Note that a stream of answers begins."""
+        self._listeners[session] += 1
+
+    def leave(self, session: str) -> None:
+        """Note that it has ended."""
+        self._listeners[session] -= 1
+        if self._listeners[session] <= 0:
+            del self._listeners[session]
+            self._left[session] = time.monotonic()
+
+    def is_wanted(self, session: str, since: float) -> bool:
+        """Return whether somebody listens, or may yet come to do so.
+
+        Args:
+            session: Of the work.
+            since: When it was asked for [monotonic seconds].
+        """
+        if self._listeners[session] > 0:
+            return True
+        left = self._left.get(session, 0.0)
+        return time.monotonic() < (left + RETURN_SECONDS if left > since else since + LISTEN_SECONDS)
+
+
+class Guard:
+    """An ASGI application in front of Gradio's.
+
+    Args:
+        app: Gradio's.
+        page: What it serves.
+        sessions: Are kept here.
+    """
+
+    def __init__(self, app: Any, page: gr.Blocks, sessions: Sessions):
+        self.app, self.page, self.sessions = app, page, sessions
+        self.shelf = Shelf()
+        self._connections: Counter[str] = Counter()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        visitor = visitor_of((scope.get("client") or ("unknown",))[0], scope["headers"])
+        scope[VISITOR] = visitor
+        outgoing = _Outgoing(send, _cookie(scope) if scope["path"] == "/" and not visitor.has_cookie else None)
+        self._connections[visitor.address] += 1
+        try:
+            self._check_size(scope, visitor)
+            await self._route(scope, receive, outgoing, visitor)
+        except Refusal as refusal:
+            if not outgoing.has_begun:
+                await _say(send, refusal.status, str(refusal))
+        finally:
+            self._connections[visitor.address] -= 1
+            if self._connections[visitor.address] <= 0:
+                del self._connections[visitor.address]
+
+    def _check_size(self, scope: Message, visitor: Visitor) -> None:
+        if self._connections[visitor.address] > MAX_CONNECTIONS or self._connections.total() > MAX_ALL_CONNECTIONS:
+            raise Refusal(503, "too many connections at a time; close some, or try again later")
+        if len(scope["path"]) > MAX_QUERY or len(scope["query_string"]) > MAX_QUERY:
+            raise Refusal(414, f"the address is too long; at most {MAX_QUERY:,} characters are read")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            raise Refusal(431, f"the headers are too long; at most {MAX_HEADER_BYTES:,} bytes are read")
+
+    async def _route(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
+        path, method = scope["path"], scope["method"]
+        if method in ("GET", "HEAD"):
+            if path.startswith(f"{_API}/file="):
+                self._point_to_file(scope, visitor)
+            elif path == f"{_API}/upload_progress":
+                await _say_done(send)
+                return
+            elif stream := _STREAM.fullmatch(path):
+                await self._stream(scope, receive, send, visitor, stream)
+                return
+            elif not _OPEN.fullmatch(path) or ".." in path:
+                raise Refusal(404, "there is nothing at this address")
+            await self.app(scope, _without_body(receive), send)
+        elif method == "OPTIONS":
+            await self.app(scope, _without_body(receive), send)
+        elif method == "POST" and path == f"{_API}/upload":
+            await self._upload(scope, receive, send, visitor)
+        elif method == "POST":
+            await self._post(scope, receive, send, visitor)
+        else:
+            raise Refusal(404, "there is nothing at this address")
+
+    def _point_to_file(self, scope: Message, visitor: Visitor) -> None:
+        try:
+            real = real_path(scope["path"].removeprefix(f"{_API}/file="))
+        except (OSError, ValueError):
+            real = None
+        if real is None or not may_read(visitor, real):
+            raise Refusal(403, "that is no file that you may read here")
+        scope["path"] = f"{_API}/file={real}"
+        scope["raw_path"] = quote(scope["path"], safe="/=").encode()
+
+    async def _stream(
+        self, scope: Message, receive: Receive, send: Send, visitor: Visitor, stream: re.Match[str]
+    ) -> None:
+        if stream["heartbeat"] is not None:
+            session = _session(stream["heartbeat"])
+            self.sessions.claim(session, visitor)
+            await self.app(scope, _without_body(receive), send)
+            return
+        given = stream["event"] or parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        session = _session(given)
+        self.sessions.check(session, visitor)
+        event = self.page._queue.event_ids_to_events.get(session)
+        listened = {session} | ({event.session_hash} if event is not None else set())
+        for each in listened:
+            self.sessions.listen(each)
+        try:
+            await self.app(scope, _without_body(receive), send)
+        finally:
+            for each in listened:
+                self.sessions.leave(each)
+
+    async def _post(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
+        path = scope["path"].rstrip("/")
+        call = _CALL.fullmatch(path)
+        kind = {f"{_API}/queue/join": Join, f"{_API}/cancel": Cancel, f"{_API}/reset": Reset}.get(path)
+        if kind is None and call is None:
+            raise Refusal(404, "there is nothing at this address")
+        found = _parsed(await _body(receive, scope, MAX_BODY_BYTES, BODY_SECONDS))
+        if call is not None and call["version"]:
+            clean, session = found, None
+        else:
+            try:
+                body = (kind or Call).read(found)
+            except ValueError as error:
+                raise Refusal(400, str(error)) from None
+            clean, session = body.model_dump(), getattr(body, "session_hash", None)
+        if kind is Cancel and session is not None:
+            self.sessions.check(session, visitor)
+            self.sessions.check(clean["event_id"], visitor)
+        elif session is not None:
+            self.sessions.claim(session, visitor)
+        if kind in (None, Join):
+            self._check_lane(clean["fn_index"] if kind else None, call["name"] if call else None, visitor)
+            send = self._claiming(send, visitor)
+        content = json.dumps(clean).encode()
+        scope["headers"] = [(n, v) for n, v in scope["headers"] if n not in (b"content-length", b"content-type")]
+        scope["headers"] += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        await self.app(scope, _replay(content, receive), send)
+
+    def _check_lane(self, number: int | None, name: str | None, visitor: Visitor) -> None:
+        """Refuse what asks for no function of the page, or for one whose lane is full."""
+        functions = self.page.fns
+        if number is None:
+            named = [each for each in functions.values() if each.api_name == name and each.api_visibility == "public"]
+            function = named[0] if named else None
+        else:
+            function = functions.get(number)
+        if function is None:
+            raise Refusal(404, f"there is no function {shown(name if number is None else number)} on this page")
+        lane = self.page._queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+        waiting = lane.queue if lane is not None else []
+        if len(waiting) >= WAITING:
+            raise Refusal(503, f"Queue is full: {len(waiting)} requests wait before yours; try again later.")
+        if function.concurrency_id == LONG["concurrency_id"]:
+            own = sum(event.request.scope.get(VISITOR, visitor).address == visitor.address for event in waiting)
+            if own >= LONG_PER_VISITOR:
+                raise Refusal(503, f"Queue is full: {own} of your projections and films wait already; try again later.")
+
+    def _claiming(self, send: Send, visitor: Visitor) -> Send:
+        """Note whose event it is, of which an answer tells the name."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and (
+                found := re.search(rb'"event_id":\s*"(\w+)"', message["body"])
+            ):
+                self.sessions.claim(found[1].decode(), visitor)
+            await send(message)
+
+        return sending
+
+    async def _upload(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
+        headers = Headers(raw=scope["headers"])
+        length = headers.get("content-length", "")
+        if not headers.get("content-type", "").startswith("multipart/form-data") or not length.isdecimal():
+            raise Refusal(400, "an upload is multipart/form-data with a Content-Length; send a picture as `files`")
+        if int(length) > MAX_UPLOAD_BYTES + _SLACK:
+            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are taken")
+        try:
+            with self.shelf.place(visitor, int(length)) as place:
+                content = await self._receive_file(receive, headers)
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                await asyncio.to_thread(place.write_bytes, content)
+        except TooMuchError as error:
+            raise Refusal(429, str(error)) from None
+        await _say_json(send, 200, [str(place)])
+
+    async def _receive_file(self, receive: Receive, headers: Headers) -> bytes:
+        chunks = _counted(receive, MAX_UPLOAD_BYTES + _SLACK)
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                form = await MultiPartParser(headers, chunks, max_files=1, max_fields=2).parse()
+        except MultiPartException:
+            raise Refusal(400, "the upload can't be read; send one picture as `files`") from None
+        except TimeoutError:
+            raise Refusal(408, f"the upload took longer than {UPLOAD_SECONDS} seconds; try again") from None
+        try:
+            file = next((each for each in form.values() if isinstance(each, UploadFile)), None)
+            if file is None:
+                raise Refusal(400, "the upload has no file; send one picture as `files`")
+            content = await file.read(MAX_UPLOAD_BYTES + 1)
+        finally:
+            await form.close()
+        if len(content) > MAX_UPLOAD_BYTES:
+            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are taken")
+        return content
+
+
+class _Outgoing:
+    """Writes `PUBLIC` for the folder of files in answers, and gives a page's visitor a cookie."""
+
+    def __init__(self, send: Send, cookie: bytes | None):
+        self._send, self._cookie, self._folder = send, cookie, str(storage().resolve()).encode()
+        self._start: Message | None = None
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif self._start is None:
+            await self._send(message)
+        else:
+            await self._continue(message)
+
+    async def _begin(self, message: Message) -> None:
+        self.has_begun = True
+        headers = Headers(raw=message["headers"])
+        if self._cookie is not None:
+            message["headers"] = [*message["headers"], (b"set-cookie", self._cookie)]
+        kind = headers.get("content-type", "")
+        if kind.startswith(("text/html", "application/json", "text/event-stream", "text/plain")):
+            self._start = message
+            self._has_length = "content-length" in headers
+            self._held = bytearray()
+            if not self._has_length:
+                await self._send(message)
+        else:
+            await self._send(message)
+
+    async def _continue(self, message: Message) -> None:
+        body, public = bytes(message.get("body", b"")), PUBLIC.encode()
+        if not self._has_length:  # a stream: each piece is whole lines
+            await self._send({**message, "body": body.replace(self._folder, public)})
+            return
+        self._held += body
+        if not message.get("more_body"):
+            assert self._start is not None
+            content = bytes(self._held).replace(self._folder, public)
+            kept = [(n, v) for n, v in self._start["headers"] if n.lower() != b"content-length"]
+            self._start["headers"] = [*kept, (b"content-length", b"%d" % len(content))]
+            await self._send(self._start)
+            await self._send({"type": "http.response.body", "body": content})
+
+
+def _cookie(scope: Message) -> bytes:
+    # On a Space the page is a frame of another site, where browsers keep no other cookies than these.
+    is_secure = "https" in (scope["scheme"], Headers(raw=scope["headers"]).get("x-forwarded-proto", ""))
+    kind = "SameSite=None; Secure; Partitioned" if is_secure else "SameSite=Lax"
+    return f"{COOKIE}={new_cookie()}; Path=/; HttpOnly; {kind}".encode()
+
+
+def _session(given: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,64}", given):
+        raise Refusal(400, f"session is {shown(given)}; it must be at most 64 letters and digits")
+    return given
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    depth = deepest = 0
+    for token in _TOKENS.finditer(content):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    if deepest > MAX_DEPTH:
+        raise Refusal(400, f"the JSON is nested {deepest:,} deep; at most {MAX_DEPTH} levels are read")
+    try:
+        found = json.loads(content)
+    except ValueError:  # also text that is not UTF-8, and numbers of too many digits
+        raise Refusal(400, 'the body is not JSON; send it like {"data": ["0-15"]}') from None
+    if not isinstance(found, dict):
+        raise Refusal(400, f'the body is {shown(found)}; it must be a JSON object like {{"data": ["0-15"]}}')
+    return found
+
+
+async def _body(receive: Receive, scope: Message, most: int, seconds: float) -> bytes:
+    length = Headers(raw=scope["headers"]).get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        raise _too_large(most)
+    try:
+        async with asyncio.timeout(seconds):
+            return b"".join([chunk async for chunk in _counted(receive, most)])
+    except TimeoutError:
+        raise Refusal(408, f"the body took longer than {seconds} seconds; try again") from None
+
+
+async def _counted(receive: Receive, most: int):
+    seen, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "the connection ended early")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        seen += len(chunk)
+        if seen > most:
+            raise _too_large(most)
+        yield chunk
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, f"the request is too large; at most {most:,} bytes are read")
+
+
+def _replay(content: bytes, receive: Receive) -> Receive:
+    """Give a body that was read already, and then what follows it."""
+    is_given = False
+
+    async def again() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    return again
+
+
+def _without_body(receive: Receive) -> Receive:
+    """Leave bodies unread where none belongs, and wait for the end of the connection."""
+    is_given = False
+
+    async def empty() -> Message:
+        nonlocal is_given
+        if not is_given:
+            is_given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+    return empty
+
+
+async def _say(send: Send, status: int, words: str) -> None:
+    # Both names: browsers' clients read `detail`, those of Python `error`.
+    await _say_json(send, status, {"detail": words, "error": words}, [(b"connection", b"close")])
+
+
+async def _say_json(send: Send, status: int, found: Any, also: list[tuple[bytes, bytes]] | None = None) -> None:
+    content = json.dumps(found, ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), *(also or [])]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _say_done(send: Send) -> None:
+    """Tell the page that an upload has arrived: it asks while the upload itself is on its way."""
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'data: {"msg": "done"}\n\n'})

@@ -1,0 +1,165 @@
+"""Who asks: a browser by a cookie that it was given, other clients by their address; and what each has uploaded.
+
+A visitor's files lie in a folder of theirs, and nobody else's requests find them. How much is allowed counts by
+address, for cookies are free to whoever asks for the page again.
+"""
+
+import hashlib
+import hmac
+import math
+import os
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+
+from fagan_space.files import storage
+from fagan_space.limits import CACHE_SECONDS, MAX_ALL_BYTES, MAX_UPLOADS, MAX_VISITOR_BYTES
+
+COOKIE = "fagan-visitor"
+PUBLIC = "/files"  # how the folder of files is called in what visitors read and send
+_UPLOADS = "uploads"
+_SECRET = secrets.token_bytes(32)  # of this process: cookies and folders of another one are worth nothing here
+
+
+def _seal(text: str) -> str:
+    return hmac.new(_SECRET, text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def new_cookie() -> str:
+    """Make a cookie's value."""
+    name = secrets.token_hex(16)
+    return f"{name}.{_seal(name)}"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """One visitor.
+
+    Attributes:
+        name: Of the cookie, or the address.
+        address: Where the requests come from.
+        has_cookie: Whether it is known by a cookie.
+    """
+
+    name: str
+    address: str
+    has_cookie: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the visitor's uploads lie."""
+        return storage() / _UPLOADS / _seal(f"folder {self.name}")
+
+    def find(self, path: str) -> Path | None:
+        """Find an upload of this visitor by the path that was told for it; nothing for whatever else is named."""
+        try:
+            real = real_path(path)
+        except (OSError, ValueError):
+            return None
+        return real if real.parent == self.folder.resolve() and real.is_file() else None
+
+
+def real_path(path: str) -> Path:
+    """Find the file of a path as visitors know it.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It is no path below `PUBLIC`.
+    """
+    if not path.startswith(f"{PUBLIC}/") or "\0" in path:
+        raise ValueError("it is no file of this page")
+    root = storage().resolve()
+    real = (root / path.removeprefix(f"{PUBLIC}/").lstrip("/")).resolve(strict=True)
+    if not real.is_relative_to(root):
+        raise ValueError("it is no file of this page")
+    return real
+
+
+def may_read(visitor: Visitor, real: Path) -> bool:
+    """Return whether a visitor may fetch a file of the storage: any that was drawn, and the visitor's own uploads."""
+    uploads = (storage() / _UPLOADS).resolve()
+    return real.is_file() and (not real.is_relative_to(uploads) or real.parent == visitor.folder.resolve())
+
+
+def visitor_of(address: str, headers: list[tuple[bytes, bytes]]) -> Visitor:
+    """Find out who asks.
+
+    Args:
+        address: Of the other end of the connection.
+        headers: Of the request.
+    """
+    sent = [(name.lower(), value.decode("latin-1")) for name, value in headers]
+    proxies = int(os.environ.get("FAGAN_PROXIES", "1" if os.environ.get("SPACE_ID") else "0"))
+    hops = [hop.strip() for name, value in sent if name == b"x-forwarded-for" for hop in value.split(",")]
+    if proxies and len(hops) >= proxies:  # what stands further left was written by the visitor
+        address = hops[-proxies]
+    for name, value in sent:
+        if name == b"cookie":
+            try:
+                morsel = SimpleCookie(value).get(COOKIE)
+            except CookieError:
+                continue
+            token, _, seal = ("" if morsel is None else morsel.value).partition(".")
+            if token and hmac.compare_digest(seal.encode(), _seal(token).encode()):
+                return Visitor(f"cookie {token}", address, has_cookie=True)
+    return Visitor(f"address {address}", address, has_cookie=False)
+
+
+class TooMuchError(Exception):
+    """A visitor, or all of them together, have uploaded as much as is kept."""
+
+
+class Shelf:
+    """Counts what was uploaded and not read yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[Path, tuple[str, int, float]] = {}  # address, bytes, since when
+
+    @contextmanager
+    def place(self, visitor: Visitor, size: int) -> Iterator[Path]:
+        """Reserve room for a file while it is received, which is given up again if the block raises.
+
+        Yields:
+            Where the file goes; a name that nobody guesses.
+
+        Raises:
+            TooMuchError: There is no room.
+        """
+        path = visitor.folder / f"{secrets.token_hex(16)}.picture"
+        with self._lock:
+            self._forget()
+            count, of_visitor, of_all = Counter[str](), 0, 0
+            for address, held, _ in self._held.values():
+                count[address] += 1
+                of_all += held
+                of_visitor += held if address == visitor.address else 0
+            if count[visitor.address] >= MAX_UPLOADS or of_visitor + size > MAX_VISITOR_BYTES:
+                raise TooMuchError(
+                    f"you have uploaded {count[visitor.address]} files that wait to be read; at most {MAX_UPLOADS} and "
+                    f"{MAX_VISITOR_BYTES:,} bytes are kept; try again later"
+                )
+            if of_all + size > MAX_ALL_BYTES:
+                raise TooMuchError("all visitors together have uploaded as much as is kept here; try again later")
+            self._held[path] = visitor.address, size, math.inf
+        try:
+            yield path
+            with self._lock:
+                self._held[path] = visitor.address, size, time.time()
+        except BaseException:
+            with self._lock:
+                self._held.pop(path, None)
+            path.unlink(missing_ok=True)
+            raise
+
+    def _forget(self) -> None:
+        """Forget files that were read or cleared, but none that is just being received."""
+        for path, (*_, since) in [*self._held.items()]:
+            if time.time() > since + CACHE_SECONDS or (since < math.inf and not path.exists()):
+                del self._held[path]
