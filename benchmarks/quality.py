@@ -158,7 +158,7 @@ def main() -> None:
     runs: dict[str, Any] = known.get("runs", {})
     architectures = {arm: architecture_of(arm) for arm in options.arms}
     for arm, architecture in architectures.items():
-        with replacing(options.output_dir / f"{arm}.json") as path:
+        with replacing(options.output_dir / f"{arm}.json", make_folder=True) as path:
             save_architecture(path, architecture)
     identities = {arm: identity_of(arm) for arm in options.arms}
     if stale := [name for name, run in runs.items() if run["identity"] != identities.get(run["arm"], run["identity"])]:

@@ -66,7 +66,7 @@ class Directions:
     def save(self, path: Path) -> None:
         """Write them; the file is complete or not there."""
         tensors = {_VECTORS: self.vectors.contiguous(), _CORRELATIONS: torch.tensor(self.correlations)}
-        with replacing(path) as aside:
+        with replacing(path, make_folder=True) as aside:
             save_file(tensors, aside, metadata={_NAMES: json.dumps(self.names)})
 
     @classmethod

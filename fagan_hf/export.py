@@ -235,7 +235,7 @@ def _written(
     opset: int | None,
 ) -> Export:
     """Put a file in place that was written aside, if it gives the generator's images."""
-    with replacing(path) as aside:
+    with replacing(path, make_folder=True) as aside:
         write(aside)
         difference = _max_difference(reference, load(aside))
         if not difference <= TOLERANCE:  # a NaN is none either

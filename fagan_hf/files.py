@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
     """Write a file aside and put it in place only when it is complete and on disk.
 
     Args:
-        path: Where the file shall be. Its folder is made if need be.
+        path: Where the file goes.
+        make_folder: Make its folder, and those above, where they are missing? Otherwise that is an error, so that a
+            name that came from outside never makes any.
 
     Yields:
         The path to write to, in the same folder. It is gone if the block raises, and what ``path`` held stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside

@@ -46,18 +46,19 @@ def check_film(path: Path, frames_per_second: float) -> None:
         _find_ffmpeg()
 
 
-def write_film(path: str | Path, frames: Frames, *, frames_per_second: float) -> None:
+def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, make_folder: bool = False) -> None:
     """Write a film; a GIF and a WebP begin again when they end.
 
     Args:
-        path: Ends in ``.gif``, ``.mp4`` or ``.webp``. Its folder is made if need be; it is complete or not there.
+        path: Ends in ``.gif``, ``.mp4`` or ``.webp``. It is complete or not there.
         frames: RGB, at least one. A GIF shows them in 256 colours in all, and equal neighbours as one longer frame; an
             MP4 of an odd width or height repeats the last column or row.
         frames_per_second: From 0.01 to 1000, of a GIF to 50.
+        make_folder: Make its folder where it is missing?
 
     Raises:
         ValueError: There are no frames, they have another shape or dtype, or see `check_film`.
-        FileNotFoundError: There is no program ``ffmpeg``, which an MP4 takes.
+        FileNotFoundError: There is no such folder, or no program ``ffmpeg``, which an MP4 takes.
         OSError: ffmpeg fails; with its own last words.
     """
     path = Path(path)
@@ -68,7 +69,7 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float) ->
             "at least one"
         )
     write = {".gif": _write_gif, ".mp4": _write_mp4, ".webp": _write_webp}[path.suffix.lower()]
-    with replacing(path) as aside:
+    with replacing(path, make_folder=make_folder) as aside:
         write(aside, frames, frames_per_second)
 
 

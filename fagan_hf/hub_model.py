@@ -68,6 +68,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         if kwargs:
             raise TypeError(f"save_pretrained takes a folder only, not {', '.join(kwargs)}; to push use push_to_hub")
         folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         with replacing(folder / WEIGHTS) as path:
             save_tensors(weights, path, metadata={"format": "pt"})

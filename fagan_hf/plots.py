@@ -69,7 +69,7 @@ def plot_lines(
         # Below the axes, where no line can be behind it.
         figure.legend(loc="outside lower center", fontsize="small", ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as aside:
+    with replacing(path, make_folder=True) as aside:
         figure.savefig(aside, format="png", dpi=110)
 
 

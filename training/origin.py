@@ -218,7 +218,7 @@ def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineag
 def copy_history(origin: Origin, history: Path) -> None:
     """Let the lines of numbers go on where those of the model end."""
     if (origin.folder / HISTORY).is_file() and not history.exists():
-        with replacing(history) as aside:
+        with replacing(history, make_folder=True) as aside:
             shutil.copyfile(origin.folder / HISTORY, aside)
 
 

@@ -77,7 +77,7 @@ class Report:
             images_seen: Names the file.
             grid: The samples side by side.
         """
-        with replacing(self.samples_folder / f"images-{images_seen:08d}.png") as path:
+        with replacing(self.samples_folder / f"images-{images_seen:08d}.png", make_folder=True) as path:
             grid.save(path, format="PNG")
         self.show_samples(grid)
 

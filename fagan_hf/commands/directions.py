@@ -57,4 +57,4 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {correlation:.2f}")
     print(f"{len(found.names)} directions, and how much of each label follows its own, from 0 to 1; in {out}")
     if options.picture is not None:
-        save_picture(directions_picture(generator, found, options.seed, scale=3), options.picture)
+        save_picture(directions_picture(generator, found, options.seed, scale=3), options.picture, make_folder=True)

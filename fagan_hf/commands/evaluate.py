@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     if is_run_folder(Path(options.model)):
         _keep(Path(options.model), evaluation)
     if options.picture is not None:
-        save_picture(evaluation.nearest_picture(), options.picture)
+        save_picture(evaluation.nearest_picture(), options.picture, make_folder=True)
 
 
 def _keep(folder: Path, evaluation: "Evaluation") -> None:

@@ -51,7 +51,7 @@ def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Nam
     else:
         images = generate_images(generator, latents, labels, batch_size=options.batch_size)
         grid = image_grid(enlarged(images, options.scale), options.columns)
-    save_picture(grid, options.out)
+    save_picture(grid, options.out, make_folder=True)
 
 
 def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
@@ -60,6 +60,7 @@ def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.N
     from fagan_hf.files import replacing
     from fagan_hf.sampling import sample, to_uint8
 
+    options.out.mkdir(parents=True, exist_ok=True)
     seeds = iter(options.seeds)
     for batch in sample(generator, latents, labels, batch_size=options.batch_size):
         for pixels in to_uint8(batch):

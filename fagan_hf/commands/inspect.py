@@ -204,7 +204,7 @@ def _write_json(path: Path, reports: Mapping[str, Sequence["LayerReport"]]) -> N
 def _write(path: Path, save: Callable[[Path], object]) -> None:
     from fagan_hf.files import replacing
 
-    with replacing(path) as aside:
+    with replacing(path, make_folder=True) as aside:
         save(aside)
     print(f"wrote {path}")
 

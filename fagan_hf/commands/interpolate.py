@@ -40,5 +40,7 @@ def run(options: argparse.Namespace) -> None:
         if labels is not None:
             labels = walk(labels, options.frames, is_loop=is_loop, interpolation=lerp)
         frames = generate_images(generator, latents, labels, batch_size=options.batch_size)
-    write_film(options.out, enlarged(frames, options.scale), frames_per_second=options.frames_per_second)
+    write_film(
+        options.out, enlarged(frames, options.scale), frames_per_second=options.frames_per_second, make_folder=True
+    )
     print(f"{len(frames)} frames, {len(frames) / options.frames_per_second:.1f} s, in {options.out}")

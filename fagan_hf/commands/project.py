@@ -72,6 +72,7 @@ def _write(folder: Path, given: Any, found: Any) -> Path:
     from fagan_hf.grids import enlarged, image_grid
 
     tensors = {"latents": found.latents} | ({} if found.labels is None else {"labels": found.labels})
+    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "latent.safetensors") as path:
         save_file(tensors, path)
     with replacing(folder / "reconstruction.png") as path:

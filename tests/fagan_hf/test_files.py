@@ -10,11 +10,17 @@ from fagan_hf.files import remove_abandoned, replacing
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "file"
     for text in ("first", "second"):
-        with replacing(path) as aside:
+        with replacing(path, make_folder=True) as aside:
             aside.write_text(text)
             assert not path.exists() or path.read_text() == "first"
         assert path.read_text() == text
     assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_no_folder_is_made_unless_it_is_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "new" / "file") as aside:
+        aside.write_text("text")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):

@@ -38,7 +38,7 @@ def read(path):
 
 def test_gif(tmp_path):
     film = moving_square()
-    write_film(tmp_path / "new" / "film.gif", film, frames_per_second=30)
+    write_film(tmp_path / "new" / "film.gif", film, frames_per_second=30, make_folder=True)
     frames, durations, loop = read(tmp_path / "new" / "film.gif")
     assert frames.shape == film.shape
     assert np.abs(frames.astype(int) - film).max() <= 8

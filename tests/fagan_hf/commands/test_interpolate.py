@@ -48,7 +48,7 @@ def test_frames_lie_on_the_arc(generator, tmp_path, films):
     arguments = ["--no-loop", "--scale", "1", "--frames", "3", "--frames_per_second", "12", "--batch-size", "2"]
     assert interpolate(generator, tmp_path, "--seeds", "3,7", *arguments, "--out", str(tmp_path / "walk.gif")) == 0
     [(path, frames, speed)] = films
-    assert (path, speed) == (tmp_path / "walk.gif", {"frames_per_second": 12.0})
+    assert (path, speed) == (tmp_path / "walk.gif", {"frames_per_second": 12.0, "make_folder": True})
     start, end = latents_from_seeds([3, 7], 8)
     expected = generate_images(generator, slerp(start, end, torch.linspace(0, 1, 4)))
     assert np.abs(frames.astype(int) - expected).max() <= 1
