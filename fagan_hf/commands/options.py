@@ -103,6 +103,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--dataset-revision", help="branch, tag or commit of a Hub data set")
     data.add_argument("--image-column", help="of a Hub data set")
     data.add_argument("--label-columns", nargs="+", help="what a conditional model was trained with")
+    data.add_argument("--num-avatars", type=int, help="how many avatars of the train split there are (default: 8192)")
     data.add_argument("--crop", type=int, help="side of the centre square that is kept [pixels]")
     data.add_argument("--upscale", action="store_true", default=None, help="enlarge smaller pictures")
 
@@ -119,6 +120,7 @@ def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
         "revision": options.dataset_revision,
         "image_column": options.image_column,
         "label_columns": options.label_columns,
+        "num_avatars": options.num_avatars,
         "crop": options.crop,
         "upscale": options.upscale,
     }

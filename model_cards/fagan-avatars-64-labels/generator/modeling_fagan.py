@@ -1,0 +1,1 @@
+from fagan_hf import Generator  # noqa: F401

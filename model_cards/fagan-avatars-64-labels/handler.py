@@ -1,0 +1,1 @@
+from fagan_hf.serving import EndpointHandler  # noqa: F401

@@ -1,0 +1,1 @@
+from fagan_hf import FAGANPipeline  # noqa: F401
