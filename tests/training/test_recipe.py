@@ -22,7 +22,7 @@ def test_every_recipe_reads_and_is_named_after_its_file(path):
 
 
 def test_the_recipes_that_are_promised_are_there():
-    avatars = {"avatars-32", "avatars-32-labels", "avatars-64"}
+    avatars = {"avatars-32", "avatars-32-labels", "avatars-64", "avatars-64-gpu"}
     others = {"celeba-64", "celeba-128", "celeba-64-classic", "folder-64"}
     assert {path.stem for path in RECIPES} == avatars | others
 
