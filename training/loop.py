@@ -126,9 +126,11 @@ class Run:
         if generator.label_frequencies is not None:
             generator.label_frequencies.copy_(torch.from_numpy(images.labels).mean(0))
         self.generator, self.discriminator = generator, discriminator
-        players = self._player(generator), self._player(discriminator)
-        # A copy of what `prepare` has made: its parameters lie in memory as the trained ones do, for one fast update.
+        # Copied before `prepare` makes the batch norms of several processes wait for each other: the main process alone
+        # measures the average. Its parameters lie in memory as the trained ones do, so that all move in one pass.
         self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
+        self.averaged.model.to(self.processes.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        players = self._player(generator), self._player(discriminator)
         self.trainer = Trainer(self.processes, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe))
         self.graphed = GraphedSteps(self.trainer) if recipe.compile == "cuda_graphs" else None
         self.checkpoints = Checkpoints(
