@@ -1,7 +1,11 @@
 """The Space's entry: loads the model and serves the page."""
 
-from fagan_space.models import load_own
-from fagan_space.page import build, launch
+from fagan_space.storage import open_storage
+
+open_storage()  # before Gradio and torch are imported
+
+from fagan_space.models import load_own  # noqa: E402
+from fagan_space.page import build, launch  # noqa: E402
 
 page = build(load_own())
 

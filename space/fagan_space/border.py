@@ -6,9 +6,9 @@ in the order of the function's inputs, and `chosen`, where there is one, holds w
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 
 from fagan_hf.requests import (
     MAX_TEXT,
@@ -25,7 +25,6 @@ from fagan_hf.requests import (
     Truncation,
     number,
     refuse,
-    shown,
     text,
     whole,
 )
@@ -39,12 +38,6 @@ SUFFIXES = (".gif", ".mp4")
 _NO_FILE = "is not a file that you uploaded; send one with gradio_client's handle_file('picture.png')"
 
 
-def _suffix(value: str) -> str:
-    if value not in SUFFIXES:
-        refuse(f"is {shown(value)}; it must be {' or '.join(SUFFIXES)}")
-    return value
-
-
 def _uploaded(value: Any, info: ValidationInfo) -> Path:
     """Find the visitor's own upload, by the path that was given for it."""
     path = value.get("path") if isinstance(value, dict) else None
@@ -55,7 +48,7 @@ def _uploaded(value: Any, info: ValidationInfo) -> Path:
 
 
 Seeds = Annotated[str, text(MAX_TEXT, "text like '0-15, 42',")]
-Suffix = Annotated[str, text(10), AfterValidator(_suffix)]
+Suffix = Annotated[Literal[".gif", ".mp4"], Allowed(" or ".join(SUFFIXES))]
 Place = Annotated[int, whole(0, MAX_SIDE - 1)]
 Frames = Annotated[int, whole(1, MAX_FRAMES)]
 Seconds = Annotated[float, number(0.1, 600)]

@@ -3,12 +3,10 @@
 Nothing in it is named by what a visitor sent, and nothing remains of it after the process.
 """
 
-import atexit
 import io
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 import zipfile
@@ -28,25 +26,8 @@ _PREFIX = "fagan-"
 _SWEPT_EVERY = 30  # [seconds]
 
 
-def open_storage() -> Path:
-    """Make a private folder for all files of this process, in GRADIO_TEMP_DIR or the system's folder for such."""
-    given = os.environ.get("GRADIO_TEMP_DIR")
-    if given:
-        Path(given).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=given)).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio's own files go there as well
-    owner = os.getpid()
-
-    def clear() -> None:
-        if os.getpid() == owner:  # not in a forked process, whose end is not the page's
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(clear)
-    return folder
-
-
 def storage() -> Path:
-    """Find the folder that `open_storage` made."""
+    """Find the folder that `fagan_space.storage` made."""
     return Path(get_upload_folder())
 
 

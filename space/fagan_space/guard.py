@@ -7,6 +7,7 @@ known form, and the session that it names its own. Files are known to visitors b
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections import Counter, OrderedDict
@@ -26,6 +27,7 @@ from fagan_space.limits import (
     BODY_SECONDS,
     LISTEN_SECONDS,
     LONG_PER_VISITOR,
+    MAX_ADDRESS_SESSIONS,
     MAX_ALL_CONNECTIONS,
     MAX_BODY_BYTES,
     MAX_CONNECTIONS,
@@ -37,6 +39,7 @@ from fagan_space.limits import (
     RETURN_SECONDS,
     UPLOAD_SECONDS,
     WAITING,
+    WAITING_PER_VISITOR,
 )
 from fagan_space.visitors import (
     COOKIE,
@@ -54,17 +57,21 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+logger = logging.getLogger(__name__)
+
 VISITOR = "fagan.visitor"  # where the ASGI scope has it
 _API = "/gradio_api"
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:assets|static|svelte)/[\w./-]+"
     rf"|{_API}/(?:info/?|theme\.css|startup-events|app_id/?|queue/status|user/?|login_check/?)"
 )
-_STREAM = re.compile(rf"{_API}/(?:queue/data|heartbeat/(?P<heartbeat>[^/]+)|call/(?:v2/)?[\w-]+/(?P<event>[^/]+))")
-_CALL = re.compile(rf"{_API}/call/(?P<version>v2/)?(?P<name>[^/]+)/?")
+_STREAM = re.compile(rf"{_API}/(?:queue/data|heartbeat/(?P<heartbeat>[^/]+)|call/[\w-]+/(?P<event>[^/]+))")
+_CALL = re.compile(rf"{_API}/call/(?P<name>[^/]+)/?")
+_LENGTH = re.compile(r"[0-9]{1,12}")
 _SLACK = 10_000  # bytes of an upload's body that are not its file
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# Possessive, and text without an end ends with the body: each byte is looked at once, whatever stands there.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z|\\\Z)|[\[{]|[\]}]', re.DOTALL)
 Session = Annotated[
     str, Allowed("at most 64 letters and digits", {"strict": True, "pattern": r"^[A-Za-z0-9_-]{1,64}$"})
 ]
@@ -120,22 +127,40 @@ class Sessions:
     """Whose session is whose, and who listens to which."""
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._owners: OrderedDict[str, Visitor] = OrderedDict()
+        self._of_address: Counter[str] = Counter()
         self._listeners: Counter[str] = Counter()
         self._left: dict[str, float] = {}
 
     def claim(self, session: str, visitor: Visitor) -> None:
         """Give a session to its first visitor, and refuse it to others."""
-        if self._owners.setdefault(session, visitor.name) != visitor.name:
+        owner = self._owners.get(session)
+        if owner is None:
+            self._make_room(visitor)
+            self._owners[session] = visitor
+            self._of_address[visitor.address] += 1
+        elif owner.name != visitor.name:
             raise Refusal(403, "that session is another visitor's; take a new one")
         self._owners.move_to_end(session)
-        while len(self._owners) > MAX_SESSIONS:
-            oldest, _ = self._owners.popitem(last=False)
-            self._left.pop(oldest, None)
+
+    def _make_room(self, visitor: Visitor) -> None:
+        """Forget an address's oldest session that nobody listens to, never one of another address."""
+        if len(self._owners) < MAX_SESSIONS and self._of_address[visitor.address] < MAX_ADDRESS_SESSIONS:
+            return
+        idle = (
+            name for name, each in self._owners.items() if each.address == visitor.address and not self._listeners[name]
+        )
+        oldest = next(idle, None)
+        if oldest is None:
+            raise Refusal(503, "too many sessions at a time; try again later")
+        del self._owners[oldest]
+        self._left.pop(oldest, None)
+        self._of_address[visitor.address] -= 1
 
     def check(self, session: str, visitor: Visitor) -> None:
         """Refuse sessions that are unknown or another visitor's, both in the same words."""
-        if self._owners.get(session) != visitor.name:
+        owner = self._owners.get(session)
+        if owner is None or owner.name != visitor.name:
             raise Refusal(404, "there is no such session; ask for something first")
 
     def listen(self, session: str) -> None:
@@ -147,7 +172,8 @@ class Sessions:
         self._listeners[session] -= 1
         if self._listeners[session] <= 0:
             del self._listeners[session]
-            self._left[session] = time.monotonic()
+            if session in self._owners:
+                self._left[session] = time.monotonic()
 
     def is_wanted(self, session: str, since: float) -> bool:
         """Return whether somebody listens, or may yet come to do so.
@@ -194,6 +220,10 @@ class Guard:
         except Refusal as refusal:
             if not outgoing.has_begun:
                 await _say(send, refusal.status, str(refusal))
+        except Exception:
+            logger.exception("%s %s", scope["method"], scope["path"][:100])
+            if not outgoing.has_begun:
+                await _say(send, 500, "the request could not be answered; what went wrong is in the page's log")
         finally:
             self._connections[visitor.address] -= 1
             if self._connections[visitor.address] <= 0:
@@ -248,8 +278,13 @@ class Guard:
             self.sessions.claim(session, visitor)
             await self.app(scope, _without_body(receive), send)
             return
-        given = stream["event"] or parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-        session = _session(given)
+        if stream["event"] is None:
+            # Exactly one, and that one is handed on: of several, Gradio would take another than was checked.
+            values = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
+            session = _session(values[0] if len(values) == 1 else "")
+            scope["query_string"] = f"session_hash={session}".encode()
+        else:
+            session = _session(stream["event"])
         self.sessions.check(session, visitor)
         event = self.page._queue.event_ids_to_events.get(session)
         listened = {session} | ({event.session_hash} if event is not None else set())
@@ -268,22 +303,19 @@ class Guard:
         if kind is None and call is None:
             raise Refusal(404, "there is nothing at this address")
         found = _parsed(await _body(receive, scope, MAX_BODY_BYTES, BODY_SECONDS))
-        if call is not None and call["version"]:
-            clean, session = found, None
-        else:
-            try:
-                body = (kind or Call).read(found)
-            except ValueError as error:
-                raise Refusal(400, str(error)) from None
-            clean, session = body.model_dump(), getattr(body, "session_hash", None)
+        try:
+            body = (kind or Call).read(found)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+        clean, session = body.model_dump(), getattr(body, "session_hash", None)
+        if kind in (None, Join):  # before the session is claimed: what is refused leaves no trace
+            self._check_lane(clean["fn_index"] if kind else None, call["name"] if call else None, visitor)
+            send = self._claiming(send, visitor)
         if kind is Cancel and session is not None:
             self.sessions.check(session, visitor)
             self.sessions.check(clean["event_id"], visitor)
         elif session is not None:
             self.sessions.claim(session, visitor)
-        if kind in (None, Join):
-            self._check_lane(clean["fn_index"] if kind else None, call["name"] if call else None, visitor)
-            send = self._claiming(send, visitor)
         content = json.dumps(clean).encode()
         scope["headers"] = [(n, v) for n, v in scope["headers"] if n not in (b"content-length", b"content-type")]
         scope["headers"] += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
@@ -303,10 +335,9 @@ class Guard:
         waiting = lane.queue if lane is not None else []
         if len(waiting) >= WAITING:
             raise Refusal(503, f"Queue is full: {len(waiting)} requests wait before yours; try again later.")
-        if function.concurrency_id == LONG["concurrency_id"]:
-            own = sum(event.request.scope.get(VISITOR, visitor).address == visitor.address for event in waiting)
-            if own >= LONG_PER_VISITOR:
-                raise Refusal(503, f"Queue is full: {own} of your projections and films wait already; try again later.")
+        own = sum(event.request.scope.get(VISITOR, visitor).address == visitor.address for event in waiting)
+        if own >= (LONG_PER_VISITOR if function.concurrency_id == LONG["concurrency_id"] else WAITING_PER_VISITOR):
+            raise Refusal(503, f"Queue is full: {own} of your requests wait already; try again later.")
 
     def _claiming(self, send: Send, visitor: Visitor) -> Send:
         """Note whose event it is, of which an answer tells the name."""
@@ -323,7 +354,7 @@ class Guard:
     async def _upload(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
         headers = Headers(raw=scope["headers"])
         length = headers.get("content-length", "")
-        if not headers.get("content-type", "").startswith("multipart/form-data") or not length.isdecimal():
+        if not headers.get("content-type", "").startswith("multipart/form-data") or not _LENGTH.fullmatch(length):
             raise Refusal(400, "an upload is multipart/form-data with a Content-Length; send a picture as `files`")
         if int(length) > MAX_UPLOAD_BYTES + _SLACK:
             raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are taken")
@@ -430,6 +461,10 @@ def _parsed(content: bytes) -> dict[str, Any]:
         found = json.loads(content)
     except ValueError:  # also text that is not UTF-8, and numbers of too many digits
         raise Refusal(400, 'the body is not JSON; send it like {"data": ["0-15"]}') from None
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # halves of a character, which JSON can write and no text can hold
+        raise Refusal(400, "the body has half a character (a lone surrogate) in it; send whole ones") from None
     if not isinstance(found, dict):
         raise Refusal(400, f'the body is {shown(found)}; it must be a JSON object like {{"data": ["0-15"]}}')
     return found
@@ -437,7 +472,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 async def _body(receive: Receive, scope: Message, most: int, seconds: float) -> bytes:
     length = Headers(raw=scope["headers"]).get("content-length", "0")
-    if not length.isdecimal() or int(length) > most:
+    if not _LENGTH.fullmatch(length) or int(length) > most:
         raise _too_large(most)
     try:
         async with asyncio.timeout(seconds):
@@ -495,7 +530,8 @@ def _without_body(receive: Receive) -> Receive:
 
 async def _say(send: Send, status: int, words: str) -> None:
     # Both names: browsers' clients read `detail`, those of Python `error`.
-    await _say_json(send, status, {"detail": words, "error": words}, [(b"connection", b"close")])
+    is_cut = status in (408, 413)  # in the middle of a body, of which the rest is not wanted
+    await _say_json(send, status, {"detail": words, "error": words}, [(b"connection", b"close")] if is_cut else None)
 
 
 async def _say_json(send: Send, status: int, found: Any, also: list[tuple[bytes, bytes]] | None = None) -> None:

@@ -14,11 +14,12 @@ MAX_MODEL_BYTES = 500 * 2**20  # of a model that a visitor names
 MAX_STEPS = 300  # of a projection
 
 WAITING = 64  # requests in each lane's queue; further ones are told to come back
+WAITING_PER_VISITOR = 48  # of those; the rest is kept for others
 LONG_PER_VISITOR = 8  # projections and films of one visitor that wait or run
 AT_ONCE = 2  # requests for pictures that are worked on at the same time; of long work, one
 CACHE_SECONDS = 600  # pictures that were drawn are kept this long, for browsers and clients to fetch
 MAX_SECONDS = 120  # that one projection or film may take, once it has begun
-LISTEN_SECONDS = 10  # work is given up when its client has not asked for the answer by then
+LISTEN_SECONDS = 15  # work is given up when its client has not asked for the answer by then
 RETURN_SECONDS = 1  # within which a client whose connection ended may open another one
 
 MAX_BODY_BYTES = 100_000  # of a request that is no upload
@@ -29,7 +30,8 @@ BODY_SECONDS = 10  # for a body to arrive
 UPLOAD_SECONDS = 60  # for an upload
 MAX_CONNECTIONS = 256  # of one visitor at a time
 MAX_ALL_CONNECTIONS = 1_000
-MAX_SESSIONS = 5_000  # that are remembered; the oldest are forgotten
+MAX_SESSIONS = 5_000  # that are remembered
+MAX_ADDRESS_SESSIONS = 500  # of one visitor; the oldest that nobody listens to are forgotten
 MAX_STATES = 1_000  # sessions of which pictures are remembered
 
 MAX_UPLOADS = 16  # files of one visitor that were not read yet

@@ -1,5 +1,6 @@
 """The page: a heading, the tabs, the endpoints, and how it looks."""
 
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -7,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from uvicorn.config import HTTP_PROTOCOLS
 
 from fagan_space.api import add_api
 from fagan_space.blocks import Page, check_declared
-from fagan_space.files import open_storage, start_sweeping
+from fagan_space.files import start_sweeping
 from fagan_space.guard import Guard
 from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES
 from fagan_space.models import Model
@@ -56,7 +58,6 @@ _HEADING = """
 
 def build(model: Model) -> gr.Blocks:
     """Lay out the page of a model."""
-    open_storage()
     with Page(title="FAGAN", analytics_enabled=False) as page:
         add_api(model)  # first, or the tabs' own functions would have the names
         gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
@@ -78,6 +79,10 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     with suppress(ValueError):  # in another thread than the main one, which is left to whoever started it
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are cleared
     assert isinstance(page, Page)
+    # Who asks is decided by `visitors` alone; uvicorn would believe an X-Forwarded-For that comes from this machine.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+    # The other one takes headers of any size into memory before anybody can look at them.
+    HTTP_PROTOCOLS["auto"] = HTTP_PROTOCOLS["h11"]
     return page.launch(
         app_kwargs={"middleware": [Middleware(Guard, page=page, sessions=page.sessions)]},
         state_session_capacity=MAX_STATES,

@@ -37,7 +37,8 @@ def test_names_of_folders_can_not_be_guessed(tmp_path, monkeypatch):
 
 
 def test_the_storage_is_private_and_gone_with_the_process(tmp_path):
-    code = "from fagan_space.files import open_storage, request_folder; open_storage(); print(request_folder().parent)"
+    code = "from fagan_space.storage import open_storage; open_storage(); "
+    code += "from fagan_space.files import request_folder; print(request_folder().parent)"
     path = os.pathsep.join([str(ROOT / "space"), str(ROOT)])
     for environment in ({"TMPDIR": str(tmp_path)}, {"GRADIO_TEMP_DIR": str(tmp_path / "given")}):
         check = "; import os; print(oct(os.stat(os.environ['GRADIO_TEMP_DIR']).st_mode))"
