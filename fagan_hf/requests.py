@@ -103,7 +103,9 @@ Name = Annotated[str, text(MAX_NAME)]
 Truncation = Annotated[float, number(MIN_TRUNCATION, MAX_TRUNCATION)]
 SeedNumber = Annotated[int, whole(0, MAX_SEED)]
 LabelValue = Annotated[
-    Annotated[bool, Strict()] | Annotated[float, number(-MAX_SEED, MAX_SEED, _LABEL_WORDS)] | Name,
+    Annotated[bool, Strict()]
+    | Annotated[float, Field(strict=True, ge=-MAX_SEED, le=MAX_SEED, allow_inf_nan=False)]
+    | Annotated[str, Field(strict=True, max_length=MAX_NAME)],
     Allowed(_LABEL_WORDS),
 ]
 Labels = Annotated[dict[Name, LabelValue], Allowed('a JSON object of names and values, like {"beard": true}', _FEW)]
