@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Strict, Tag, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from fagan_hf.seeds import MAX_SEED
+from fagan_hf.seeds import MAX_SEED, parse_seeds
 from fagan_hf.suggest import suggest
 
 MAX_SHOWN = 60  # characters of what arrived that an error repeats
@@ -24,7 +24,7 @@ MAX_ALPHA = 10.0  # either sign; far beyond trained gates, and still without ove
 MAX_STRENGTH = 100.0  # either sign; far beyond where pictures change
 
 _WORDS = "words"  # the type of errors whose message is meant for people
-_ONE, _OBJECT = "<one>", "<object>"  # marks in the places of errors, which are not told
+MARKS = _ONE, _OBJECT = "<one>", "<several>"  # of a union's parts; errors leave them out
 
 
 def shown(value: Any) -> str:
@@ -119,6 +119,20 @@ Alpha = Annotated[
 ]
 
 
+def read_seeds(seeds: str) -> list[int]:
+    """Read seeds as `parse_seeds` does; its errors, which repeat them, are cut.
+
+    Raises:
+        ValueError: See `parse_seeds`.
+    """
+    try:
+        return parse_seeds(seeds)
+    except ValueError as error:
+        if len(seeds) <= MAX_SHOWN:
+            raise
+        raise ValueError(f"seeds are {shown(seeds)}; write them like '0-15, 42', each at most {MAX_SEED}") from error
+
+
 class Request(BaseModel):
     """What may come, field by field; anything else is refused."""
 
@@ -135,6 +149,8 @@ class Request(BaseModel):
         Raises:
             ValueError: Something is missing, unknown or not allowed; in words.
         """
+        if not isinstance(given, Mapping):
+            raise ValueError(f"the request is {shown(given)}; it must be a JSON object")
         try:
             return cls.model_validate(dict(given), context=context)
         except ValidationError as error:
@@ -142,13 +158,15 @@ class Request(BaseModel):
 
 
 def _in_words(error: ValidationError, fields: list[str]) -> str:
-    first = error.errors(include_url=False)[0]
-    place = [part for part in first["loc"] if part not in (_ONE, _OBJECT)]
+    errors = error.errors(include_url=False)
+    # A name that is mistyped is unknown, and the right one missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    place = [part for part in first["loc"] if part not in MARKS]
     name = str(place[0]) if place else "the request"
     if first["type"] == "extra_forbidden":
         return f"unknown parameter {shown(name)}; {suggest(name[:MAX_NAME], fields)}"
     if first["type"] == "missing":
-        return f"{name} is missing; give it"
+        return f"{name} is missing"
     for part in place[1:]:
         if part == "[key]":
             continue

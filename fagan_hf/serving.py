@@ -8,37 +8,40 @@ request's ``Accept`` header says; of an exception it makes status 400 and ``{"er
 """
 
 import base64
-import reprlib
 import secrets
 import threading
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from PIL import Image
+from pydantic import Discriminator, Tag
 
 from fagan_hf.devices import find_device
 from fagan_hf.models import Generator
 from fagan_hf.pipeline import FAGANPipeline, FAGANPipelineOutput
+from fagan_hf.requests import (
+    MARKS,
+    MAX_SHOWN,
+    MAX_TEXT,
+    Allowed,
+    Alpha,
+    Flag,
+    Labels,
+    Request,
+    SeedNumber,
+    Truncation,
+    read_seeds,
+    shown,
+)
 from fagan_hf.sampling import Wishes
-from fagan_hf.seeds import MAX_SEED, parse_seeds
-from fagan_hf.suggest import suggest
 
 MAX_IMAGES = 64  # in a request
 MAX_PIXELS = 2**22  # in a request, all pictures together; a single picture is drawn whatever its size
-MAX_TEXT = 2_000  # characters of seeds
-MAX_NAME = 200  # characters of the name or the value of a label, or of the name of a layer
-MIN_TRUNCATION, MAX_TRUNCATION = 0.01, 2.0
-MAX_ALPHA = 10.0  # either sign; far beyond what trained gates come to, and still without overflows
 BATCH_SIZE = 16
 
-_KEYS = ("inputs", "parameters")
-_PARAMETERS = ("seeds", "num_images", "truncation", "labels", "alpha", "as_image")
 _EXAMPLE = '{"inputs": "0-15, 42", "parameters": {"truncation": 0.7}}'
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
 
 
 class EndpointHandler:
@@ -107,8 +110,36 @@ def _png_text(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
+_SEED_WORDS = f'a list like [0, 42], or text like "0-15, 42" of at most {MAX_TEXT:,} characters'
+_LABEL_WORDS = "a JSON object of names and values, or a list with one for each picture"
+_ONE, _LIST = MARKS
+_Seeds = Annotated[
+    Annotated[str, Allowed(_SEED_WORDS, {"strict": True, "max_length": MAX_TEXT}), Tag(_ONE)]
+    | Annotated[list[SeedNumber], Allowed(_SEED_WORDS, {"min_length": 1, "max_length": 10_000}), Tag(_LIST)],
+    Discriminator(lambda value: _LIST if isinstance(value, list) else _ONE),
+]
+_Labels = Annotated[
+    Annotated[Labels, Allowed(_LABEL_WORDS), Tag(_ONE)] | Annotated[list[Labels], Allowed(_LABEL_WORDS), Tag(_LIST)],
+    Discriminator(lambda value: _LIST if isinstance(value, list) else _ONE),
+]
+
+
+class _Envelope(Request):
+    inputs: Annotated[str | dict[str, Any] | None, Allowed('a JSON object, text with seeds like "0-15, 42", or null')]
+    parameters: Annotated[dict[str, Any] | None, Allowed("a JSON object")] = None
+
+
+class _Parameters(Request):
+    seeds: _Seeds | None = None
+    num_images: Annotated[int, Allowed("a whole number of at least 1", {"strict": True, "ge": 1})] | None = None
+    truncation: Truncation = 1.0
+    labels: _Labels | None = None
+    alpha: Alpha | None = None
+    as_image: Flag = False
+
+
 @dataclass(frozen=True)
-class _Request:
+class _Task:
     seeds: list[int]
     truncation: float
     labels: Wishes | None
@@ -116,79 +147,46 @@ class _Request:
     as_image: bool
 
 
-def _read_request(data: Any, generator: Generator) -> _Request:
-    given = _read_parameters(data)
-    seeds = _read_seeds(given, generator.config.image_size)
-    return _Request(
-        seeds=seeds,
-        truncation=_number("truncation", given.get("truncation", 1.0), MIN_TRUNCATION, MAX_TRUNCATION),
-        labels=_read_labels(given.get("labels"), len(seeds), generator),
-        alpha=_read_alpha(given.get("alpha")),
-        as_image=_read_as_image(given.get("as_image", False), len(seeds)),
-    )
+def _read_request(data: Any, generator: Generator) -> _Task:
+    given = _Parameters.read(_read_parameters(data))
+    seeds = _choose_seeds(given, generator.config.image_size)
+    if given.as_image and len(seeds) != 1:
+        raise ValueError(f"as_image is true for {len(seeds)} pictures; ask for one, or leave it out to get a list")
+    labels = _check_labels(given.labels or None, len(seeds), generator)
+    return _Task(seeds, given.truncation, labels, given.alpha, given.as_image)
 
 
 def _read_parameters(data: Any) -> dict[str, Any]:
     """Collect the parameters of both places; those that are null are left out."""
-    inputs = _mapping("the request", data)
-    for key in inputs:
-        if key not in _KEYS:
-            where = f'{key} belongs into "parameters"' if key in _PARAMETERS else _suggest(key, _KEYS)
-            raise ValueError(f"the request has an unknown key {_shown(key)}; {where}; send it like {_EXAMPLE}")
-    if "inputs" not in data:
-        raise ValueError(f'the request has no "inputs"; send it like {_EXAMPLE}, or {{"inputs": null}} for any picture')
-    inputs = data["inputs"]
+    try:
+        envelope = _Envelope.read(data)
+    except ValueError as error:
+        misplaced = [name for name in _Parameters.model_fields if isinstance(data, dict) and name in data]
+        where = f'; {misplaced[0]} belongs in "parameters"' if misplaced else ""
+        raise ValueError(f"{error}{where}; send it like {_EXAMPLE}") from None
+    inputs = envelope.inputs
     if isinstance(inputs, str):
         inputs = {"seeds": inputs} if inputs.strip() else {}
     given: dict[str, Any] = {}
-    for place, part in (("inputs", inputs), ("parameters", data.get("parameters"))):
-        for name, value in _mapping(place, {} if part is None else part).items():
-            if name not in _PARAMETERS:
-                raise ValueError(f"{place} has an unknown parameter {_shown(name)}; {_suggest(name, _PARAMETERS)}")
+    for part in (inputs or {}, envelope.parameters or {}):
+        for name, value in part.items():
             if name in given:
-                raise ValueError(f'{name} is in "inputs" and in "parameters"; give it once')
+                raise ValueError(f'{name[:MAX_SHOWN]} is in "inputs" and in "parameters"; give it once')
             given[name] = value
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None or name not in _Parameters.model_fields}
 
 
-def _mapping(place: str, value: Any) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        also = ', text with seeds like "0-15, 42", or null' if place == "inputs" else ""
-        raise ValueError(f"{place} is {_shown(value)}; it must be a JSON object{also}; send it like {_EXAMPLE}")
-    return value
-
-
-def _read_seeds(given: dict[str, Any], size: int) -> list[int]:
+def _choose_seeds(given: _Parameters, size: int) -> list[int]:
     """Find the seeds, or draw them: not by torch's global generator, which starts alike in every server."""
-    if "seeds" not in given:
-        count = given.get("num_images", 1)
-        if not _is_whole(count) or count < 1:
-            raise ValueError(f"num_images is {_shown(count)}; it must be a whole number of at least 1")
+    if given.seeds is None:
+        count = given.num_images or 1
         _check_count(count, size)
         return [secrets.randbelow(2**32) for _ in range(count)]
-    if "num_images" in given:
+    if given.num_images is not None:
         raise ValueError("seeds and num_images exclude each other; give seeds, or how many new ones to draw")
-    seeds = given["seeds"]
-    if isinstance(seeds, str):
-        seeds = _parse_seeds(seeds)
-    if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f'seeds are {_shown(seeds)}; they must be a list like [0, 42], or text like "0-15, 42"')
+    seeds = read_seeds(given.seeds) if isinstance(given.seeds, str) else given.seeds
     _check_count(len(seeds), size)
-    for seed in seeds:
-        if not _is_whole(seed) or not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed is {_shown(seed)}; it must be a whole number from 0 to {MAX_SEED}")
     return seeds
-
-
-def _parse_seeds(text: str) -> list[int]:
-    _check_length("seeds", text, MAX_TEXT)
-    try:
-        return parse_seeds(text)
-    except ValueError:
-        if len(text) <= MAX_NAME:
-            raise
-        # Its message would be as long as the text.
-        raise ValueError(f"seeds are {_shown(text)}; write them like '0-15, 42', each at most {MAX_SEED}") from None
 
 
 def _check_count(count: int, size: int) -> None:
@@ -196,81 +194,17 @@ def _check_count(count: int, size: int) -> None:
     if count > most:
         limit = f"MAX_IMAGES is {MAX_IMAGES}" if most == MAX_IMAGES else f"MAX_PIXELS is {MAX_PIXELS:,}"
         raise ValueError(
-            f"{_shown(count)} pictures of {size} x {size} pixels are too many for a request: {limit}; "
+            f"{shown(count)} pictures of {size} x {size} pixels are too many for a request: {limit}; "
             f"ask for at most {most} at a time"
         )
 
 
-def _read_labels(labels: Any, count: int, generator: Generator) -> Wishes | None:
-    """Check form and lengths; which labels there are, the pipeline knows."""
-    if not labels and isinstance(labels, dict | list | None):
-        return None
-    if not generator.config.label_names:
-        raise ValueError(f"labels are {_shown(labels)}, but this model was trained without any; leave them out")
-    rows = labels if isinstance(labels, list) else [labels]
-    if not all(isinstance(row, dict) for row in rows):
+def _check_labels(labels: Any, count: int, generator: Generator) -> Wishes | None:
+    """Check that there are as many as pictures; which labels there are, the pipeline knows."""
+    if labels is not None and not generator.config.label_names:
+        raise ValueError(f"labels are {shown(labels)}, but this model was trained without any; leave them out")
+    if isinstance(labels, list) and len(labels) != count:
         raise ValueError(
-            f"labels are {_shown(labels)}; they must be a JSON object of names and values, or a list of such"
+            f"labels are {len(labels)} for {count} pictures; give one object for all, or a list with one each"
         )
-    if isinstance(labels, list) and len(rows) != count:
-        raise ValueError(
-            f"labels are {len(rows)} for {count} pictures; give one object for all, or a list with one each"
-        )
-    for row in rows:
-        for name, value in row.items():
-            _check_label(name, value)
     return labels
-
-
-def _check_label(name: Any, value: Any) -> None:
-    _check_length("label", name, MAX_NAME)
-    if isinstance(value, str):
-        _check_length(f"label {name!r}", value, MAX_NAME)
-    elif not isinstance(value, bool | int | float) or not -MAX_SEED <= value <= MAX_SEED:
-        allowed = "true, false, a number from 0 to 1, or the name of a class"
-        raise ValueError(f"label {name!r} is {_shown(value)}; it must be {allowed}")
-
-
-def _read_alpha(alpha: Any) -> float | dict[str, float] | None:
-    if alpha is None:
-        return None
-    if not isinstance(alpha, dict):
-        return _number("alpha", alpha, -MAX_ALPHA, MAX_ALPHA, 'or an object like {"layers.2": 0.5}')
-    for name in alpha:
-        _check_length("layer", name, MAX_NAME)
-    return {name: _number(f"alpha of {name!r}", value, -MAX_ALPHA, MAX_ALPHA) for name, value in alpha.items()}
-
-
-def _read_as_image(value: Any, count: int) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"as_image is {_shown(value)}; it must be true or false")
-    if value and count != 1:
-        raise ValueError(f"as_image is true for {count} pictures; ask for one, or leave it out to get a list")
-    return value
-
-
-def _number(name: str, value: Any, lowest: float, highest: float, otherwise: str = "") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-        allowed = f"a number from {lowest:g} to {highest:g}"
-        raise ValueError(f"{name} is {_shown(value)}; it must be {' '.join(filter(None, [allowed, otherwise]))}")
-    return float(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_length(name: str, text: Any, longest: int) -> None:
-    if not isinstance(text, str) or len(text) > longest:
-        length = f"{len(text):,} characters long" if isinstance(text, str) else _shown(text)
-        raise ValueError(f"{name} is {length}; it must be text of at most {longest:,} characters")
-
-
-def _suggest(name: Any, options: tuple[str, ...]) -> str:
-    return suggest(str(name)[:MAX_NAME], options)  # matching takes long on long texts
-
-
-def _shown(value: Any) -> str:
-    """Shorten what arrived; of things that JSON doesn't know, say what they are, for their text may be anything."""
-    is_json = value is None or isinstance(value, str | int | float | list | dict)
-    return _SHORT.repr(value) if is_json else f"of type {type(value).__name__}"

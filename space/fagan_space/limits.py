@@ -1,7 +1,6 @@
 """What one request may ask for, so that the next visitor is not kept waiting."""
 
-from fagan_hf.requests import MAX_SHOWN, shown
-from fagan_hf.seeds import MAX_SEED, parse_seeds
+from fagan_hf import requests
 
 MAX_IMAGES = 64
 MAX_WALK_SEEDS = 12
@@ -55,15 +54,10 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
         raise ValueError(
             f"seeds are {len(text):,} characters long; at most {MAX_TEXT} are read: write ranges, like '0-15'"
         )
-    try:
-        seeds = parse_seeds(text)
-    except ValueError as error:
-        if len(text) <= MAX_SHOWN:
-            raise
-        raise ValueError(f"seeds are {shown(text)}; write them like '0-15, 42', each at most {MAX_SEED}") from error
+    seeds = requests.read_seeds(text)
     most = min(most, max(least, MAX_PIXELS // size**2))
     if len(seeds) > most:
         raise ValueError(f"{len(seeds):,} seeds are more than one request may have; ask for at most {most} at a time")
     if len(set(seeds)) < least:
-        raise ValueError(f"seeds are {shown(text)}; give at least {least} different ones, like '0-5'")
+        raise ValueError(f"seeds are {requests.shown(text)}; give at least {least} different ones, like '0-5'")
     return seeds
