@@ -1,9 +1,11 @@
-"""Many visitors at once: 50 clients ask the demo's page for a minute, one request after the other each.
+"""Many visitors at once: 50 clients ask the demo's page for three minutes, one request after the other each.
 
-    python benchmarks/load.py --clients 50 --seconds 60 --out benchmarks/results/space-load.json
+    python benchmarks/load.py --clients 50 --seconds 180 --out benchmarks/results/space-load.json
 
-Every client is one of `gradio_client` over HTTP on this machine, so they take some of its processors themselves. Memory
-is that of the page, and compared from the first third of the time to the last.
+Every client is one of `gradio_client` over HTTP on this machine, so they take some of its processors themselves. Each
+comes from an address of its own, as a proxy would name it. Memory is that of the page, and compared from the first
+third of the time to the last. Before the crowd comes, one visitor asks for pictures while ten others wait for
+projections.
 """
 
 import argparse
@@ -40,7 +42,15 @@ def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
         {"api_name": "/judge", "picture": handle_file(_PICTURE), **place},
         {"api_name": "/dial", "seeds": str(seed)},
         {"api_name": "/walk", "seeds": f"{seed}, {seed + 1}", "frames_per_step": 8, "seconds": 2.0},
+        {"api_name": "/project", "picture": handle_file(_PICTURE), "steps": 10},
+        {"api_name": "/compare", "left": "", "right": "", "seeds": str(seed)},
     ]
+
+
+def visitor(url: str, number: int, downloads: str) -> Client:
+    """Make a client that comes from an address of its own."""
+    address = f"10.0.{number // 250}.{number % 250 + 1}"
+    return Client(url, verbose=False, download_files=downloads, headers={"X-Forwarded-For": address})
 
 
 Answered = tuple[str, float, str | None]  # endpoint, seconds, and what went wrong
@@ -60,7 +70,7 @@ def visit(url: str, number: int, end: float, size: int) -> list[Answered]:
     """Ask one request after the other until the time is over."""
     dice, done = random.Random(number), []
     with TemporaryDirectory() as downloads:
-        client = Client(url, verbose=False, download_files=downloads)
+        client = visitor(url, number, downloads)
         try:
             while time.monotonic() < end:
                 done.append(ask(client, dice.choice(requests_of(dice, size))))
@@ -91,21 +101,40 @@ def latencies(done: list[Answered]) -> dict[str, dict[str, float]]:
     return found
 
 
+def beside_projections(url: str, count: int, downloads: str) -> list[Answered]:
+    """Ask for pictures, one after the other, while others have a projection each to wait for."""
+    clients = [visitor(url, 1_000 + number, downloads) for number in range(count)]
+    picture = handle_file(_PICTURE)
+    jobs = [client.submit(picture=picture, steps=300, api_name="/project") for client in clients]
+    alone = visitor(url, 2_000, downloads)
+    time.sleep(1)
+    done = [ask(alone, {"api_name": "/generate", "seeds": str(seed)}) for seed in range(_ROUNDS_ALONE)]
+    if all(job.done() for job in jobs):
+        raise RuntimeError("the projections were over before the pictures were drawn; ask for more of them")
+    for job in jobs:
+        job.cancel()
+    for client in (*clients, alone):
+        client.close()
+    return done
+
+
 def main() -> None:
     """Start the page, ask it, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "model_cards/fagan-avatars-64"))
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--projections", type=int, default=10, help="that others wait for meanwhile")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder, serving(options.model, Path(folder) / "uploads") as page:
-        warm = Client(page.url, verbose=False, download_files=folder)
+    with TemporaryDirectory() as folder, serving(options.model, Path(folder) / "uploads", FAGAN_PROXIES="1") as page:
+        warm = visitor(page.url, 3_000, folder)
         size = warm.predict(api_name="/about")["image_size"]
         for request in requests_of(random.Random(-1), size):
             warm.predict(**request)
         dice = random.Random(-2)
         alone = [ask(warm, request) for _ in range(_ROUNDS_ALONE) for request in requests_of(dice, size)]
+        beside = beside_projections(page.url, options.projections, folder)
         over = threading.Event()
         with ThreadPoolExecutor(options.clients + 1) as pool:
             memory = pool.submit(memory_of, page.pid, over)
@@ -123,7 +152,7 @@ def main() -> None:
         "command": command(),
         "clients": options.clients,
         "seconds": options.seconds,
-        "failures": [f"{endpoint} {error}" for endpoint, _, error in [*alone, *done] if error],
+        "failures": [f"{endpoint} {error}" for endpoint, _, error in [*alone, *beside, *done] if error],
         "memory_mb": {
             "first third": round(statistics.mean(seen[:third])),
             "last third": round(statistics.mean(seen[-third:])),
@@ -131,6 +160,7 @@ def main() -> None:
         },
         "latency_seconds": latencies(done),
         "latency_seconds_of_one_client_alone": latencies(alone),
+        f"latency_seconds_beside_{options.projections}_projections": latencies(beside),
     }
     text = json.dumps(found, indent=2)
     print(text)
