@@ -34,6 +34,7 @@ MAX_ADDRESS_SESSIONS = 500  # of one visitor; the oldest that nobody listens to 
 MAX_STATES = 1_000  # sessions of which pictures are remembered
 
 MAX_UPLOADS = 16  # files of one visitor that were not read yet
+PREVIEW_SECONDS = 5  # that a file stays which a tab has read, while the browser shows it
 MAX_VISITOR_BYTES = 40 * 2**20  # of those
 MAX_ALL_BYTES = 400 * 2**20  # of all visitors' together
 

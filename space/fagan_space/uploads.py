@@ -3,6 +3,7 @@
 Who has none at hand clicks an example.
 """
 
+import threading
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
 from fagan_space.border import Example, Nothing, UploadTab, takes
 from fagan_space.controls import AT_HAND, COMPUTES, Event
 from fagan_space.files import keep
-from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
+from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, PREVIEW_SECONDS
 
 Picture = UInt8[np.ndarray, "3 size size"]
 
@@ -57,7 +58,7 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
 
     @takes(UploadTab)
     def read(path: Path | None) -> Picture:
-        return take_upload(path, size)
+        return take_upload(path, size, kept_seconds=PREVIEW_SECONDS)
 
     @takes(Nothing, click=Example)
     def take_example(chosen: gr.SelectData) -> Picture:
@@ -75,12 +76,13 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
     examples.select(take_example, None, taken, **COMPUTES).success(**event)
 
 
-def take_upload(path: Path | None, size: int) -> Picture:
+def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> Picture:
     """Read a visitor's file as training reads pictures, and delete it.
 
     Args:
         path: As `Visitor.find` found it: no path that came from outside.
         size: Height and width of what is given [pixels].
+        kept_seconds: How long the file stays: a browser shows it until its box is emptied.
 
     Returns:
         Its centre square, upright.
@@ -96,7 +98,12 @@ def take_upload(path: Path | None, size: int) -> Picture:
     except FileNotFoundError:
         raise ValueError("the picture is not here any more; send it again") from None
     finally:
-        path.unlink(missing_ok=True)
+        if kept_seconds:
+            timer = threading.Timer(kept_seconds, path.unlink, kwargs={"missing_ok": True})
+            timer.daemon = True  # a page that ends clears all its files anyway
+            timer.start()
+        else:
+            path.unlink(missing_ok=True)
     return decoded(content, size)
 
 

@@ -1,6 +1,7 @@
 """The page as a whole: fits, is labelled, dark for who likes it dark, and keeps nothing."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +60,9 @@ def test_no_upload_stays_on_the_disk(visit, uploads):
         chosen.set_input_files(EXAMPLE)
     expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
     expect(visit.page.get_by_text("Drop Image Here").locator("visible=true")).to_be_visible(timeout=30_000)
+    end = time.monotonic() + 10  # it stays a few seconds, for the box that shows it
+    while kept() and time.monotonic() < end:
+        time.sleep(0.2)
     assert kept() == []
 
 
