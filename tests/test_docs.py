@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu.__main__ import build_parser as gpu_parser
 from fagan_hf import cli
 from fagan_hf.directions import Directions
 from fagan_hf.models import Discriminator, Generator
@@ -32,7 +33,11 @@ def test_commands_parse(document):
             continue
         else:
             assert words[0] == "python", words
-            assert Path(words[1]).exists(), words
+            if words[1] == "-m":
+                assert words[2] == "benchmarks.gpu", words
+                gpu_parser().parse_args(words[3:])
+            else:
+                assert Path(words[1]).exists(), words
 
 
 @pytest.fixture

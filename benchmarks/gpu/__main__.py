@@ -44,8 +44,8 @@ def pieces(is_small: bool) -> dict[str, Piece]:
     return found
 
 
-def main() -> int:
-    """Do what is left, write it, and say how it went."""
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,6 +55,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no piece after so long")
     parser.add_argument("--only", default="", help="pieces whose name contains this")
     parser.add_argument("--dry-run", action="store_true", help="in small, on any machine")
+    return parser
+
+
+def main() -> int:
+    """Do what is left, write it, and say how it went."""
+    parser = build_parser()
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --dry-run takes the same path in small")
