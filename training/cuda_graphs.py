@@ -44,7 +44,7 @@ class GraphedSteps:
     def step(
         self, for_discriminator: Sequence[MicroBatch], for_generator: Sequence[MicroBatch], step: int
     ) -> dict[str, Tensor]:
-        """Teach both players with one batch, as `Trainer.discriminator_step` and `Trainer.generator_step` do.
+        """Teach both players with one batch, as `Trainer.step` does.
 
         Args:
             for_discriminator: One micro-batch.
@@ -69,7 +69,7 @@ class GraphedSteps:
         """Take a step in a stream of its own, as it will be captured."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            numbers = _both_steps(self.trainer, batches, step)
+            numbers = _take_step(self.trainer, batches, step)
         torch.cuda.current_stream().wait_stream(self._stream)
         return numbers
 
@@ -83,7 +83,7 @@ class _Captured:
         self._graph = torch.cuda.CUDAGraph()
         # Other threads, such as the one that pins the next batch's memory, may go on meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._numbers = _both_steps(trainer, self._batches, step)
+            self._numbers = _take_step(trainer, self._batches, step)
 
     def replay(self, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
         for mine, given in zip(self._inputs, _tensors(batches), strict=True):
@@ -92,9 +92,9 @@ class _Captured:
         return dict(self._numbers)
 
 
-def _both_steps(trainer: Trainer, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
+def _take_step(trainer: Trainer, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
     for_discriminator, for_generator = batches
-    return trainer.discriminator_step([for_discriminator], step) | trainer.generator_step([for_generator])
+    return trainer.step([for_discriminator], [for_generator], step)
 
 
 def _own(batches: Sequence[MicroBatch]) -> list[MicroBatch]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch.optim import Adam
 from tqdm import tqdm
 
 from fagan_hf.architectures import save_architecture
@@ -31,7 +30,7 @@ from fagan_hf.repository import (
 from fagan_hf.streaming import ImageStream, open_stream
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Files
-from training.compilation import check_compilation, compile_network
+from training.compilation import check_compilation
 from training.cuda_graphs import GraphedSteps
 from training.disk import when_there_is_room
 from training.ema import AveragedGenerator
@@ -58,7 +57,7 @@ from training.report import Report, farewell
 from training.run_folder import check_architecture, check_folder, check_same_recipe, hold_folder
 from training.samples import sample_grid
 from training.signals import StopRequest
-from training.steps import Player, Trainer
+from training.steps import Player, Trainer, make_player
 from training.trackers import Tracker, accelerator_options, check_tracker
 
 T = TypeVar("T")
@@ -205,12 +204,10 @@ class Run:
     def _player(self, network: Generator | Discriminator) -> Player:
         is_generator = isinstance(network, Generator)
         rate = self.recipe.generator_learning_rate if is_generator else self.recipe.discriminator_learning_rate
-        wrapped = self.processes.prepare(network)
-        compile_network(network, self.recipe.compile)
-        is_captured = self.recipe.compile == "cuda_graphs"
-        lr = torch.tensor(rate, device=self.processes.device) if is_captured else rate  # a graph reads it from there
-        optimizer = Adam(network.parameters(), lr=lr, betas=self.recipe.betas, fused=True, capturable=is_captured)
-        return Player(wrapped, optimizer, self.recipe.max_gradient_norm)
+        recipe = self.recipe
+        return make_player(
+            self.processes, network, rate, recipe.betas, recipe.compile, max_gradient_norm=recipe.max_gradient_norm
+        )
 
     def train(self) -> None:
         """Train until the recipe's end, from the newest checkpoint if there is one.
@@ -417,11 +414,8 @@ class Run:
         for_discriminator, for_generator = self.batches.make(seen)
         self._set_learning_rates(seen + batch_size)
         step = seen // batch_size
-        if self.graphed is not None:
-            numbers = self.graphed.step(for_discriminator, for_generator, step)
-        else:
-            numbers = self.trainer.discriminator_step(for_discriminator, step)
-            numbers |= self.trainer.generator_step(for_generator)
+        stepper = self.graphed or self.trainer
+        numbers = stepper.step(for_discriminator, for_generator, step)
         self.progress.images_seen += batch_size
         self.averaged.update(self.generator, batch_size, self.images_seen)
         self.skipped.add(numbers.pop("discriminator_skipped"), numbers.pop("generator_skipped"))

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
 from fagan_hf.losses import Loss, accuracies
 from training.augment import augment
+from training.compilation import compile_network
 from training.processes import Processes
 from training.regularisation import PenaltyDraws, Regularisation
 from training.running_statistics import RunningStatistics
@@ -44,6 +45,32 @@ class Player:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
+
+
+def make_player(
+    processes: Processes,
+    network: nn.Module,
+    rate: float,
+    betas: tuple[float, float],
+    compilation: str = "no",
+    max_gradient_norm: float | None = None,
+) -> Player:
+    """Make a network ready for training, with its optimizer.
+
+    Args:
+        processes: Who share its steps.
+        network: The bare one; it is moved to their device.
+        rate: Learning rate to begin with.
+        betas: Adam's decay rates.
+        compilation: A recipe's `compile`.
+        max_gradient_norm: See `Player`.
+    """
+    wrapped = processes.prepare(network)
+    compile_network(network, compilation)
+    is_captured = compilation == "cuda_graphs"
+    lr = torch.tensor(rate, device=processes.device) if is_captured else rate  # a graph reads it from there
+    optimizer = Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=is_captured)
+    return Player(wrapped, optimizer, max_gradient_norm)
 
 
 @dataclass(frozen=True)
@@ -113,6 +140,12 @@ class Trainer:
         for network in networks:
             hold_spectral_norms(network)
         self._statistics = RunningStatistics(networks)
+
+    def step(
+        self, for_discriminator: Sequence[MicroBatch], for_generator: Sequence[MicroBatch], step: int
+    ) -> dict[str, Tensor]:
+        """Teach both players once; arguments and results are those of `discriminator_step` and `generator_step`."""
+        return self.discriminator_step(for_discriminator, step) | self.generator_step(for_generator)
 
     def discriminator_step(self, batches: Sequence[MicroBatch], step: int = 0) -> dict[str, Tensor]:
         """Teach the discriminator with one batch, given in micro-batches.

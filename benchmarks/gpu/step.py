@@ -2,17 +2,15 @@
 
 import torch
 from accelerate.state import AcceleratorState
-from torch.optim import Adam
 
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.presets import preset
-from training.compilation import compile_network
 from training.cuda_graphs import GraphedSteps
 from training.ema import AveragedGenerator
 from training.processes import Processes
 from training.regularisation import Regularisation
-from training.steps import MicroBatch, Player, Trainer
+from training.steps import MicroBatch, Trainer, make_player
 
 FLAGSHIP = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=4)
 RATE, BETAS = 4e-4, (0.0, 0.99)
@@ -48,17 +46,12 @@ class Step:
         self.device, self.batch = processes.device, batch
         generator_config, discriminator_config = preset(model)
         self.generator, self.discriminator = Generator(generator_config), Discriminator(discriminator_config)
-        is_captured = how == "cuda_graphs"
-        players = []
-        for network in (self.generator, self.discriminator):
-            wrapped = processes.prepare(network)
-            compile_network(network, how)
-            lr = torch.tensor(RATE, device=self.device) if is_captured else RATE
-            optimizer = Adam(network.parameters(), lr=lr, betas=BETAS, fused=True, capturable=is_captured)
-            players.append(Player(wrapped, optimizer))
+        players = [
+            make_player(processes, network, RATE, BETAS, how) for network in (self.generator, self.discriminator)
+        ]
         self.averaged = AveragedGenerator(self.generator, 50_000)
-        self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularisation)
-        self.graphed = GraphedSteps(self.trainer) if is_captured else None
+        trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularisation)
+        self._stepper = GraphedSteps(trainer) if how == "cuda_graphs" else trainer
         self.latent_dim, size = generator_config.latent_dim, generator_config.image_size
         self._random = torch.Generator(self.device).manual_seed(seed)
         shape = (batch, 3, size, size)
@@ -74,12 +67,7 @@ class Step:
 
     def step(self) -> dict[str, torch.Tensor]:
         """Teach both players once; every fourth step has penalties."""
-        batches = self._batch(), self._batch()
-        if self.graphed is not None:
-            numbers = self.graphed.step(*batches, self.steps)
-        else:
-            numbers = self.trainer.discriminator_step(batches[0], self.steps)
-            numbers |= self.trainer.generator_step(batches[1])
+        numbers = self._stepper.step(self._batch(), self._batch(), self.steps)
         self.steps += 1
         self.averaged.update(self.generator, self.batch, self.steps * self.batch)
         return numbers

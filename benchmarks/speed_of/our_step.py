@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import torch
 from accelerate.state import AcceleratorState
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from training.processes import Processes
-from training.steps import MicroBatch, Player, Trainer
+from training.steps import MicroBatch, Trainer, make_player
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
 
@@ -34,10 +34,7 @@ class Ours:
         self.device = processes.device
         self.generator, self.discriminator = Generator(architecture[0]), Discriminator(architecture[1])
         networks = self.generator, self.discriminator
-        players = [
-            Player(processes.prepare(network), Adam(network.parameters(), lr=rate, betas=BETAS, fused=True))
-            for network, rate in zip(networks, RATES, strict=True)
-        ]
+        players = [make_player(processes, network, rate, BETAS) for network, rate in zip(networks, RATES, strict=True)]
         self.optimizers = [player.optimizer for player in players]
         self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], policy=())
         self.latent_dim = architecture[0].latent_dim
@@ -51,8 +48,7 @@ class Ours:
 
     def step(self) -> None:
         """Teach both players once."""
-        self.trainer.discriminator_step(self._batch())
-        self.trainer.generator_step(self._batch())
+        self.trainer.step(self._batch(), self._batch(), step=0)
 
 
 def fill_moments(optimizers: Iterable[Optimizer]) -> None:
