@@ -1,1 +1,1 @@
-"""Everything that needs a GPU, as one command that resumes: checks, speeds, trainings. See docs/gpu.md."""
+"""Everything that needs a GPU, as one command that resumes: checks, then speeds. See docs/gpu.md."""

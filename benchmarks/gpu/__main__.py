@@ -11,6 +11,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,15 @@ Piece = Callable[[], Any]
 
 def pieces(is_small: bool) -> dict[str, Piece]:
     """Name everything that there is to do, in order."""
-    found: dict[str, Piece] = {
-        f"check: {name}": lambda check=check: check(is_small) for name, check in checks.CHECKS.items()
-    }
+    found: dict[str, Piece] = {f"check: {name}": partial(check, is_small) for name, check in checks.CHECKS.items()}
     if not is_small:
         found["peak [TFLOP/s]"] = speeds.peak_rates
         found["profile: fagan-64, batch 64, bf16"] = speeds.profile
     for case in speeds.SMALL_CASES if is_small else speeds.CASES:
         seconds = 0.1 if is_small else 4.0
-        found[f"speed: {speeds.name_of(case)}"] = lambda case=case, seconds=seconds: speeds.measure_case(case, seconds)
-    for model, batch in (
-        (("fagan-32", 4),) if is_small else (("fagan-64", 64), ("fagan-128", 32), ("fagan-classic-64", 128))
-    ):
-        found[f"FLOP of a step: {model}, batch {batch}"] = lambda model=model, batch=batch: speeds.flops_of(
-            model, batch
-        )
+        found[f"speed: {speeds.name_of(case)}"] = partial(speeds.measure_case, case, seconds)
+    for model, batch in speeds.SMALL_COUNTED if is_small else speeds.COUNTED:
+        found[f"FLOP of a step: {model}, batch {batch}"] = partial(speeds.flops_of, model, batch)
     if not is_small:
         found["against attn-gan-pytorch"] = speeds.against_peer
     return found

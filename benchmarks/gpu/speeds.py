@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from benchmarks.gpu.step import Step
+from benchmarks.speed_of.machine import count_flops
+from benchmarks.speed_of.timing import alternate
 from training.regularisation import Regularisation
-
-PLAIN = Regularisation()
 
 # Model, batch, precision, and how the step is launched.
 CASES: tuple[tuple[str, int, str, str], ...] = (
@@ -32,22 +30,33 @@ CASES: tuple[tuple[str, int, str, str], ...] = (
     ("fagan-64", 64, "bf16", "kernels"),
 )
 SMALL_CASES = (("fagan-32", 4, "no", "no"),)
+COUNTED = (("fagan-64", 64), ("fagan-128", 32), ("fagan-classic-64", 128))
+SMALL_COUNTED = (("fagan-32", 4),)
 PEER_BATCH = 64
 
 
 def name_of(case: tuple[str, int, str, str]) -> str:
     """Name a case as the results do."""
     model, batch, precision, how = case
-    return f"{model}, batch {batch}, {'float32' if precision == 'no' else precision}, compile {how}"
+    return f"{model}, batch {batch}, {_precision_name(precision)}, compile {how}"
+
+
+def _precision_name(precision: str) -> str:
+    return "float32" if precision == "no" else precision
+
+
+def _step_of(model: str, batch: int, precision: str = "no", how: str = "no") -> Step:
+    """Make a step with the recipe that goes with the networks: for FAGAN's own the original's loss, no penalties."""
+    if "classic" in model:
+        return Step(model, batch, precision, how, loss="relativistic_hinge", regularisation=Regularisation())
+    return Step(model, batch, precision, how)
 
 
 def measure_case(case: tuple[str, int, str, str], seconds: float = 4.0) -> dict[str, Any]:
     """Measure one case: median time of four steps, of which one has penalties."""
     model, batch, precision, how = case
-    is_classic = "classic" in model
     _free()
-    options = {"loss": "relativistic_hinge", "regularisation": PLAIN} if is_classic else {}
-    step = Step(model, batch, precision, how, **options)
+    step = _step_of(model, batch, precision, how)
     started = time.perf_counter()
     step.run(16)
     _wait(step.device)
@@ -73,26 +82,10 @@ def flops_of(model: str, batch: int) -> float:
     Counted on eager steps; fused attention kernels count as their two products, forward and backward.
     """
     _free()
-    options = {"loss": "relativistic_hinge", "regularisation": PLAIN} if "classic" in model else {}
-    step = Step(model, batch, "no", "no", **options)
+    step = _step_of(model, batch)
     step.run(1)
     step.steps = 0
-    with _FlopCounter() as counter:
-        step.run(4)
-    return counter.total / 4
-
-
-class _FlopCounter(TorchDispatchMode):
-    """torch's formulas, without the module tracker of its `FlopCounterMode`, which no second derivative gets past."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
-        return output
+    return count_flops(lambda: step.run(4)) / 4
 
 
 def peak_rates(side: int = 8192) -> dict[str, float]:
@@ -115,17 +108,13 @@ def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
         "peer, float32": Peer(preset("fagan-classic-64"), "relativistic_hinge", batch, "cuda").step
     }
     for precision, how in (("no", "no"), ("no", "cuda_graphs"), ("bf16", "cuda_graphs")):
-        name = f"ours, {'float32' if precision == 'no' else precision}, compile {how}"
-        step = Step("fagan-classic-64", batch, precision, how, loss="relativistic_hinge", regularisation=PLAIN)
+        name = f"ours, {_precision_name(precision)}, compile {how}"
+        step = _step_of("fagan-classic-64", batch, precision, how)
         step.run(8)
         sides[name] = step.step
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(25):
-        for name, work in sides.items():
-            elapsed = _timed(work, torch.device("cuda"))
-            if number >= 5:
-                times[name].append(elapsed)
-    rates = {name: batch / statistics.median(each) for name, each in times.items()}
+    alternate(sides, 4, device="cuda")  # libraries choose their kernels
+    times = alternate(sides, 20, device="cuda", is_warm=True)
+    rates = {name: batch / each.median for name, each in times.items()}
     peer = rates["peer, float32"]
     return {
         "batch": batch,

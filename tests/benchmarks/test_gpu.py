@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,10 +36,8 @@ def test_it_goes_on_where_time_ran_out(tmp_path):
     assert "left for the next time, from 'check: no_reading_back' on" in done.stdout
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_what_to_do(tmp_path):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     done = kit("--out", tmp_path)
     assert done.returncode == 2
     assert "--dry-run" in done.stderr

@@ -183,7 +183,7 @@ def test_operations_of_a_step_are_counted_by_their_formulas():
     """A 1x1 convolution and a product take two operations for each pair; queries and keys have two channels."""
     attention, positions = SelfAttention(16), 24 * 24  # so many that a fused kernel computes them, which is not counted
     with machine._plain_attention():
-        counted = machine._count(lambda: attention(torch.randn(1, 16, 24, 24)))
+        counted = machine.count_flops(lambda: attention(torch.randn(1, 16, 24, 24)))
     convolutions = 2 * positions * 16 * (2 + 2 + 16)
     assert counted == convolutions + 2 * positions**2 * (2 + 16)
     once, twice = (machine.flops_of(Ours(TINY, "hinge", batch)) for batch in (2, 4))

@@ -23,7 +23,7 @@ from fagan_space.work import check_wanted
 
 TITLE = "Walk"
 _BATCH = 16
-_NAMES = {".gif": "walk.gif", ".mp4": "walk.mp4"}
+_NAMES = {suffix: f"walk{suffix}" for suffix in SUFFIXES}
 
 
 def film(
