@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fagan_hf import Generator
-from fagan_hf.data import ImageSource, prepare_images
-from fagan_hf.labels import label_groups
-from fagan_hf.linear_classifier import LinearClassifier
-from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds
+from fagan_hf.data.prepare import ImageSource, prepare_images
+from fagan_hf.latent_space.linear_classifier import LinearClassifier
+from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
+from fagan_hf.utils.label_names import label_groups
 
 FIRST_SEED = 1_000_000  # far from the seeds that people look at
 

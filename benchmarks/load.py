@@ -24,7 +24,7 @@ import psutil
 from gradio_client import Client, handle_file
 
 from benchmarks.serving import ROOT, serving
-from training.facts import command, hardware, versions
+from fagan_hf.training.run.facts import command, hardware, versions
 
 _PICTURE = ROOT / "space/examples/avatar-8192.png"
 _SAMPLED_EVERY = 0.5  # [seconds]

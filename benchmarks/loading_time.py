@@ -17,7 +17,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from training.facts import hardware, versions
+from fagan_hf.training.run.facts import hardware, versions
 
 PROGRAMS = {
     "import torch": "import torch",

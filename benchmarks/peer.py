@@ -8,7 +8,14 @@ import yaml
 from attn_gan_pytorch import CustomLayers, Utils
 from torch import nn
 
-from fagan_hf.configs import BatchNormSpec, ConvSpec, DropoutSpec, FullAttentionSpec, LayerSpec, SelfAttentionSpec
+from fagan_hf.architectures.configs import (
+    BatchNormSpec,
+    ConvSpec,
+    DropoutSpec,
+    FullAttentionSpec,
+    LayerSpec,
+    SelfAttentionSpec,
+)
 from fagan_hf.layers import SpectralNorm
 
 

@@ -30,16 +30,16 @@ import torch
 
 from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, identity_of, parameters
 from fagan_hf import Generator
-from fagan_hf.allocator import keep_freed_memory
-from fagan_hf.architectures import save_architecture
-from fagan_hf.data import prepare_images
-from fagan_hf.files import replacing
-from fagan_hf.image_sources import ImageSource
+from fagan_hf.architectures.load import save_architecture
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.data.sources import ImageSource
+from fagan_hf.hub.repository import HISTORY, write_json
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.metrics import evaluate
-from fagan_hf.plots import read_metrics
-from fagan_hf.repository import HISTORY, write_json
-from training.facts import command, commit, hardware, versions
+from fagan_hf.training.run.facts import command, commit, hardware, versions
+from fagan_hf.utils.allocator import keep_freed_memory
+from fagan_hf.utils.files import replacing
+from fagan_hf.viz.plots import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/quality.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     IMAGE_CHANNELS,
     ActivationSpec,
     BatchNormSpec,
@@ -27,9 +27,9 @@ from fagan_hf.configs import (
     RMSNormSpec,
     SelfAttentionSpec,
 )
+from fagan_hf.architectures.presets import FLAGSHIP_32, flagship, preset
+from fagan_hf.hub.repository import count_parameters
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import FLAGSHIP_32, flagship, preset
-from fagan_hf.repository import count_parameters
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
 Widths = tuple[tuple[int, ...], tuple[int, ...]]
@@ -49,7 +49,7 @@ class Arm:
 
     Attributes:
         about: What it is, for the table.
-        build: Makes its networks from the channels of both networks' feature maps, as `fagan_hf.presets.flagship` does.
+        build: Makes its networks from the channels of both networks' feature maps, as `presets.flagship` does.
         recipe: Fields of the recipe that differ from `RECIPE`.
     """
 

@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import TARGETS, Found, Row, mark
-from training.facts import command, hardware, versions
+from fagan_hf.training.run.facts import command, hardware, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, tuple[str, int, int]] = {  # name: where it is, rounds of a full and of a quick run

@@ -36,8 +36,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import Discriminator, Generator
-from fagan_hf.architectures import save_architecture
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     ConvSpec,
     DiscriminatorConfig,
     DropoutSpec,
@@ -45,7 +44,8 @@ from fagan_hf.configs import (
     GeneratorConfig,
     SelfAttentionSpec,
 )
-from training.facts import hardware, versions
+from fagan_hf.architectures.load import save_architecture
+from fagan_hf.training.run.facts import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "short"

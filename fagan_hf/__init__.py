@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+    from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+    from fagan_hf.architectures.presets import PRESETS
     from fagan_hf.models import Discriminator, Generator
     from fagan_hf.pipeline import FAGANPipeline
-    from fagan_hf.presets import PRESETS
 
 __all__ = ["PRESETS", "Discriminator", "DiscriminatorConfig", "FAGANPipeline", "Generator", "GeneratorConfig"]
 
 _MODULES = {
-    "PRESETS": "fagan_hf.presets",
+    "PRESETS": "fagan_hf.architectures.presets",
     "Discriminator": "fagan_hf.models",
-    "DiscriminatorConfig": "fagan_hf.configs",
+    "DiscriminatorConfig": "fagan_hf.architectures.configs",
     "FAGANPipeline": "fagan_hf.pipeline",
     "Generator": "fagan_hf.models",
-    "GeneratorConfig": "fagan_hf.configs",
+    "GeneratorConfig": "fagan_hf.architectures.configs",
 }
 
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError, ImportError) as error:
-        from fagan_hf.redaction import redact
+        from fagan_hf.utils.redaction import redact
 
         print(redact(f"fagan-hf: error: {error}"), file=sys.stderr)
         return 2

@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fagan_hf import __version__
-from fagan_hf.files import replacing
 from fagan_hf.layers import gates
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
+from fagan_hf.utils.files import replacing
 
 OPSET = 18  # what torch's exporter writes by itself, and ONNX Runtime has run since 1.14, in browsers too
 TOLERANCE = 1e-4
@@ -68,7 +68,7 @@ def export_onnx(generator: Generator, path: str | Path) -> Export:
 
     Args:
         generator: On any device, in any dtype; it stays as it is. Gates that `override_alpha` turns are written as
-            turned. For truncated latents give what `fagan_hf.batch_statistics.recalibrated` makes of it.
+            turned. For truncated latents give what `fagan_hf.sampling.standing_statistics.recalibrated` makes of it.
         path: The file, usually ``*.onnx``; a file that is there is replaced.
 
     Raises:

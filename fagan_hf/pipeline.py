@@ -14,12 +14,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.batch_statistics import has_batch_statistics, recalibrated
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
-from fagan_hf.repository import save_repository
-from fagan_hf.sampling import Wishes, labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_hf.sampling.images import Wishes, labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_hf.sampling.standing_statistics import has_batch_statistics, recalibrated
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -128,7 +128,7 @@ class FAGANPipeline(DiffusionPipeline):
             alpha: Other gates than the trained ones, see `fagan_hf.layers.override_alpha`: 0.0 is convolution only,
                 1.0 attention only, ``{"layers.2": 0.0}`` turns one layer.
             batch_size: Pictures at a time; changes memory and speed only. By default as many as fit, see
-                `fagan_hf.sampling.sample`.
+                `fagan_hf.sampling.images.sample`.
             output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, 3]``,
                 ``"pt"`` for a float32 tensor ``[count, 3, size, size]``, both in [0, 1].
             return_dict: Give a `FAGANPipelineOutput` (otherwise the tuple that diffusers' pipelines give)?

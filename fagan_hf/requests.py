@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Strict, Tag, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from fagan_hf.seeds import MAX_SEED, parse_seeds
-from fagan_hf.suggest import suggest
+from fagan_hf.sampling.seeds import MAX_SEED, parse_seeds
+from fagan_hf.utils.suggest import suggest
 
 MAX_SHOWN = 60  # characters of what arrived that an error repeats
 MAX_TEXT = 2_000  # characters of seeds

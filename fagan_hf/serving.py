@@ -18,7 +18,6 @@ from typing import Annotated, Any, cast
 from PIL import Image
 from pydantic import Discriminator, Tag
 
-from fagan_hf.devices import find_device
 from fagan_hf.models import Generator
 from fagan_hf.pipeline import FAGANPipeline, FAGANPipelineOutput
 from fagan_hf.requests import (
@@ -35,7 +34,8 @@ from fagan_hf.requests import (
     read_seeds,
     shown,
 )
-from fagan_hf.sampling import Wishes
+from fagan_hf.sampling.images import Wishes
+from fagan_hf.utils.devices import find_device
 
 MAX_IMAGES = 64  # in a request
 MAX_PIXELS = 2**22  # in a request, all pictures together; a single picture is drawn whatever its size

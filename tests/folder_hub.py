@@ -1,9 +1,9 @@
-"""A stand-in for `fagan_hf.hub.push` that commits into a folder; tests/hub has a server and real clients."""
+"""A stand-in for `fagan_hf.hub.client.push` that commits into a folder; tests/hub has a server and real clients."""
 
 import hashlib
 from pathlib import Path
 
-from fagan_hf.hub import Existing
+from fagan_hf.hub.client import Existing
 
 
 class FolderHub:

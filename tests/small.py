@@ -1,6 +1,12 @@
 """Networks small enough to be made in every test."""
 
-from fagan_hf.configs import ConvSpec, DiscriminatorConfig, FullAttentionSpec, GeneratorConfig, SelfAttentionSpec
+from fagan_hf.architectures.configs import (
+    ConvSpec,
+    DiscriminatorConfig,
+    FullAttentionSpec,
+    GeneratorConfig,
+    SelfAttentionSpec,
+)
 from fagan_hf.layers import gates
 
 GENERATOR = GeneratorConfig(

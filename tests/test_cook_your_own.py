@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fagan_hf import FAGANPipeline, Generator
-from fagan_hf.configs import LAYER_SPECS
+from fagan_hf.architectures.configs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
+from fagan_hf.training.recipe import parse_recipe
+from fagan_hf.training.run.loop import Run
 from tests.folder_hub import FolderHub
-from training.loop import Run
-from training.recipe import parse_recipe
 
 TEXT = Path("docs/cook-your-own.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
@@ -28,8 +28,8 @@ def kitchen(tmp_path, monkeypatch):
     """A folder with the document's files, and a data set of few pictures instead of thousands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fagan_hf.avatars.TRAIN_SEEDS", range(32))
-    monkeypatch.setattr("fagan_hf.hub.push", FolderHub("hub").push)
+    monkeypatch.setattr("fagan_hf.data.avatars.TRAIN_SEEDS", range(32))
+    monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
     before = dict(LAYER_SPECS), dict(LAYERS)
     for name, content in FILES.items():
         Path(name).write_text(content)

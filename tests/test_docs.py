@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.gpu.__main__ import build_parser as gpu_parser
 from fagan_hf import cli
-from fagan_hf.directions import Directions
+from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.hub.repository import DIRECTIONS, save_repository
+from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import PRESETS
-from fagan_hf.repository import DIRECTIONS, save_repository
+from fagan_hf.training.recipe import FIELDS, parse_recipe
 from tests.documents import blocks, commands
-from training.recipe import FIELDS, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(Path("docs").glob("*.md"))

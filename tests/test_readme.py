@@ -8,15 +8,15 @@ import torch
 import yaml
 from PIL import Image
 
-from fagan_hf.architectures import with_labels
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.cli import main
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import PRESETS
-from fagan_hf.repository import save_repository
+from fagan_hf.training.recipe import FIELDS, parse_recipe
 from tests.documents import blocks, commands
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
-from training.recipe import FIELDS, parse_recipe
 
 README = Path("README.md").resolve()
 TEXT = README.read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_python_snippets_run_one_after_the_other():
 
 @pytest.mark.usefixtures("trained")
 def test_commands_of_the_shell(monkeypatch):
-    monkeypatch.setattr("fagan_hf.hub.push", FolderHub("hub").push)
+    monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
     root = Path(__file__).parents[1]
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
     kinds = set()

@@ -70,8 +70,8 @@ latents = torch.randn(2, generator.config.latent_dim)
 with torch.inference_mode():
     torch.testing.assert_close(loaded(latents), generator(latents), rtol=0, atol=0)
 from pathlib import Path
-from fagan_hf.cards import write_card
-from fagan_hf.repository import save_repository
+from fagan_hf.hub.card import write_card
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.serving import EndpointHandler
 save_repository(folder, generator)
 assert "# model" in write_card(Path(folder))

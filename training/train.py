@@ -14,12 +14,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # `accelerate launch` puts this file's folder on the path, not the repository's root that the imports start from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fagan_hf.allocator import keep_freed_memory
-from fagan_hf.redaction import redact
-from training.health import DivergedError
-from training.loop import Run
-from training.processes import OtherProcessError
-from training.recipe import Recipe, parse_recipe
+from fagan_hf.training.distributed.processes import OtherProcessError
+from fagan_hf.training.recipe import Recipe, parse_recipe
+from fagan_hf.training.reporting.health import DivergedError
+from fagan_hf.training.run.loop import Run
+from fagan_hf.utils.allocator import keep_freed_memory
+from fagan_hf.utils.redaction import redact
 
 WRONG_INPUT = 2
 FAILED = 1

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import checks, speeds
-from training.facts import hardware, versions
+from fagan_hf.training.run.facts import hardware, versions
 
 Piece = Callable[[], Any]
 

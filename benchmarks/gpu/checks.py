@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.step import Step
-from fagan_hf.attention_maps import inspect_layers
+from fagan_hf.architectures.presets import preset
+from fagan_hf.attention_maps.capture import inspect_layers
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.penalties import zero_centred_gradient_penalty
-from fagan_hf.presets import preset
-from training.regularisation import Regularisation
+from fagan_hf.training.step.regularization import Regularisation
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
 CUDA_TESTS = (
     "tests/fagan_hf/layers/test_kernels.py",
     "tests/fagan_hf/test_attention_maps.py",
-    "tests/training/test_cuda_graphs.py",
+    "tests/fagan_hf/training/test_cuda_graphs.py",
 )
 
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.step import Step
 from benchmarks.speed_of.machine import count_flops
 from benchmarks.speed_of.timing import alternate
-from training.regularisation import Regularisation
+from fagan_hf.training.step.regularization import Regularisation
 
 # Model, batch, precision, and how the step is launched.
 CASES: tuple[tuple[str, int, str, str], ...] = (
@@ -101,7 +101,7 @@ def peak_rates(side: int = 8192) -> dict[str, float]:
 def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
     """Time a relativistic step of FAGAN's own networks, ours in turns with attn-gan-pytorch's."""
     from benchmarks.speed_of.peer_step import Peer
-    from fagan_hf.presets import preset
+    from fagan_hf.architectures.presets import preset
 
     _free()
     sides: dict[str, Callable[[], object]] = {

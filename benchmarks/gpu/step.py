@@ -3,14 +3,14 @@
 import torch
 from accelerate.state import AcceleratorState
 
+from fagan_hf.architectures.presets import preset
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import preset
-from training.cuda_graphs import GraphedSteps
-from training.ema import AveragedGenerator
-from training.processes import Processes
-from training.regularisation import Regularisation
-from training.steps import MicroBatch, Trainer, make_player
+from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.step.cuda_graphs import GraphedSteps
+from fagan_hf.training.step.ema import AveragedGenerator
+from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.steps import MicroBatch, Trainer, make_player
 
 FLAGSHIP = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=4)
 RATE, BETAS = 4e-4, (0.0, 0.99)

@@ -12,11 +12,11 @@ from benchmarks.speed_of.our_step import Ours
 from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate
-from fagan_hf.data import Images, ImageSource, prepare_images
-from fagan_hf.image_cache import write_cache
-from fagan_hf.presets import preset
-from training.batches import Batches
-from training.recipe import Recipe
+from fagan_hf.architectures.presets import preset
+from fagan_hf.data.cache import write_cache
+from fagan_hf.data.prepare import Images, ImageSource, prepare_images
+from fagan_hf.training.recipe import Recipe
+from fagan_hf.training.step.batches import Batches
 
 BATCH = 32
 MODELS = ("fagan-classic-64", "fagan-plain-32")

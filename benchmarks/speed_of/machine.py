@@ -16,8 +16,8 @@ from benchmarks.speed_of.our_step import Ours
 from benchmarks.speed_of.settings import NO_BF16, Settings, name_of
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import alternate
+from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import FullAttention
-from fagan_hf.presets import preset
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 STEPS = {"fagan-classic-64": 32, "fagan-plain-64": 8}  # images of a step

@@ -6,11 +6,11 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.optim import Optimizer
 
-from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
-from training.processes import Processes
-from training.steps import MicroBatch, Trainer, make_player
+from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.step.steps import MicroBatch, Trainer, make_player
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
 
@@ -19,7 +19,7 @@ BETAS = (0.0, 0.9)
 
 
 class Ours:
-    """The step of `training.steps`, as `training/train.py` takes it.
+    """The step of `fagan_hf.training.step.steps`, as `training/train.py` takes it.
 
     Args:
         architecture: Of the two networks.

@@ -14,8 +14,8 @@ from benchmarks.speed_of.equality import check_tolerances
 from benchmarks.speed_of.settings import Settings, name_of
 from benchmarks.speed_of.targets import Found, Row, rows_against_peer
 from benchmarks.speed_of.timing import alternate
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Generator
-from fagan_hf.repository import save_repository
 
 BATCHES = (1, 16, 64)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}

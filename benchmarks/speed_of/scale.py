@@ -16,7 +16,7 @@ from benchmarks.speed_of.our_step import Ours
 from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate, growth
-from fagan_hf.presets import every_layer_full_attention, preset
+from fagan_hf.architectures.presets import every_layer_full_attention, preset
 
 MODEL, BATCH, LOSS = "fagan-plain-32", 32, "relativistic_hinge"
 LAUNCHES = {  # processes, threads of each

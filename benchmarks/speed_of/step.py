@@ -12,9 +12,9 @@ from benchmarks.speed_of.peer_step import Peer
 from benchmarks.speed_of.settings import Settings, name_of
 from benchmarks.speed_of.targets import Found, rows_against_peer
 from benchmarks.speed_of.timing import alternate
+from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import AttentionLayer
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import preset
 
 CLASSIC = "fagan-classic-64"
 LOSSES = {"relativistic": "relativistic_hinge", "hinge": "hinge"}
@@ -23,7 +23,7 @@ _PREPARED = """
 import torch
 torch.set_num_threads({threads})
 from benchmarks.speed_of.our_step import Ours, fill_moments
-from fagan_hf.presets import preset
+from fagan_hf.architectures.presets import preset
 {make}
 fill_moments(side.optimizers)
 """

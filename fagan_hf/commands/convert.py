@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
     if (options.out / "generator").exists():
         raise ValueError(f"--out is {str(options.out)!r}, which holds a generator already; give another folder")
 
+    from fagan_hf.hub.repository import save_repository
     from fagan_hf.models.legacy import convert
-    from fagan_hf.repository import save_repository
 
     generator, discriminator = convert(
         options.generator_conf,

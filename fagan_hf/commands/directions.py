@@ -29,7 +29,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Find them, print how well they hold, and keep them."""
-    from fagan_hf.repository import DIRECTIONS
+    from fagan_hf.hub.repository import DIRECTIONS
 
     check_picture(options.picture)
     if options.out is None and not is_run_folder(Path(options.model)):
@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from fagan_hf.data import prepare_images
-    from fagan_hf.directions import directions_picture, find_directions
+    from fagan_hf.data.prepare import prepare_images
+    from fagan_hf.latent_space.directions import directions_picture, find_directions
 
     generator = load_generator(options)
     source = image_source(options, generator.config.image_size)

@@ -46,10 +46,10 @@ def run(options: argparse.Namespace) -> None:
     """Measure, print, and write into the run folder if it is one."""
     check_picture(options.picture)
 
-    from fagan_hf.allocator import keep_freed_memory
-    from fagan_hf.data import prepare_images
+    from fagan_hf.data.prepare import prepare_images
     from fagan_hf.metrics.evaluate import evaluate
     from fagan_hf.metrics.features import build_features
+    from fagan_hf.utils.allocator import keep_freed_memory
 
     keep_freed_memory()
     extractor = build_features(options.features)  # a missing package is told before anything is loaded
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _keep(folder: Path, evaluation: "Evaluation") -> None:
     """Write numbers, picture and card."""
-    from fagan_hf.cards import write_card
-    from fagan_hf.repository import CARD, METRICS, NEIGHBOURS, write_text
+    from fagan_hf.hub.card import write_card
+    from fagan_hf.hub.repository import CARD, METRICS, NEIGHBOURS, write_text
 
     evaluation.keep(folder)
     card = folder / CARD

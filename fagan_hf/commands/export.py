@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fagan_hf.commands.options import add_model, load_generator
-from fagan_hf.repository import EXPORTS
+from fagan_hf.hub.repository import EXPORTS
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +53,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _snapshot(repo_id: str, revision: str | None) -> Path:
-    from fagan_hf import hub
+    from fagan_hf.hub import client
 
-    return hub.download(repo_id, allow_patterns=["*"], revision=revision)
+    return client.download(repo_id, allow_patterns=["*"], revision=revision)
 
 
 def _push(repo_id: str, revision: str | None, snapshot: Path, export: Path, format_name: str) -> str:
     """Publish what is there once more, with the export; nothing else changes but the card, which names it."""
-    from fagan_hf.publishing import publish
+    from fagan_hf.hub.publish import publish
 
     with TemporaryDirectory() as name:
         folder = Path(name, "repository")

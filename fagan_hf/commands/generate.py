@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
-    from fagan_hf.grids import enlarged, image_grid
-    from fagan_hf.sampling import generate_images, label_grid
+    from fagan_hf.sampling.images import generate_images, label_grid
+    from fagan_hf.viz.grids import enlarged, image_grid
 
     if options.by_label:
         grid = label_grid(
@@ -57,8 +57,8 @@ def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Nam
 def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from fagan_hf.files import replacing
-    from fagan_hf.sampling import sample, to_uint8
+    from fagan_hf.sampling.images import sample, to_uint8
+    from fagan_hf.utils.files import replacing
 
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = iter(options.seeds)

@@ -13,7 +13,7 @@ from fagan_hf.commands.options import add_latents, add_model, drawing, load_disc
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fagan_hf.attention_maps import KernelReport, LayerReport
+    from fagan_hf.attention_maps.capture import KernelReport, LayerReport
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RELATIVE_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> None:
 
     import torch
 
-    from fagan_hf.attention_maps import inspect_layers
-    from fagan_hf.sampling import sample
+    from fagan_hf.attention_maps.capture import inspect_layers
+    from fagan_hf.sampling.images import sample
 
     with drawing(load_generator(options), options) as (generator, latents, labels):
         _check_wishes(generator, options)
@@ -115,7 +115,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 def _check_wishes(generator: Any, options: argparse.Namespace) -> None:
     """Find what this generator can't give before any work is done."""
-    from fagan_hf.attention_maps import check_positions
+    from fagan_hf.attention_maps.capture import check_positions
     from fagan_hf.layers import override_alpha
 
     size = generator.config.image_size
@@ -202,7 +202,7 @@ def _write_json(path: Path, reports: Mapping[str, Sequence["LayerReport"]]) -> N
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
-    from fagan_hf.files import replacing
+    from fagan_hf.utils.files import replacing
 
     with replacing(path, make_folder=True) as aside:
         save(aside)
@@ -215,7 +215,7 @@ def _write_png(path: Path, picture: "Image.Image") -> None:
 
 def _write_gates(options: argparse.Namespace) -> None:
     """Draw the gates over training, where MODEL is the folder of the run."""
-    from fagan_hf.plots import plot_gates, read_metrics
+    from fagan_hf.viz.plots import plot_gates, read_metrics
 
     lines = read_metrics(Path(options.model) / "metrics.jsonl")
     if not lines:
@@ -228,10 +228,10 @@ def _write_gates(options: argparse.Namespace) -> None:
 
 def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argparse.Namespace) -> None:
     """Draw where pixels look, one picture for each seed and pixel, the networks side by side."""
-    from fagan_hf.attention_maps import capture_attention
-    from fagan_hf.attention_pictures import attention_picture
+    from fagan_hf.attention_maps.capture import capture_attention
+    from fagan_hf.attention_maps.pictures import attention_picture
     from fagan_hf.layers import gates
-    from fagan_hf.sampling import to_uint8
+    from fagan_hf.sampling.images import to_uint8
 
     networks = {name: network for name, network in networks.items() if gates(network[0])}
     if not networks:
@@ -270,7 +270,7 @@ def _side_by_side(panels: Sequence["Image.Image"]) -> "Image.Image":
 
 
 def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
-    from fagan_hf.attention_pictures import alpha_strip
+    from fagan_hf.attention_maps.pictures import alpha_strip
 
     names = [f"seed {seed}" for seed in options.seeds]
     alphas = options.alphas or (RELATIVE_ALPHAS if options.relative else ALPHAS)

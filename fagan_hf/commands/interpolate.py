@@ -24,15 +24,15 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Walk, draw, and write the film."""
-    from fagan_hf.films import check_film, write_film
+    from fagan_hf.viz.films import check_film, write_film
 
     check_film(options.out, options.frames_per_second)
     if len(set(options.seeds)) < 2:
         raise ValueError(f"--seeds are {options.seeds}; a way needs at least two different ones, like '0-5'")
 
-    from fagan_hf.grids import enlarged
-    from fagan_hf.latent_space import lerp, walk
-    from fagan_hf.sampling import generate_images
+    from fagan_hf.latent_space.walks import lerp, walk
+    from fagan_hf.sampling.images import generate_images
+    from fagan_hf.viz.grids import enlarged
 
     is_loop = not options.no_loop
     with drawing(load_generator(options), options) as (generator, latents, labels):

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fagan_hf.devices import find_device
-from fagan_hf.seeds import parse_seeds
+from fagan_hf.sampling.seeds import parse_seeds
+from fagan_hf.utils.devices import find_device
 
 if TYPE_CHECKING:
-    from fagan_hf.image_sources import ImageSource
+    from fagan_hf.data.sources import ImageSource
 
 DTYPES = ("float32", "bfloat16")
 
@@ -110,8 +110,8 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
     """Read the data's flags; what is not given is the recipe's, if it names the same data set."""
-    from fagan_hf.image_sources import ImageSource
-    from fagan_hf.repository import read_recipe
+    from fagan_hf.data.sources import ImageSource
+    from fagan_hf.hub.repository import read_recipe
 
     recipe = read_recipe(Path(options.model))
     given: dict[str, Any] = {
@@ -135,14 +135,14 @@ def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
 
 def is_run_folder(folder: Path) -> bool:
     """Is there a model in it, with facts that a card is made of?"""
-    from fagan_hf.repository import FACTS, weights_hash
+    from fagan_hf.hub.repository import FACTS, weights_hash
 
     return (folder / FACTS).is_file() and weights_hash(folder) is not None
 
 
 def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:
     """Read ``--label`` as wishes; which part is the name and which the value, the model's labels decide."""
-    from fagan_hf.labels import read_wish
+    from fagan_hf.sampling.labels import read_wish
 
     wishes: dict[str, str] = {}
     for text in options.label or ():
@@ -163,7 +163,7 @@ def _alpha(text: str) -> tuple[str | None, float]:
 
 def load_generator(options: argparse.Namespace) -> Any:
     """Load the generator that the flags of `add_model` name, onto their device."""
-    from fagan_hf.architectures import import_code
+    from fagan_hf.architectures.load import import_code
     from fagan_hf.models import Generator
 
     for name in options.imports:
@@ -193,8 +193,8 @@ def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, 
     """
     import torch
 
-    from fagan_hf.batch_statistics import recalibrated
-    from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
+    from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds
+    from fagan_hf.sampling.standing_statistics import recalibrated
 
     latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
     labels = labels_from_seeds(generator, options.seeds, wished_labels(generator, options))

@@ -26,7 +26,7 @@ def check_picture(path: Path | None) -> None:
 
 def save_picture(image: "Image.Image", path: Path, *, make_folder: bool = False) -> None:
     """Write a picture, complete or not at all, in the format that its suffix names."""
-    from fagan_hf.files import replacing
+    from fagan_hf.utils.files import replacing
 
     with replacing(path, make_folder=make_folder) as aside:  # whose name does not end in the suffix
         image.save(aside, format=path.suffix[1:].lower().replace("jpg", "jpeg"))

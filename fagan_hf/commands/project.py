@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
 
     import torch
 
-    from fagan_hf.latent_space import project
+    from fagan_hf.latent_space.walks import project
 
     generator = load_generator(options)
     pixels = _read(options.picture, generator.config.image_size)
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _read(picture: Path, size: int) -> Any:
     """Read a picture as training does: uint8 ``[3, size, size]``."""
-    from fagan_hf.decode import UnusableImageError, decode_image
+    from fagan_hf.data.decode import UnusableImageError, decode_image
 
     try:
         return decode_image(picture, resolution=size, crop=None, upscale=True)
@@ -68,8 +68,8 @@ def _write(folder: Path, given: Any, found: Any) -> Path:
     from PIL import Image
     from safetensors.torch import save_file
 
-    from fagan_hf.files import replacing
-    from fagan_hf.grids import enlarged, image_grid
+    from fagan_hf.utils.files import replacing
+    from fagan_hf.viz.grids import enlarged, image_grid
 
     tensors = {"latents": found.latents} | ({} if found.labels is None else {"labels": found.labels})
     folder.mkdir(parents=True, exist_ok=True)

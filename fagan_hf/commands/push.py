@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise FileNotFoundError(f"{str(options.folder)!r} is no folder; give the folder of a run, like runs/avatars-32")
 
-    from fagan_hf.architectures import import_code
+    from fagan_hf.architectures.load import import_code
+    from fagan_hf.hub.repository import DISCRIMINATOR, FACTS, GENERATOR
     from fagan_hf.models import Generator
-    from fagan_hf.repository import DISCRIMINATOR, FACTS, GENERATOR
 
     whole = options.folder.resolve().parent
     if options.folder.resolve().name in (GENERATOR, DISCRIMINATOR) and (whole / FACTS).is_file():
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
     """Publish a snapshot: the run may be in training, and its folder is not ours to write to."""
-    from fagan_hf.publishing import publish
+    from fagan_hf.hub.publish import publish
 
     snapshot = _complete_snapshot(options.folder, options.training_state)
     try:
@@ -81,9 +81,9 @@ def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
 
 def _complete_snapshot(folder: Path, with_training_state: bool) -> Path:
     """Take a snapshot that loads, and add what the folder lacks; once more if a training saved at the same time."""
+    from fagan_hf.hub.repository import DISCRIMINATOR, complete_repository
+    from fagan_hf.hub.snapshot import is_up_to_date, take_snapshot
     from fagan_hf.models import Discriminator, Generator
-    from fagan_hf.repository import DISCRIMINATOR, complete_repository
-    from fagan_hf.snapshots import is_up_to_date, take_snapshot
 
     for tries_left in reversed(range(SNAPSHOT_TRIES)):
         snapshot = take_snapshot(folder, with_training_state=with_training_state)

@@ -114,7 +114,7 @@ def attention(
 
     There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The weights of all queries are never held at once,
     whichever kernel `choose_kernel` takes. Not every one has a second derivative; `twice_differentiable` is for where
-    one is needed. The weights themselves are given by `fagan_hf.attention_maps.capture_attention`.
+    one is needed. The weights themselves are given by `fagan_hf.attention_maps.capture.capture_attention`.
 
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).

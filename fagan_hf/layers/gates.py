@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fagan_hf.layers.setting import Setting
-from fagan_hf.suggest import suggest
+from fagan_hf.utils.suggest import suggest
 
 # Gates by identity -> what stands in for them. Threads that share a model don't see each other's.
 _OVERRIDES: Setting[Mapping[int, float]] = Setting("overridden_gates", default={})

@@ -23,10 +23,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.files import replacing
-from fagan_hf.grids import enlarged, image_grid
-from fagan_hf.image_cache import Images
-from fagan_hf.measurements import Measurement, add_measurement
+from fagan_hf.data.cache import Images
+from fagan_hf.hub.measurements import Measurement, add_measurement
+from fagan_hf.hub.repository import FACTS, NEIGHBOURS, read_json, weights_hash
 from fagan_hf.metrics.distances import (
     KernelDistance,
     Neighbourhoods,
@@ -39,8 +38,9 @@ from fagan_hf.metrics.distances import (
 from fagan_hf.metrics.features import FeatureExtractor, build_features
 from fagan_hf.metrics.references import MAX_IMAGES, RealFeatures, real_features
 from fagan_hf.models import Generator
-from fagan_hf.repository import FACTS, NEIGHBOURS, read_json, weights_hash
-from fagan_hf.sampling import generate_images, latents_from_seeds, sample, to_uint8
+from fagan_hf.sampling.images import generate_images, latents_from_seeds, sample, to_uint8
+from fagan_hf.utils.files import replacing
+from fagan_hf.viz.grids import enlarged, image_grid
 
 FIRST_SEED = 1_000_000  # far from the seeds that people look at
 _NEAR = 0.01  # of real images: as near to another one as this share of them is nearness that needs an explanation
@@ -413,7 +413,7 @@ def evaluate(
 
     Args:
         generator: On any device; images are looked at there too.
-        images: Real ones of the generator's size, as `fagan_hf.data.prepare_images` gives them.
+        images: Real ones of the generator's size, as `fagan_hf.data.prepare.prepare_images` gives them.
         features: A name out of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
         num_images: How many are drawn, and compared with as many real ones; by default what is usual for the features:
             2,048, of Inception's 50,000.

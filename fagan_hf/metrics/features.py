@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from fagan_hf.suggest import suggest
+from fagan_hf.utils.suggest import suggest
 
 BATCH_SIZE = 64
 

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from fagan_hf.files import save_tensors
-from fagan_hf.image_cache import Images, cache_root, only_one_process
+from fagan_hf.data.cache import Images, cache_root, only_one_process
 from fagan_hf.metrics.features import FeatureExtractor
+from fagan_hf.utils.files import save_tensors
 
 MAX_IMAGES = 50_000
 """Of a larger data set so many are looked at, always the same."""
@@ -62,7 +62,7 @@ def real_features(
     damaged or not what the network gives is computed anew.
 
     Args:
-        images: As `fagan_hf.data.prepare_images` gives them.
+        images: As `fagan_hf.data.prepare.prepare_images` gives them.
         extractor: What they are seen through.
         device: Where to compute.
         cache_dir: Where caches lie; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.

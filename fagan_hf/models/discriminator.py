@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.configs import DiscriminatorConfig
+from fagan_hf.architectures.configs import DiscriminatorConfig
 from fagan_hf.layers import spectral_norm
 from fagan_hf.models.labels import check_labels
 from fagan_hf.models.network import Network

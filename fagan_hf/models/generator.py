@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fagan_hf.configs import GeneratorConfig
-from fagan_hf.labels import even_frequencies
-from fagan_hf.models.labels import check_labels
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.models.labels import check_labels, even_frequencies
 from fagan_hf.models.network import Network
 
 

@@ -1,6 +1,12 @@
-"""Labels of a conditional network, checked where they come in."""
+"""Labels of a conditional network: checked where they come in, and how often each holds."""
 
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from fagan_hf.utils.label_names import is_binary, label_groups
 
 
 def check_labels(labels: Tensor | None, names: tuple[str, ...], batch: int) -> Tensor | None:
@@ -34,3 +40,11 @@ def check_label_range(labels: Tensor) -> None:
             f"labels go from {labels.min().item():g} to {labels.max().item():g}; each must be from 0, it does not "
             "hold, to 1, it holds"
         )
+
+
+def even_frequencies(names: Sequence[str]) -> Float[Tensor, " num_labels"]:
+    """Say how often each label holds where nothing is known: claims half of the time, classes equally often."""
+    frequencies = torch.empty(len(names))
+    for places in label_groups(names).values():
+        frequencies[places] = 0.5 if is_binary(names, places) else 1 / len(places)
+    return frequencies

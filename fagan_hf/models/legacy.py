@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
@@ -30,7 +30,7 @@ from fagan_hf.configs import (
 )
 from fagan_hf.models.discriminator import Discriminator
 from fagan_hf.models.generator import Generator
-from fagan_hf.suggest import suggest
+from fagan_hf.utils.suggest import suggest
 
 IGNORE_ATTENTION_MAPS = "ignore_attn_maps"
 LARGEST_IMAGE_SIZE = 1024  # up to which a discriminator's image size is looked for [pixels]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig, LayerSpec
-from fagan_hf.hub_model import HubModel
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig, LayerSpec
+from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import build_layer
-from fagan_hf.presets import preset
+from fagan_hf.models.hub_model import HubModel
 
 
 class Network(HubModel):
@@ -39,7 +39,7 @@ class Network(HubModel):
 
     @classmethod
     def from_preset(cls, name: str) -> Self:
-        """Make the untrained network of a preset; `fagan_hf.presets.PRESETS` has the names.
+        """Make the untrained network of a preset; `fagan_hf.architectures.presets.PRESETS` has the names.
 
         Raises:
             ValueError: There is no such preset.

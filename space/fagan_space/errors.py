@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from fagan_hf.redaction import redact
+from fagan_hf.utils.redaction import redact
 from fagan_space.work import GoneError
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from fagan_hf.grids import image_grid
+from fagan_hf.viz.grids import image_grid
 from fagan_space.limits import CACHE_SECONDS
 
 KEPT = "page"  # what the page itself shows, such as its examples: never cleared, and read-only

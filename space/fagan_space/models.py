@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.devices import find_device
-from fagan_hf.directions import Directions
-from fagan_hf.hub import download, download_size
-from fagan_hf.labels import label_groups
+from fagan_hf.hub.client import download, download_size
+from fagan_hf.hub.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
 from fagan_hf.requests import shown
+from fagan_hf.utils.devices import find_device
+from fagan_hf.utils.label_names import label_groups
 from fagan_space.limits import MAX_MODEL_BYTES, MAX_TEXT
 
 logger = logging.getLogger(__name__)

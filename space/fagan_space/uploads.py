@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fagan_hf.decode import UnusableImageError, decode_image, readable_formats
+from fagan_hf.data.decode import UnusableImageError, decode_image, readable_formats
 from fagan_space.border import Example, Nothing, UploadTab, takes
 from fagan_space.controls import AT_HAND, COMPUTES, Event
 from fagan_space.files import keep

@@ -16,8 +16,8 @@ from benchmarks.speed_of.peer_step import Peer
 from benchmarks.speed_of.settings import NO_BF16, Settings
 from benchmarks.speed_of.targets import TARGETS, Row, mark, rows_against_peer
 from benchmarks.speed_of.timing import Times, alternate, growth
+from fagan_hf.architectures.presets import PRESETS, preset
 from fagan_hf.layers import SelfAttention
-from fagan_hf.presets import PRESETS, preset
 from tests.small import DISCRIMINATOR, GENERATOR
 
 TINY = GENERATOR, DISCRIMINATOR

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch.optim import Adam
 
-from fagan_hf.configs import DiscriminatorConfig
-from fagan_hf.data import ImageSource, prepare_images
+from fagan_hf.architectures.configs import DiscriminatorConfig
+from fagan_hf.data.prepare import ImageSource, prepare_images
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.recipe import Recipe
+from fagan_hf.training.step.batches import Batches
+from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.steps import Player, Trainer
 from tests.small import DISCRIMINATOR, GENERATOR
-from training.batches import Batches
-from training.processes import Processes
-from training.recipe import Recipe
-from training.regularisation import Regularisation
-from training.steps import Player, Trainer
 
 STEPS = 20
 BATCH_SIZE = 8

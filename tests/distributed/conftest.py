@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from fagan_hf.architectures import save_architecture
+from fagan_hf.architectures.load import save_architecture
 from tests.distributed.hosts import ADDRESSES, INTERFACE, Hosts, NotPermittedError
 from tests.hub import forked
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -29,8 +29,8 @@ import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from training.train import main
-import training.loop, training.processes
-from training.loop import Run
+import fagan_hf.training.run.loop, fagan_hf.training.distributed.processes
+from fagan_hf.training.run.loop import Run
 
 RANK, HERE = int(os.environ.get("RANK", "0")), Path(__file__).parent
 

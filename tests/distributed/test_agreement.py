@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fagan_hf.training.recipe import LossName
 from tests.distributed.agreement import FIRST_STEPS, LONG, PENALTIES, STEPS
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place, made_hosts
 from tests.distributed.hosts import ADDRESSES, INTERFACE
-from training.recipe import LossName
 
 GRADIENT = 3e-6
 # A finite difference divides the rounding of batch statistics by its sigma, 0.01.

@@ -4,7 +4,7 @@ import pytest
 
 # A process is patient for a minute; here for seconds.
 IMPATIENT = """
-training.processes.PATIENCE_SECONDS, training.processes.BEAT_SECONDS = 3, 0.5
+fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.distributed.processes.BEAT_SECONDS = 3, 0.5
 """
 STEPS = """
 def pace(run):
@@ -15,14 +15,14 @@ before_step(pace)
 """
 # The main process draws grids alone, for longer than the other one is patient; the cable is cut in the second one.
 GRIDS = """
-draw, drawn = training.loop.sample_grid, []
+draw, drawn = fagan_hf.training.run.loop.sample_grid, []
 def draw_slowly(generator):
     drawn.append(1)
     if len(drawn) == 2:
         (HERE / "reached-0").touch()
     time.sleep(4.5)
     return draw(generator)
-training.loop.sample_grid = draw_slowly
+fagan_hf.training.run.loop.sample_grid = draw_slowly
 """
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.distributed.conftest import free_port
 
 IMPATIENT = """
-training.processes.PATIENCE_SECONDS, training.processes.BEAT_SECONDS = 3, 0.5
+fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.distributed.processes.BEAT_SECONDS = 3, 0.5
 """
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fagan_hf.training.recipe import parse_recipe
+from fagan_hf.training.run.loop import Run
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
-from training.loop import Run
-from training.recipe import parse_recipe
 
 # Each process notes which images it takes, what it opens in the run folder to write, and what it would push.
 NOTED = """
 import json
-from fagan_hf.data import Images
+from fagan_hf.data.prepare import Images
 
 def note(kind, what):
     with (HERE / f"noted-{RANK}.jsonl").open("a") as file:
@@ -38,7 +38,7 @@ class Publisher:
     def check(self): note("published", "check")
     def push(self, images): note("published", images)
     def finish(self, *_): note("published", "end")
-training.loop.Publisher = Publisher
+fagan_hf.training.run.loop.Publisher = Publisher
 """
 # All of a process's tensors at the end; batch statistics of the averaged generator are measured by the main one only.
 DUMPED = """

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf import FAGANPipeline, sampling
-from fagan_hf.architectures import with_labels
-from fagan_hf.batch_statistics import measure_batch_statistics
+from fagan_hf import FAGANPipeline
+from fagan_hf.architectures.configs import LAYER_SPECS
+from fagan_hf.architectures.load import with_labels
 from fagan_hf.cli import main
-from fagan_hf.configs import LAYER_SPECS
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import LAYERS
 from fagan_hf.models import Generator
-from fagan_hf.repository import save_repository
+from fagan_hf.sampling import images as sampling
+from fagan_hf.sampling.standing_statistics import measure_batch_statistics
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 
@@ -242,7 +243,7 @@ def test_layers_of_ones_own(model, tmp_path, capsys):
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
         "import torch\n"
-        "from fagan_hf.configs import LayerSpec\n"
+        "from fagan_hf.architectures.configs import LayerSpec\n"
         "from fagan_hf.layers import register_layer\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class OwnSpec(LayerSpec):\n"

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from fagan_hf import export
-from fagan_hf.architectures import with_labels
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.cli import main
-from fagan_hf.configs import GeneratorConfig
 from fagan_hf.export import METADATA_FILE, export_onnx, export_torch
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Generator
-from fagan_hf.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 LABELS = ("beard", "hair=red", "hair=black")

@@ -8,11 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures import with_labels
-from fagan_hf.batch_statistics import measure_batch_statistics
+from fagan_hf.architectures.load import with_labels
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Generator
-from fagan_hf.sampling import generate_images, latents_from_seeds
+from fagan_hf.sampling.images import generate_images, latents_from_seeds
+from fagan_hf.sampling.standing_statistics import measure_batch_statistics
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fagan_hf.architectures import save_architecture
+from fagan_hf.architectures.load import save_architecture
 from tests.hub import forked
 from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.pipeline import FAGANPipeline
-from fagan_hf.repository import save_repository
 from tests.hub.conftest import ALICE, BOB, READER, ROOT, STRANGER
 from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates

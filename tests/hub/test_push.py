@@ -7,17 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import save_repository
 from tests.hub.conftest import ALICE, BOB, READER, STRANGER
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 # Several pushes of one process, for importing takes longer than all of them, and with shorter pauses than users get.
 CLI = """
 import contextlib, io, json, sys
-from fagan_hf import hub
+from fagan_hf.hub import client
 from fagan_hf.cli import main
-hub.FIRST_PAUSE_SECONDS = 0.05
+client.FIRST_PAUSE_SECONDS = 0.05
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -201,7 +201,7 @@ def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
     """Not after a minute here: the patience is an argument."""
     hub.stop()
     code = f"""
-        from fagan_hf.publishing import publish
+        from fagan_hf.hub.publish import publish
         try:
             publish({str(run)!r}, "alice/portraits", message="m", patience_seconds=2.5)
         except ConnectionError as error:
@@ -223,7 +223,7 @@ def test_two_pushes_at_once(hub, client, run, tmp_path):
     hub.fault("POST", "/commit/", barrier.wait, times=2)
 
     def publish(name):
-        code = "from fagan_hf.publishing import publish; publish({!r}, 'alice/portraits', message={!r})"
+        code = "from fagan_hf.hub.publish import publish; publish({!r}, 'alice/portraits', message={!r})"
         client(code.format(str(tmp_path / name), name), cache=name)
 
     with ThreadPoolExecutor(2) as pool:

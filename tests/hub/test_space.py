@@ -11,9 +11,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from benchmarks.serving import ROOT, serving
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.pipeline import FAGANPipeline
-from fagan_hf.repository import save_repository
 from tests.hub.conftest import ALICE
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 

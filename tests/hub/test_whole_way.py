@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from fagan_hf import Generator
-from fagan_hf.sampling import generate_images, latents_from_seeds
+from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from tests.hub.conftest import ALICE
 
 SEEDS = [0, 1, 7]
@@ -17,7 +17,7 @@ SEEDS = [0, 1, 7]
 DOORS = {
     "generator": """
         from fagan_hf import Generator
-        from fagan_hf.sampling import generate_images, latents_from_seeds
+        from fagan_hf.sampling.images import generate_images, latents_from_seeds
         generator = Generator.from_pretrained("alice/portraits")
         images = generate_images(generator, latents_from_seeds({seeds}, generator.config.latent_dim))
     """,

@@ -5,7 +5,14 @@ from typing import Any
 
 import yaml
 
-from fagan_hf.configs import BatchNormSpec, ConvSpec, DropoutSpec, FullAttentionSpec, LayerSpec, SelfAttentionSpec
+from fagan_hf.architectures.configs import (
+    BatchNormSpec,
+    ConvSpec,
+    DropoutSpec,
+    FullAttentionSpec,
+    LayerSpec,
+    SelfAttentionSpec,
+)
 
 ATTENTION = (FullAttentionSpec, SelfAttentionSpec)
 

@@ -7,8 +7,7 @@ from torch import nn
 from torch.optim import Adam
 
 from benchmarks.peer import peer_modules, wake
-from fagan_hf.cli import main
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
@@ -16,9 +15,10 @@ from fagan_hf.configs import (
     FullAttentionSpec,
     SelfAttentionSpec,
 )
+from fagan_hf.architectures.presets import preset
+from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.legacy import discriminator_config, generator_config, read_conf
-from fagan_hf.presets import preset
 from tests.parity.conf import conf_text
 
 CLASSICS = ("fagan-classic-64", "sagan-classic-64", "sample-2-classic-64", "sample-3-classic-64")

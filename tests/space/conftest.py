@@ -5,9 +5,9 @@ import torch
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
-from fagan_hf.directions import Directions
+from fagan_hf.hub.repository import DIRECTIONS, save_repository
+from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import DIRECTIONS, save_repository
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 

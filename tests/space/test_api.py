@@ -16,11 +16,11 @@ from PIL import Image
 
 from benchmarks.serving import ROOT, serving
 from fagan_hf.cli import main
-from fagan_hf.directions import Directions
-from fagan_hf.latent_space import walk
+from fagan_hf.hub.repository import DIRECTIONS
+from fagan_hf.latent_space.directions import Directions
+from fagan_hf.latent_space.walks import walk
 from fagan_hf.models import Discriminator
-from fagan_hf.repository import DIRECTIONS
-from fagan_hf.sampling import latents_from_seeds
+from fagan_hf.sampling.images import latents_from_seeds
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from PIL import Image
 
 from benchmarks.serving import ROOT, serving
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures import with_labels
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Generator
-from fagan_hf.repository import save_repository
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 LABELS = ("beard", "hair=black", "hair=red")

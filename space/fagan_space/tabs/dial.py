@@ -5,10 +5,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from fagan_hf.attention_pictures import alpha_strip
+from fagan_hf.attention_maps.pictures import alpha_strip
 from fagan_hf.layers import gates
 from fagan_hf.requests import shown
-from fagan_hf.sampling import labels_from_seeds, latents_from_seeds
+from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds
 from fagan_space.border import DialTab, takes
 from fagan_space.controls import COMPUTES, Event, label_dropdowns, picture_shown, seed_box, wishes
 from fagan_space.gpu import on_gpu

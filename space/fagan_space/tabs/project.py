@@ -12,10 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.grids import enlarged, image_grid
-from fagan_hf.labels import encode_labels
-from fagan_hf.latent_space import project
-from fagan_hf.sampling import generate_images
+from fagan_hf.latent_space.walks import project
+from fagan_hf.sampling.images import generate_images
+from fagan_hf.sampling.labels import encode_labels
+from fagan_hf.viz.grids import enlarged, image_grid
 from fagan_space.border import MoveTab, ProjectTab, takes
 from fagan_space.controls import COMPUTES, COMPUTES_LONG, label_dropdowns, picture_shown, wishes
 from fagan_space.gpu import on_gpu

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fagan_hf.films import check_film, writable_suffixes, write_film
-from fagan_hf.grids import enlarged
-from fagan_hf.latent_space import lerp, walk
-from fagan_hf.sampling import labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_hf.latent_space.walks import lerp, walk
+from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_hf.viz.films import check_film, writable_suffixes, write_film
+from fagan_hf.viz.grids import enlarged
 from fagan_space.border import SUFFIXES, WalkTab, takes
 from fagan_space.controls import COMPUTES_LONG, label_dropdowns, picture_shown, seed_box, wishes
 from fagan_space.files import request_folder

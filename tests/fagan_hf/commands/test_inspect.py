@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf.architectures import with_labels
-from fagan_hf.attention_maps import inspect_layers
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.attention_maps.capture import inspect_layers
 from fagan_hf.cli import main
+from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import save_repository
-from fagan_hf.sampling import generate_images, latents_from_seeds
+from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fagan_hf.test_latent_space import conditional_generator, lively_generator
 
 from fagan_hf.cli import main
-from fagan_hf.latent_space import lerp, slerp
-from fagan_hf.repository import save_repository
-from fagan_hf.sampling import generate_images, labels_from_seeds, latents_from_seeds
-from tests.fagan_hf.test_latent_space import conditional_generator, lively_generator
+from fagan_hf.hub.repository import save_repository
+from fagan_hf.latent_space.walks import lerp, slerp
+from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def films(monkeypatch):
     """Catch what is written: path, frames, speed."""
     written = []
     monkeypatch.setattr(
-        "fagan_hf.films.write_film", lambda path, frames, **speed: written.append((path, frames, speed))
+        "fagan_hf.viz.films.write_film", lambda path, frames, **speed: written.append((path, frames, speed))
     )
     return written
 
@@ -59,7 +59,7 @@ def test_labels_change_evenly_and_wishes_stay(tmp_path, films, monkeypatch):
     drawn = labels_from_seeds(generator, range(4), {"beard": True})
     seen = []
     monkeypatch.setattr(
-        "fagan_hf.sampling.generate_images",
+        "fagan_hf.sampling.images.generate_images",
         lambda *arguments, **_: seen.append(arguments) or np.zeros((1, 8, 8, 3), "u1"),
     )
     arguments = ["--seeds", "0-3", "--frames", "2", "--label", "beard=1", "--out", str(tmp_path / "walk.gif")]

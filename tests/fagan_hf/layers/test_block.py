@@ -3,8 +3,7 @@ import torch
 from torch.nn import functional
 
 from fagan_hf import Generator
-from fagan_hf.attention_maps import capture_attention, inspect_layers
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     NORMS,
     ActivationSpec,
     BatchNormSpec,
@@ -13,6 +12,7 @@ from fagan_hf.configs import (
     FullAttentionSpec,
     GeneratorConfig,
 )
+from fagan_hf.attention_maps.capture import capture_attention, inspect_layers
 from fagan_hf.layers import Activation, FullAttentionBlock, gates, override_alpha, twice_differentiable
 
 

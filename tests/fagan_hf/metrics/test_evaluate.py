@@ -9,17 +9,17 @@ from PIL import Image
 from torch import nn
 
 from fagan_hf import cli
-from fagan_hf.architectures import with_labels
-from fagan_hf.data import ImageSource, prepare_images
-from fagan_hf.measurements import read_measurements
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.data.prepare import ImageSource, prepare_images
+from fagan_hf.hub.measurements import read_measurements
+from fagan_hf.hub.repository import save_repository, weights_hash
 from fagan_hf.metrics import features as features_module
 from fagan_hf.metrics import references
 from fagan_hf.metrics.evaluate import FIRST_SEED, evaluate, generated_features
 from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.metrics.references import real_features
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.repository import save_repository, weights_hash
-from fagan_hf.sampling import generate_images, latents_from_seeds
+from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 COUNT = 60

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import nn
 from torch.nn import functional
 
-from fagan_hf.avatars import draw_avatar
+from fagan_hf.data.avatars import draw_avatar
 from fagan_hf.metrics import effnetlite0
 from fagan_hf.metrics.distances import frechet_distance
 from fagan_hf.metrics.effnetlite0 import EfficientNetLite0

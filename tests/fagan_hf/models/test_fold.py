@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fagan_hf.architectures import with_labels
-from fagan_hf.configs import LAYER_SPECS, ConvSpec, DiscriminatorConfig, LayerSpec
+from fagan_hf.architectures.configs import LAYER_SPECS, ConvSpec, DiscriminatorConfig, LayerSpec
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.layers import LAYERS, build_layer, register_layer, spectral_norm
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 LABELS = ("beard", "hair=red", "hair=black")

@@ -7,8 +7,7 @@ import torch
 import yaml
 from torch import nn
 
-from fagan_hf.cli import main
-from fagan_hf.configs import (
+from fagan_hf.architectures.configs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
@@ -16,6 +15,7 @@ from fagan_hf.configs import (
     FullAttentionSpec,
     SelfAttentionSpec,
 )
+from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.legacy import (
     LegacyLayer,

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fagan_hf.architectures import with_labels
-from fagan_hf.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.layers import gates
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 GOLDEN_KEYS = Path(__file__).parent / "state_dict_keys.json"

@@ -1,0 +1,1 @@
+"""What a network is made of, as data: layers, networks, presets by name, files of your own."""

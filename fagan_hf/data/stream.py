@@ -1,0 +1,577 @@
+"""Stream the images of a run: read and decoded while it trains, never all on the disk.
+
+`fagan_hf.data.prepare` keeps every image of a run, decoded, in a cache; this is for data larger than the disk. The
+pixels are the same. What a stream can't do is look at everything before the start: images that can't be used are
+skipped when they come, and the values of a label must be known from its type.
+
+Example:
+    with open_stream(ImageSource("alice/portraits", resolution=64), seed=0) as stream:
+        reals, labels = stream.take(32)  # uint8 [32, 3, 64, 64], float32 [32, 0]
+"""
+
+import atexit
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fagan_hf.data.decode import UnusableImageError, decode_image
+from fagan_hf.data.labels import LabelColumn, encode_column
+from fagan_hf.data.sources import (
+    ImageSource,
+    check_label_columns,
+    describe_decoding,
+    find_image_columns,
+    fingerprint,
+    hub_facts,
+    kind_of_source,
+    list_images,
+    opening_from_hub,
+)
+from fagan_hf.utils.devices import available_cores
+from fagan_hf.utils.suggest import suggest
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ImageStream", "open_stream"]
+
+SAMPLE_IMAGES = 1024  # whose labels say how often each holds
+# Images of the Hub wait here, still encoded, for their random turn. 10,000 JPEGs of CelebA's size are 100 MB; larger
+# ones are fewer, so that a process never holds more than half a GB of them.
+BUFFER_IMAGES = 10_000
+BUFFER_BYTES = 1 << 29
+AHEAD_IMAGES = 256  # decoded and waiting for `take`: 12 MB at 128x128
+MOST_SKIPPED = 100  # in a row
+_NAMED_SKIPS = 10
+_MOST_SHARDS = 1024  # a repository of image files has one for each
+_OPEN_SHARDS = 4  # each holds a row group, which in data sets of images are usually 100 rows
+_SAMPLE_SHARDS = 16  # shards may be sorted by class, so the sample takes some of more of them
+_JOIN_SECONDS = 2.0  # a thread that waits for the network can't be ended sooner than that answers
+
+logger = logging.getLogger(__name__)
+
+
+def open_stream(
+    source: ImageSource, *, seed: int, process: int = 0, processes: int = 1, start: int = 0
+) -> "ImageStream":
+    """Open the endless stream of a source's images, shuffled anew in each epoch.
+
+    Processes share the images: in one epoch none goes to two of them. What a resumed run sees depends on the source:
+
+    - A folder's order is a function of seed and position, so a run goes on exactly where it was. Skipped images are
+      no part of `start`, though: as many of the last ones as were skipped before come again.
+    - A data set of the Hub can't be entered in the middle. A resumed run begins a new epoch whose order of shards and
+      images is drawn from seed and `start`. So around a resume images are repeated, and others missed until later;
+      with a single shard the first images are again from its beginning, in another order.
+
+    Args:
+        source: A folder, or a data set of the Hub, and how its images are preprocessed.
+        seed: Of the order; not negative.
+        process: Number of this process, from 0.
+        processes: How many share the images. With fewer shards than processes, each downloads all of a Hub data set.
+        start: How many images the run has seen, in all processes together.
+
+    Raises:
+        ValueError: The embedded avatars, which are not streamed; no such split, image or label column; a label whose
+            values can't be known; fewer images in a folder than processes; numbers out of range.
+        FileNotFoundError: No such folder, or no such data set on the Hub.
+        ImportError: `datasets` is missing, from the extra `train`.
+        OSError: The Hub can't be reached.
+    """
+    for name, value in (("seed", seed), ("start", start)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+    if not 0 <= process < processes:
+        raise ValueError(f"process must be from 0 to {processes - 1}, as there are {processes}; got {process}")
+    kind = kind_of_source(source.dataset)
+    if kind == "avatars":
+        raise ValueError(f"{source.dataset} are drawn here and small; they are not streamed. Leave out --streaming.")
+    open_source = _open_folder if kind == "folder" else _open_hub
+    return ImageStream(source, open_source(source, _Share(seed, process, processes, start)))
+
+
+class ImageStream:
+    """Hand out the images of one process, read and decoded ahead by a few threads.
+
+    Attributes:
+        label_names: What each of the L columns claims.
+        labels: float32 [M, L] of 0 and 1, of a sample of M (up to 1,024) images, the same in every process and after
+            a resume: estimates how often each label holds. [0, 0] without labels.
+        description: Facts for a card, as those of `Images`; `count` is None if the data set does not say. Plus
+            `streamed`: True.
+        fingerprint: Identifies source and preprocessing: the same fingerprint means the same images.
+        image_shape: (3, R, R).
+        skipped: How many images could not be used so far.
+    """
+
+    def __init__(self, source: ImageSource, opened: "_Opened") -> None:
+        self.label_names = tuple(name for column in opened.columns for name in column.names)
+        self.labels = opened.labels
+        self.description: dict[str, Any] = {
+            **opened.facts,
+            "count": opened.count,
+            "resolution": source.resolution,
+            "preprocessing": describe_decoding(source),
+            "options": source.options(),
+            "streamed": True,
+        }
+        self.fingerprint = fingerprint(source, opened.identity)
+        self.image_shape = (3, source.resolution, source.resolution)
+        self.skipped = 0
+        self._taken = 0
+        self._skipped_in_a_row: list[str] = []
+        self._ahead = _Ahead(opened.samples, lambda sample: _prepare(source, opened, sample))
+        atexit.register(self.close)  # threads that read while the interpreter ends could crash it
+
+    def __enter__(self) -> "ImageStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ImageStream {self.description['dataset']}: {self.image_shape}, labels {self.label_names}>"
+
+    def take(self, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Take the next images of this process, which may reach into the next epoch.
+
+        Returns:
+            uint8 [count, 3, R, R] in [0, 255], and float32 [count, L] of 0 and 1.
+
+        Raises:
+            ValueError: More than a hundred images in a row can't be used, this process has none at all, or a label
+                has a value that was not announced.
+            OSError: The data can't be read on; its cause says why.
+        """
+        import torch
+
+        images = np.empty((count, *self.image_shape), np.uint8)
+        labels = np.empty((count, len(self.label_names)), np.float32)
+        for row in range(count):
+            images[row], labels[row] = self._next()
+        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def close(self) -> None:
+        """End the threads. One that waits for the network ends as soon as that answers."""
+        atexit.unregister(self.close)
+        self._ahead.close()
+
+    def _next(self) -> tuple[np.ndarray, np.ndarray]:
+        while True:
+            try:
+                prepared = self._ahead.get()
+            except _RefusedError as error:
+                raise ValueError(str(error)) from error
+            except Exception as error:
+                raise OSError(
+                    f"{self.description['dataset']} can't be read on, {self._taken:,} images after this process "
+                    f"began: {type(error).__name__}: {error}"
+                ) from error
+            if not isinstance(prepared, _Skipped):
+                self._taken += 1
+                self._skipped_in_a_row.clear()
+                return prepared
+            self._skip(prepared)
+
+    def _skip(self, image: "_Skipped") -> None:
+        """Go on without an image, unless there seem to be no others."""
+        self.skipped += 1
+        self._skipped_in_a_row.append(f"{image.name} {image.error}. {image.error.hint}")
+        if len(self._skipped_in_a_row) > MOST_SKIPPED:
+            raise ValueError(
+                f"{len(self._skipped_in_a_row)} images in a row can't be used, the first of them: "
+                f"{self._skipped_in_a_row[0]}"
+            ) from image.error
+        if self.skipped <= _NAMED_SKIPS:
+            more = " Others that can't be used won't be named." if self.skipped == _NAMED_SKIPS else ""
+            logger.warning("Skipped: %s%s", self._skipped_in_a_row[-1], more)
+
+
+# What a source opens to.
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Say which images a process gets, and in which order."""
+
+    seed: int
+    process: int
+    processes: int
+    start: int
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Hold what one image is made from: `content` is read when its turn comes."""
+
+    name: str
+    content: Path | bytes | Callable[[], bytes] | None
+    values: tuple[Any, ...] = ()  # one for each label column
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Know every value of a label column, and the vector of 0 and 1 that it means."""
+
+    name: str
+    names: tuple[str, ...]
+    vectors: Mapping[Any, np.ndarray]  # float32 [len(names)] each
+
+    def encode(self, value: Any) -> np.ndarray:
+        if value in self.vectors:
+            return self.vectors[value]
+        if value is None or (value == -1 and len(self.names) > 1):  # -1: the Hub's "no class"
+            raise UnusableImageError(f"has no {self.name}", "Leave out the rows without a label.")
+        raise _RefusedError(
+            f"Label column {self.name!r} holds {value!r}, but everything before the start said that its values are "
+            f"{', '.join(map(str, self.vectors))}. A column of other values can be streamed as a ClassLabel."
+        )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Be what streaming needs of a folder or a data set of the Hub."""
+
+    columns: tuple[_Column, ...]
+    labels: np.ndarray
+    samples: Generator[_Sample]  # endless
+    count: int | None
+    identity: Any
+    facts: dict[str, Any]
+
+
+class _RefusedError(ValueError):
+    """Say what is wrong with the data, in words that need no more."""
+
+
+def _classes(name: str, classes: Sequence[str | int]) -> _Column:
+    names, one_hot = encode_column(name, LabelColumn(classes, classes))
+    return _Column(name, names, dict(zip(classes, one_hot, strict=True)))
+
+
+def _encode(columns: tuple[_Column, ...], values: tuple[Any, ...]) -> np.ndarray:
+    """Put the vectors of all columns side by side, float32 [L]."""
+    vectors = [column.encode(value) for column, value in zip(columns, values, strict=True)]
+    return np.concatenate([np.zeros(0, np.float32), *vectors])
+
+
+def _stack(labels: list[np.ndarray], columns: tuple[_Column, ...]) -> np.ndarray:
+    return np.array(labels, np.float32).reshape(len(labels), sum(len(column.names) for column in columns))
+
+
+# Folders: a list of files can be entered anywhere.
+
+
+def _open_folder(source: ImageSource, share: _Share) -> _Opened:
+    listing = list_images(source)
+    if listing.count < share.processes:
+        raise ValueError(
+            f"{source.dataset} has {listing.count} images for {share.processes} processes, so some would have none. "
+            "Add images, or start fewer processes."
+        )
+    read = [listing.columns[name]() for name in source.label_columns]
+    columns = tuple(
+        _classes(name, column.classes or ()) for name, column in zip(source.label_columns, read, strict=True)
+    )
+
+    def values(index: int) -> tuple[Any, ...]:
+        return tuple(column.values[index] for column in read)
+
+    def samples() -> Generator[_Sample]:
+        for index in _positions(share, listing.count):
+            content: Any = listing.contents(index, index + 1)[0]  # a folder has no drawings
+            yield _Sample(listing.name(index), content, values(index))
+
+    first = _epoch_order(share.seed, 0, listing.count)[:SAMPLE_IMAGES] if columns else []
+    labels = [_encode(columns, values(index)) for index in first]
+    return _Opened(columns, _stack(labels, columns), samples(), listing.count, listing.identity, listing.facts)
+
+
+def _positions(share: _Share, size: int) -> Iterator[int]:
+    """Deal the endless order of all epochs out to the processes, from position `start` on."""
+    position = share.start + share.process
+    while True:
+        epoch, offset = divmod(position, size)
+        mine = _epoch_order(share.seed, epoch, size)[offset :: share.processes]
+        yield from mine.tolist()
+        position += len(mine) * share.processes
+
+
+def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+# Data sets of the Hub: shards, each read from its beginning.
+
+
+def _open_hub(source: ImageSource, share: _Share) -> _Opened:
+    with opening_from_hub(source) as datasets:
+        builder = datasets.load_dataset_builder(source.dataset, revision=source.revision)
+        splits = builder.as_streaming_dataset()
+    if source.split not in splits:
+        raise ValueError(f"{source.dataset} has no split {source.split!r}: {suggest(source.split, splits)}.")
+    rows = splits[source.split]
+    if rows.features is None:  # CSV and JSON declare none: the first rows tell
+        rows = rows._resolve_features()
+    images = find_image_columns(source, rows.features)
+    check_label_columns(source, [name for name in rows.features if name not in images])
+    rows = rows.decode(False)  # or reading labels would fetch images
+    columns, labels = _read_labels(source, rows, share.seed)
+    rows = rows.select_columns([source.image_column, *source.label_columns])
+    rows = rows.cast_column(source.image_column, datasets.Image(decode=False))  # plain bytes too
+    split = (rows.info.splits or {}).get(source.split)
+    commit = builder.hash  # what load_dataset names the folder of its cache after
+    return _Opened(
+        columns,
+        labels,
+        _hub_samples(source, rows, share),
+        (split.num_examples or None) if split else None,
+        [source.dataset, commit, source.split, source.image_column],
+        hub_facts(source, rows.info, commit),
+    )
+
+
+def _hub_samples(source: ImageSource, rows: Any, share: _Share) -> Generator[_Sample]:
+    """Read epoch after epoch of what is this process's."""
+    for epoch in count():
+        samples = (_sample(source, row) for row in _hub_rows(rows, share, epoch, _OPEN_SHARDS))
+        is_empty = True
+        for sample in _shuffled(samples, np.random.default_rng([share.seed, share.start, epoch, share.process])):
+            is_empty = False
+            yield sample
+        if is_empty:
+            raise _RefusedError(
+                f"Process {share.process} of {share.processes} found no image of {source.dataset} ({source.split}) "
+                "in a whole epoch. Start fewer processes, or use a data set with more images."
+            )
+
+
+def _hub_rows(rows: Any, share: _Share, epoch: int, width: int) -> Iterator[Mapping[str, Any]]:
+    """Deal the shards out to the processes in random order; or the rows, where there are fewer shards.
+
+    `datasets` would deal out rows unless the shards are a multiple of the processes, and shuffle shards with threads
+    that it waits for at the end, however long the network takes.
+    """
+    num_shards = min(rows.num_shards, _MOST_SHARDS)
+    # No number of this process is in the seed: in two orders, two processes would have the same shard.
+    order = np.random.default_rng([share.seed, share.start, epoch]).permutation(num_shards).tolist()
+    shards = (rows.shard(num_shards, index, contiguous=False) for index in order)
+    if num_shards >= share.processes:
+        return _in_turn(islice(shards, share.process, None, share.processes), width)
+    return islice(_in_turn(shards, width), share.process, None, share.processes)
+
+
+def _in_turn(shards: Iterator[Any], width: int) -> Iterator[Mapping[str, Any]]:
+    """Give a row of each of `width` shards in turn; the next shard takes the place of one that ends."""
+    open_shards = deque(iter(shard) for shard in islice(shards, width))
+    while open_shards:
+        rows = open_shards.popleft()
+        row = next(rows, None)
+        if row is None:
+            open_shards.extend(iter(shard) for shard in islice(shards, 1))
+        else:
+            open_shards.append(rows)
+            yield row
+
+
+def _sample(source: ImageSource, row: Mapping[str, Any]) -> _Sample:
+    cell = row[source.image_column]
+    values = tuple(row[name] for name in source.label_columns)
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        return _Sample("a row", None, values)
+    if cell["bytes"] is None:  # a repository of image files: its rows are addresses
+        return _Sample(cell["path"], lambda: _fetch(cell["path"]), values)
+    return _Sample(cell["path"] or f"an image of {len(cell['bytes']):,} bytes", cell["bytes"], values)
+
+
+def _fetch(address: str) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    with xopen(address, "rb") as file:
+        return file.read()
+
+
+def _shuffled(samples: Iterator[_Sample], random: np.random.Generator) -> Iterator[_Sample]:
+    """Mix as far as the buffer reaches: each that comes out makes room for the next.
+
+    That of `datasets` counts no bytes, so photographs could fill the memory; and it hands out half of what it holds
+    at once, so a training would wait for the other half.
+    """
+    buffer: list[_Sample] = []
+    held_bytes = 0
+
+    def pick() -> _Sample:
+        index = int(random.integers(len(buffer)))
+        buffer[index], buffer[-1] = buffer[-1], buffer[index]
+        return buffer.pop()
+
+    for sample in samples:
+        buffer.append(sample)
+        held_bytes += _num_bytes(sample)
+        while len(buffer) > BUFFER_IMAGES or (held_bytes > BUFFER_BYTES and buffer):
+            picked = pick()
+            held_bytes -= _num_bytes(picked)
+            yield picked
+    while buffer:
+        yield pick()
+
+
+def _num_bytes(sample: _Sample) -> int:
+    return len(sample.content) if isinstance(sample.content, bytes) else 0
+
+
+def _read_labels(source: ImageSource, rows: Any, seed: int) -> tuple[tuple[_Column, ...], np.ndarray]:
+    """Learn the label columns from their types, and from a sample which of two spellings a claim has."""
+    names = list(source.label_columns)
+    if not names:
+        return (), _stack([], ())
+    for name in names:
+        _check_type(source, name, rows.features[name])
+    everything = _Share(seed, process=0, processes=1, start=0)
+    first = islice(_hub_rows(rows.select_columns(names), everything, 0, _SAMPLE_SHARDS), SAMPLE_IMAGES)
+    sample = [tuple(row[name] for name in names) for row in first]
+    columns = tuple(
+        _hub_column(source, name, rows.features[name], {values[index] for values in sample} - {None})
+        for index, name in enumerate(names)
+    )
+    labels = []
+    for values in sample:
+        with suppress(UnusableImageError):  # its image will be skipped too
+            labels.append(_encode(columns, values))
+    return columns, _stack(labels, columns)
+
+
+def _check_type(source: ImageSource, name: str, feature: Any) -> None:
+    kind = getattr(feature, "dtype", None) or type(feature).__name__
+    if type(feature).__name__ != "ClassLabel" and not str(kind).startswith(("bool", "int", "uint")):
+        raise _unknowable(source, name, f"is of type {kind}")
+
+
+def _hub_column(source: ImageSource, name: str, feature: Any, seen: set[Any]) -> _Column:
+    if type(feature).__name__ == "ClassLabel":
+        column = _classes(name, feature.names)
+        return replace(column, vectors=dict(enumerate(column.vectors.values())))  # rows hold their numbers
+    if not (seen <= {0, 1} or seen <= {-1, 1}):  # True == 1
+        raise _unknowable(source, name, f"holds {', '.join(map(str, sorted(seen)[:5]))}{' ...' * (len(seen) > 5)}")
+    false = seen - {1} or {0, -1}  # where all of the sample are true, either may follow
+    return _Column(name, (name,), {value: np.array([value == 1], np.float32) for value in sorted({1, *false})})
+
+
+def _unknowable(source: ImageSource, name: str, found: str) -> ValueError:
+    return ValueError(
+        f"Label column {name!r} of {source.dataset} {found}; all its values would have to be read before the start. "
+        "Columns that can be streamed are bool, 0 and 1, -1 and 1, or a ClassLabel. Leave out --streaming otherwise."
+    )
+
+
+# Decoding, ahead of the training.
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """Stand for an image that can't be used."""
+
+    name: str
+    error: UnusableImageError
+
+
+_Prepared = tuple[np.ndarray, np.ndarray] | _Skipped
+
+
+def _prepare(source: ImageSource, opened: _Opened, sample: _Sample) -> _Prepared:
+    """Make the pixels and labels of one image, uint8 [3, R, R] and float32 [L]."""
+    content = sample.content() if callable(sample.content) else sample.content
+    try:
+        labels = _encode(opened.columns, sample.values)
+        if content is None:
+            raise UnusableImageError("has no image", "Leave out the rows without an image.")
+        options = {"resolution": source.resolution, "crop": source.crop, "upscale": source.upscale}
+        return decode_image(content, **options), labels
+    except UnusableImageError as error:
+        return _Skipped(sample.name, error)
+
+
+class _Ahead:
+    """Prepare samples in threads, and hand them out in order.
+
+    Each thread in its turn takes the next sample and queues a promise of it, then keeps it while others have theirs.
+    So the order is that of the samples, and the queue's length bounds what is read ahead. The threads are daemons: a
+    process that ends does not wait for the network.
+    """
+
+    def __init__(self, samples: Generator[_Sample], prepare: Callable[[_Sample], _Prepared]) -> None:
+        self._samples = samples
+        self._prepare = prepare
+        self._promises: queue.Queue[Future[_Prepared]] = queue.Queue(AHEAD_IMAGES)
+        self._turn = threading.Lock()
+        self._has_ended = False
+        self._failed: Future[_Prepared] | None = None
+        num_threads = min(8, max(2, available_cores()))  # with two, one reads while the other decodes
+        self._threads = [
+            threading.Thread(target=self._work, name=f"image-stream-{number}", daemon=True)
+            for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def get(self) -> _Prepared:
+        """Wait for the next one. After a failure there is none: every later call fails alike."""
+        promise = self._failed or self._promises.get()
+        if promise.exception() is not None:
+            self._failed = promise
+            self._end()
+        return promise.result()
+
+    def close(self) -> None:
+        self._end()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS / len(self._threads))
+        if self._turn.acquire(blocking=False):  # otherwise a thread still reads
+            with suppress(Exception):
+                self._samples.close()  # and with it the files it reads
+            self._turn.release()
+        if self._failed is None:
+            self._failed = Future()
+            self._failed.set_exception(_RefusedError("The stream is closed; open another one."))
+
+    def _end(self) -> None:
+        """Let the threads end: whoever waits for room in the queue gets it, and then sees that all is over."""
+        self._has_ended = True
+        with suppress(queue.Empty):
+            while True:
+                self._promises.get_nowait()
+
+    def _work(self) -> None:
+        while (job := self._next_job()) is not None:
+            promise, sample = job
+            try:
+                promise.set_result(self._prepare(sample))
+            except BaseException as error:  # the consumer's to handle
+                promise.set_exception(error)
+
+    def _next_job(self) -> tuple[Future[_Prepared], _Sample] | None:
+        with self._turn:
+            if self._has_ended:
+                return None
+            promise: Future[_Prepared] = Future()
+            try:
+                sample = next(self._samples)
+            except BaseException as error:
+                self._has_ended = True
+                promise.set_exception(error)
+                self._promises.put(promise)
+                return None
+            if self._has_ended:
+                return None
+            self._promises.put(promise)
+            return promise, sample

@@ -1,0 +1,412 @@
+"""A model card, written from the facts of a folder: metadata (YAML between two ``---``) and Markdown."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from fagan_hf.hub.card_merge import licence_of_a_person, merge_card, published_as
+from fagan_hf.hub.licenses import kind_of, terms
+from fagan_hf.hub.measurements import Measurement, read_measurements
+from fagan_hf.hub.repository import (
+    ARCHITECTURE,
+    ARCHITECTURE_SUFFIXES,
+    CONFIG,
+    DISCRIMINATOR,
+    EXPORTS,
+    FACTS,
+    GATES,
+    GENERATOR,
+    LOSSES,
+    NEIGHBOURS,
+    PROGRESS,
+    RECIPE,
+    SAMPLES,
+    WEIGHTS,
+    published_files,
+    read_json,
+    read_recipe,
+    weights_hash,
+)
+from fagan_hf.utils.label_names import label_values
+from fagan_hf.utils.redaction import redact
+
+TASK = "unconditional-image-generation"
+LIBRARY = "fagan_hf"
+_MOST_ROWS = 16  # of the grid of a run: with more values of labels it shows some of them
+_ATTENTION = {"full_attention", "full_attention_block", "self_attention"}
+_BETWEEN = {"activation", "batch_norm", "dropout", "rms_norm"}  # layers that only pass on what others make
+# In a wheel the template lies beside this file, in a clone where the cards are.
+_TEMPLATES = (Path(__file__).with_name("card.md"), Path(__file__).parents[2] / "model_cards/template.md")
+# Read with the code that fills it: a training that goes on for days must not meet a newer one.
+_TEMPLATE = next(path for path in _TEMPLATES if path.is_file()).read_text(encoding="utf-8")
+_FAGAN = (
+    "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
+    "[SAGAN](https://arxiv.org/abs/1805.08318))"
+)
+
+
+@dataclass(frozen=True)
+class _Generator:
+    """What a card says of a generator, read from its ``config.json``: this wing knows no networks."""
+
+    image_size: int
+    latent_dim: int
+    label_names: tuple[str, ...]
+    layer_types: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        config = read_json(path)
+        try:
+            types = tuple(str(layer["type"]) for layer in config["layers"])
+            labels = tuple(map(str, config.get("label_names", ())))
+            return cls(int(config["image_size"]), int(config["latent_dim"]), labels, types)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not the config of a generator: {type(error).__name__} {error}") from error
+
+
+def write_card(
+    folder: Path,
+    repo_id: str | None = None,
+    existing: str | None = None,
+    files: Collection[str] | None = None,
+    measurements: Sequence[Measurement] | None = None,
+) -> str:
+    """Write the card of a model folder.
+
+    Args:
+        folder: Has the layout of a repository; only what is found in it is said.
+        repo_id: Where it is published; ``None`` for where the existing card is, and if it is nowhere for the folder.
+        existing: The card that is there already: its metadata and the text outside of our marks stay.
+        files: What is there once the card is; by default what the folder has.
+        measurements: What was measured, of these weights and perhaps of others; by default what the folder has.
+
+    Returns:
+        The text of ``README.md``.
+
+    Raises:
+        ValueError: The existing card's metadata is no YAML, or its marks are broken; or a file of the folder is.
+    """
+    repo_id = repo_id or published_as(existing or "")
+    facts = _tame(read_json(folder / FACTS))
+    generator = _Generator.read(folder / GENERATOR / CONFIG)
+    measured = read_measurements(folder) if measurements is None else measurements
+    weights = weights_hash(folder)
+    measurements = [Measurement(**_tame(asdict(each))) for each in measured if each.generator == weights]
+    name = _tame((repo_id or folder.resolve().name).rpartition("/")[2])
+    wanted = _metadata(name, facts, generator, measurements)
+    if (licence := licence_of_a_person(existing or "")) is not None:
+        facts["weights_licence"] = licence  # for the words; in the metadata it stays the person's
+    if files is None:
+        files = published_files(folder)
+    body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
+    return redact(merge_card(existing or "", wanted, body, repo_id))
+
+
+def _metadata(
+    name: str, facts: Mapping[str, Any], generator: _Generator, measurements: list[Measurement]
+) -> dict[str, Any]:
+    data, training = facts.get("data"), facts.get("training", {})
+    is_full = "full_attention" in generator.layer_types
+    tags = ["gan", "attention", *(["full-attention"] if is_full else []), "safetensors"]
+    tags += [{"avatars": "cartoon", "celeba": "faces"}[kind]] if (kind := _kind(data)) in ("avatars", "celeba") else []
+    card = ModelCardData(
+        library_name=LIBRARY,
+        pipeline_tag=TASK,
+        tags=tags,
+        datasets=[data["dataset"]] if data and data.get("source") == "hub" else None,
+        base_model=_base_model(training),
+        model_name=name if measurements else None,
+        eval_results=[_eval_result(each, data) for each in measurements] or None,
+        **terms(_all_data(facts), facts.get("weights_licence")).metadata,
+    )
+    return card.to_dict()
+
+
+def _tame(value: Any) -> Any:
+    """Make texts of others one line each that opens no HTML, so neither tables nor our marks break on them."""
+    if isinstance(value, str):
+        return re.sub(r"<(?=[!/?a-zA-Z])", "< ", " ".join(value.split()))
+    if isinstance(value, Mapping):
+        return {key: _tame(each) for key, each in value.items()}
+    return [_tame(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _code(text: str) -> str:
+    """Show a text as it is, whatever backticks it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"`{text}`" if fence == "`" else f"{fence} {text} {fence}"
+
+
+def _cell(text: Any) -> str:
+    return str(text).replace("|", "\\|")
+
+
+def published_model(model: str) -> str:
+    """Give what a published recipe calls its architecture: a file or a folder of this machine lies beside it there."""
+    path = Path(model)
+    is_here = path.is_absolute() or model.startswith(("~", ".")) or (path / GENERATOR / CONFIG).is_file()
+    return ARCHITECTURE if is_here or path.suffix in ARCHITECTURE_SUFFIXES else model
+
+
+def _all_data(facts: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
+    """List what the weights have learned from: the run's own data, and that of the models that it started from."""
+    return [facts.get("data"), *facts.get("earlier_data", [])]
+
+
+def _kind(data: Mapping[str, Any] | None) -> str | None:
+    return kind_of(data["dataset"]) if data else None
+
+
+def _base_model(training: Mapping[str, Any]) -> str | None:
+    """Give the Hub id of the model that was fine-tuned; a folder is no base model to anybody else."""
+    origin = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)@[0-9a-f]{40}", str(training.get("finetuned_from", "")))
+    return origin[1] if origin else None
+
+
+def _eval_result(each: Measurement, data: Mapping[str, Any] | None) -> EvalResult:
+    extras = ("features", "num_images", "reference", "floor", "error", "command")
+    return EvalResult(
+        task_type=TASK,
+        task_name="Unconditional image generation",
+        dataset_type=each.dataset,
+        dataset_name=each.dataset,
+        dataset_split=each.split,
+        dataset_revision=data.get("revision") if data and data["dataset"] == each.dataset else None,
+        metric_type=each.type,
+        metric_name=each.name,
+        metric_value=each.value,
+        metric_args={name: value for name, value in asdict(each).items() if name in extras and value is not None},
+    )
+
+
+def _context(
+    folder: Path,
+    name: str,
+    repo_id: str | None,
+    facts: Mapping[str, Any],
+    generator: _Generator,
+    measurements: list[Measurement],
+    there: Collection[str],
+) -> dict[str, Any]:
+    data, training = facts.get("data"), facts.get("training", {})
+    label_names: list[str] = _tame(generator.label_names)
+    values = label_values(label_names) if label_names else []
+    recipe = _tame(read_recipe(folder))
+    if "model" in recipe:
+        recipe["model"] = published_model(str(recipe["model"]))
+    files = {
+        "samples": SAMPLES,
+        "progress": PROGRESS,
+        "losses": LOSSES,
+        "gates": GATES,
+        "nearest": NEIGHBOURS,
+        "recipe": RECIPE,
+        "discriminator": f"{DISCRIMINATOR}/{WEIGHTS}",
+        "onnx": EXPORTS["onnx"],
+        "torch_export": EXPORTS["torch"],
+    }
+    pictures = {key: path in there for key, path in files.items()}
+    is_of_several = len({_measured_on(each) for each in measurements}) > 1
+    pictures["needs_architecture"] = recipe.get("model") == ARCHITECTURE
+    return {
+        "name": name,
+        "repo_id": repo_id,
+        "address": repo_id or folder.as_posix(),
+        "size": generator.image_size,
+        "latent_dim": generator.latent_dim,
+        "label_names": label_names,
+        "labels_example": _example(values),
+        "labels_list": ", ".join(map(_code, label_names)),
+        "attention": _attention(generator),
+        "data": {**data, "kind": _kind(data), "subject": _subject(data)} if data else None,
+        "kinds": list({_kind(each): None for each in _all_data(facts)}),
+        "earlier_data": [_subject(each) if each else "data that is not recorded" for each in _all_data(facts)[1:]],
+        "again": _again(data, training, recipe),
+        "terms": terms(_all_data(facts), facts.get("weights_licence")),
+        "measurements": [
+            {
+                "name": _cell(each.name),
+                "type": _cell(each.type),
+                "data": _cell(_measured_on(each)) if is_of_several else None,
+                "lower_is_better": each.lower_is_better,
+                "shown": _with_error(each),
+                "shown_floor": f"{each.floor:.4g}" if each.floor is not None else "not measured",
+            }
+            for each in measurements
+        ],
+        "protocols": _protocols(measurements),
+        "pictures": pictures,
+        "samples_caption": _samples_caption(generator, training),
+        "training_table": _training_table(folder, facts, recipe),
+        "command": training.get("command"),
+        "commit": training.get("commit"),
+        "commit_modified": training.get("commit_modified", False),
+        "longer": _longer(training, recipe),
+        "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
+        "code": _code,
+    }
+
+
+def _measured_on(each: Measurement) -> str:
+    return f"`{each.dataset}`" + (f", {each.split}" if each.split else "")
+
+
+def _protocols(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Say how numbers were measured: once for all those that were measured alike."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for each in measurements:
+        protocol = each.features, each.num_images, each.reference, each.command
+        alike.setdefault(protocol, []).append(f"`{_cell(each.type)}`")
+    return [
+        {
+            "names": ", ".join(names),
+            "features": _cell(features),
+            "num_images": num_images,
+            "reference": _cell(reference),
+            "command": command,
+        }
+        for (features, num_images, reference, command), names in alike.items()
+    ]
+
+
+def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
+    """Give the flags that train the same again from its recipe; nothing if what it started from is not on the Hub."""
+    flags = []
+    if "resumed_from" in training:  # by somebody at some moment
+        return None
+    if data and data.get("source") == "folder":
+        flags.append(" --dataset path/to/pictures")
+    if "finetuned_from" in training:
+        if _base_model(training) is None:
+            return None
+        flags.append(f" --finetune_from {training['finetuned_from']}")
+    if data and data.get("source") == "hub" and data.get("revision") not in (None, recipe.get("revision")):
+        flags.append(f" --revision {data['revision']}")
+    images = training.get("images_seen")
+    if images and images < recipe.get("max_images", 0):  # it was ended sooner, by hand or by the clock
+        flags.append(f" --max_images {images}{' --max_minutes null' if recipe.get('max_minutes') else ''}")
+    return "".join(flags)
+
+
+def _longer(training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Give the flag that makes the run twice as long."""
+    if recipe.get("max_minutes"):
+        return f"--max_minutes {2 * recipe['max_minutes']:g}"
+    return f"--max_images {2 * (training.get('images_seen') or recipe.get('max_images', 1_000_000))}"
+
+
+def _example(values: list[dict[str, Any]]) -> str:
+    """Show two different labels where there are as many."""
+    wishes: dict[str, Any] = {}
+    for each in values:
+        for label, value in each.items():
+            if label not in wishes and value is not False and len(wishes) < 2:
+                wishes[label] = value
+    pairs = (f"{json.dumps(label, ensure_ascii=False)}: {_literal(value)}" for label, value in wishes.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _with_error(each: Measurement) -> str:
+    return f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
+
+
+def _attention(generator: _Generator) -> str:
+    types = [each for each in generator.layer_types if each not in _BETWEEN]
+    count = sum(each in _ATTENTION for each in types)
+    if count == 0:
+        return "A generative adversarial network of convolutions, without attention: a baseline."
+    if set(types) == {"full_attention"}:
+        return f"Every layer of its generator attends while it convolves: full attention, {_FAGAN}."
+    return f"{count} of its generator's {len(types)} layers attend, {_FAGAN}."
+
+
+def _subject(data: Mapping[str, Any]) -> str:
+    name, count = data["dataset"], "" if data["count"] is None else f"{data['count']:,} "
+    if _kind(data) == "avatars":
+        style = name.partition(":")[2]
+        return f"{count}cartoon portraits that a program drew (DiceBear's style {_code(style)})"
+    if data.get("source") == "hub":
+        return f"the {count}images of [{name}](https://huggingface.co/datasets/{name})"
+    return f"{count}images of the publisher's ({_code(name)})"
+
+
+def _samples_caption(generator: _Generator, training: Mapping[str, Any]) -> str:
+    images = f" after {training['images_seen']:,} images" if "images_seen" in training else ""
+    if len(label_values(generator.label_names)) > _MOST_ROWS:
+        return f"Each row has a label in common, each column a seed; no seed is left out,{images or ' as drawn'}."
+    if generator.label_names:
+        return f"A row for each value of a label, a column for each seed, none left out,{images or ' as drawn'}."
+    return f"The pictures of seeds 0 to 63, none left out,{images or ' as drawn'}."
+
+
+def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what is known, a row each."""
+    data, training, parameters = facts.get("data") or {}, facts.get("training", {}), facts.get("parameters", {})
+    seconds, images = training.get("seconds"), training.get("images_seen")
+    speed = f", {images / seconds:.0f} images a second" if seconds and images else ""
+    rows = [
+        ("data", _data_row(data) if data else None),
+        ("preprocessing", data.get("preprocessing")),
+        ("images seen", f"{images:,}" if images is not None else None),
+        ("wall time", f"{_duration(seconds)}{speed}" if seconds is not None else None),
+        ("hardware", training.get("hardware")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in training.get("versions", {}).items())),
+        ("continued from", training.get("resumed_from")),
+        ("fine-tuned from", training.get("finetuned_from")),
+        ("architecture", recipe.get("model")),
+        ("parameters", ", ".join(f"{name} {count:,}" for name, count in parameters.items())),
+        ("loss", recipe.get("loss")),
+        ("penalties", _penalties(recipe)),
+        ("batch size", recipe.get("batch_size")),
+        ("learning rates", _rates(recipe)),
+        ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
+    ]
+    return [(name, _cell(value)) for name, value in rows if value not in (None, "")]
+
+
+def _data_row(data: Mapping[str, Any]) -> str:
+    split = f", split {_code(data['split'])}" if data.get("split") else ""
+    revision = f", revision {_code(data['revision'])}" if data.get("revision") else ""
+    count = "" if data["count"] is None else f", {data['count']:,} images"
+    streamed = ", streamed" if data.get("streamed") else ""
+    return f"{_code(data['dataset'])}{split}{revision}{count}{streamed}"
+
+
+def _rates(recipe: Mapping[str, Any]) -> str | None:
+    rates = [(name, recipe.get(f"{name}_learning_rate")) for name in (GENERATOR, DISCRIMINATOR)]
+    known = [f"{name} {rate:g}" for name, rate in rates if rate is not None]
+    return f"Adam, {', '.join(known)}" if known else None
+
+
+def _penalties(recipe: Mapping[str, Any]) -> str | None:
+    names = {"r1_gamma": "R1", "r2_gamma": "R2", "wasserstein_penalty": "WGAN-GP"}
+    known = [f"{name} of weight {recipe[field]:g}" for field, name in names.items() if recipe.get(field)]
+    steps = recipe.get("penalty_every_steps", 1)
+    return ", ".join([*known, *([f"every {steps} steps"] if steps > 1 else [])]) if known else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    # No escaping: the result is Markdown, whose own signs would be destroyed by HTML's.
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    text = environment.from_string(_TEMPLATE).render(context)
+    return re.sub(r"\n{3,}", "\n\n", text).lstrip()

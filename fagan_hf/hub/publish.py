@@ -1,0 +1,190 @@
+"""Publish a folder as a model repository: which files go up, which are wrong from now on, what the card says."""
+
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fagan_hf.hub import client
+from fagan_hf.hub.card import published_model, write_card
+from fagan_hf.hub.measurements import Measurement, parse_measurements
+from fagan_hf.hub.repository import (
+    CARD,
+    FACTS,
+    GENERATOR,
+    METRICS,
+    RECIPE,
+    REQUIREMENTS,
+    STATE,
+    TRAINING_STATE,
+    WEIGHTS,
+    describes_weights,
+    newest_checkpoint,
+    published_files,
+    read_json,
+    read_recipe,
+    weights_hash,
+)
+from fagan_hf.utils.redaction import redact
+
+_OUR_REQUIREMENTS = re.compile(r"fagan-hf==\S+\s*")
+_TEXTS = (".json", ".jsonl", ".yaml", ".txt")
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    with_training_state: bool = False,
+    replace_card: bool = False,
+    only_on: str | None = None,
+    patience_seconds: float = 60.0,
+    hurry: threading.Event | None = None,
+) -> str:
+    """Push a folder that has the layout of a repository, in one commit.
+
+    Where the generator there has other weights, what described them (samples, metrics, exports, a training state) and
+    is not replaced goes in the same commit. Our parts of the card are written anew, the others stay.
+
+    Args:
+        folder: A run folder, or what `save_repository` wrote; complete or not, what is there goes.
+        repo_id: ``user/name``; the repository is made if need be.
+        message: The commit's.
+        private: Make a new repository private?
+        token: Access token; by default the one that ``hf auth login`` stored.
+        revision: Branch to commit to, made if need be; by default ``main``.
+        create_pr: Open a pull request instead of committing.
+        with_training_state: Push the newest checkpoint as well, from which training goes on exactly?
+        replace_card: Push the folder's own card, whatever people wrote on the one there? Otherwise the folder's counts
+            only where there is none.
+        only_on: The commit that the push must follow; another one there is an error.
+        patience_seconds: How long to pause, all in all, while the Hub can't be reached.
+        hurry: Ends a wait for the next try when it is set.
+
+    Returns:
+        Address of the commit, or of the pull request.
+
+    Raises:
+        PermissionError: There is no token, or it has no right to; says what to try.
+        ValueError: A name is none, the revision is no branch, a repository that shall be private is public, or the
+            card there can't be read.
+        FileNotFoundError: There is no checkpoint of the published weights to push.
+        ConnectionError: The Hub could not be reached for so long.
+    """
+    folder = Path(folder)
+    files: dict[str, Path] = published_files(folder)
+    if with_training_state:
+        files |= _training_state(folder)
+
+    def compose(existing: client.Existing) -> Mapping[str, client.Content]:
+        if only_on not in (None, existing.commit):
+            raise ValueError(f"{repo_id} has moved on from {only_on} to {existing.commit}: take its new state first")
+        contents: dict[str, client.Content] = {name: _clean(path, token) for name, path in files.items()}
+        if RECIPE in contents:
+            contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
+        if REQUIREMENTS in existing.hashes and not _is_our_requirement(existing.texts.get(REQUIREMENTS, "")):
+            contents.pop(REQUIREMENTS, None)
+        weights = weights_hash(folder)
+        if weights is None:  # a discriminator alone
+            return contents
+        weights_there = existing.hashes.get(f"{GENERATOR}/{WEIGHTS}")
+        if weights_there not in (None, weights):
+            gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
+            contents |= dict.fromkeys(gone)
+        is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
+        if is_bare and weights_there == weights and not replace_card and CARD in existing.texts:  # which knows more
+            contents.pop(FACTS, None)
+            return contents
+        there = None if replace_card else existing.texts.get(CARD)
+        present = {name for name in (*existing.hashes, *contents) if contents.get(name, name) is not None}
+        measured = None if METRICS in contents else _measured_there(existing)
+        card = write_card(folder, existing.repo_id, there or _text(folder / CARD), present, measured)
+        return contents | {CARD: redact(card, token).encode("utf-8", errors="surrogateescape")}
+
+    return client.push(
+        repo_id,
+        compose,
+        message=message,
+        reads=(CARD, METRICS, REQUIREMENTS),
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        patience_seconds=patience_seconds,
+        hurry=hurry,
+    )
+
+
+def _is_our_requirement(text: str) -> bool:
+    """Tell the line that we write from what people wrote in its place."""
+    return _OUR_REQUIREMENTS.fullmatch(text) is not None
+
+
+def _measured_there(existing: client.Existing) -> list[Measurement]:
+    try:
+        return parse_measurements(existing.texts.get(METRICS, "[]"))
+    except ValueError:  # another program's file of the same name
+        return []
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+# What concerns the machine of a run or where it was pushed to.
+NOT_PORTABLE = (
+    "output_dir",
+    "cpu_threads",
+    "push_to_hub",
+    "hub_private",
+    "push_training_state",
+    "resume_from",
+    "finetune_from",
+    "report_to",
+    "accept_changed_data",
+)
+
+
+def portable_recipe(folder: Path) -> dict[str, Any]:
+    """Give a run's recipe as it is published: without what concerns one machine only, and without its paths.
+
+    Raises:
+        ValueError: The folder's recipe is no YAML mapping.
+    """
+    recipe = read_recipe(folder)
+    for name in NOT_PORTABLE:
+        recipe.pop(name, None)
+    if "dataset" in recipe and (read_json(folder / FACTS).get("data") or {}).get("source") == "folder":
+        recipe["dataset"] = f"./{Path(recipe['dataset']).expanduser().resolve().name}"
+    if "model" in recipe:
+        recipe["model"] = published_model(str(recipe["model"]))
+    return recipe
+
+
+def _clean(path: Path, token: str | bool | None) -> Path | bytes:
+    """Keep tokens out of texts that a run wrote down."""
+    if path.suffix not in _TEXTS:
+        return path
+    text = path.read_text(encoding="utf-8")
+    redacted = redact(text, token)
+    return path if redacted == text else redacted.encode()
+
+
+def _training_state(folder: Path) -> dict[str, Path]:
+    """Find the checkpoint of the weights that are published."""
+    checkpoint = newest_checkpoint(folder)
+    published = read_json(folder / FACTS).get("training", {}).get("images_seen")
+    if published is None or checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint of its weights after {published} images, so no training state to push; "
+            "it is written by training, and the newest must be there"
+        )
+    return {f"{TRAINING_STATE}/{path.name}": path for path in checkpoint.iterdir()}

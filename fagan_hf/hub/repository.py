@@ -1,0 +1,190 @@
+"""The layout of a model repository, which a run folder shares: where each file is, and the shims for other programs.
+
+The shims hold an import and nothing else, so whoever has this package runs no code out of a repository: two let
+diffusers' bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)`` find our classes, ``handler.py``
+lets Inference Endpoints serve the model.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from fagan_hf import __version__
+from fagan_hf.utils.files import replacing, sha256
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+GENERATOR = "generator"
+DISCRIMINATOR = "discriminator"
+
+CARD = "README.md"
+FACTS = "facts.json"  # what a card is written from
+RECIPE = "recipe.yaml"
+ARCHITECTURE = "architecture.json"
+ARCHITECTURE_SUFFIXES = (".json", ".py")  # of files that describe one
+HISTORY = "metrics.jsonl"  # a line per log interval
+METRICS = "metrics.json"  # what was measured of the finished model
+SAMPLES = "samples.png"
+PROGRESS = "training_progress.gif"
+LOSSES = "loss.png"
+GATES = "alpha.png"
+NEIGHBOURS = "nearest.png"  # generated pictures beside the nearest of the training data
+DIRECTIONS = "directions.safetensors"  # of the latent space, one for each label of the data
+EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
+TRAINING_STATE = "training_state"
+CHECKPOINTS = "checkpoints"  # of a run folder only
+STATE = "state.json"  # of a checkpoint
+
+_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBOURS, DIRECTIONS)
+
+_SHIMS = {
+    "pipeline.py": "from fagan_hf import FAGANPipeline  # noqa: F401\n",
+    "generator/modeling_fagan.py": "from fagan_hf import Generator  # noqa: F401\n",
+    "model_index.json": json.dumps(
+        {"_class_name": ["pipeline", "FAGANPipeline"], "generator": ["modeling_fagan", "Generator"]}, indent=2
+    )
+    + "\n",
+    "handler.py": "from fagan_hf.serving import EndpointHandler  # noqa: F401\n",
+}
+REQUIREMENTS = "requirements.txt"  # of the handler; a place for people to name another source of this package
+
+
+class Network(Protocol):
+    """What this wing knows of a network: it can save itself, and its parameters can be counted."""
+
+    def save_pretrained(self, save_directory: str | Path, /) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into a folder."""
+
+    def parameters(self) -> Iterable[Any]:
+        """Return its tensors of trained numbers."""
+        ...
+
+
+def save_repository(
+    folder: str | Path,
+    generator: Network | None = None,
+    discriminator: Network | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a folder that every ``from_pretrained`` loads, here and, once uploaded, from the Hub.
+
+    Args:
+        folder: Made if need be; other files in it stay, but for what was made of a generator that is replaced.
+        generator: Goes to ``generator/``, where there is one.
+        discriminator: Goes to ``discriminator/``, where there is one.
+        facts: What else a card shall say, of the data and the training.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    folder = Path(folder)
+    before = weights_hash(folder)
+    for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
+        if network is not None:
+            network.save_pretrained(folder / name)
+    if before not in (None, weights_hash(folder)):
+        for export in EXPORTS.values():
+            shutil.rmtree((folder / export).parent, ignore_errors=True)
+        for name in (NEIGHBOURS, DIRECTIONS):
+            (folder / name).unlink(missing_ok=True)
+    if generator is not None:
+        complete_repository(folder, generator, discriminator, facts)
+
+
+def complete_repository(
+    folder: Path,
+    generator: Network,
+    discriminator: Network | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a folder with these networks needs besides them: shims, and facts; known facts stay.
+
+    Raises:
+        OSError: The folder can't be written to.
+        ValueError: Its ``facts.json`` is broken.
+    """
+    for name, text in _SHIMS.items():
+        write_text(folder / name, text)
+    if not (folder / REQUIREMENTS).exists():
+        write_text(folder / REQUIREMENTS, f"fagan-hf=={__version__}\n")
+    networks = {GENERATOR: generator, DISCRIMINATOR: discriminator}
+    parameters = {name: count_parameters(network) for name, network in networks.items() if network is not None}
+    known = read_json(folder / FACTS) if facts is None else facts
+    write_json(folder / FACTS, {**known, "fagan_hf": __version__, "parameters": parameters})
+
+
+def count_parameters(network: Any) -> int:
+    """Count the trained numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def published_files(folder: Path) -> dict[str, Path]:
+    """List what of a folder belongs into a repository, by its path there; the card is not among it."""
+    networks = [f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS)]
+    names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *EXPORTS.values()]
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def describes_weights(path: str) -> bool:
+    """Say whether a file of a repository belongs to the weights that lie beside it, and is wrong beside others."""
+    return path in _OF_A_RUN or path in EXPORTS.values() or path.startswith(f"{TRAINING_STATE}/")
+
+
+def weights_hash(folder: Path) -> str | None:
+    """Give the SHA-256 of a folder's generator, which names what was measured of it; nothing if there is none."""
+    path = folder / GENERATOR / WEIGHTS
+    return sha256(path) if path.is_file() else None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the newest checkpoint of a run folder."""
+    found = [path for path in (folder / CHECKPOINTS).glob("images-*") if re.fullmatch(r"images-\d+", path.name)]
+    return max(found, key=lambda path: int(path.name.removeprefix("images-")), default=None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, complete or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, complete or not at all."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the recipe of a run folder; empty if it has none.
+
+    Raises:
+        ValueError: It is no YAML mapping.
+    """
+    path = folder / RECIPE
+    if not path.is_file():
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds {type(recipe).__name__}; it must be a mapping of fields to values")
+    return recipe
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; an absent file is an empty mapping.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        raise ValueError(f"{path} is no JSON: {error}") from error

@@ -1,0 +1,1 @@
+"""The latent space: walks through it, directions in it, and where a given image lies."""

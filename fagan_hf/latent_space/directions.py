@@ -1,0 +1,160 @@
+"""Directions of the latent space: what to add to a latent so that its picture shows more of a label.
+
+An unconditional generator knows no labels, but its data may have some. A classifier learns them from real pictures and
+reads them off generated ones; the direction of a label is the one along which what it reads rises.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fagan_hf.latent_space.linear_classifier import LinearClassifier
+from fagan_hf.models import Generator
+from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
+from fagan_hf.utils.files import replacing
+from fagan_hf.viz.grids import enlarged, image_grid
+
+NUM_IMAGES = 4096
+FIRST_SEED = 2_000_000  # far from the seeds that people look at
+
+_NAMES, _VECTORS, _CORRELATIONS = "names", "vectors", "correlations"
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Directions of one generator's latent space.
+
+    Attributes:
+        names: Of the labels, such as ``"beard"`` or ``"hair=red"``.
+        vectors: One of length 1 for each; a latent changes visibly along 1 to 3 of them.
+        correlations: How much of what the classifier reads off generated pictures follows the direction, from 0, none,
+            to 1, all: what is far below that of the others is hardly one direction.
+    """
+
+    names: tuple[str, ...]
+    vectors: Float[Tensor, "labels latent_dim"]
+    correlations: tuple[float, ...]
+
+    def move(
+        self, latents: Float[Tensor, "count latent_dim"], strengths: dict[str, float]
+    ) -> Float[Tensor, "count latent_dim"]:
+        """Move latents along some directions, and bring each back to its length.
+
+        Latents of one length are those that the generator knows; see `fagan_hf.latent_space.walks.slerp`.
+
+        Raises:
+            ValueError: There is no such direction.
+        """
+        for name in strengths:
+            if name not in self.names:
+                raise ValueError(f"unknown direction {name!r}; there are: {', '.join(self.names)}")
+        lengths = latents.norm(dim=1, keepdim=True)
+        steps = [strength * self.vectors[self.names.index(name)] for name, strength in strengths.items()]
+        moved = latents + sum(steps, torch.zeros(latents.shape[1]))
+        return moved * (lengths / moved.norm(dim=1, keepdim=True).clamp(min=1e-12))
+
+    def save(self, path: Path) -> None:
+        """Write them; the file is complete or not there."""
+        tensors = {_VECTORS: self.vectors.contiguous(), _CORRELATIONS: torch.tensor(self.correlations)}
+        with replacing(path, make_folder=True) as aside:
+            save_file(tensors, aside, metadata={_NAMES: json.dumps(self.names)})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: It is no such file, or a broken one.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = tuple(json.loads(file.metadata()[_NAMES]))
+                vectors, correlations = file.get_tensor(_VECTORS), file.get_tensor(_CORRELATIONS)
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{str(path)!r} holds no directions ({error}); `fagan-hf directions` writes them"
+            ) from error
+        if vectors.ndim != 2 or not len(names) == len(vectors) == len(correlations):
+            raise ValueError(f"{str(path)!r} has {len(names)} names for {list(vectors.shape)} numbers; write it again")
+        return cls(names, vectors, tuple(correlations.tolist()))
+
+
+def find_directions(
+    generator: Generator,
+    images: UInt8[np.ndarray, "images 3 size size"],
+    labels: Float[np.ndarray, "images num_labels"],
+    names: Sequence[str],
+    *,
+    num_images: int = NUM_IMAGES,
+    progress: bool = True,
+) -> Directions:
+    """Find the direction of each label.
+
+    What the classifier reads off generated pictures is fitted by a linear map of their latents, and the direction is
+    the one along which that rises most steeply.
+
+    Args:
+        generator: Of the pictures' size.
+        images: Real pictures.
+        labels: What they show, 0 or 1 for each label.
+        names: Of the labels.
+        num_images: So many pictures are generated.
+        progress: Show a bar?
+
+    Raises:
+        ValueError: There are no labels, or the pictures are of another size.
+
+    Reference:
+        A linear boundary in the latent space for each attribute: Shen et al., arXiv:1907.10786 (InterFaceGAN).
+    """
+    size = generator.config.image_size
+    if not names or labels.shape != (len(images), len(names)):
+        raise ValueError(f"{len(names)} names for labels {list(labels.shape)} of {len(images)} pictures; give one each")
+    if images.shape[1:] != (3, size, size):
+        raise ValueError(f"pictures are {list(images.shape)}; this generator's are [3, {size}, {size}]")
+    classifier = LinearClassifier(images, labels)
+    seeds = range(FIRST_SEED, FIRST_SEED + num_images)
+    latents = latents_from_seeds(seeds, generator.config.latent_dim)
+    drawn = generate_images(generator, latents, labels_from_seeds(generator, seeds), progress=progress)
+    scores = classifier.scores(drawn.transpose(0, 3, 1, 2))
+    scores = scores - scores.mean(0)
+    vectors = torch.linalg.lstsq(latents.double(), scores).solution.T
+    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    along = latents.double() @ vectors.T
+    along = along - along.mean(0)
+    correlations = (along * scores).sum(0) / (along.norm(dim=0) * scores.norm(dim=0)).clamp(min=1e-12)
+    return Directions(tuple(names), vectors.float(), tuple(correlations.tolist()))
+
+
+def directions_picture(
+    generator: Generator,
+    directions: Directions,
+    seed: int,
+    *,
+    strengths: Sequence[float] = (-3.0, -1.5, 0.0, 1.5, 3.0),
+    scale: int = 1,
+) -> Image.Image:
+    """Draw one seed moved along every direction: a row for each, a column for each strength.
+
+    Args:
+        generator: Whose directions they are.
+        directions: At least one.
+        seed: Of the latent that is moved.
+        strengths: How far, in both directions.
+        scale: How often each pixel is repeated, in both directions.
+    """
+    latents = latents_from_seeds([seed], generator.config.latent_dim)
+    moved = [directions.move(latents, {name: strength}) for name in directions.names for strength in strengths]
+    labels = labels_from_seeds(generator, [seed] * len(moved))
+    images = generate_images(generator, torch.cat(moved), labels, progress=False)
+    return image_grid(enlarged(images, scale), len(strengths), list(directions.names))

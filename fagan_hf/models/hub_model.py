@@ -1,0 +1,302 @@
+"""Where a network becomes files and files become a network.
+
+`PyTorchModelHubMixin` alone is lenient: unknown config keys are dropped, missing weights stay random, a pickle is
+loaded where safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.hub import client
+from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
+from fagan_hf.utils.files import replacing, save_tensors, sha256
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["gan"], license="mit"):
+    """A network with a config that is saved, loaded and pushed as ``config.json`` and ``model.safetensors``.
+
+    Attributes:
+        config_class: The dataclass that ``config.json`` is read as.
+        subfolder: Where the network lives in a repository or run folder.
+    """
+
+    config_class: ClassVar[type[GeneratorConfig] | type[DiscriminatorConfig]]
+    subfolder: ClassVar[str]
+
+    def __init__(self, config: GeneratorConfig | DiscriminatorConfig):
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ValueError(
+                f"{type(self).__name__} was given {type(config).__name__}; it takes a {self.config_class.__name__} "
+                f"(there is also {type(self).__name__}.from_preset(name))"
+            )
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        return next(self.parameters()).dtype
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write ``config.json`` and ``model.safetensors`` into a folder, each complete or not at all.
+
+        Args:
+            save_directory: The folder, made if need be.
+            **kwargs: None is taken; they are the mixin's, whose other ways of saving would bypass the config.
+
+        Raises:
+            TypeError: Something else was passed.
+        """
+        if kwargs:
+            raise TypeError(f"save_pretrained takes a folder only, not {', '.join(kwargs)}; to push use push_to_hub")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(folder / WEIGHTS) as path:
+            save_tensors(weights, path, metadata={"format": "pt"})
+        write_json(folder / CONFIG, self.config.to_dict())
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+    ) -> Self:
+        """Load a network, in eval mode, from a local folder or a repository on the Hub.
+
+        Args:
+            pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name``.
+            subfolder: Where in there the two files are. By default in the class's own subfolder, else at the top.
+            revision: Branch, tag or commit on the Hub. Config and weights come from one commit.
+            token: Access token; by default the one that ``hf auth login`` stored.
+            cache_dir: Where downloads are kept; by default the Hub's own cache.
+            force_download: Download even what is in the cache.
+            local_files_only: Use only what is in the cache.
+            dtype: What the weights become, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as they were saved.
+            torch_dtype: The same by its older name, which diffusers still passes.
+
+        Raises:
+            FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
+                are not read, for they can run code.
+            ValueError: The config is no valid one, or the weights don't fit it to the last key and shape.
+        """
+        if subfolder is not None:
+            _check_subfolder(subfolder)
+        folder = cls._fetch(
+            str(pretrained_model_name_or_path),
+            subfolders=(cls.subfolder, "") if subfolder is None else (subfolder,),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        dtype = _parse_dtype(torch_dtype if dtype is None else dtype)
+        model = cls(_read_config(folder / CONFIG, cls.config_class))
+        _load_weights(model, folder / WEIGHTS, dtype)
+        return model.eval()
+
+    @classmethod
+    def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
+        """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
+        root = client.find_local(path)
+        if root is None or not root.is_dir():
+            patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
+            root = client.download(path, allow_patterns=patterns, **download)
+        for folder in (root / name for name in subfolders):
+            if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+                return folder
+        raise _missing_files(cls.__name__, path, *_listing(path, root, **download), subfolders)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the network in one commit, into the class's own subfolder.
+
+        A generator brings a card that says what is known from the network alone, and what the other ways of loading
+        need. Where it replaces other weights, what described those (samples, metrics, exports, our part of the card)
+        goes in the same commit; what people wrote on the card stays. `fagan-hf push` publishes a whole run.
+
+        Args:
+            repo_id: ``user/name``; the repository is made if need be.
+            commit_message: By default it names the class.
+            private: Make a new repository private?
+            token: Access token; by default the one that ``hf auth login`` stored.
+            revision: Branch to commit to, made if need be; by default ``main``.
+            create_pr: Open a pull request instead of committing.
+
+        Returns:
+            Address of the commit, or of the pull request.
+
+        Raises:
+            PermissionError: There is no token, or it has no right to; says what to try.
+            ValueError: ``repo_id`` is no name for a repository, ``revision`` is no branch, a repository that shall be
+                private is public, or the card there can't be read.
+            ConnectionError: The Hub could not be reached for a minute.
+        """
+        from fagan_hf.hub.publish import publish  # cards and templates are nothing that loading should wait for
+
+        with TemporaryDirectory() as folder:
+            networks: dict[str, HubModel] = {self.subfolder: self}
+            save_repository(folder, networks.get(GENERATOR), networks.get(DISCRIMINATOR))
+            return publish(
+                folder,
+                repo_id,
+                message=commit_message or f"Upload {type(self).__name__}",
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+
+def _check_subfolder(subfolder: str) -> None:
+    parts = PurePosixPath(subfolder.replace("\\", "/")).parts
+    if ".." in parts or parts[:1] == ("/",) or Path(subfolder).is_absolute():
+        raise ValueError(f"subfolder is {subfolder!r}; it must be a folder inside of the repository, like 'generator'")
+
+
+def _listing(
+    path: str, root: Path, *, revision: str | None, token: str | bool | None, local_files_only: bool, **_: Any
+) -> tuple[list[str], str]:
+    """Say what there is, for an error, and what to do about it.
+
+    On the Hub: only our files were downloaded. In the cache: they may be missing there only. Or in the folder.
+    """
+    is_local = client.find_local(path) is not None
+    if not is_local and not local_files_only:
+        found = client.list_files(path, revision=revision, token=token)
+        if found is not None:
+            return found, ""
+    # Two levels, which is where our files are: the folder may be somebody's home.
+    found = sorted(
+        str(file.relative_to(root)) for pattern in ("*", "*/*") for file in root.glob(pattern) if file.is_file()
+    )
+    return found, "" if is_local else " That is all the cache holds of it: load it once with a connection to the Hub."
+
+
+def _missing_files(
+    name: str, path: str, found: list[str], advice: str, subfolders: tuple[str, ...]
+) -> FileNotFoundError:
+    places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
+    pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
+    refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
+    listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    return FileNotFoundError(
+        f"{path!r} is no {name}: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}."
+        f"{refused}{advice}"
+    )
+
+
+def _read_config(path: Path, config_class: type) -> Any:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if library := _foreign_library(data):
+            raise ValueError(f"it is of the library {library}; load the model with that")
+        return config_class.from_dict(data)
+    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        raise ValueError(f"{path} is no {config_class.__name__}: {error}") from error
+
+
+# Keys that each library's config.json has.
+_LIBRARIES = {
+    "transformers": ("transformers_version", "model_type", "architectures"),
+    "diffusers": ("_diffusers_version", "_class_name"),
+    "timm": ("pretrained_cfg", "num_features"),
+    "open_clip": ("model_cfg",),
+    "stable-baselines3": ("policy_class",),
+}
+
+
+def _foreign_library(config: Any) -> str | None:
+    """Recognise the config of another library, by the keys that only it writes."""
+    if not isinstance(config, dict):
+        return None
+    for library, keys in _LIBRARIES.items():
+        found = next((key for key in keys if key in config), None)
+        if found is not None:
+            return f"{library} ({found}: {str(config[found])[:60]})"
+    return None
+
+
+def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
+        raise ValueError(f"dtype is {dtype!r}; it must be a floating point one, such as 'float32' or torch.bfloat16")
+    return parsed
+
+
+def _check_download(path: Path) -> None:
+    """Compare a large file of the Hub's cache with its SHA-256, which the cache names it by.
+
+    The client checks lengths only; a disk or a proxy can still change what lies between.
+    """
+    blob = path.resolve()
+    if not (path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)):
+        return
+    if sha256(blob) != blob.name:
+        raise ValueError(
+            f"{path} is not what the Hub has: its content was changed on the way or on this disk. "
+            "Load with force_download=True"
+        )
+
+
+def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+    _check_download(path)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+    expected = model.state_dict()
+    if problems := list(_mismatches(expected, weights)):
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{path} does not fit its {CONFIG}:\n  " + "\n  ".join(problems[:10]) + more)
+    # What most are: the frequencies of labels stay float32 whatever the weights are.
+    dtypes = Counter(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    model.to(dtype or dtypes.most_common(1)[0][0])
+    model.load_state_dict(weights)
+
+
+def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            yield f"{name} is missing"
+        elif name not in expected:
+            yield f"{name} is not known"
+        elif weights[name].is_floating_point() != expected[name].is_floating_point():
+            yield f"{name} is {weights[name].dtype}; it must be like {expected[name].dtype}"
+        elif weights[name].shape != expected[name].shape:
+            yield f"{name} is {list(weights[name].shape)}; it must be {list(expected[name].shape)}"

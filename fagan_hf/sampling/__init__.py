@@ -1,0 +1,1 @@
+"""Seeds and labels to latents, label vectors and images."""

@@ -1,0 +1,153 @@
+"""Labels by name to label vectors: what is asked for, and the rest sampled as in the training data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fagan_hf.utils.label_names import is_binary, label_groups
+from fagan_hf.utils.suggest import suggest
+
+# Keeps the draws of labels apart from everything else that is drawn from the same seeds.
+_STREAM = 0x1ABE15
+
+
+def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, float]:
+    """Turn wishes into numbers.
+
+    Args:
+        names: A config's `label_names`.
+        wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, mixed as
+            ``{"hair=red": 0.5, "hair=grey": 0.5}``, or excluded as ``{"hair=red": False}``. Texts such as ``"true"``,
+            ``"0"`` and ``"0.5"`` are read.
+
+    Returns:
+        Number by place in the label vector, for the places that the wishes decide.
+
+    Raises:
+        ValueError: There is no such label, a value is not allowed, or a column's classes don't add up to 1; lists what
+            there is.
+    """
+    groups = label_groups(names)
+    decided: dict[int, float] = {}
+    for name, value in wishes.items():
+        column = name.partition("=")[0]
+        if name not in names and name not in groups:
+            raise ValueError(f"unknown label {name!r}; {suggest(name, groups)}{_explain(names, groups)}")
+        places = groups[column]
+        if name in names:
+            decided[names.index(name)] = _number(name, value)
+        else:
+            classes = [names[place].partition("=")[2] for place in places]
+            if str(value) not in classes:
+                raise ValueError(f"label {name} is {value!r}; {suggest(str(value), classes)}")
+            decided |= {place: float(each == str(value)) for place, each in zip(places, classes, strict=True)}
+    for column, places in groups.items():
+        if not is_binary(names, places):
+            decided |= _complete(column, [names[place] for place in places], places, decided)
+    return decided
+
+
+def _complete(
+    column: str, names: Sequence[str], places: Sequence[int], decided: Mapping[int, float]
+) -> dict[int, float]:
+    """Let the classes of a column that were not wished for be 0, where those that were make a whole."""
+    numbers = [decided[place] for place in places if place in decided]
+    total = sum(numbers)
+    is_open = total == 0 and len(numbers) < len(places)  # some were excluded at the most
+    if is_open:
+        return {}
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"labels {', '.join(names)} add up to {total:g}; one class of {column} holds, so it must be 1")
+    return {place: decided.get(place, 0.0) for place in places}
+
+
+def read_wish(names: Sequence[str], text: str) -> tuple[str, str]:
+    """Split ``"beard=1"``, ``"hair=red"`` or ``"hair=red=0.5"`` into a name and a value, by the names that there are.
+
+    Raises:
+        ValueError: There is no ``=`` in it.
+    """
+    if "=" not in text:
+        raise ValueError(f"label is {text!r}; write it like beard=1 or hair=red")
+    column, _, value = text.partition("=")
+    if text in names:  # a class, which may have a = in its name
+        return column, value
+    name, _, number = text.rpartition("=")
+    return (name, number) if name in names else (column, value)
+
+
+def draw_labels(
+    names: Sequence[str],
+    frequencies: Float[Tensor, " num_labels"],
+    seeds: Sequence[int],
+    wishes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+) -> Float[Tensor, "count num_labels"]:
+    """Draw a label vector for each seed, and put wishes in.
+
+    What is not wished for is drawn, claim by claim and column by column, as often as it holds in the training data. A
+    wish changes no other label of its seed.
+
+    Args:
+        names: A config's `label_names`.
+        frequencies: How often each label holds, from 0 to 1.
+        seeds: One for each vector.
+        wishes: See `encode_labels`; for all vectors, or a list with wishes for each.
+
+    Returns:
+        float32, numbers from 0 to 1, on the CPU.
+
+    Raises:
+        ValueError: See `encode_labels`; or there are not as many wishes as seeds.
+    """
+    if isinstance(wishes, Mapping) or wishes is None:
+        decided = [encode_labels(names, wishes or {})] * len(seeds)
+    elif isinstance(wishes, Sequence) and all(isinstance(each, Mapping) for each in wishes):
+        decided = [encode_labels(names, each) for each in wishes]
+    else:
+        raise ValueError(f"labels are {wishes!r}; they must be a mapping of names to values, or a list of such")
+    if len(decided) != len(seeds):
+        raise ValueError(f"labels are {len(decided)} for {len(seeds)} pictures; give one mapping for all, or one each")
+    groups = list(label_groups(names).values())
+    odds = frequencies.cpu().double().numpy()  # in this order: Apple's GPUs have no doubles
+    vectors = np.zeros((len(seeds), len(names)), np.float32)
+    for vector, seed, fixed in zip(vectors, seeds, decided, strict=True):
+        draws = np.random.default_rng([_STREAM, seed]).random(len(groups))
+        for draw, places in zip(draws, groups, strict=True):
+            if is_binary(names, places):
+                vector[places] = draw < odds[places]
+            elif not all(place in fixed for place in places):
+                vector[_draw_class([place for place in places if place not in fixed], odds, draw)] = 1
+        for place, number in fixed.items():
+            vector[place] = number
+    return torch.from_numpy(vectors)
+
+
+def _draw_class(places: Sequence[int], odds: np.ndarray, draw: float) -> int:
+    """Choose one of the classes that are left, as often as they hold."""
+    left = odds[places] if odds[places].any() else np.ones(len(places))  # none of them holds in the data
+    steps = np.cumsum(left)
+    return places[min(int(np.searchsorted(steps, draw * steps[-1], side="right")), len(places) - 1)]
+
+
+def _number(name: str, value: Any) -> float:
+    words = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    try:
+        number = words[value.lower()] if isinstance(value, str) and value.lower() in words else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise ValueError(f"label {name} is {value!r}; it must be true, false, or a number from 0 to 1")
+    return number
+
+
+def _explain(names: Sequence[str], groups: Mapping[str, list[int]]) -> str:
+    classes = {
+        column: ", ".join(names[place].partition("=")[2] for place in places)
+        for column, places in groups.items()
+        if not is_binary(names, places)
+    }
+    return "".join(f"; {column} is one of {values}" for column, values in classes.items())

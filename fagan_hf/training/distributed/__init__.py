@@ -1,0 +1,1 @@
+"""Several processes as one: what they share, how they are launched and how they are stopped."""

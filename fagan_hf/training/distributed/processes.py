@@ -1,0 +1,297 @@
+"""The processes of a run: how they share a step, agree, and wait for each other without hanging."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any, TypeVar, cast
+from uuid import uuid4
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from torch import Tensor, distributed, nn
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
+
+from fagan_hf.training.distributed.batch_norm import synchronise_batch_norm
+
+START_SECONDS = 600.0  # processes of different machines may start that far apart
+PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
+BEAT_SECONDS = 5.0  # how often one that is busy by itself shows that it lives
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between looks at the others
+
+T = TypeVar("T")
+
+
+class OtherProcessError(RuntimeError):
+    """Another process has failed, or is silent."""
+
+
+_meetings = count(1)  # of this process, as many as of the others: the store remembers what was said in each
+
+
+class Processes:
+    """All processes of a run as one of them sees them; a run of one process has nothing to wait for.
+
+    Every method that is not about one network must be called by all processes, in the same order.
+
+    Args:
+        mixed_precision: ``"no"`` or ``"bf16"``.
+        **options: For `accelerate.Accelerator`.
+
+    Attributes:
+        accelerator: Of this process.
+        count: How many there are, over all machines.
+        index: Number of this one, from 0.
+        is_main: Is it the one that writes and tells?
+        device: Where it computes.
+    """
+
+    def __init__(self, mixed_precision: str = "no", **options: Any):
+        _begin_anew()
+        self.accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            # Not told that there is no GPU, Accelerate takes several processes for so many runs of one process each.
+            cpu=not torch.accelerator.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS))],
+            **options,
+        )
+        self.count: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
+        self.is_main: bool = self.accelerator.is_main_process
+        self.device: torch.device = self.accelerator.device
+        if self.count > 1:
+            # From here on all processes do the same things at the same time: whoever keeps the others waiting is dead,
+            # or its network is. What one of them does alone stands in `at_own_pace`.
+            distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_SECONDS))
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Make a network ready for training on this device, together with its copies in the other processes."""
+        # channels_last is what convolutions are fastest in, on CPU and GPU.
+        network = network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.count > 1:
+            synchronise_batch_norm(network)
+        wrapped = self.accelerator.prepare_model(network)
+        if self.count > 1:
+            # Buffers are equal in all processes: spectral norms follow from weights, batch statistics are of the whole
+            # batch. Sending them around would change them between two forward passes and their backward pass.
+            wrapped.broadcast_buffers = False  # pyright: ignore[reportArgumentType]
+        return wrapped
+
+    def unwrap(self, network: nn.Module) -> Any:
+        """Give the network inside of what `prepare` made."""
+        return self.accelerator.unwrap_model(network)
+
+    def backward(self, objective: Tensor) -> None:
+        """Compute gradients; they are averaged over the processes, but inside of `no_sync`."""
+        self.accelerator.backward(objective)
+
+    def no_sync(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """Keep gradients in this process for now."""
+        return self.accelerator.no_sync(network)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Collect a tensor of all processes along its first dimension, in their order."""
+        if self.count == 1:
+            return tensor
+        if not tensor.numel():  # Accelerate can't give an empty one its shape back, but on gloo
+            return tensor.new_empty(self.count * len(tensor), *tensor.shape[1:])
+        return cast(Tensor, self.accelerator.gather(tensor))
+
+    def sums(self, numbers: list[float]) -> list[float]:
+        """Add up numbers over the processes, each by itself. It costs a wait for the device."""
+        return cast(Tensor, self.accelerator.reduce(torch.tensor(numbers, device=self.device), "sum")).tolist()
+
+    def told_by_main(self, value: Any) -> Any:
+        """Give what the main process has, anything that can be pickled but tensors."""
+        return broadcast_object_list([value])[0] if self.count > 1 else value
+
+    def share(self, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Give every process the tensors that the main one has, on the CPU.
+
+        Args:
+            files: Tensors by two names; looked at in the main process only.
+        """
+        if self.count == 1:
+            return {name: dict(tensors) for name, tensors in files.items()}
+        kinds = {
+            name: {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
+            for name, tensors in files.items()
+        }
+        shared = {}
+        for name, kinds_here in self.told_by_main(kinds).items():
+            shared[name] = {}
+            for key, (shape, dtype) in kinds_here.items():
+                tensor = files[name][key] if self.is_main else torch.empty(shape, dtype=dtype)
+                tensor = tensor.to(self.device).contiguous()
+                if tensor.numel():
+                    distributed.broadcast(tensor, src=0)
+                shared[name][key] = tensor.cpu()
+        return shared
+
+    @contextmanager
+    def at_own_pace(self) -> Iterator[None]:
+        """Do a block that may take one process much longer than the others; it ends when all are through.
+
+        Raises:
+            OtherProcessError: A process has failed in it, or has not been heard of for `PATIENCE_SECONDS`.
+        """
+        if self.count == 1:
+            yield
+            return
+        meeting = _Meeting(self.index, self.count)
+        meeting.start()
+        try:
+            yield
+        except BaseException as error:
+            meeting.end(f"{type(error).__name__}: {error}")
+            meeting.join(BEAT_SECONDS)
+            raise
+        meeting.end()
+        meeting.wait_for_all()
+
+    def by_main(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something, however long it takes, while the others wait; they get ``None``."""
+        with self.at_own_pace():
+            return work() if self.is_main else None
+
+    def end(self) -> None:
+        """Leave the others, at the end of a run, not before they know that it is over: one of them keeps the store."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+def _begin_anew() -> None:
+    """Keep what a start that died has left in torchrun's store from being taken for this one's.
+
+    torchrun has one store for all restarts, and torch's rendezvous (2.13) reads addresses of the dead there. So would
+    meetings, which would be over before they began. Accelerate takes the process group that it finds.
+    """
+    is_on_gpu = torch.cuda.is_available()
+    if distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    if torch.accelerator.is_available() and not is_on_gpu:
+        return  # backends that only Accelerate knows
+    patience = timedelta(seconds=START_SECONDS)
+    store, index, count = next(rendezvous("env://", timeout=patience))
+    distributed.init_process_group(
+        "nccl" if is_on_gpu else "gloo",
+        store=distributed.PrefixStore(f"start/{name_of_start(store, index, count)}", store),
+        rank=index,
+        world_size=count,
+        timeout=patience,
+    )
+
+
+def name_of_start(store: distributed.Store, index: int, count: int, patience_seconds: float = START_SECONDS) -> str:
+    """Agree with the other processes on a name that no earlier start has had, whatever those have left in the store.
+
+    Counting restarts would not do: every machine's launcher has a count of its own. So process 0 thinks of a name and
+    answers everyone who has come; the dead, whose questions are still there, don't say that they have heard.
+
+    Args:
+        store: Of all processes, and of all that were before them.
+        index: Number of this process.
+        count: How many there are.
+        patience_seconds: How long to wait for the others.
+
+    Raises:
+        OtherProcessError: Not all have come.
+    """
+    mine, deadline = uuid4().hex, time.monotonic() + patience_seconds
+    if index:
+        store.set(f"came/{index}", mine)
+        start = store.get(f"answer/{mine}").decode()
+        store.set(f"heard/{start}/{index}", "")
+        return start
+    others = range(1, count)
+    while not all(store.check([f"heard/{mine}/{other}"]) for other in others):
+        for other in others:
+            if store.check([f"came/{other}"]):
+                store.set(f"answer/{store.get(f'came/{other}').decode()}", mine)
+        if time.monotonic() > deadline:
+            raise OtherProcessError(f"not all of {count} processes have come within {patience_seconds:.0f} seconds")
+        time.sleep(FIRST_PAUSE_SECONDS)
+    return mine
+
+
+class _Meeting(threading.Thread):
+    """Tells the others through the store that this process lives, then how it has ended, and listens for the same.
+
+    In a thread of its own, for the store has no timeout: where a network swallows everything it never answers.
+
+    Args:
+        index: Number of this process.
+        count: How many there are.
+    """
+
+    def __init__(self, index: int, count: int):
+        super().__init__(name="meeting", daemon=True)
+        self._store = distributed.PrefixStore(f"meeting/{next(_meetings)}", distributed_c10d._get_default_store())
+        self._index = index
+        self._failure_here: str | None = None
+        self._is_through, self._is_over = threading.Event(), threading.Event()
+        others = [each for each in range(count) if each != index]
+        self._beats = dict.fromkeys(others, 0)  # of those that are not known to be through
+        self._heard = dict.fromkeys(others, time.monotonic())  # when a beat was new
+        self._failure: str | None = None
+
+    def end(self, failure: str | None = None) -> None:
+        """Tell how the block has ended here."""
+        self._failure_here = failure
+        self._is_through.set()
+
+    def run(self) -> None:
+        try:
+            while not self._is_through.wait(BEAT_SECONDS):
+                self._store.add(f"beat/{self._index}", 1)
+            if self._failure_here is None:
+                self._store.set(f"through/{self._index}", "")
+                self._listen()
+            else:
+                self._store.set("failed", f"process {self._index} has failed: {self._failure_here}")
+        except RuntimeError as error:  # the store's own
+            self._failure = f"the launcher or the main process, whichever keeps the store, is gone: {error}"
+        self._is_over.set()
+
+    def _listen(self) -> None:
+        pause, looked = FIRST_PAUSE_SECONDS, time.monotonic()
+        while not self._store.check([f"through/{index}" for index in self._beats]):
+            if self._store.check(["failed"]):
+                self._failure = self._store.get("failed").decode()
+                return
+            if time.monotonic() - looked >= BEAT_SECONDS:
+                self._look_at_each()
+                looked = time.monotonic()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _look_at_each(self) -> None:
+        for index, beats in list(self._beats.items()):
+            if self._store.check([f"through/{index}"]):
+                if len(self._beats) > 1:
+                    del self._beats[index]
+            elif (now := self._store.add(f"beat/{index}", 0)) != beats:
+                self._beats[index], self._heard[index] = now, time.monotonic()
+
+    def wait_for_all(self) -> None:
+        """Wait for the others, as long as they are heard of.
+
+        Raises:
+            OtherProcessError: Says which one is not, or has failed.
+        """
+        came = time.monotonic()
+        while not self._is_over.wait(BEAT_SECONDS):
+            silence = {index: time.monotonic() - max(came, self._heard[index]) for index in list(self._beats)}
+            index, seconds = max(silence.items(), key=lambda each: each[1])
+            if seconds >= PATIENCE_SECONDS:
+                raise OtherProcessError(
+                    f"process {index} has been silent for {seconds:.0f} seconds; it, its machine or the network is "
+                    "gone. The same command goes on from the newest checkpoint"
+                )
+        if self._failure is not None:
+            raise OtherProcessError(self._failure)

@@ -1,0 +1,96 @@
+"""Measure the averaged generator while it is trained, and keep the best one."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from fagan_hf.data.prepare import Images
+from fagan_hf.hub.card import write_card
+from fagan_hf.hub.measurements import read_measurements
+from fagan_hf.hub.repository import CARD, METRICS, save_repository, weights_hash, write_text
+from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
+from fagan_hf.metrics.features import build_features
+from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.distributed.processes import Processes
+
+BEST = "best"
+"""Folder within the run's, for the model with the least Fréchet distance; it has the layout of a model itself."""
+
+
+class Evaluator:
+    """Draws and looks on all processes, each at its share; the main one compares.
+
+    Args:
+        images: The run's.
+        features: Name of what they are seen through.
+        num_images: How many are drawn, and compared with as many real ones.
+        processes: Of the run.
+
+    Raises:
+        ValueError: There are too few images, or there are no features of that name.
+        ImportError: The features need a package.
+        OSError: Their weights can't be downloaded.
+    """
+
+    def __init__(self, images: Images, features: str, num_images: int, processes: Processes):
+        self.images, self.num_images, self.processes = images, num_images, processes
+        self.extractor = build_features(features)
+        check_counts(num_images, images, self.extractor)
+        rows = chosen_rows(len(images))
+        self._real: RealFeatures | None = None  # of the main process
+        # All draw equally many, so that they can be collected; what is beyond the last image is dropped.
+        share = -(-num_images // processes.count)
+        mine = range(processes.index * share, (processes.index + 1) * share)
+        self._seeds = [FIRST_SEED + index for index in mine]
+        self._labels = labels_of(images, rows[[index % num_images for index in mine]])
+
+    def measure(self, generator: Generator) -> Evaluation | None:
+        """Measure a generator that is the same in all processes; the main one gets what was found."""
+        processes = self.processes
+        with processes.at_own_pace():
+            features, seconds = generated_features(generator, self.extractor, self._seeds, self._labels, progress=False)
+        features = processes.gather(features.to(processes.device))[: self.num_images].cpu()
+
+        def compared() -> Evaluation:
+            if self._real is None:
+                self._real = real_features(self.images, self.extractor, device=processes.device)
+            return compare(generator, self.images, self.extractor, features, processes.count * seconds, self._real)
+
+        return processes.by_main(compared)
+
+
+def numbers_of(evaluation: Evaluation) -> dict[str, float]:
+    """Give the numbers as a line of ``metrics.jsonl`` has them."""
+    return {each.type: each.value for each in evaluation.metrics()}
+
+
+def keep_if_best(
+    run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
+) -> None:
+    """Write a model that is better than the one in `BEST`, with its numbers and card."""
+    folder = run_dir / BEST
+    if not _is_better(evaluation, folder):
+        return
+    (folder / METRICS).unlink(missing_ok=True)  # of the one before, and perhaps damaged
+    save_repository(folder, generator, discriminator, facts)
+    evaluation.keep(folder)
+    write_text(folder / CARD, write_card(folder))
+
+
+def _is_better(evaluation: Evaluation, folder: Path) -> bool:
+    """Compare with the model in a folder; one that is damaged, or was measured otherwise, counts for nothing.
+
+    What is there decides, not what a run remembers: it may have gone back since, or gone on in another folder.
+    """
+    try:
+        weights, known = weights_hash(folder), read_measurements(folder)
+    except ValueError:
+        return True
+    [now] = [each for each in evaluation.measurements("") if each.type.startswith("fd_")]
+    before = [
+        each.value
+        for each in known
+        if each.generator == weights and each.subject == now.subject and each.reference == now.reference
+    ]
+    return now.value < min(before, default=math.inf)

@@ -1,0 +1,140 @@
+"""What a run shows of itself: lines of numbers, grids, plots, and the film of its progress."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fagan_hf.hub.repository import GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
+from fagan_hf.training.recipe import Recipe
+from fagan_hf.utils.files import replacing
+from fagan_hf.viz.plots import plot_gates, plot_lines, read_metrics
+
+GIF_FRAME_MILLISECONDS = 120
+GIF_LAST_FRAME_MILLISECONDS = 3000
+
+
+class Report:
+    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``loss.png``, ``alpha.png``, ``samples.png``.
+
+    Args:
+        folder: The run's.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.metrics_path = folder / HISTORY
+        self.samples_folder = folder / "samples"
+
+    def rewind(self, images_seen: int, lines: int | None = None) -> list[dict[str, Any]]:
+        """Forget what was written after a checkpoint, for it will be written again.
+
+        Args:
+            images_seen: At the checkpoint.
+            lines: How many there were then; if it is not known, those of so many images.
+
+        Returns:
+            The lines that are forgotten.
+        """
+        written = self.lines()
+        kept = [line for line in written if line["images"] <= images_seen] if lines is None else written[:lines]
+        with replacing(self.metrics_path) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        for path in self.samples_folder.glob("images-*.png"):
+            if _images_of(path) > images_seen:
+                path.unlink()
+        return written[len(kept) :]
+
+    def lines(self) -> list[dict[str, float]]:
+        """Read ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+        return read_metrics(self.metrics_path)
+
+    def add_line(self, numbers: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl``, whole or not at all.
+
+        Raises:
+            OSError: It can't be written, for example because the disk is full.
+        """
+        with self.metrics_path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                line = json.dumps(numbers).encode() + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
+                os.fsync(file.fileno())  # a checkpoint counts on it, which is synced as well
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def add_samples(self, images_seen: int, grid: Image.Image) -> None:
+        """Save a grid of samples, both as this moment's and as the newest.
+
+        Args:
+            images_seen: Names the file.
+            grid: The samples side by side.
+        """
+        with replacing(self.samples_folder / f"images-{images_seen:08d}.png", make_folder=True) as path:
+            grid.save(path, format="PNG")
+        self.show_samples(grid)
+
+    def show_samples(self, grid: Image.Image) -> None:
+        """Save a grid of samples as the newest only."""
+        with replacing(self.folder / SAMPLES) as path:
+            grid.save(path, format="PNG")
+
+    def draw_plots(self) -> None:
+        """Draw ``loss.png`` and ``alpha.png`` from ``metrics.jsonl``."""
+        lines = self.lines()
+        if not lines:
+            return
+        losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
+        plot_lines(self.folder / LOSSES, lines, losses, "loss", lambda name: name.removesuffix("_loss"))
+        plot_gates(self.folder / GATES, lines)
+
+    def make_gif(self, frames: int) -> Path | None:
+        """Make ``training_progress.gif`` of at most so many of the grids, spread evenly over the run.
+
+        Returns:
+            Its path; ``None`` if there are no grids.
+        """
+        grids = sorted(self.samples_folder.glob("images-*.png"), key=_images_of)
+        if not grids:
+            return None
+        last = len(grids) - 1
+        chosen = sorted({round(index * last / max(frames - 1, 1)) for index in range(frames)} | {last})
+        pictures = [Image.open(grids[index]).convert("RGB") for index in chosen]
+        durations = [GIF_FRAME_MILLISECONDS] * (len(pictures) - 1) + [GIF_LAST_FRAME_MILLISECONDS]
+        path = self.folder / PROGRESS
+        with replacing(path) as aside:
+            pictures[0].save(aside, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+        return path
+
+
+def _images_of(grid: Path) -> int:
+    """Read off a grid's name how many images had been seen."""
+    return int(grid.stem.removeprefix("images-"))
+
+
+def farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
+    """Say what a finished run has left, and how to use it."""
+    folder = recipe.run_dir
+    is_own_code = recipe.model.endswith(".py")
+    note = f"  (import {recipe.model} first, if it registers layers)" if is_own_code else ""
+    flag = f" --import {recipe.model}" if is_own_code else ""
+    return f"""
+{images_seen:,} images in {seconds / 60:.1f} minutes.
+  samples    {folder / "samples.png"}
+  plots      {folder / "loss.png"}, {folder / "alpha.png"}
+  progress   {folder / "training_progress.gif"}
+  model      {folder}
+
+Make images:{note}
+
+  from fagan_hf import FAGANPipeline
+  images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images
+
+or: fagan-hf generate --model {folder}{flag} --seeds 0-15 --out grid.png"""

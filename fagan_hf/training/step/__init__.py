@@ -1,0 +1,1 @@
+"""One step of each network, from a batch of real images to updated weights."""

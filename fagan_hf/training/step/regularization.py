@@ -1,0 +1,93 @@
+"""The penalties of a run: which ones, how strong, how often."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fagan_hf.penalties import (
+    approximate_gradient_penalty,
+    wasserstein_gradient_penalty,
+    zero_centred_gradient_penalty,
+)
+from fagan_hf.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class PenaltyDraws:
+    """Random numbers that penalties take, those that a run needs.
+
+    Attributes:
+        mix: Where between real and fake the Wasserstein penalty looks, in [0, 1).
+        noise: By which the approximated penalties move each image, standard normal; for real and fake images.
+    """
+
+    mix: Float[Tensor, " batch"] | None = None
+    real_noise: Float[Tensor, "batch 3 size size"] | None = None
+    fake_noise: Float[Tensor, "batch 3 size size"] | None = None
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """Adds penalties to the discriminator's loss.
+
+    Attributes:
+        r1_gamma: Weight of R1, of which half is taken, as in the paper; 0 for none.
+        r2_gamma: The same for R2.
+        wasserstein_weight: Weight of WGAN-GP's penalty; 0 for none.
+        every_steps: Steps from one to the next; the weights are multiplied by it, so that their mean stays.
+        sigma: Size of the finite difference that replaces R1's and R2's gradients; none: the gradients themselves.
+    """
+
+    r1_gamma: float = 0.0
+    r2_gamma: float = 0.0
+    wasserstein_weight: float = 0.0
+    every_steps: int = 1
+    sigma: float | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Regularisation":
+        """Read what a recipe asks for."""
+        return cls(
+            recipe.r1_gamma,
+            recipe.r2_gamma,
+            recipe.wasserstein_penalty,
+            recipe.penalty_every_steps,
+            recipe.approximation_sigma if recipe.approximate_penalties else None,
+        )
+
+    def is_due(self, step: int) -> bool:
+        """Say whether a step, counted from 0, has penalties."""
+        return any((self.r1_gamma, self.r2_gamma, self.wasserstein_weight)) and step % self.every_steps == 0
+
+    def penalise(
+        self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: PenaltyDraws
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Compute the penalties.
+
+        Args:
+            discriminator: Images to logits.
+            real: As the discriminator sees them, augmented.
+            fake: The same; no gradient reaches what made them.
+            draws: Random numbers.
+
+        Returns:
+            Weight and penalty by name.
+        """
+        penalties = {}
+        if self.r1_gamma:
+            penalties["r1"] = self.r1_gamma / 2, self._zero_centred(discriminator, real, draws.real_noise)
+        if self.r2_gamma:
+            penalties["r2"] = self.r2_gamma / 2, self._zero_centred(discriminator, fake, draws.fake_noise)
+        if self.wasserstein_weight:
+            assert draws.mix is not None
+            penalty = wasserstein_gradient_penalty(discriminator, real, fake, draws.mix)
+            penalties["wasserstein_penalty"] = self.wasserstein_weight, penalty
+        return {name: (self.every_steps * weight, penalty) for name, (weight, penalty) in penalties.items()}
+
+    def _zero_centred(self, discriminator: Callable[[Tensor], Tensor], images: Tensor, noise: Tensor | None) -> Tensor:
+        if self.sigma is None:
+            return zero_centred_gradient_penalty(discriminator, images)
+        assert noise is not None
+        return approximate_gradient_penalty(discriminator, images, noise, self.sigma)

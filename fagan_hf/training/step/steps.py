@@ -1,0 +1,343 @@
+"""One step of each player: what happens to a batch, and nothing about when.
+
+A step's gradient is that of the whole batch, however many processes share it and in however many parts each takes its
+share. So every process computes the loss of all logits, of which its own alone carry a graph.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Adam, Optimizer
+
+from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
+from fagan_hf.losses import Loss, accuracies
+from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.step.augment import augment
+from fagan_hf.training.step.compilation import compile_network
+from fagan_hf.training.step.regularization import PenaltyDraws, Regularisation
+from fagan_hf.training.step.running_statistics import RunningStatistics
+
+
+@dataclass(frozen=True)
+class Player:
+    """A network, wrapped for as many processes as there are, and what trains it.
+
+    Attributes:
+        network: As `Accelerator.prepare` gave it.
+        optimizer: Over the network's parameters; a fused one, which can be told on the device not to step.
+        max_gradient_norm: Gradients are shortened to it; ``None`` leaves them.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    max_gradient_norm: float | None = None
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the next step; one that lies in a tensor is changed there, where a CUDA graph reads it."""
+        [group] = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def make_player(
+    processes: Processes,
+    network: nn.Module,
+    rate: float,
+    betas: tuple[float, float],
+    compilation: str = "no",
+    max_gradient_norm: float | None = None,
+) -> Player:
+    """Make a network ready for training, with its optimizer.
+
+    Args:
+        processes: Who share its steps.
+        network: The bare one; it is moved to their device.
+        rate: Learning rate to begin with.
+        betas: Adam's decay rates.
+        compilation: A recipe's `compile`.
+        max_gradient_norm: See `Player`.
+    """
+    wrapped = processes.prepare(network)
+    compile_network(network, compilation)
+    is_captured = compilation == "cuda_graphs"
+    lr = torch.tensor(rate, device=processes.device) if is_captured else rate  # a graph reads it from there
+    optimizer = Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=is_captured)
+    return Player(wrapped, optimizer, max_gradient_norm)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward and backward pass of one process takes, all of it on the device.
+
+    Attributes:
+        real: Images in [-1, 1].
+        real_augment: How each real image is distorted, see `fagan_hf.training.step.augment`.
+        latents: For as many fakes.
+        fake_augment: How each fake is distorted.
+        labels: What the real images show and the fakes shall; none in an unconditional run.
+        wrong_labels: What the real images don't show; none but for a matching-aware discriminator.
+        penalty_draws: Random numbers of the penalties.
+    """
+
+    real: Float[Tensor, "batch 3 size size"]
+    real_augment: Float[Tensor, "batch distortions 3"]
+    latents: Float[Tensor, "batch latent_dim"]
+    fake_augment: Float[Tensor, "batch distortions 3"]
+    labels: Float[Tensor, "batch num_labels"] | None = None
+    wrong_labels: Float[Tensor, "batch num_labels"] | None = None
+    penalty_draws: PenaltyDraws = field(default_factory=PenaltyDraws)
+
+
+Logits = dict[str, Tensor]
+"""Logits ``[batch]`` by what was judged: ``real``, ``fake``, ``wrong`` (real images under wrong labels)."""
+
+
+class Trainer:
+    """The two players and the rules of their game.
+
+    Each network is synchronised between processes in its own step only: the discriminator's step takes its fakes from
+    the bare generator, the generator's step its logits from the bare discriminator, frozen. Spectral norms move once at
+    the beginning of their network's step and are the same in all passes of it.
+
+    A step whose loss or gradient is not finite leaves weights, moments and batch statistics as they were. That is
+    decided on the device; nothing waits for it.
+
+    Args:
+        processes: Made the players' networks ready.
+        generator: The one player.
+        discriminator: The other one.
+        loss: What both minimise.
+        policy: Names of the distortions, see `fagan_hf.training.step.augment`.
+        regularisation: Penalties of the discriminator.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        generator: Player,
+        discriminator: Player,
+        loss: Loss,
+        policy: Sequence[str],
+        regularisation: Regularisation | None = None,
+    ):
+        self.processes = processes
+        self.generator = generator
+        self.discriminator = discriminator
+        self.loss = loss
+        self.policy = tuple(policy)
+        self.regularisation = regularisation or Regularisation()
+        self.bare_generator = processes.unwrap(generator.network)
+        self.bare_discriminator = processes.unwrap(discriminator.network)
+        networks = self.bare_generator, self.bare_discriminator
+        for network in networks:
+            hold_spectral_norms(network)
+        self._statistics = RunningStatistics(networks)
+
+    def step(
+        self, for_discriminator: Sequence[MicroBatch], for_generator: Sequence[MicroBatch], step: int
+    ) -> dict[str, Tensor]:
+        """Teach both players once; arguments and results are those of `discriminator_step` and `generator_step`."""
+        return self.discriminator_step(for_discriminator, step) | self.generator_step(for_generator)
+
+    def discriminator_step(self, batches: Sequence[MicroBatch], step: int = 0) -> dict[str, Tensor]:
+        """Teach the discriminator with one batch, given in micro-batches.
+
+        Args:
+            batches: What this process takes.
+            step: Number of the step, from 0: not every one has penalties.
+
+        Returns:
+            Detached scalars on the device: ``discriminator_loss`` without penalties; ``real_logit``, ``fake_logit``
+            and, if it is matching-aware, ``wrong_label_logit`` (means); ``real_accuracy``, ``fake_accuracy``; each
+            penalty without its weight; ``real_variance``, ``fake_variance`` of a pixel from image to image, before
+            distortions, where there are two images at least; ``discriminator_gradient_norm``; and
+            ``discriminator_skipped``, 1 or 0.
+        """
+        statistics = self._statistics.remember()  # before the fakes are made, which moves those of the generator
+        reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
+        with torch.no_grad():
+            raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
+            fakes = [augment(fake, batch.fake_augment, self.policy) for fake, batch in zip(raw, batches, strict=True)]
+
+        def judge(index: int, discriminator: nn.Module) -> Logits:
+            batch, real, fake = batches[index], reals[index], fakes[index]
+            logits = {"real": discriminator(real, batch.labels), "fake": discriminator(fake, batch.labels)}
+            if batch.wrong_labels is not None:
+                logits["wrong"] = discriminator(real, batch.wrong_labels)
+            return logits
+
+        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+            real, fake = logits["real"], logits["fake"]
+            loss = self.loss.discriminator(real, fake)
+            real_accuracy, fake_accuracy = accuracies(self.loss, real, fake)
+            numbers = {"real_logit": real.mean(), "fake_logit": fake.mean()}
+            numbers |= {"real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy}
+            if "wrong" in logits:
+                loss = (loss + self.loss.discriminator(real, logits["wrong"])) / 2
+                numbers["wrong_label_logit"] = logits["wrong"].mean()
+            return loss, numbers | {"discriminator_loss": loss}
+
+        def penalise(index: int) -> Mapping[str, tuple[float, Tensor]]:
+            if not self.regularisation.is_due(step):
+                return {}
+            batch = batches[index]
+            critic = partial(self._exact_discriminator, labels=batch.labels)
+            return self.regularisation.penalise(critic, reals[index], fakes[index], batch.penalty_draws)
+
+        refresh_spectral_norms(self.bare_discriminator, iterations=1)
+        numbers = self._step("discriminator", self.discriminator, len(batches), statistics, judge, loss_of, penalise)
+        if len(raw[0]) > 1:
+            numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
+        return numbers
+
+    def generator_step(self, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
+        """Teach the generator with one batch, given in micro-batches; real images are used by relative losses only.
+
+        Returns:
+            Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
+        """
+
+        def judge(index: int, generator: nn.Module) -> Logits:
+            batch, logits = batches[index], {}
+            if self.loss.is_relative:
+                with torch.no_grad():
+                    real = augment(batch.real, batch.real_augment, self.policy)
+                    logits["real"] = self.bare_discriminator(real, batch.labels)
+            fake = augment(generator(batch.latents, batch.labels), batch.fake_augment, self.policy)
+            return logits | {"fake": self.bare_discriminator(fake, batch.labels)}
+
+        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self.loss.generator(logits.get("real"), logits["fake"])
+            return loss, {"generator_loss": loss}
+
+        refresh_spectral_norms(self.bare_generator, iterations=1)
+        self.bare_discriminator.requires_grad_(False)
+        try:
+            return self._step("generator", self.generator, len(batches), self._statistics.remember(), judge, loss_of)
+        finally:
+            self.bare_discriminator.requires_grad_(True)
+
+    def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Judge in full precision, for penalties: past the autocast that Accelerate puts around a forward pass.
+
+        Between processes nothing is lost: the wrapper has prepared the gradients' exchange in the passes before, and it
+        happens where gradients arrive, at the parameters.
+        """
+        return type(self.bare_discriminator).forward(self.bare_discriminator, images, labels)
+
+    def _step(
+        self,
+        name: str,
+        player: Player,
+        parts: int,
+        statistics: Sequence[Tensor],
+        judge: Callable[[int, nn.Module], Logits],
+        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
+        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]] = lambda index: {},
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of all micro-batches, then step.
+
+        Args:
+            name: Of the player.
+            player: Who learns.
+            parts: How many micro-batches there are.
+            statistics: Those of the batches before the step, to come back to.
+            judge: Gives the logits of a micro-batch of this process, by its number and the player's network.
+            loss_of: Gives the loss of a whole batch's logits, and numbers to show.
+            penalise: Gives the weights and penalties of a micro-batch of this process.
+        """
+        others = None
+        if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
+            others = self._judge_all(judge, self.processes.unwrap(player.network), parts)
+        told = [
+            self._learn_from_part(index, player, parts, judge, loss_of, penalise, others)
+            for index in self._synchronising_last(player.network, parts)
+        ]
+        means = {each: torch.stack([numbers[each] for numbers in told]).mean() for each in told[0]}
+        norm, loss = _gradient_norm(player), means[f"{name}_loss"]
+        if others is not None:  # in each process with other roundings, and all must skip the same steps
+            loss = self.processes.gather(loss[None])[0]
+        is_finite = norm.isfinite() & loss.isfinite()
+        player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
+        player.optimizer.step()
+        player.optimizer.zero_grad(set_to_none=True)
+        self._statistics.keep_if(is_finite, statistics)
+        return means | {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
+
+    def _learn_from_part(
+        self,
+        index: int,
+        player: Player,
+        parts: int,
+        judge: Callable[[int, nn.Module], Logits],
+        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
+        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]],
+        others: list[Tensor] | None,
+    ) -> dict[str, Tensor]:
+        """Compute the gradients of a micro-batch; arguments are those of `_step`, and all logits if they are known.
+
+        Weights are divided by their spectral norms once, for all passes through a network: that holds until the graph
+        of these passes is gone.
+        """
+        with parametrize.cached():
+            own = judge(index, player.network)
+            if others is None:
+                loss, numbers = loss_of(self._among_all(own, [self._gather(own)], 0))
+                loss = loss / parts
+            else:
+                loss, numbers = loss_of(self._among_all(own, others, index))
+            objective = loss * self.processes.count  # gradients are averaged over the processes
+            # The passes draw what `_judge_all` drew, with penalties between them or not.
+            with nullcontext() if others is None else self._same_draws():
+                penalties = penalise(index)
+            for name, (weight, penalty) in penalties.items():
+                objective = objective + weight * penalty / parts
+                numbers[name] = penalty
+            self.processes.backward(objective)
+        return {name: number.detach() for name, number in numbers.items()}
+
+    def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
+        """Judge all micro-batches without a graph, with the random numbers that the passes with one will draw."""
+        with torch.no_grad(), self._same_draws():
+            return [self._gather(judge(index, network)) for index in range(parts)]
+
+    def _same_draws(self) -> AbstractContextManager[None]:
+        """Leave torch's own random numbers, after a block, where they were before it."""
+        return torch.random.fork_rng([self.processes.device] if self.processes.device.type == "cuda" else [])
+
+    def _gather(self, own: Logits) -> Float[Tensor, "processes names batch"]:
+        """Collect the logits of a micro-batch from all processes."""
+        return self.processes.gather(torch.stack([logits.detach() for logits in own.values()])[None])
+
+    def _among_all(self, own: Logits, others: list[Tensor], index: int) -> Logits:
+        """Put logits that carry a graph in their place among those of all processes and micro-batches, in order."""
+        rows = [row for part in others for row in part]
+        rows[index * self.processes.count + self.processes.index] = torch.stack(list(own.values()))
+        return dict(zip(own, torch.cat(rows, dim=1), strict=True))
+
+    def _synchronising_last(self, network: nn.Module, parts: int) -> Iterator[int]:
+        """Count through the micro-batches; gradients cross between processes with the last one."""
+        for index in range(parts - 1):
+            with self.processes.no_sync(network):
+                yield index
+        yield parts - 1
+
+
+def _gradient_norm(player: Player) -> Float[Tensor, ""]:
+    """Give the length of a player's gradient, and shorten it if it shall be shorter."""
+    if player.max_gradient_norm is not None:
+        return nn.utils.clip_grad_norm_(player.network.parameters(), player.max_gradient_norm)
+    return nn.utils.get_total_norm([each.grad for each in player.network.parameters() if each.grad is not None])
+
+
+def _variance(images: Sequence[Float[Tensor, "batch 3 size size"]]) -> Float[Tensor, ""]:
+    """Say how much a pixel differs from image to image, on average over pixels and micro-batches."""
+    return torch.stack([each.var(0).mean() for each in images]).mean()

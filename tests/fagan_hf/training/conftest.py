@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.training.recipe import Recipe
+from tests.small import DISCRIMINATOR, GENERATOR
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 20 pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(20):
+        pixels = random.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """The folders of 12 red pictures and of 8 blue ones."""
+    for name, colour, count in (("red", (200, 30, 30), 12), ("blue", (30, 30, 200), 8)):
+        folder = tmp_path / "classes" / name
+        folder.mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (10, 10), tuple(channel + index for channel in colour)).save(folder / f"{index}.png")
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def make_recipe(tmp_path, pictures, monkeypatch):
+    """Recipes of a run that takes no time: 8x8 pixels, six steps."""
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(PRESETS, "tiny", (GENERATOR, DISCRIMINATOR))
+    # measuring batch statistics would take longer than all the rest
+    monkeypatch.setattr("fagan_hf.training.step.ema.BATCHES", 1)
+
+    def make(**changes):
+        fields = {
+            "name": "try",
+            "model": "tiny",
+            "dataset": str(pictures),
+            "output_dir": str(tmp_path / "runs"),
+            "batch_size": 4,
+            "max_images": 24,
+            "log_every_images": 4,
+            "sample_every_images": 8,
+            "checkpoint_every_images": 8,
+            "cpu_threads": 1,
+        }
+        return Recipe(**fields | changes)
+
+    return make

@@ -1,0 +1,173 @@
+import json
+import time
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.hub.measurements import read_measurements
+from fagan_hf.hub.repository import weights_hash
+from fagan_hf.metrics import features
+from fagan_hf.metrics.evaluate import evaluate
+from fagan_hf.metrics.features import FEATURES, FeatureExtractor
+from fagan_hf.models import Generator
+from fagan_hf.training.recipe import FeaturesName
+from fagan_hf.training.reporting import evaluation
+from fagan_hf.training.run.loop import Run
+
+
+class Means(nn.Module):
+    def forward(self, images):
+        return images.float().mean((2, 3))
+
+
+EXTRACTOR = FeatureExtractor("means", Means(), "mean colours")
+
+
+@pytest.fixture
+def measured(make_recipe, monkeypatch):
+    """Recipes of runs that measure themselves, by three numbers."""
+    monkeypatch.setitem(features.FEATURES, "effnetlite0", lambda: EXTRACTOR)
+
+    def make(**changes):
+        return make_recipe(**{"eval_every_images": 8, "eval_num_images": 10} | changes)
+
+    return make
+
+
+def lines(recipe):
+    return [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_features_have_the_names_that_recipes_know():
+    assert set(FEATURES) == set(get_args(FeaturesName))
+
+
+def test_a_run_measures_itself(measured):
+    recipe = measured()
+    Run(recipe).train()
+    distances = {line["images"]: line.get("fd_means_10") for line in lines(recipe)}
+    assert [images for images, value in distances.items() if value is not None] == [8, 16, 24]
+    assert {"kid_means_10", "recall_means_10", "coverage_means_10"} <= lines(recipe)[-1].keys()
+
+    saved = Generator.from_pretrained(recipe.run_dir)
+    found = evaluate(
+        saved, prepare_images(recipe.source(), progress=False), features=EXTRACTOR, num_images=10, progress=False
+    )
+    assert distances[24] == pytest.approx(found.found.frechet, rel=1e-4), "as the command would measure it"
+    kept = {each.type: each for each in read_measurements(recipe.run_dir)}
+    assert kept["fd_means_10"].value == pytest.approx(distances[24], rel=1e-3)
+    assert kept["fd_means_10"].generator == weights_hash(recipe.run_dir)
+    assert "fd_means_10" in (recipe.run_dir / "README.md").read_text()
+
+
+@pytest.fixture
+def told_distances(monkeypatch):
+    """Distances that measurements shall find, one after the other; gives the weights that each was found of."""
+
+    def tell(*distances):
+        left, weights = iter(distances), {}
+        compare = evaluation.compare
+
+        def compare_falsely(generator, *arguments):
+            found = compare(generator, *arguments)
+            object.__setattr__(found.found, "frechet", next(left))
+            weights[found.found.frechet] = [tensor.clone() for tensor in generator.parameters()]
+            return found
+
+        monkeypatch.setattr(evaluation, "compare", compare_falsely)
+        return weights
+
+    return tell
+
+
+def distance_of_best(recipe):
+    return {each.type: each.value for each in read_measurements(recipe.run_dir / "best")}["fd_means_10"]
+
+
+def test_the_best_model_is_kept(measured, told_distances):
+    """Whatever comes after it."""
+    weights = told_distances(5.0, 2.0, 3.0)
+    recipe = measured()
+    Run(recipe).train()
+    best = recipe.run_dir / "best"
+    assert all(map(torch.equal, Generator.from_pretrained(best).parameters(), weights[2.0]))
+    assert all(map(torch.equal, Generator.from_pretrained(recipe.run_dir).parameters(), weights[3.0]))
+    assert distance_of_best(recipe) == 2
+    assert "fd_means_10" in (best / "README.md").read_text()
+    assert (best / "nearest.png").is_file()
+
+
+def test_the_best_is_remembered_over_a_restart(measured, told_distances):
+    told_distances(2.0, 5.0, 6.0)
+    recipe = measured(max_images=8)
+    Run(recipe).train()
+    Run(measured(max_images=24)).train()
+    assert distance_of_best(recipe) == 2
+
+
+@pytest.mark.parametrize(("before", "kept"), [(1.5, 1.5), (2.5, 2.0)], ids=["better", "worse"])
+def test_what_is_there_decides_which_is_the_best(measured, told_distances, before, kept):
+    """A run that went back to a checkpoint has forgotten what it measured since."""
+    told_distances(before, 2.0)
+    recipe = measured(max_images=8)
+    run = Run(recipe)
+    run.train()
+    run._measure()
+    assert distance_of_best(recipe) == kept
+
+
+@pytest.mark.parametrize("damage", ["other weights", "other measure", "text", "nothing"])
+def test_a_best_that_does_not_compare_gives_way(measured, damage):
+    recipe = measured(max_images=8)
+    run = Run(recipe)
+    run.train()
+    path = recipe.run_dir / "best/metrics.json"
+    first = json.loads(path.read_text())
+    least = [each | {"value": 0.0} for each in first]
+    wrong = {
+        "other weights": json.dumps([each | {"generator": "0" * 64} for each in least]),
+        "other measure": json.dumps([each | {"type": each["type"].replace("10", "11")} for each in least]),
+        "text": "no numbers at all",
+        "nothing": None,
+    }[damage]
+    path.unlink() if wrong is None else path.write_text(wrong)
+    run._measure()
+    assert distance_of_best(recipe) > 0
+
+
+def test_measuring_is_not_training(measured, make_recipe):
+    """It changes neither what is learned nor the time that the run has."""
+    plain = make_recipe(name="plain")
+    Run(plain).train()
+    recipe = measured()
+    run = Run(recipe)
+    measure = run.evaluator.measure
+
+    def slowly(generator):
+        time.sleep(1)
+        return measure(generator)
+
+    run.evaluator.measure = slowly
+    started = time.monotonic()
+    run.train()
+    assert time.monotonic() - started - run.seconds > 3, "three times a second"
+    for one, other in zip(
+        Generator.from_pretrained(plain.run_dir).state_dict().values(),
+        Generator.from_pretrained(recipe.run_dir).state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_too_few_images_are_told_before_training(measured):
+    with pytest.raises(ValueError, match="num_images is 21, but there are 20 real images"):
+        Run(measured(eval_num_images=21))
+    assert not measured().run_dir.joinpath("metrics.jsonl").exists()
+
+
+def test_a_stream_is_not_compared_with(measured):
+    with pytest.raises(ValueError, match="leave out one of eval_every_images and streaming"):
+        measured(streaming=True)

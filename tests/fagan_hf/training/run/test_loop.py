@@ -1,0 +1,308 @@
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
+
+from fagan_hf import FAGANPipeline
+from fagan_hf.architectures.load import load_architecture, save_architecture, with_labels
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.reporting.samples import sample_grid
+from fagan_hf.training.run.folder import check_folder
+from fagan_hf.training.run.loop import Run
+from tests.small import DISCRIMINATOR, GENERATOR
+
+
+def train(recipe):
+    run = Run(recipe)
+    run.train()
+    return run
+
+
+def lines(recipe):
+    return [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(recipe):
+    return load_file(recipe.run_dir / "generator/model.safetensors")
+
+
+def test_a_run_leaves_everything_that_is_promised(make_recipe, capfd):
+    recipe = make_recipe(augment=("colour", "translation", "cutout"), gradient_accumulation=2, warmup_images=8)
+    train(recipe)
+    names = {str(path.relative_to(recipe.run_dir)) for path in recipe.run_dir.rglob("*") if path.is_file()}
+    assert names >= {
+        "generator/config.json", "generator/model.safetensors", "generator/modeling_fagan.py",
+        "discriminator/config.json", "discriminator/model.safetensors", "model_index.json", "pipeline.py",
+        "recipe.yaml", "metrics.jsonl", "samples.png", "samples/images-00000008.png", "samples/images-00000024.png",
+        "loss.png", "alpha.png", "training_progress.gif", "checkpoints/images-00000024/manifest.json",
+    }  # fmt: skip
+    assert [line["images"] for line in lines(recipe)] == [4, 8, 12, 16, 20, 24]
+    assert {"generator_loss", "discriminator_loss", "images_per_second", "seconds"} <= lines(recipe)[-1].keys()
+    assert lines(recipe)[-1]["generator.layers.0.alpha"] != 0
+    assert len(FAGANPipeline.from_pretrained(recipe.run_dir)(num_images=2).images) == 2
+    assert isinstance(Discriminator.from_pretrained(recipe.run_dir), Discriminator)
+    output = capfd.readouterr()
+    assert f'FAGANPipeline.from_pretrained("{recipe.run_dir}")' in output.out
+    assert "24/24" in output.err
+
+
+def test_the_averaged_generator_is_saved(make_recipe):
+    run = train(make_recipe())
+    saved = Generator.from_pretrained(run.recipe.run_dir)
+    for name, tensor in saved.named_parameters():
+        assert torch.equal(tensor, run.averaged.model.get_parameter(name))
+    assert not torch.equal(saved.layers[0].value.weight, run.generator.layers[0].value.weight)
+
+
+def test_the_same_recipe_gives_the_same_weights(make_recipe):
+    first, second = (make_recipe(name=name) for name in "ab")
+    train(first), train(second)
+    assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
+    third = make_recipe(name="c", seed=1)
+    train(third)
+    assert not torch.equal(weights(first)["layers.0.alpha"], weights(third)["layers.0.alpha"])
+
+
+def test_the_same_command_goes_on(make_recipe):
+    """Stopped between checkpoints, started again: what was not saved is redone, no line is doubled or lost."""
+    whole = make_recipe(name="whole", augment=("translation",))
+    train(whole)
+    halves = make_recipe(name="halves", augment=("translation",))
+    run = Run(halves)
+    run._restore()
+    for _ in range(3):  # 12 images; the checkpoint is at 8
+        run._step()
+        if run.images_seen == 8:
+            run._save()
+    run.report.add_line({"images": 12})
+    run.lock.release()  # as the end of a process does
+    train(halves)
+    assert [line["images"] for line in lines(halves)] == [12, 16, 20, 24]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halves)[name]), name
+
+
+def test_a_longer_end_goes_on_and_a_reached_one_ends_at_once(make_recipe, capfd):
+    train(make_recipe(max_images=8))
+    run = train(make_recipe(max_images=16))
+    assert run.images_seen == 16
+    capfd.readouterr()
+    train(make_recipe(max_images=16))
+    assert "16 images in" in capfd.readouterr().out
+
+
+def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
+    train(make_recipe(max_images=8))
+    with pytest.raises(
+        ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"
+    ):
+        Run(make_recipe(loss="hinge"))
+    (make_recipe().run_dir / "recipe.yaml").write_text(
+        "".join(line for line in make_recipe().to_yaml().splitlines(keepends=True) if not line.startswith("ema_ramp"))
+    )  # as an older version wrote it, before there was a ramp
+    check_folder(make_recipe(max_images=10**6, max_minutes=5, log_every_images=7))
+
+
+def test_minutes_end_a_run(make_recipe):
+    run = Run(make_recipe(max_images=10**9, max_minutes=0.02))
+    run.train()
+    assert run.images_seen < 10**6
+    assert (run.recipe.run_dir / "training_progress.gif").exists()
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_the_rest_in_float32(make_recipe):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        run = Run(make_recipe(mixed_precision="bf16"))
+        seen = {}
+        for name, network in (("G", run.generator), ("D", run.discriminator)):
+            layer = network.layers[0]
+            layer.query.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.update({name: output.dtype})
+            )
+        numbers = run.trainer.discriminator_step(run.batches.make(0)[0]) | run.trainer.generator_step(
+            run.batches.make(0)[1]
+        )
+        assert seen == {"G": torch.bfloat16, "D": torch.bfloat16}
+        assert {number.dtype for number in numbers.values()} == {torch.float32}
+        assert {each.dtype for each in run.generator.parameters()} == {torch.float32}
+        run.train()
+        assert all(torch.isfinite(tensor).all() for tensor in weights(run.recipe).values())
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_minutes_count_over_all_sessions(make_recipe):
+    first = Run(make_recipe(max_images=4))
+    restore = first._restore
+
+    def restore_long_ago():
+        restore()
+        first._started -= 1000
+
+    first._restore = restore_long_ago
+    first.train()
+    second = train(make_recipe(max_images=8))
+    assert second.seconds > 1000
+    assert lines(second.recipe)[-1]["seconds"] > 1000
+
+
+def test_warmup(make_recipe):
+    run = Run(make_recipe(warmup_images=8))
+    rates = []
+    for _ in range(3):
+        run._step()
+        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([2e-4, 4e-4, 4e-4])
+
+
+def test_decay_needs_no_end_of_the_run(make_recipe):
+    run = Run(make_recipe(decay_after_images=8))
+    rates = []
+    for _ in range(8):
+        run._step()
+        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+    expected = [4e-4 * max(1, images / 8) ** -0.5 for images in range(4, 33, 4)]
+    assert rates == pytest.approx(expected)
+    assert rates[-1] == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_command_goes_on(make_recipe, number, capfd):
+    recipe = make_recipe(checkpoint_every_images=1000)
+    run = Run(recipe)
+    step, steps = run._step, []
+
+    def step_and_stop():
+        step()
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), number)
+
+    run._step = step_and_stop
+    handler = signal.getsignal(number)
+    run.train()
+    assert signal.getsignal(number) is handler
+    assert len(steps) == 2
+    assert "Asked to end, and saved" in capfd.readouterr().out
+    assert not (recipe.run_dir / "training_progress.gif").exists()
+    assert train(recipe).images_seen == 24
+    assert "Going on after 8 images." in capfd.readouterr().out
+
+
+def test_nothing_on_the_hot_path_reads_a_number_back(make_recipe, monkeypatch):
+    """`item` is called when a line is written, and never by a step."""
+    run = Run(make_recipe())
+    run._step()
+
+    def refuse(self):
+        raise AssertionError("a step waits for the device")
+
+    monkeypatch.setattr(torch.Tensor, "item", refuse)
+    run._step()
+
+
+def test_a_run_shorter_than_a_line_writes_one(make_recipe):
+    recipe = make_recipe(max_images=8, log_every_images=1000)
+    train(recipe)
+    assert [line["images"] for line in lines(recipe)] == [8]
+    assert (recipe.run_dir / "loss.png").exists()
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1"])
+def test_a_broken_recipe_in_the_folder_is_named(make_recipe, content):
+    recipe = make_recipe()
+    recipe.run_dir.mkdir(parents=True)
+    (recipe.run_dir / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is broken: .*Remove .* to start anew"):
+        check_folder(recipe)
+
+
+def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"give --mixed_precision behind training/train.py"):
+        Run(make_recipe())
+
+
+LABELLED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0, "penalty_every_steps": 2}
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_a_conditional_run(make_recipe, classes, conditioning):
+    recipe = make_recipe(dataset=str(classes), conditioning=conditioning, **LABELLED)
+    run = train(recipe)
+    config = run.generator.config
+    assert config.label_names == run.discriminator.config.label_names == ("class=blue", "class=red")
+    assert {"wrong_label_logit", "r1"} <= lines(recipe)[0].keys()
+    with Image.open(recipe.run_dir / "samples.png") as grid:
+        assert grid.height == 2 * 8  # a row for each class
+        assert grid.width > 8 * 8  # eight seeds, and captions
+    saved = Generator.from_pretrained(recipe.run_dir)
+    torch.testing.assert_close(saved.label_frequencies, torch.tensor([0.4, 0.6]))
+    pipe = FAGANPipeline.from_pretrained(recipe.run_dir)
+    assert len(pipe(seeds=[1, 2], labels={"class": "red"}).images) == 2
+
+
+def test_a_conditional_run_goes_on(make_recipe, classes):
+    """With labels beside the latent, on which batch statistics depend."""
+    fields = LABELLED | {"dataset": str(classes), "conditioning": "concatenation"}
+    whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
+    train(whole)
+    train(dataclasses.replace(halves, max_images=12, checkpoint_every_images=4))
+    train(halves)
+    assert [line["images"] for line in lines(halves)] == [4, 8, 12, 16, 20, 24]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halves)[name]), name
+
+
+@pytest.mark.parametrize("loss", ["standard", "least_squares", "wasserstein", "relativistic_pairing"])
+def test_the_other_losses_train(make_recipe, loss):
+    recipe = make_recipe(loss=loss, wasserstein_penalty=10.0 if loss == "wasserstein" else 0.0, max_images=8)
+    train(recipe)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())
+    assert ("wasserstein_penalty" in lines(recipe)[-1]) == (loss == "wasserstein")
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_labels_and_penalties_under_bf16(make_recipe, classes, conditioning):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        fields = LABELLED | {"dataset": str(classes), "conditioning": conditioning, "r2_gamma": 1.0}
+        recipe = make_recipe(**fields, mixed_precision="bf16", max_images=8)
+        train(recipe)
+        assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
+    path = tmp_path / "mine.json"
+    save_architecture(path, (GENERATOR, DISCRIMINATOR))
+    recipe = make_recipe(model=str(path), max_images=8)
+    train(recipe)
+    assert load_architecture(str(recipe.run_dir / "architecture.json")) == (GENERATOR, DISCRIMINATOR)
+    edited = dataclasses.replace(
+        DISCRIMINATOR, layers=(dataclasses.replace(DISCRIMINATOR.layers[0], squeeze_factor=3), DISCRIMINATOR.layers[1])
+    )
+    save_architecture(path, (GENERATOR, edited))
+    with pytest.raises(
+        ValueError, match=r"another architecture .*: discriminator.layers\[0\].squeeze_factor was 1, is 3. Give"
+    ):
+        Run(recipe)
+
+
+def test_the_grid_of_many_labels_stays_in_bounds():
+    """Claims that hold come first, and there are at most 16 rows."""
+    names = tuple(f"claim-{index}" for index in range(20))
+    generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), names, "projection")[0])
+    assert sample_grid(generator).height == 16 * 8
+    few = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:8], "projection")[0])
+    assert sample_grid(few).height == 16 * 8
+    fewer = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:9], "projection")[0])
+    assert sample_grid(fewer).height == 9 * 8

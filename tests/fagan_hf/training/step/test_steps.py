@@ -1,0 +1,371 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fagan_hf.architectures.configs import DropoutSpec
+from fagan_hf.architectures.load import with_labels
+from fagan_hf.layers import refresh_spectral_norms
+from fagan_hf.losses import LOSSES
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.penalties import (
+    approximate_gradient_penalty,
+    wasserstein_gradient_penalty,
+    zero_centred_gradient_penalty,
+)
+from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.step import steps
+from fagan_hf.training.step.regularization import PenaltyDraws, Regularisation
+from fagan_hf.training.step.steps import MicroBatch, Player, Trainer
+from tests.small import DISCRIMINATOR, GENERATOR
+
+
+def micro_batches(count, size=8):
+    none = torch.zeros(size, 0, 3)
+    return [
+        MicroBatch(torch.rand(size, 3, 8, 8) * 2 - 1, none, torch.randn(size, 8), none) for _ in range(count)
+    ]  # fmt: skip
+
+
+def make(loss="relativistic_hinge", max_gradient_norm=None, discriminator=None):
+    torch.manual_seed(0)
+    networks = Generator(GENERATOR), discriminator or Discriminator(DISCRIMINATOR)
+    players = [
+        Player(network, SGD(network.parameters(), lr=0.1, fused=True), max_gradient_norm) for network in networks
+    ]
+    return Trainer(Processes(), *players, LOSSES[loss], policy=())
+
+
+def state(network):
+    return {name: tensor.clone() for name, tensor in network.named_parameters()}
+
+
+def changed(network, before):
+    return {name for name, tensor in network.named_parameters() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_step_moves_its_own_player_only(loss):
+    trainer = make(loss)
+    generator, discriminator = trainer.bare_generator, trainer.bare_discriminator
+    before = state(generator), state(discriminator)
+    numbers = trainer.discriminator_step(micro_batches(1))
+    assert set(numbers) == {
+        "discriminator_loss", "real_logit", "fake_logit", "real_accuracy", "fake_accuracy", "real_variance",
+        "fake_variance", "discriminator_gradient_norm", "discriminator_skipped",
+    }  # fmt: skip
+    assert not changed(generator, before[0])
+    assert len(changed(discriminator, before[1])) >= 4
+
+    before = state(generator), state(discriminator)
+    numbers = trainer.generator_step(micro_batches(1))
+    assert set(numbers) == {"generator_loss", "generator_gradient_norm", "generator_skipped"}
+    assert len(changed(generator, before[0])) >= 4
+    assert not changed(discriminator, before[1])
+    assert all(parameter.requires_grad for parameter in discriminator.parameters())
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_discriminator_runs_twice_a_step_at_most(loss):
+    trainer, calls = make(loss), []
+    trainer.bare_discriminator.register_forward_hook(lambda *_: calls.append(1))
+    trainer.discriminator_step(micro_batches(1))
+    assert len(calls) == 2
+    trainer.generator_step(micro_batches(1))
+    assert len(calls) == (4 if LOSSES[loss].is_relative else 3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_graph_is_built_that_nobody_needs(loss):
+    """None of the generator in the discriminator's step; in the generator's none of real images and of D's weights."""
+    trainer, graphs = make(loss), []
+    trainer.bare_generator.register_forward_hook(lambda *args: graphs.append(("G", args[-1].requires_grad)))
+    trainer.bare_discriminator.register_forward_hook(lambda *args: graphs.append(("D", args[-1].requires_grad)))
+    trainer.discriminator_step(micro_batches(1))
+    assert graphs == [("G", False), ("D", True), ("D", True)]
+    graphs.clear()
+    trainer.bare_discriminator.layers[0].register_forward_pre_hook(
+        lambda module, _: graphs.append(("weights", any(each.requires_grad for each in module.parameters())))
+    )
+    trainer.generator_step(micro_batches(1))
+    real = [("weights", False), ("D", False)] if LOSSES[loss].is_relative else []
+    assert graphs == [*real, ("G", True), ("weights", False), ("D", True)]
+
+
+def test_three_micro_batches_are_one_batch():
+    """Without batch norm and spectral norm, which look at more than one image or call."""
+    plain = [dataclasses.replace(layer, spectral_norm=False, batch_norm=False) for layer in DISCRIMINATOR.layers]
+    network = Discriminator(dataclasses.replace(DISCRIMINATOR, layers=tuple(plain)))
+    parts = micro_batches(3)
+    names = ("real", "real_augment", "latents", "fake_augment")
+    whole = MicroBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    moved = []
+    for batches in (parts, [whole]):
+        trainer = make("hinge", discriminator=copy.deepcopy(network))
+        trainer.bare_generator.eval()
+        torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
+        trainer.discriminator_step(batches)
+        moved.append(state(trainer.bare_discriminator))
+    for name, tensor in moved[0].items():
+        torch.testing.assert_close(tensor, moved[1][name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gradients_are_shortened_if_asked_for():
+    trainer = make(max_gradient_norm=1e-3)
+    before = state(trainer.bare_discriminator)
+    trainer.discriminator_step(micro_batches(1))
+    moved = sum(
+        (tensor - before[name]).square().sum() for name, tensor in trainer.bare_discriminator.named_parameters()
+    )
+    assert 0 < moved.sqrt().item() <= 0.1 * 1e-3 * 1.01
+
+
+def test_augmentation_is_applied_to_real_and_fake(monkeypatch):
+    trainer, seen = make(), []
+    trainer.policy = ("cutout",)
+    monkeypatch.setattr(steps, "augment", lambda images, draws, policy: seen.append(policy) or images)
+    trainer.discriminator_step(micro_batches(1))
+    trainer.generator_step(micro_batches(1))
+    assert seen == [("cutout",)] * 4
+
+
+NAMES = ("a", "b", "c")
+
+
+def conditional(loss="hinge", conditioning="projection", **regularisation):
+    torch.manual_seed(0)
+    configs = with_labels((GENERATOR, DISCRIMINATOR), NAMES, conditioning)
+    networks = Generator(configs[0]), Discriminator(configs[1])
+    players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
+    return Trainer(Processes(), *players, LOSSES[loss], (), Regularisation(**regularisation))
+
+
+def with_labels_of(batch, wrong=False):
+    labels = torch.eye(3)[torch.arange(len(batch.real)) % 3]
+    return dataclasses.replace(batch, labels=labels, wrong_labels=labels.roll(1, 1) if wrong else None)
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
+def test_labels_reach_both_players(conditioning):
+    trainer = conditional(conditioning=conditioning)
+    seen = []
+    for network in (trainer.bare_generator, trainer.bare_discriminator):
+        network.register_forward_pre_hook(lambda module, args: seen.append((type(module).__name__, args[1])))
+    [batch] = map(with_labels_of, micro_batches(1))
+    trainer.discriminator_step([batch])
+    trainer.generator_step([batch])
+    assert [name for name, _ in seen] == ["Generator", "Discriminator", "Discriminator", "Generator", "Discriminator"]
+    assert all(torch.equal(labels, batch.labels) for _, labels in seen)
+
+
+def test_a_matching_aware_discriminator_learns_labels():
+    """It takes a step down on: real under its labels above, fake and real under wrong labels below."""
+    trainer, calls = conditional(), []
+    trainer.bare_discriminator.register_forward_hook(lambda _, args, out: calls.append((args, out)))
+    [batch] = [with_labels_of(each, wrong=True) for each in micro_batches(1)]
+    numbers = trainer.discriminator_step([batch])
+    (real, fake, wrong) = (out for _, out in calls)
+    assert [torch.equal(args[1], batch.labels) for args, _ in calls] == [True, True, False]
+    assert torch.equal(calls[2][0][0], batch.real)
+    hinge = LOSSES["hinge"].discriminator
+    expected = (hinge(real, fake) + hinge(real, wrong)) / 2
+    assert numbers["discriminator_loss"].item() == pytest.approx(expected.item())
+    assert numbers["wrong_label_logit"].item() == pytest.approx(wrong.mean().item())
+
+
+PENALTIES = {
+    "r1": {"r1_gamma": 2.0},
+    "r2": {"r2_gamma": 2.0},
+    "wasserstein_penalty": {"wasserstein_weight": 1.0},
+}
+
+
+def draws(size=8):
+    return PenaltyDraws(torch.rand(size), torch.randn(size, 3, 8, 8), torch.randn(size, 3, 8, 8))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.01], ids=["exact", "approximate"])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_are_added_with_their_weight(name, sigma):
+    """The step with a penalty minus the step without one is the penalty's own."""
+    [batch] = [dataclasses.replace(with_labels_of(each), penalty_draws=draws()) for each in micro_batches(1)]
+    moved = []
+    for rules in ({}, PENALTIES[name]):
+        trainer = conditional(**rules, sigma=sigma)
+        trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
+        torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
+        before = state(trainer.bare_discriminator)
+        numbers = trainer.discriminator_step([batch])
+        moved.append({key: tensor - before[key] for key, tensor in state(trainer.bare_discriminator).items()})
+        assert (name in numbers) == bool(rules)
+
+    trainer = conditional()
+    trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
+    torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
+    network = trainer.bare_discriminator
+    refresh_spectral_norms(network, iterations=1)  # as at the beginning of a step
+    fake = trainer.bare_generator(batch.latents, batch.labels)
+
+    def critic(images):
+        return network(images, batch.labels)
+
+    images = batch.real if name == "r1" else fake
+    if name == "wasserstein_penalty":
+        penalty = wasserstein_gradient_penalty(critic, batch.real, fake, batch.penalty_draws.mix)
+    elif sigma is None:
+        penalty = zero_centred_gradient_penalty(critic, images)
+    else:
+        noise = batch.penalty_draws.real_noise if name == "r1" else batch.penalty_draws.fake_noise
+        penalty = approximate_gradient_penalty(critic, images, noise, sigma)
+    assert numbers[name].item() == pytest.approx(penalty.item(), rel=1e-4)
+    penalty.backward()  # gamma is 2, and half of it is taken
+    for key, parameter in network.named_parameters():
+        step = torch.zeros_like(parameter) if parameter.grad is None else -0.1 * parameter.grad
+        torch.testing.assert_close(moved[1][key] - moved[0][key], step, atol=2e-5, rtol=1e-3)
+
+
+def test_lazy_penalties_come_seldom_and_count_more():
+    trainer = conditional(r1_gamma=2.0, every_steps=4)
+    [batch] = map(with_labels_of, micro_batches(1))
+    seen = ["r1" in trainer.discriminator_step([batch], step=step) for step in range(9)]
+    assert seen == [True, False, False, False, True, False, False, False, True]
+    rules = Regularisation(r1_gamma=2.0, r2_gamma=6.0, wasserstein_weight=10.0, every_steps=4)
+    weights = {
+        name: weight
+        for name, (weight, _) in rules.penalise(lambda x: x.sum((1, 2, 3)), batch.real, batch.real, draws()).items()
+    }
+    assert weights == {"r1": 4, "r2": 12, "wasserstein_penalty": 40}
+
+
+def test_penalties_are_computed_in_full_precision(monkeypatch):
+    """Past the autocast that Accelerate puts around the network."""
+    trainer = conditional(r1_gamma=1.0)
+    bare, seen = trainer.bare_discriminator, []
+    inner = type(bare).forward
+
+    def forward(images, labels=None):  # what Accelerate does to a network
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return inner(bare, images, labels).float()
+
+    monkeypatch.setattr(bare, "forward", forward)
+    bare.layers[0].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.discriminator_step([with_labels_of(each) for each in micro_batches(1)])
+    assert seen == [True, True, False]
+
+
+def vectors(network):
+    return [buffer.clone() for name, buffer in network.named_buffers() if name.endswith((".u", ".v"))]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("loss", ["hinge", "relativistic_hinge"])
+def test_spectral_norms_move_once_in_their_networks_step(loss, parts):
+    """However many micro-batches and passes there are, and with penalties."""
+    trainer = conditional(loss, r1_gamma=1.0)
+    networks = trainer.bare_generator, trainer.bare_discriminator
+    batches = [with_labels_of(each) for each in micro_batches(parts)]
+    for step, moving in ((trainer.discriminator_step, 1), (trainer.generator_step, 0)):
+        expected = [copy.deepcopy(network) for network in networks]
+        refresh_spectral_norms(expected[moving], iterations=1)
+        step(batches)
+        for network, other in zip(networks, expected, strict=True):
+            assert vectors(other)
+            assert all(map(torch.equal, vectors(network), vectors(other)))
+
+
+@pytest.mark.parametrize("max_gradient_norm", [None, 1e-3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_both_steps_of_every_loss_are_those_of_the_whole_batch(loss, max_gradient_norm):
+    """The gradient too, where a loss compares each logit with the mean of all."""
+    plain = [
+        tuple(
+            dataclasses.replace(
+                layer, **{name: False for name in ("spectral_norm", "batch_norm") if hasattr(layer, name)}
+            )
+            for layer in config.layers
+        )
+        for config in (GENERATOR, DISCRIMINATOR)
+    ]
+    networks = [
+        kind(dataclasses.replace(config, layers=layers)).double()
+        for kind, config, layers in zip((Generator, Discriminator), (GENERATOR, DISCRIMINATOR), plain, strict=True)
+    ]
+    parts = [
+        MicroBatch(*(getattr(each, name).double() for name in ("real", "real_augment", "latents", "fake_augment")))
+        for each in micro_batches(3, size=4)
+    ]
+    names = ("real", "real_augment", "latents", "fake_augment")
+    whole = MicroBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    outcomes = []
+    for batches in (parts, [whole]):
+        generator, discriminator = copy.deepcopy(networks)
+        torch.nn.init.constant_(discriminator.layers[0].alpha, 0.3)
+        players = [
+            Player(network, SGD(network.parameters(), lr=0.1, fused=True), max_gradient_norm)
+            for network in (generator, discriminator)
+        ]
+        trainer = Trainer(Processes(), *players, LOSSES[loss], policy=())
+        numbers = trainer.discriminator_step(batches) | trainer.generator_step(batches)
+        outcomes.append(
+            (numbers, {**state(generator), **{f"d.{key}": each for key, each in state(discriminator).items()}})
+        )
+    (numbers, moved), (whole_numbers, whole_moved) = outcomes
+    for name, tensor in moved.items():
+        torch.testing.assert_close(tensor, whole_moved[name], msg=lambda text, name=name: f"{name}: {text}")
+    for name in numbers.keys() - {"real_variance", "fake_variance", "real_accuracy", "fake_accuracy"}:
+        assert numbers[name].item() == pytest.approx(whole_numbers[name].item(), rel=1e-9, abs=1e-12), name
+
+
+def test_passes_with_a_graph_see_the_dropout_of_those_without():
+    """With penalties between them, which draw too."""
+    first, last = DISCRIMINATOR.layers
+    config = dataclasses.replace(DISCRIMINATOR, layers=(first, DropoutSpec(probability=0.5), last))
+    torch.manual_seed(0)
+    networks = Generator(GENERATOR), Discriminator(config)
+    players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
+    trainer = Trainer(
+        Processes(), *players, LOSSES["relativistic_hinge"], (), Regularisation(r1_gamma=1.0, wasserstein_weight=1.0)
+    )
+    batches = [dataclasses.replace(each, penalty_draws=draws()) for each in micro_batches(3)]
+    inner, calls = trainer._among_all, []
+
+    def spy(own, others, index):
+        calls.append((own, others[index][0]))
+        return inner(own, others, index)
+
+    trainer._among_all = spy
+    trainer.discriminator_step(batches)
+    assert len(calls) == 3
+    for own, before in calls:
+        torch.testing.assert_close(torch.stack(list(own.values())), before)
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts what would make the program wait for the device: numbers that are read back."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        if name.startswith(("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_reads_no_number_back_from_the_device(loss):
+    trainer = make(loss, max_gradient_norm=1.0)
+    trainer.regularisation = Regularisation(r1_gamma=1.0, r2_gamma=1.0)
+    with Synchronisations() as seen:
+        trainer.discriminator_step(micro_batches(2))
+        trainer.generator_step(micro_batches(2))
+    assert seen.names == []
+    with Synchronisations() as seen:
+        torch.ones(2).sum().item()
+    assert len(seen.names) == 1  # it sees what it should see

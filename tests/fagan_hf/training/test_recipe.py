@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from fagan_hf.architectures.load import save_architecture
+from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.losses import LOSSES
+from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName, parse_recipe
+from fagan_hf.training.step.augment import AUGMENTATIONS
+
+RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
+AVATARS = "training/recipes/avatars-32.yaml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_every_recipe_reads_and_is_named_after_its_file(path):
+    recipe = parse_recipe(["--config", str(path)])
+    assert recipe.name == path.stem
+    assert recipe.source().resolution == recipe.networks()[0].image_size
+
+
+def test_the_recipes_that_are_promised_are_there():
+    avatars = {"avatars-32", "avatars-32-labels", "avatars-64", "avatars-64-gpu"}
+    others = {"celeba-64", "celeba-128", "celeba-64-classic", "folder-64"}
+    assert {path.stem for path in RECIPES} == avatars | others
+
+
+def test_the_classic_recipe_has_the_originals_settings():
+    recipe = parse_recipe(["--config", "training/recipes/celeba-64-classic.yaml"])
+    rates = recipe.generator_learning_rate, recipe.discriminator_learning_rate
+    assert (rates, recipe.betas, recipe.batch_size) == ((1e-4, 4e-4), (0.0, 0.9), 32)
+    assert (recipe.loss, recipe.max_images) == ("relativistic_hinge", 12 * 202_599)
+    assert recipe.crop == 178
+
+
+def test_a_flag_beats_the_file_wherever_it_stands():
+    flag, files = ["--batch_size", "8"], (["--config", AVATARS], [f"--config={AVATARS}"])
+    for arguments in [flag + file for file in files] + [file + flag for file in files]:
+        recipe = parse_recipe([*arguments, "--augment", "[colour,cutout]", "--betas", "[0.5,0.99]"])
+        assert (recipe.batch_size, recipe.augment, recipe.betas) == (8, ("colour", "cutout"), (0.5, 0.99))
+        assert recipe.model == "fagan-32"
+
+
+def test_yaml_and_back(tmp_path):
+    recipe = parse_recipe(["--config", AVATARS, "--augment", "[cutout]"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert parse_recipe(["--config", str(tmp_path / "recipe.yaml")]) == recipe
+    assert set(yaml.safe_load(recipe.to_yaml())) == FIELDS
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("batch_sise: 8", [], "has the unknown field 'batch_sise'; did you mean 'batch_size'?"),
+        ("", ["--batch_sise", "8"], "unknown flag 'batch_sise'; did you mean 'batch_size'?"),
+        ("", ["--batch_size", "many"], "batch_size"),
+        ("batch_size: many", [], "batch_size"),
+        ("", ["--batch_size", "0"], "batch_size is 0; it must be above 0"),
+        ("", ["--batch_size", "10", "--gradient_accumulation", "3"], "must be a multiple of the second"),
+        ("", ["--generator_learning_rate", "-1"], "generator_learning_rate is -1.0; it must be above 0"),
+        ("", ["--warmup_images", "-1"], "warmup_images is -1; it must be 0 or more"),
+        ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
+        ("", ["--loss", "hing"], "loss is 'hing'; did you mean 'hinge'?"),
+        ("", ["--loss=hing"], "loss is 'hing'; did you mean 'hinge'?"),
+        ("", ["--augment", "[color]"], "colour"),
+        ("", ["--name", ""], "name is ''; it must be the name of a folder"),
+        ("model: fagan-33", [], "model is 'fagan-33', which is no preset and no file"),
+        ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is no preset and no file"),
+        ("", ["--matching_aware", "true"], "matching_aware is true, but there are no label_columns"),
+        ("", ["--conditioning", "concat"], "conditioning is 'concat'; did you mean 'concatenation'?"),
+        ("loss: wgan", [], "loss is 'wgan'; There are: hinge, least_squares"),
+        ("", ["--approximate_penalties", "true"], "approximate_penalties is true, but r1_gamma and r2_gamma are 0"),
+        ("", ["--r1_gamma", "-1"], "r1_gamma is -1.0; it must be 0 or more"),
+        ("", ["--penalty_every_steps", "0"], "penalty_every_steps is 0; it must be above 0"),
+        ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
+        ("- 1", [], "it must be a mapping of fields to values"),
+        ("a: [", [], "is no YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, content, flags, message):
+    base = {"name": "x", "model": "fagan-32"} if not content.startswith(("-", "a:")) else {}
+    path = tmp_path / "mine.yaml"
+    path.write_text((yaml.safe_dump(base) if base else "") + content)
+    if content.startswith("model"):
+        path.write_text("name: x\n" + content)
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe(["--config", str(path), *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_recipe_lists_those_beside_it(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe(["--config", "training/recipes/avatar.yaml"])
+    assert "training/recipes/avatars-32.yaml" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse_recipe(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{name}" in text for name in FIELDS)
+    assert "Half-life of the averaged generator's memory" in text
+
+
+def test_the_choices_are_what_there_is():
+    assert set(get_args(LossName)) == set(LOSSES)
+    assert get_args(AugmentationName) == tuple(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--label_columns", "beard,hair_colour"],
+        ["--label_columns=beard,hair_colour"],
+        ["--label_columns", "[beard, hair_colour]"],
+    ],
+)
+def test_names_are_listed_with_commas(flags):
+    recipe = parse_recipe(["--config", "training/recipes/avatars-32.yaml", *flags])
+    assert recipe.label_columns == ("beard", "hair_colour")
+    assert recipe.source().label_columns == ("beard", "hair_colour")
+
+
+def test_an_architecture_beside_its_recipe(tmp_path, monkeypatch):
+    save_architecture(tmp_path / "mine.json", PRESETS["dcgan-64"])
+    (tmp_path / "mine.yaml").write_text("name: x\nmodel: mine.json")
+    recipe = parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+    assert recipe.networks() == PRESETS["dcgan-64"]
+    monkeypatch.chdir(tmp_path)
+    assert parse_recipe(["--config", "mine.yaml"]).model == "mine.json"
+
+
+def test_labels_widen_the_networks():
+    recipe = parse_recipe(["--config", "training/recipes/avatars-32-labels.yaml"])
+    generator, discriminator = recipe.networks(("beard", "hair=red"))
+    assert generator.label_names == discriminator.label_names == ("beard", "hair=red")
+    assert (generator.conditioning, discriminator.conditioning) == ("batch_norm", "projection")

