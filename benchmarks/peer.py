@@ -8,7 +8,7 @@ import yaml
 from attn_gan_pytorch import CustomLayers, Utils
 from torch import nn
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     DropoutSpec,

@@ -13,21 +13,20 @@ from typing import Any
 
 import yaml
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.presets import FLAGSHIP_32, flagship, preset
+from fagan_hf.architectures.specs import (
     IMAGE_CHANNELS,
     ActivationSpec,
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
-    DiscriminatorConfig,
     FullAttentionBlockSpec,
     FullAttentionSpec,
-    GeneratorConfig,
     LayerSpec,
     RMSNormSpec,
     SelfAttentionSpec,
 )
-from fagan_hf.architectures.presets import FLAGSHIP_32, flagship, preset
 from fagan_hf.hub.repository import count_parameters
 from fagan_hf.models import Discriminator, Generator
 

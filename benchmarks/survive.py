@@ -36,15 +36,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import Discriminator, Generator
-from fagan_hf.architectures.configs import (
-    ConvSpec,
-    DiscriminatorConfig,
-    DropoutSpec,
-    FullAttentionSpec,
-    GeneratorConfig,
-    SelfAttentionSpec,
-)
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.load import save_architecture
+from fagan_hf.architectures.specs import ConvSpec, DropoutSpec, FullAttentionSpec, SelfAttentionSpec
 from fagan_hf.training.run.facts import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]

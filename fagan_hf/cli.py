@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from fagan_hf import __version__
+from fagan_hf.utils.version import __version__
 
 COMMANDS = {
     "generate": "make pictures with a trained model",

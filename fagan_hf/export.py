@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fagan_hf import __version__
 from fagan_hf.layers import gates
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 from fagan_hf.utils.files import replacing
+from fagan_hf.utils.version import __version__
 
 OPSET = 18  # what torch's exporter writes by itself, and ONNX Runtime has run since 1.14, in browsers too
 TOLERANCE = 1e-4

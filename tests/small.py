@@ -1,12 +1,7 @@
 """Networks small enough to be made in every test."""
 
-from fagan_hf.architectures.configs import (
-    ConvSpec,
-    DiscriminatorConfig,
-    FullAttentionSpec,
-    GeneratorConfig,
-    SelfAttentionSpec,
-)
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.specs import ConvSpec, FullAttentionSpec, SelfAttentionSpec
 from fagan_hf.layers import gates
 
 GENERATOR = GeneratorConfig(

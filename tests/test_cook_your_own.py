@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fagan_hf import FAGANPipeline, Generator
-from fagan_hf.architectures.configs import LAYER_SPECS
+from fagan_hf.architectures.specs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
-from fagan_hf.training.recipe import parse_recipe
+from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.run.loop import Run
 from tests.folder_hub import FolderHub
 

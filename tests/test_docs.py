@@ -11,7 +11,8 @@ from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.hub.repository import DIRECTIONS, save_repository
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.recipe import FIELDS, parse_recipe
+from fagan_hf.training.flags import parse_recipe
+from fagan_hf.training.recipe import FIELDS
 from tests.documents import blocks, commands
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,13 @@ import torch
 import yaml
 from PIL import Image
 
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.recipe import FIELDS, parse_recipe
+from fagan_hf.training.flags import parse_recipe
+from fagan_hf.training.recipe import FIELDS
 from tests.documents import blocks, commands
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates

@@ -15,7 +15,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fagan_hf.training.distributed.processes import OtherProcessError
-from fagan_hf.training.recipe import Recipe, parse_recipe
+from fagan_hf.training.flags import parse_recipe
+from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.reporting.health import DivergedError
 from fagan_hf.training.run.loop import Run
 from fagan_hf.utils.allocator import keep_freed_memory

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu.step import Step
 from fagan_hf.architectures.presets import preset
-from fagan_hf.attention_maps.capture import inspect_layers
+from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator

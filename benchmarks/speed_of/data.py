@@ -13,8 +13,9 @@ from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate
 from fagan_hf.architectures.presets import preset
-from fagan_hf.data.cache import write_cache
-from fagan_hf.data.prepare import Images, ImageSource, prepare_images
+from fagan_hf.data.cache import Images, write_cache
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.data.sources import ImageSource
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.step.batches import Batches
 

@@ -14,7 +14,7 @@ from benchmarks.speed_of.equality import check_tolerances
 from benchmarks.speed_of.settings import Settings, name_of
 from benchmarks.speed_of.targets import Found, Row, rows_against_peer
 from benchmarks.speed_of.timing import alternate, growth
-from fagan_hf.architectures.configs import FullAttentionSpec
+from fagan_hf.architectures.specs import FullAttentionSpec
 from fagan_hf.layers import build_layer
 
 _PREPARED = """

@@ -3,14 +3,13 @@
 from itertools import pairwise
 from typing import Any
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.specs import (
     IMAGE_CHANNELS,
     ActivationSpec,
     ConvSpec,
     ConvTransposeSpec,
-    DiscriminatorConfig,
     FullAttentionSpec,
-    GeneratorConfig,
     LayerSpec,
     RMSNormSpec,
     SelfAttentionSpec,

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from fagan_hf.attention_maps.capture import CapturedAttention, Position, check_positions, position_on_map
+from fagan_hf.attention_maps.capture import CapturedAttention
+from fagan_hf.attention_maps.positions import Position, check_positions, position_on_map
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Generator

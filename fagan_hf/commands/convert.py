@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--out is {str(options.out)!r}, which holds a generator already; give another folder")
 
     from fagan_hf.hub.repository import save_repository
-    from fagan_hf.models.legacy import convert
+    from fagan_hf.models.legacy.convert import convert
 
     generator, discriminator = convert(
         options.generator_conf,

@@ -13,7 +13,8 @@ from fagan_hf.commands.options import add_latents, add_model, drawing, load_disc
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fagan_hf.attention_maps.capture import KernelReport, LayerReport
+    from fagan_hf.attention_maps.kernels import KernelReport
+    from fagan_hf.attention_maps.report import LayerReport
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RELATIVE_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
     import torch
 
-    from fagan_hf.attention_maps.capture import inspect_layers
+    from fagan_hf.attention_maps.report import inspect_layers
     from fagan_hf.sampling.images import sample
 
     with drawing(load_generator(options), options) as (generator, latents, labels):
@@ -115,7 +116,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 def _check_wishes(generator: Any, options: argparse.Namespace) -> None:
     """Find what this generator can't give before any work is done."""
-    from fagan_hf.attention_maps.capture import check_positions
+    from fagan_hf.attention_maps.positions import check_positions
     from fagan_hf.layers import override_alpha
 
     size = generator.config.image_size

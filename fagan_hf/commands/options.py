@@ -163,7 +163,7 @@ def _alpha(text: str) -> tuple[str | None, float]:
 
 def load_generator(options: argparse.Namespace) -> Any:
     """Load the generator that the flags of `add_model` name, onto their device."""
-    from fagan_hf.architectures.load import import_code
+    from fagan_hf.architectures.own_code import import_code
     from fagan_hf.models import Generator
 
     for name in options.imports:

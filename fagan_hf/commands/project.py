@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
 
     import torch
 
-    from fagan_hf.latent_space.walks import project
+    from fagan_hf.latent_space.projection import project
 
     generator = load_generator(options)
     pixels = _read(options.picture, generator.config.image_size)

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise FileNotFoundError(f"{str(options.folder)!r} is no folder; give the folder of a run, like runs/avatars-32")
 
-    from fagan_hf.architectures.load import import_code
+    from fagan_hf.architectures.own_code import import_code
     from fagan_hf.hub.repository import DISCRIMINATOR, FACTS, GENERATOR
     from fagan_hf.models import Generator
 

@@ -1,1 +1,54 @@
-"""Model repositories: their files, their card, and how they get to the Hub and back."""
+"""Model repositories: their files, their card, and how they get to the Hub and back. Knows no networks."""
+
+from typing import TYPE_CHECKING
+
+from fagan_hf.utils.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from fagan_hf.hub.card import write_card
+    from fagan_hf.hub.client import (
+        TemporaryHubError,
+        download,
+        download_size,
+        find_local,
+        list_files,
+        make_repository,
+        push,
+    )
+    from fagan_hf.hub.measurements import Measurement, read_measurements
+    from fagan_hf.hub.publish import publish
+    from fagan_hf.hub.repository import save_repository
+
+__all__ = [
+    "Measurement",
+    "TemporaryHubError",
+    "download",
+    "download_size",
+    "find_local",
+    "list_files",
+    "make_repository",
+    "publish",
+    "push",
+    "read_measurements",
+    "save_repository",
+    "write_card",
+]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "client": [
+            "TemporaryHubError",
+            "download",
+            "download_size",
+            "find_local",
+            "list_files",
+            "make_repository",
+            "push",
+        ],
+        "card": ["write_card"],
+        "publish": ["publish"],
+        "repository": ["save_repository"],
+        "measurements": ["Measurement", "read_measurements"],
+    },
+)

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import yaml
 
-from fagan_hf import __version__
 from fagan_hf.utils.files import replacing, sha256
+from fagan_hf.utils.version import __version__
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

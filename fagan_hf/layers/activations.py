@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.architectures.configs import parse_activation
+from fagan_hf.architectures.specs import parse_activation
 
 _MODULES = {
     "identity": nn.Identity,

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fagan_hf.architectures.configs import NORMS
+from fagan_hf.architectures.specs import NORMS
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.attention import FullAttention
 from fagan_hf.layers.batch_norm import build_batch_norm

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fagan_hf.architectures.configs import LAYER_SPECS, LayerSpec
+from fagan_hf.architectures.specs import LAYER_SPECS, LayerSpec
 from fagan_hf.layers.activations import Activation
 from fagan_hf.layers.attention import FullAttention, SelfAttention
 from fagan_hf.layers.batch_norm import BatchNorm

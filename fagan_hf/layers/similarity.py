@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.architectures.configs import SIMILARITIES
+from fagan_hf.architectures.specs import SIMILARITIES
 
 _INITIAL_SCALE = 8.0  # of cosines: from e^-8 to e^8 weights can be almost one-hot, and are even at first
 _EPSILON = 1e-6

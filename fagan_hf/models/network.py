@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig, LayerSpec
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.presets import preset
+from fagan_hf.architectures.specs import LayerSpec
 from fagan_hf.layers import build_layer
 from fagan_hf.models.hub_model import HubModel
 

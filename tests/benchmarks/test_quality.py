@@ -14,14 +14,14 @@ from benchmarks.quality_arms import (
     parameters,
 )
 from benchmarks.quality_plot import draw, mean_curve
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.presets import preset
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     FullAttentionBlockSpec,
     FullAttentionSpec,
     SelfAttentionSpec,
 )
-from fagan_hf.architectures.presets import preset
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.recipe import Recipe
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fagan_hf.training.recipe import parse_recipe
+from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.run.loop import Run
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
 
 # Each process notes which images it takes, what it opens in the run folder to write, and what it would push.
 NOTED = """
 import json
-from fagan_hf.data.prepare import Images
+from fagan_hf.data.cache import Images
 
 def note(kind, what):
     with (HERE / f"noted-{RANK}.jsonl").open("a") as file:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures.configs import LAYER_SPECS
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.specs import LAYER_SPECS
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import LAYERS

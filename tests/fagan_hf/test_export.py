@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fagan_hf import export
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import GeneratorConfig
-from fagan_hf.architectures.load import with_labels
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.cli import main
 from fagan_hf.export import METADATA_FILE, export_onnx, export_torch

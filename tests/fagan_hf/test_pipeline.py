@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fagan_hf import FAGANPipeline, cli, serving
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.models import Generator
 from fagan_hf.utils.devices import find_device
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates

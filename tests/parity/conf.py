@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     DropoutSpec,

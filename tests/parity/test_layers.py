@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.peer import copy_weights, peer_layer, wake
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,

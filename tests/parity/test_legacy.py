@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim import Adam
 
 from benchmarks.peer import peer_modules, wake
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.presets import preset
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
@@ -15,10 +16,10 @@ from fagan_hf.architectures.configs import (
     FullAttentionSpec,
     SelfAttentionSpec,
 )
-from fagan_hf.architectures.presets import preset
 from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.models.legacy import discriminator_config, generator_config, read_conf
+from fagan_hf.models.legacy.conf import read_conf
+from fagan_hf.models.legacy.configs import discriminator_config, generator_config
 from tests.parity.conf import conf_text
 
 CLASSICS = ("fagan-classic-64", "sagan-classic-64", "sample-2-classic-64", "sample-3-classic-64")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.serving import ROOT, serving
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Generator
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.data.prepare import Images
+from fagan_hf.data.cache import Images
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import CARD, METRICS, save_repository, weights_hash, write_text

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
@@ -26,9 +26,8 @@ from accelerate.utils import ProjectConfiguration
 from PIL import Image
 
 from fagan_hf.hub.repository import read_json, write_json
+from fagan_hf.training.recipe import TrackerName
 from fagan_hf.utils.redaction import redact
-
-TrackerName = Literal["none", "tensorboard", "trackio", "wandb"]
 
 FOLDER = "trackers"  # of a run folder; nothing in it is published
 PROJECT = "fagan_hf"

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fagan_hf import __version__
 from fagan_hf.utils.devices import available_cores
 from fagan_hf.utils.redaction import redact
+from fagan_hf.utils.version import __version__
 
 ROOT = Path(__file__).resolve().parents[3]
 # Not the slashes of an address, nor those in a relative path.

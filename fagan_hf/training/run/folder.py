@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from fagan_hf.architectures.load import Architecture, load_architecture
+from fagan_hf.architectures.configs import Architecture
+from fagan_hf.architectures.load import load_architecture
 from fagan_hf.hub.repository import ARCHITECTURE, RECIPE
 from fagan_hf.training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
 from fagan_hf.utils.redaction import redact

@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from fagan_hf.architectures.load import save_architecture
-from fagan_hf.data.prepare import Images, prepare_images
+from fagan_hf.data.cache import Images
+from fagan_hf.data.prepare import prepare_images
 from fagan_hf.data.stream import ImageStream, open_stream
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.repository import (

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fagan_hf import __version__
+from fagan_hf.utils.version import __version__
 
 FORMAT = 2
 """Of a checkpoint. 1, of the project's first state, had networks, optimisers, images and seconds only."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fagan_hf.data.prepare import Images
+from fagan_hf.data.cache import Images
 from fagan_hf.data.stream import ImageStream, open_stream
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.step.ahead import Ahead

@@ -12,8 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.attention_maps.capture import CapturedAttention, Position, capture_attention
+from fagan_hf.attention_maps.capture import CapturedAttention, capture_attention
 from fagan_hf.attention_maps.pictures import attention_tile, branch_tiles, marked_tile, times_uniform, weights_of
+from fagan_hf.attention_maps.positions import Position
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds, to_uint8

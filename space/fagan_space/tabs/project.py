@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fagan_hf.latent_space.walks import project
+from fagan_hf.latent_space.projection import project
 from fagan_hf.sampling.images import generate_images
 from fagan_hf.sampling.labels import encode_labels
 from fagan_hf.viz.grids import enlarged, image_grid

@@ -7,18 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.presets import PRESETS, preset
+from fagan_hf.architectures.specs import (
     ActivationSpec,
     ConvSpec,
     ConvTransposeSpec,
-    DiscriminatorConfig,
     FullAttentionSpec,
-    GeneratorConfig,
     RMSNormSpec,
     parse_activation,
     parse_layer,
 )
-from fagan_hf.architectures.presets import PRESETS, preset
 from tests.small import DISCRIMINATOR, GENERATOR
 
 CONFIGS = [config for pair in PRESETS.values() for config in pair] + [GENERATOR, DISCRIMINATOR]

@@ -4,9 +4,10 @@ import json
 import pytest
 import torch
 
-from fagan_hf.architectures.configs import ConvSpec
-from fagan_hf.architectures.load import load_architecture, save_architecture, with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.load import load_architecture, save_architecture
 from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.architectures.specs import ConvSpec
 from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR
 

@@ -7,20 +7,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fagan_hf.architectures.configs import (
-    ConvSpec,
-    ConvTransposeSpec,
-    DiscriminatorConfig,
-    FullAttentionSpec,
-    GeneratorConfig,
-)
+from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec, FullAttentionSpec
 from fagan_hf.attention_maps import capture as attention_maps
-from fagan_hf.attention_maps.capture import (
-    attention_statistics,
-    capture_attention,
-    inspect_layers,
-    uniform_distance,
-)
+from fagan_hf.attention_maps.capture import capture_attention
+from fagan_hf.attention_maps.report import inspect_layers
+from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
 from fagan_hf.layers import FullAttention, SelfAttention, override_alpha
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Discriminator, Generator

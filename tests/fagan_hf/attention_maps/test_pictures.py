@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf.architectures.configs import ConvTransposeSpec, GeneratorConfig
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.architectures.specs import ConvTransposeSpec
 from fagan_hf.attention_maps.capture import capture_attention
 from fagan_hf.attention_maps.pictures import (
     alpha_strip,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf.architectures.load import with_labels
-from fagan_hf.attention_maps.capture import inspect_layers
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import override_alpha

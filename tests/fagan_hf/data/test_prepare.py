@@ -17,8 +17,8 @@ import fagan_hf
 from fagan_hf.data import avatars
 from fagan_hf.data import prepare as data
 from fagan_hf.data import sources as image_sources
-from fagan_hf.data.prepare import ImageSource, prepare_images
-from fagan_hf.data.sources import fingerprint, list_images
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.data.sources import ImageSource, fingerprint, list_images
 
 ROOT = Path(fagan_hf.__file__).parent.parent
 
@@ -299,7 +299,8 @@ def test_caches_lie_where_fagan_cache_says(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from fagan_hf.data.prepare import ImageSource, prepare_images
+from fagan_hf.data.sources import ImageSource
+from fagan_hf.data.prepare import prepare_images
 from fagan_hf.data.sources import fingerprint, list_images
 
 print("the script runs")

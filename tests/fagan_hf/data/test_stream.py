@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from fagan_hf.data import stream as streaming
-from fagan_hf.data.prepare import ImageSource, prepare_images
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.data.sources import ImageSource
 from fagan_hf.data.stream import open_stream
 from tests.hub import forked
 from tests.hub.server import Hub

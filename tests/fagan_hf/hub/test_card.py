@@ -9,8 +9,9 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fagan_hf.architectures.configs import ConvTransposeSpec, GeneratorConfig
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.architectures.specs import ConvTransposeSpec
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.card_merge import published_as
 from fagan_hf.hub.measurements import Measurement, add_measurement

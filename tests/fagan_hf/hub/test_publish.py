@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.cli import main
 from fagan_hf.hub.measurements import Measurement, add_measurement
 from fagan_hf.hub.publish import portable_recipe, publish

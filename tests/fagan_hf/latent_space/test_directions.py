@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fagan_hf.architectures.configs import ConvTransposeSpec, GeneratorConfig
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.architectures.specs import ConvTransposeSpec
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import DIRECTIONS, published_files, save_repository
 from fagan_hf.latent_space.directions import Directions, directions_picture, find_directions

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fagan_hf.latent_space.walks import lerp, project, slerp, walk
+from fagan_hf.latent_space.projection import project
+from fagan_hf.latent_space.walks import lerp, slerp, walk
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from tests.small import DISCRIMINATOR, GENERATOR

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fagan_hf.architectures.configs import SIMILARITIES
 from fagan_hf.architectures.presets import preset
+from fagan_hf.architectures.specs import SIMILARITIES
 from fagan_hf.layers import FullAttention, SelfAttention, attention, attention_kernel
 from fagan_hf.layers.functional import Kernel
 from tests.memory import peak_megabytes

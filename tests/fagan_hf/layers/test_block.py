@@ -3,16 +3,17 @@ import torch
 from torch.nn import functional
 
 from fagan_hf import Generator
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.configs import GeneratorConfig
+from fagan_hf.architectures.specs import (
     NORMS,
     ActivationSpec,
     BatchNormSpec,
     ConvTransposeSpec,
     FullAttentionBlockSpec,
     FullAttentionSpec,
-    GeneratorConfig,
 )
-from fagan_hf.attention_maps.capture import capture_attention, inspect_layers
+from fagan_hf.attention_maps.capture import capture_attention
+from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.layers import Activation, FullAttentionBlock, gates, override_alpha, twice_differentiable
 
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fagan_hf.architectures.configs import LAYER_SPECS, DiscriminatorConfig, LayerSpec, parse_layer
-from fagan_hf.architectures.load import import_code
+from fagan_hf.architectures.configs import DiscriminatorConfig
+from fagan_hf.architectures.own_code import import_code
+from fagan_hf.architectures.specs import LAYER_SPECS, LayerSpec, parse_layer
 from fagan_hf.layers import LAYERS, Conv, register_layer
 from fagan_hf.models import Discriminator
 from tests.small import DISCRIMINATOR
@@ -66,7 +67,7 @@ def test_another_under_the_name_is_refused():
 CELL = """
 from dataclasses import dataclass
 from typing import ClassVar
-from fagan_hf.architectures.configs import LayerSpec
+from fagan_hf.architectures.specs import LayerSpec
 from fagan_hf.layers import Conv, register_layer
 
 @dataclass(frozen=True, kw_only=True)

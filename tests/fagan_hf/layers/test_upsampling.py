@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fagan_hf.architectures.configs import ConvSpec, ConvTransposeSpec, FullAttentionSpec
+from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec, FullAttentionSpec
 from fagan_hf.layers import Conv, FullAttention
 from fagan_hf.layers.upsampling import UpsamplingConv2d
 

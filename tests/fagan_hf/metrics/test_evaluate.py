@@ -9,8 +9,9 @@ from PIL import Image
 from torch import nn
 
 from fagan_hf import cli
-from fagan_hf.architectures.load import with_labels
-from fagan_hf.data.prepare import ImageSource, prepare_images
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.data.prepare import prepare_images
+from fagan_hf.data.sources import ImageSource
 from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import save_repository, weights_hash
 from fagan_hf.metrics import features as features_module

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fagan_hf.architectures.configs import LAYER_SPECS, ConvSpec, DiscriminatorConfig, LayerSpec
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.configs import DiscriminatorConfig
 from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.architectures.specs import LAYER_SPECS, ConvSpec, LayerSpec
 from fagan_hf.layers import LAYERS, build_layer, register_layer, spectral_norm
 from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates

@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import nn
 
-from fagan_hf.architectures.configs import (
+from fagan_hf.architectures.specs import (
     BatchNormSpec,
     ConvSpec,
     ConvTransposeSpec,
@@ -17,15 +17,10 @@ from fagan_hf.architectures.configs import (
 )
 from fagan_hf.cli import main
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.models.legacy import (
-    LegacyLayer,
-    convert,
-    convert_state_dict,
-    discriminator_config,
-    generator_config,
-    read_conf,
-    read_state_dict,
-)
+from fagan_hf.models.legacy.conf import LegacyLayer, read_conf
+from fagan_hf.models.legacy.configs import discriminator_config, generator_config
+from fagan_hf.models.legacy.convert import convert
+from fagan_hf.models.legacy.weights import convert_state_dict, read_state_dict
 
 # As people write it: comments, dashes on lines of their own, tuples that are text to YAML, names in any case.
 CONF = """\

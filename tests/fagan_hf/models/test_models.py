@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.architectures.load import with_labels
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.layers import gates
 from fagan_hf.models import Discriminator, Generator

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.models import Generator
 from fagan_hf.sampling import images as sampling
 from fagan_hf.sampling.images import (

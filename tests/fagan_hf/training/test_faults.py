@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import training.train
-from fagan_hf.architectures.configs import DropoutSpec
 from fagan_hf.architectures.load import save_architecture
 from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.architectures.specs import DropoutSpec
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.reporting.health import DivergedError
 from fagan_hf.training.reporting.report import Report

@@ -7,7 +7,8 @@ import yaml
 from fagan_hf.architectures.load import save_architecture
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.losses import LOSSES
-from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName, parse_recipe
+from fagan_hf.training.flags import parse_recipe
+from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName
 from fagan_hf.training.step.augment import AUGMENTATIONS
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))

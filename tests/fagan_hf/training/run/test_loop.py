@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.architectures.load import load_architecture, save_architecture, with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.load import load_architecture, save_architecture
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.reporting.samples import sample_grid
 from fagan_hf.training.run.folder import check_folder

@@ -13,7 +13,7 @@ from fagan_hf.architectures.load import load_architecture, save_architecture
 from fagan_hf.hub.publish import portable_recipe
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.recipe import parse_recipe
+from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.run.loop import Run
 from fagan_hf.training.run.origin import base_recipe, find_origin
 from tests.small import DISCRIMINATOR, GENERATOR

@@ -6,8 +6,8 @@ import torch
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fagan_hf.architectures.configs import DropoutSpec
-from fagan_hf.architectures.load import with_labels
+from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.architectures.specs import DropoutSpec
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator

@@ -1,0 +1,80 @@
+"""Labels built into an architecture."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from fagan_hf.architectures.configs import Architecture
+from fagan_hf.architectures.specs import ConvSpec, LayerSpec
+
+Conditioning = Literal["concatenation", "projection"]
+
+_COMPARE: dict[str, Any] = {"kernel_size": 1, "activation": "leaky_relu(0.2)"}
+
+
+def with_labels(architecture: Architecture, label_names: Sequence[str], conditioning: Conditioning) -> Architecture:
+    """Make an architecture conditional.
+
+    Args:
+        architecture: Of two unconditional networks; or of conditional ones, which pass if their labels are the same.
+        label_names: What the numbers of a label vector mean.
+        conditioning: ``"projection"``: conditional batch norm in the generator, and a projection discriminator (Miyato
+            and Koyama, arXiv:1802.05637). ``"concatenation"``, the original's way: labels beside the latent, and beside
+            the discriminator's last features. There a 1x1 convolution with an activation is put in front of the last
+            layer, as Reed et al. (arXiv:1605.05396) do: a last layer alone would add labels and image up without
+            comparing them. A discriminator with a `labels_at` of its own gets them there instead.
+
+    Raises:
+        ValueError: The networks have other labels already; or the generator has no batch norm for ``"projection"``.
+    """
+    label_names = tuple(label_names)
+    present = {config.label_names for config in architecture}
+    if present == {label_names}:
+        return architecture
+    if present != {()}:
+        raise ValueError(
+            f"the architecture has the labels {sorted(map(list, present))}, the data {list(label_names)}; "
+            "leave label_names out of the architecture, or name the same labels"
+        )
+    generator, discriminator = architecture
+    count = len(label_names)
+    if conditioning == "concatenation":
+        g_layers, d_layers = list(generator.layers), list(discriminator.layers)
+        g_layers[0] = _widened(g_layers[0], count)
+        labels_at, g_conditioning = discriminator.labels_at, "concatenation"
+        if labels_at == -1:
+            channels = discriminator.features_channels
+            d_layers.insert(-1, ConvSpec(in_channels=channels + count, out_channels=channels, **_COMPARE))
+            labels_at = -2
+        else:
+            d_layers[labels_at] = _widened(d_layers[labels_at], count)
+    else:
+        d_layers, labels_at, g_conditioning = list(discriminator.layers), discriminator.labels_at, "batch_norm"
+        g_layers = [_steered(layer, count) for layer in generator.layers]
+        if not any(layer.labels for layer in g_layers):
+            raise ValueError(
+                "conditioning is 'projection', but no layer of the generator has a batch norm that could take labels; "
+                "use 'concatenation'"
+            )
+    return (
+        dataclasses.replace(generator, layers=tuple(g_layers), label_names=label_names, conditioning=g_conditioning),
+        dataclasses.replace(
+            discriminator,
+            layers=tuple(d_layers),
+            label_names=label_names,
+            conditioning=conditioning,
+            labels_at=labels_at,
+        ),
+    )
+
+
+def _widened(layer: Any, count: int) -> LayerSpec:
+    if not hasattr(layer, "in_channels"):
+        raise ValueError(f"labels can't be concatenated to the input of a {layer.type!r}: it has no in_channels")
+    return dataclasses.replace(layer, in_channels=layer.in_channels + count)
+
+
+def _steered(layer: Any, count: int) -> LayerSpec:
+    is_normalised = getattr(layer, "batch_norm", True) and getattr(layer, "norm", None) != "none"
+    takes_labels = hasattr(layer, "num_labels") and is_normalised
+    return dataclasses.replace(layer, num_labels=count) if takes_labels else layer

@@ -1,0 +1,79 @@
+"""How a layer's attention is computed: which kernel, and what it holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from fagan_hf.layers import AttentionLayer
+from fagan_hf.layers.chunked_attention import WEIGHTS_PER_CORE, WEIGHTS_PER_KERNEL
+from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """How a layer's attention is computed, as `fagan_hf.layers.functional.choose_kernel` chooses.
+
+    Attributes:
+        device, dtype: Of the tensors: what it is chosen for, beside positions and sizes.
+        heads: Number of groups of channels that attend on their own.
+        key_size, value_size: Channels of a head's query and key, and of its value.
+        kernel: ``"fused"``, torch's, or ``"chunked"``, ours.
+        kernel_key_size, kernel_value_size: Both sizes as the kernel gets them, with the zeros that are added.
+        backend: Which of torch's kernels a fused one is, as torch itself chooses: ``"flash"``, ``"efficient"``,
+            ``"cudnn"``, or ``"math"``, which is none and holds all weights at once. ``None`` for ours, and where torch
+            can't be asked: on other devices than CPUs and CUDA's.
+        weights_held: What is held of all queries' weights at a time, in words.
+    """
+
+    device: str
+    dtype: str
+    heads: int
+    key_size: int
+    value_size: int
+    kernel: Kernel
+    kernel_key_size: int
+    kernel_value_size: int
+    backend: str | None
+    weights_held: str
+
+
+def kernel_report(layer: AttentionLayer, query: Tensor, key: Tensor, gathered: Tensor) -> KernelReport:
+    """Say how attention gets from these to what is gathered in this layer."""
+    positions = key.shape[2:].numel()
+    key_size, value_size = query.shape[1] // layer.heads, gathered.shape[1] // layer.heads
+    choice = choose_kernel(query.device, query.dtype, positions, key_size, value_size)
+    backend = None
+    if choice.kernel == "fused" and query.device.type in ("cpu", "cuda"):
+        backend = _backend(query, key, layer.heads, choice)
+    return KernelReport(
+        device=query.device.type,
+        dtype=str(query.dtype).removeprefix("torch."),
+        heads=layer.heads,
+        key_size=key_size,
+        value_size=value_size,
+        kernel=choice.kernel,
+        kernel_key_size=choice.key_size,
+        kernel_value_size=choice.value_size,
+        backend=backend,
+        weights_held=_weights_held(query.device, choice.kernel, backend),
+    )
+
+
+def _backend(query: Tensor, key: Tensor, heads: int, choice: KernelChoice) -> str:
+    """Ask torch which of its kernels `scaled_dot_product_attention` takes for what the fused way hands over."""
+    queries, keys, values = (
+        like.new_empty(len(like), heads, like.shape[2:].numel(), size)
+        for like, size in ((query, choice.key_size), (key, choice.key_size), (key, choice.value_size))
+    )
+    # What `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and its likes say
+    # what is possible, on CUDA only, not what is taken.
+    chosen = SDPBackend(torch._fused_sdp_choice(queries, keys, values, scale=1.0))
+    return chosen.name.removesuffix("_ATTENTION").lower()
+
+
+def _weights_held(device: torch.device, kernel: Kernel, backend: str | None) -> str:
+    if kernel == "fused":
+        return "all" if backend == "math" else "unknown" if backend is None else "none"
+    return f"up to {WEIGHTS_PER_CORE:,} a core" if device.type == "cpu" else f"up to {WEIGHTS_PER_KERNEL:,}"

@@ -1,0 +1,181 @@
+"""The layers of a network in numbers: sizes, operations, and what their attention does."""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fagan_hf.attention_maps.flops import flops_of_one_image
+from fagan_hf.attention_maps.kernels import KernelReport, kernel_report
+from fagan_hf.attention_maps.positions import Position
+from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
+from fagan_hf.layers import LAYERS, AttentionLayer
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.sampling.images import eval_mode, input_batches
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
+
+    Attributes:
+        name: Such as ``"layers.0"``, or ``"layers.0.branch"`` of a block's attention.
+        type: Its spec's, such as ``"full_attention"``.
+        height, width: Of what comes out [positions].
+        parameters: Trained numbers.
+        flops: Floating-point operations of one image's forward pass in convolutions, linear maps and attention; a
+            multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is what is done once
+            for any number of images: dividing weights by their spectral norm.
+        positions: N, the queries.
+        key_positions: The keys that each attends to: N, or fewer where keys are pooled.
+        gate: As trained or overridden.
+        attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
+            attention term a and the other term b, whose sum is the output. Twice their product, which the output's
+            energy has as well, is left out: what both do together is nobody's share.
+        distance: Mean attention distance [image pixels].
+        uniform_distance: The same if attention were uniform [image pixels].
+        entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
+        kernel: How attention is computed here.
+        is_part: Is it inside of another layer, whose parameters and operations have its own in them?
+    """
+
+    name: str
+    type: str
+    height: int
+    width: int
+    parameters: int
+    flops: int
+    positions: int | None = None
+    key_positions: int | None = None
+    gate: float | None = None
+    attention_energy: float | None = None
+    distance: float | None = None
+    uniform_distance: float | None = None
+    entropy: float | None = None
+    kernel: KernelReport | None = None
+    is_part: bool = False
+
+
+@torch.no_grad()
+def inspect_layers(
+    network: Generator | Discriminator,
+    inputs: Tensor,
+    labels: Float[Tensor, "count num_labels"] | None = None,
+    *,
+    batch_size: int = 16,
+) -> list[LayerReport]:
+    """Describe the layers of a network, attention's numbers as means over inputs.
+
+    Args:
+        network: On any device, in any mode: it works in eval mode and comes back as it was.
+        inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, 3, size, size]`` in [-1, 1] for a
+            discriminator; at least one.
+        labels: As many, for a conditional network.
+        batch_size: Inputs at a time; changes memory and speed, not the numbers.
+
+    Returns:
+        One report per layer, in the network's order; that of a block, which is a layer with attention layers inside, is
+        followed by theirs, whose parameters and operations it has counted already.
+
+    Raises:
+        ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.
+    """
+    if len(inputs) == 0 or batch_size < 1:
+        raise ValueError(f"{len(inputs)} inputs in batches of {batch_size}; there must be at least one of each")
+    reported = _reported_layers(network)
+    visits: dict[str, list[_Visit]] = {name: [] for name in reported}
+
+    def hook(visits: list[_Visit], layer: nn.Module, args: tuple, output: Tensor) -> None:
+        visits.append(_visit(layer, args, output))
+
+    with eval_mode(network):
+        flops = flops_of_one_image(network, reported, inputs[:1], labels if labels is None else labels[:1])
+        with ExitStack() as stack:
+            for name, (_, layer) in reported.items():
+                stack.enter_context(layer.register_forward_hook(partial(hook, visits[name])))
+            for batch in input_batches(network, inputs, labels, batch_size):
+                network(*batch)
+    return [
+        _report(name, kind, layer, flops[name], visits[name], network.config.image_size)
+        for name, (kind, layer) in reported.items()
+    ]
+
+
+def _reported_layers(network: Generator | Discriminator) -> dict[str, tuple[str, nn.Module]]:
+    """Give type and module of a network's layers, each followed by the attention layers that it is made of, by name."""
+    kinds = {layer: kind for kind, layer in LAYERS.items()}
+    found = {}
+    for index, (spec, layer) in enumerate(zip(network.config.layers, network.layers, strict=True)):
+        for name, module in layer.named_modules(prefix=f"layers.{index}"):
+            if module is layer:
+                found[name] = spec.type, module
+            elif isinstance(module, AttentionLayer):
+                found[name] = kinds.get(type(module), type(module).__name__), module
+    return found
+
+
+class _Visit(NamedTuple):
+    """What one batch was in one layer."""
+
+    images: int
+    output_shape: tuple[int, int]
+    map_shape: Position | None = None
+    key_shape: Position | None = None
+    plain_energy: float = 0.0
+    attention_energy: float = 0.0
+    distance: float = 0.0
+    entropy: float = 0.0
+    kernel: KernelReport | None = None
+
+
+def _visit(layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
+    height, width = output.shape[2:]
+    if not isinstance(layer, AttentionLayer):
+        return _Visit(len(output), (height, width))
+    query, key = layer.query_and_key(args[0])
+    branches = layer.branches(*args)
+    plain, attended = (
+        term.float().square().flatten(1).sum(1).cpu().double().sum().item() for term in layer.blend(*branches)
+    )
+    statistics = attention_statistics(query, key, layer.heads)
+    map_shape, key_shape = ((each.shape[2], each.shape[3]) for each in (query, key))
+    kernel = kernel_report(layer, query, key, branches[1])
+    return _Visit(len(output), (height, width), map_shape, key_shape, plain, attended, *statistics, kernel)
+
+
+def _report(
+    name: str, kind: str, layer: nn.Module, flops: int, visits: Sequence[_Visit], image_size: int
+) -> LayerReport:
+    height, width = visits[0].output_shape
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    map_shape, key_shape = visits[0].map_shape, visits[0].key_shape
+    if map_shape is None or key_shape is None or not isinstance(layer, AttentionLayer):
+        return LayerReport(name, kind, height, width, parameters, flops)
+    images = [visit.images for visit in visits]
+    attention_energy = math.fsum(visit.attention_energy for visit in visits)
+    energy = attention_energy + math.fsum(visit.plain_energy for visit in visits)
+    pixels = image_size / map_shape[0]
+    return LayerReport(
+        name=name,
+        type=kind,
+        height=height,
+        width=width,
+        parameters=parameters,
+        flops=flops,
+        positions=math.prod(map_shape),
+        key_positions=math.prod(key_shape),
+        gate=float(layer.gate),
+        attention_energy=attention_energy / energy if energy else 0.0,
+        distance=pixels * float(np.average([visit.distance for visit in visits], weights=images)),
+        uniform_distance=pixels * uniform_distance(map_shape, key_shape),
+        entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
+        kernel=visits[0].kernel,
+        is_part=name.count(".") > 1,
+    )

@@ -1,0 +1,22 @@
+"""Public names of a package that are imported when they are first used, so that a package costs what is used of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def on_demand(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Build a package's ``__getattr__``.
+
+    Args:
+        package: Its ``__name__``.
+        modules: Public names by the module of the package that has them.
+    """
+    homes = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return get
