@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fagan_hf.architectures import PRESETS, DiscriminatorConfig, GeneratorConfig
     from fagan_hf.models import Discriminator, Generator
     from fagan_hf.pipeline import FAGANPipeline
+    from fagan_hf.training import train
 
 __all__ = [
     "PRESETS",
@@ -21,6 +22,7 @@ __all__ = [
     "Generator",
     "GeneratorConfig",
     "__version__",
+    "train",
 ]
 
 __getattr__ = on_demand(
@@ -29,6 +31,7 @@ __getattr__ = on_demand(
         "architectures": ["PRESETS", "DiscriminatorConfig", "GeneratorConfig"],
         "models": ["Discriminator", "Generator"],
         "pipeline": ["FAGANPipeline"],
+        "training": ["train"],
     },
 )
 

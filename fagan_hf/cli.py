@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from fagan_hf.commands import train
+from fagan_hf.commands.switches import spelled_out
 from fagan_hf.utils.version import __version__
 
 COMMANDS = {
+    "train": "train on a recipe, on your own images, or from a model",
     "generate": "make pictures with a trained model",
     "interpolate": "make a film from picture to picture",
     "evaluate": "measure how good a model is",
@@ -33,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 where the cause of a failure is the user's to mend; it is printed in words.
     """
-    arguments = _joined([_with_dashes(each) for each in (sys.argv[1:] if arguments is None else arguments)])
-    options = _parser().parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options.run(options)
+        if arguments[:1] == ["train"]:  # whose flags are the fields of a recipe
+            train.run(arguments[1:])
+        else:
+            options = _parse(_joined([_with_dashes(each) for each in arguments]))
+            options.run(options)
     except (ValueError, OSError, ImportError) as error:
         from fagan_hf.utils.redaction import redact
 
@@ -61,13 +67,23 @@ def _joined(arguments: list[str]) -> list[str]:
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser, commands = _parser()
+    command = next((each for each in arguments if each in commands), None)
+    return parser.parse_args(arguments if command is None else spelled_out(arguments, commands[command]))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="fagan-hf", description="Attention GANs on the Hugging Face Hub.")
     parser.add_argument("--version", action="version", version=f"fagan-hf {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parsers = {}
     for name, purpose in COMMANDS.items():
+        if name == "train":
+            commands.add_parser(name, help=purpose, add_help=False)
+            continue
         command = import_module(f"fagan_hf.commands.{name}")
-        subparser = commands.add_parser(name, help=purpose)
+        parsers[name] = subparser = commands.add_parser(name, help=purpose)
         command.describe(subparser)
         subparser.set_defaults(run=command.run)
-    return parser
+    return parser, parsers

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fagan_hf.commands.options import add_model, load_generator
+from fagan_hf.commands.switches import add_switch
 from fagan_hf.hub.repository import EXPORTS
 
 
@@ -23,7 +24,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"default: {defaults}; of a Hub id, in the current folder"
     )
-    parser.add_argument("--push", action="store_true", help="push the file beside the weights, of a Hub id")
+    add_switch(parser, "--push", "push the file beside the weights, of a Hub id")
     parser.set_defaults(device="cpu")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
 from fagan_hf.commands.pictures import PICTURE_SUFFIXES, is_picture, save_picture
+from fagan_hf.commands.switches import add_switch
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder of single pictures"
     )
     parser.add_argument("--columns", type=int, help="pictures in a row of the grid (default: about a square)")
-    parser.add_argument("--by-label", action="store_true", help="a row for each value of each label")
+    add_switch(parser, "--by-label", "a row for each value of each label")
     parser.add_argument("--scale", type=int, default=1, help="enlarge the grid's pictures so many times (default: 1)")
     add_batch_size(parser)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fagan_hf.commands.options import add_latents, add_model, drawing, load_discriminator, load_generator
+from fagan_hf.commands.switches import add_switch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,9 +30,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     )
     add_model(parser, is_positional=True)
     add_latents(parser, default_seeds="0-15")
-    parser.add_argument(
-        "--kernels", action="store_true", help="print how each layer's attention is computed on this device, too"
-    )
+    add_switch(parser, "--kernels", "print how each layer's attention is computed on this device, too")
     parser.add_argument("--out", type=Path, help="folder for pictures of attention and the table as layers.json")
     parser.add_argument(
         "--pixels",
@@ -40,14 +39,14 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="which pixels' attention is drawn, like '12,16 20,9' (default: five, spread over the image)",
     )
     parser.add_argument("--pictures", type=int, default=PICTURES, help=f"of so many seeds (default: {PICTURES})")
-    parser.add_argument("--alpha-sweep", action="store_true", help="draw the seeds with other gates: alpha-sweep.png")
+    add_switch(parser, "--alpha-sweep", "draw the seeds with other gates: alpha-sweep.png")
     parser.add_argument(
         "--alphas",
         type=_alphas,
         metavar="'NUMBER,...'",
         help="of the sweep (default: 0,0.25,0.5,0.75,1; 0 to 2 if relative)",
     )
-    parser.add_argument("--relative", action="store_true", help="the sweep's numbers multiply the trained gates")
+    add_switch(parser, "--relative", "the sweep's numbers multiply the trained gates")
     parser.add_argument("--layer", action="append", help="the sweep's only layer, like layers.2; may be repeated")
 
 

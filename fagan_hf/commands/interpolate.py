@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.switches import add_switch
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="film: .gif, .webp, or .mp4, which takes ffmpeg")
     parser.add_argument("--frames", type=int, default=30, help="frames from picture to picture (default: 30)")
     parser.add_argument("--frames-per-second", type=float, default=30, help="speed (default: 30)")
-    parser.add_argument("--no-loop", action="store_true", help="end at the last seed instead of the first")
+    add_switch(parser, "--loop", "return from the last seed to the first", default=True)
     parser.add_argument("--scale", type=int, help="enlarge so many times (default: to at least 256 pixels)")
     add_batch_size(parser)
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     from fagan_hf.sampling.images import generate_images
     from fagan_hf.viz.grids import enlarged
 
-    is_loop = not options.no_loop
+    is_loop = options.loop
     with drawing(load_generator(options), options) as (generator, latents, labels):
         latents = walk(latents, options.frames, is_loop=is_loop)
         if labels is not None:

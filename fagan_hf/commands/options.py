@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fagan_hf.commands.switches import add_switch
 from fagan_hf.sampling.seeds import parse_seeds
 from fagan_hf.utils.devices import find_device
 
@@ -105,7 +106,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--label-columns", nargs="+", help="what a conditional model was trained with")
     data.add_argument("--num-avatars", type=int, help="how many avatars of the train split there are (default: 8192)")
     data.add_argument("--crop", type=int, help="side of the centre square that is kept [pixels]")
-    data.add_argument("--upscale", action="store_true", default=None, help="enlarge smaller pictures")
+    add_switch(data, "--upscale", "enlarge smaller pictures", default=None)
 
 
 def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":

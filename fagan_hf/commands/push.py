@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fagan_hf.commands.options import add_imports
+from fagan_hf.commands.switches import add_switch
 
 SNAPSHOT_TRIES = 5
 
@@ -20,16 +21,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder, or a folder that convert has written")
     parser.add_argument("repo_id", metavar="USER/NAME", help="where to; made if need be")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    add_switch(parser, "--private", "make a new repository private", default=None)
     parser.add_argument("--revision", help="branch to commit to, made if need be (default: main)")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    add_switch(parser, "--create-pr", "open a pull request instead of committing")
     parser.add_argument("--message", help="the commit's message")
-    parser.add_argument(
-        "--training-state", action="store_true", help="the newest checkpoint too, for --resume_from elsewhere"
-    )
-    parser.add_argument(
-        "--replace-card", action="store_true", help="push the folder's own card, whatever people wrote on the one there"
-    )
+    add_switch(parser, "--training-state", "the newest checkpoint too, for --resume_from elsewhere")
+    add_switch(parser, "--replace-card", "push the folder's own card, whatever people wrote on the one there")
     add_imports(parser)
 
 

@@ -1,142 +1,167 @@
-"""The recipe of a command line: a YAML file, and a flag for each field."""
+"""Build a recipe from a file and what shall differ from it: flags of a command line, or fields in Python."""
 
+import dataclasses
+import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonargparse
-import yaml
 
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES
 from fagan_hf.training.recipe import CHOICES, FIELDS, LISTS, Recipe
+from fagan_hf.training.recipe_files import check_names, find_recipe, our_recipes, read_recipe_file
 from fagan_hf.training.run.origin import base_recipe
 from fagan_hf.utils.redaction import redact
 from fagan_hf.utils.suggest import suggest
 
-
-def check_recipe_file(path: Path) -> None:
-    """Refuse a file that is no recipe, or has keys that no recipe has.
-
-    Raises:
-        FileNotFoundError: There is no such file; lists the recipes beside it.
-        ValueError: It is no YAML mapping, or has an unknown key; names the nearest.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipes there"
-        raise FileNotFoundError(f"recipe {str(path)!r} does not exist; {there}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"recipe {str(path)!r} is no YAML file: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"recipe {str(path)!r} holds {type(data).__name__}; it must be a mapping of fields to values")
-    _check_names(f"recipe {str(path)!r} has the unknown field", data)
+_SWITCHES = {field.name for field in dataclasses.fields(Recipe) if field.type is bool}
+_ORIGINS = ("resume_from", "finetune_from")
+_FILE = ("recipe", "config")  # flags that name a recipe; the second as other programs call it
 
 
-def _check_names(complaint: str, names: Any) -> None:
-    for name in names:
-        if name not in FIELDS:
-            raise ValueError(f"{complaint} {name!r}; {suggest(str(name), FIELDS)}")
+def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "train.py") -> Recipe:
+    """Read the recipe of a command line: ``--recipe NAME`` and a flag for each field that shall differ from it.
 
-
-def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
-    """Read the recipe of a command line: ``--config FILE`` and a flag for each field that shall differ from it.
+    Flags are written with ``-`` or ``_``; those that are true or false as ``--streaming``, ``--no-streaming``, or with
+    the value; lists as ``--augment color,cutout``.
 
     Args:
         arguments: Without the program's name; by default the process's own.
+        program: What help and errors call it.
 
     Raises:
         SystemExit: After ``--help``, or with status 2 and a message about what is wrong.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="training/train.py",
-        description="Train a generator and a discriminator. The same command goes on where a run was stopped.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="Recipe to start from; see training/recipes/.")
-    parser.add_class_arguments(Recipe, as_group=False)
+    if {"-h", "--help"} & {*arguments}:
+        _parser(program).parse_args(["--help"])
     try:
-        with TemporaryDirectory() as folder:
-            return _parse(parser, arguments, Path(folder))
-    except (ValueError, FileNotFoundError, jsonargparse.ArgumentError) as error:
-        print(redact(f"train.py: error: {error}\n(--help explains every field)"), file=sys.stderr)
+        flags = _read_flags(arguments)
+        files = [flags.pop(name) for name in _FILE if name in flags]
+        if len(files) > 1:
+            raise ValueError("--recipe and --config are the same; give one of them")
+        return _build(files[0] if files else None, flags)
+    except (ValueError, FileNotFoundError) as error:
+        print(redact(f"{program}: error: {error}\n(--help explains every field)"), file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def _parse(parser: Any, arguments: list[str], scratch: Path) -> Recipe:
-    arguments = _with_equals(arguments)
-    _check_names("unknown flag", [name for name, _ in _flags(arguments) if name not in ("config", "help", "")])
-    arguments = _with_base(arguments, scratch)
-    # The file first, so that a flag beats it wherever it stands.
-    arguments = sorted(map(_with_brackets, arguments), key=lambda argument: not argument.startswith("--config="))
-    path = None
-    if arguments and arguments[0].startswith("--config="):
-        path = Path(arguments[0].removeprefix("--config="))
-        check_recipe_file(path)
-    _check_choices(arguments, path)
-    values = parser.parse_args(arguments).as_dict()
-    values.pop("config", None)
+def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
+    """Build a recipe from one of ours, or from a file, and what shall differ from it.
+
+    Args:
+        recipe: A name or a path, see `fagan_hf.training.recipe_files.find_recipe`; by default all fields are given, or
+            taken over from the model that `resume_from` or `finetune_from` names.
+        **fields: Those of `Recipe`.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        TypeError: A field is unknown; names the nearest.
+        ValueError: A value is not allowed.
+    """
+    try:
+        check_names("unknown field", fields)
+    except ValueError as error:
+        raise TypeError(str(error)) from error
+    return _build(recipe, fields)
+
+
+def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
+    """Build a recipe of a file and changes, which are values, or texts that are read as YAML."""
+    path = None if recipe is None else find_recipe(recipe)
+    fields = _base(changes) if path is None else read_recipe_file(path)
+    for name, choices in CHOICES.items():
+        value = changes.get(name, fields.get(name, choices[0]))
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; {suggest(str(value), choices)}")
+    texts = [f"--{name}={value}" for name, value in changes.items() if isinstance(value, str)]
+    plain = {name: _plain(value) for name, value in changes.items() if not isinstance(value, str)}
+    sources = [path or json.dumps(fields), json.dumps(plain)]
+    try:
+        # Later ones win; all are read and checked by the types of the fields.
+        values = _parser().parse_args([*(f"--config={each}" for each in sources), *texts]).as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    values = {name: values[name] for name in FIELDS}
     values |= {name: tuple(values[name]) for name in ("betas", *LISTS)}
     values["model"] = _find_beside(path, values["model"])
     return Recipe(**values)
 
 
-def _with_base(arguments: list[str], scratch: Path) -> list[str]:
-    """Let a run that starts from a model, and is given no recipe, take over the model's."""
-    flags = dict(_flags(arguments))
-    origins = [(name, flags[name]) for name in ("resume_from", "finetune_from") if flags.get(name)]
-    if "config" in flags or "help" in flags or len(origins) != 1:
-        return arguments
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+def _parser(program: str = "train.py") -> Any:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description="Train a generator and a discriminator. Run the same command again to resume.",
+        epilog=f"Recipes of ours: {', '.join(our_recipes())}.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", "--recipe", action="config", help="Recipe to start from: a name, or a YAML file.")
+    parser.add_class_arguments(Recipe, as_group=False)
+    return parser
+
+
+def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of the model that a run starts from, where it is given no recipe."""
+    origins = [(name, changes[name]) for name in _ORIGINS if changes.get(name)]
+    if len(origins) != 1:
+        return {}
     [(kind, origin)] = origins
     fields = base_recipe(origin, is_resumed=kind == "resume_from")
-    if "name" not in fields and "name" not in flags:
-        raise ValueError(f"--{kind} {origin} makes a new run, which needs a name of its own: give --name")
-    path = scratch / f"recipe of {Path(origin).name}.yaml"
-    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    return [*arguments, f"--config={path}"]
+    if "name" not in fields and "name" not in changes:
+        raise ValueError(f"--{kind} {origin} starts a new run, which needs a name: give --name")
+    return fields
 
 
-def _with_equals(arguments: list[str]) -> list[str]:
-    """Write every flag and its value as one, ``--name=value``."""
-    result: list[str] = []
+def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Read flags and their values; the last one counts where a flag is repeated."""
+    flags: dict[str, str] = {}
+    waiting: str | None = None  # a flag whose value may come next
     for argument in arguments:
-        if result and _awaits_value(result[-1]) and not argument.startswith("--"):
-            result[-1] += f"={argument}"
+        if not re.match(r"--\w", argument):
+            if waiting is None:
+                raise ValueError(f"{argument!r} does not belong to any flag; write --name value")
+            flags[waiting], waiting = argument, None
+            continue
+        _finish(flags, waiting)
+        name, equals, value = argument[2:].partition("=")
+        name = name.replace("-", "_")
+        is_off = name not in FIELDS and name.removeprefix("no_") in _SWITCHES
+        if name not in _FILE and not is_off:
+            check_names("unknown flag", [name])
+        if is_off and equals:
+            raise ValueError(f"--{name} takes no value; write --{name} or --{name.removeprefix('no_')}={value}")
+        waiting = None
+        if is_off:
+            flags[name.removeprefix("no_")] = "false"
+        elif equals:
+            flags[name] = value
         else:
-            result.append(argument)
-    if "--config" in result:
-        raise ValueError("--config needs the path of a recipe")
-    return result
+            waiting = name
+            flags.pop(name, None)
+    _finish(flags, waiting)
+    return {name: _with_brackets(name, value) for name, value in flags.items()}
 
 
-def _awaits_value(argument: str) -> bool:
-    return argument.startswith("--") and "=" not in argument
+def _finish(flags: dict[str, str], waiting: str | None) -> None:
+    """Take a flag without a value for true, where it is true or false."""
+    if waiting is None:
+        return
+    if waiting not in _SWITCHES:
+        raise ValueError(f"--{waiting} needs a value")
+    flags[waiting] = "true"
 
 
-def _flags(arguments: list[str]) -> list[tuple[str, str]]:
-    """Split flags, written by `_with_equals`, into names and values."""
-    parts = (argument[2:].partition("=") for argument in arguments if argument.startswith("--"))
-    return [(name, value) for name, _, value in parts]
-
-
-def _with_brackets(argument: str) -> str:
-    """Let lists of names be given as ``--augment=colour,cutout``, without the brackets that YAML wants."""
-    flag, _, value = argument.partition("=")
-    is_bare = flag.removeprefix("--") in LISTS and not value.startswith("[")
-    return f"{flag}=[{value}]" if is_bare else argument
-
-
-def _check_choices(arguments: list[str], path: Path | None) -> None:
-    """Name the nearest of what is allowed, where a field has few values."""
-    given = yaml.safe_load(path.read_text(encoding="utf-8")) if path is not None else {}
-    given |= dict(_flags(arguments))
-    for name, choices in CHOICES.items():
-        if name in given and given[name] not in choices:
-            raise ValueError(f"{name} is {given[name]!r}; {suggest(str(given[name]), choices)}")
+def _with_brackets(name: str, value: str) -> str:
+    """Let lists of names be given as ``color,cutout``, without the brackets that YAML wants."""
+    return f"[{value}]" if name in LISTS and not value.startswith("[") else value
 
 
 def _find_beside(recipe: Path | None, model: str) -> str:

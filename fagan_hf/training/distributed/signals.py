@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for requests inside of the block."""
+        """Take SIGINT and SIGTERM for requests inside of the block; in another thread than the main one nothing."""
+        if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+            yield
+            return
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._take)
         _outlive_no_launcher()

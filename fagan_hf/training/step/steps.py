@@ -97,7 +97,22 @@ class MicroBatch:
 
 
 Logits = dict[str, Tensor]
-"""Logits ``[batch]`` by what was judged: ``real``, ``fake``, ``wrong`` (real images under wrong labels)."""
+"""Logits ``[batch]`` by what they are of: ``real``, ``fake``, ``wrong`` (real images under wrong labels)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a micro-batch is to lower.
+
+    Attributes:
+        loss: Mean over the whole batch.
+        numbers: Scalars to show.
+        penalties: Weight and value by name, means over the micro-batch.
+    """
+
+    loss: Tensor
+    numbers: Mapping[str, Tensor]
+    penalties: Mapping[str, tuple[float, Tensor]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -116,7 +131,7 @@ class Trainer:
         discriminator: The other one.
         loss: What both minimise.
         policy: Names of the distortions, see `fagan_hf.training.step.augment`.
-        regularisation: Penalties of the discriminator.
+        regularization: Penalties of the discriminator.
     """
 
     def __init__(
@@ -126,14 +141,14 @@ class Trainer:
         discriminator: Player,
         loss: Loss,
         policy: Sequence[str],
-        regularisation: Regularisation | None = None,
+        regularization: Regularisation | None = None,
     ):
         self.processes = processes
         self.generator = generator
         self.discriminator = discriminator
         self.loss = loss
         self.policy = tuple(policy)
-        self.regularisation = regularisation or Regularisation()
+        self.regularization = regularization or Regularisation()
         self.bare_generator = processes.unwrap(generator.network)
         self.bare_discriminator = processes.unwrap(discriminator.network)
         networks = self.bare_generator, self.bare_discriminator
@@ -161,20 +176,21 @@ class Trainer:
             distortions, where there are two images at least; ``discriminator_gradient_norm``; and
             ``discriminator_skipped``, 1 or 0.
         """
-        statistics = self._statistics.remember()  # before the fakes are made, which moves those of the generator
+        before = self._statistics.remember()  # before the fakes are made, which moves those of the generator
+        is_penalized = self.regularization.is_due(step)
         reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
         with torch.no_grad():
             raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
             fakes = [augment(fake, batch.fake_augment, self.policy) for fake, batch in zip(raw, batches, strict=True)]
 
-        def judge(index: int, discriminator: nn.Module) -> Logits:
+        def compute_logits(index: int, discriminator: nn.Module) -> Logits:
             batch, real, fake = batches[index], reals[index], fakes[index]
             logits = {"real": discriminator(real, batch.labels), "fake": discriminator(fake, batch.labels)}
             if batch.wrong_labels is not None:
                 logits["wrong"] = discriminator(real, batch.wrong_labels)
             return logits
 
-        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+        def compute_loss(index: int, logits: Logits) -> Objective:
             real, fake = logits["real"], logits["fake"]
             loss = self.loss.discriminator(real, fake)
             real_accuracy, fake_accuracy = accuracies(self.loss, real, fake)
@@ -183,17 +199,17 @@ class Trainer:
             if "wrong" in logits:
                 loss = (loss + self.loss.discriminator(real, logits["wrong"])) / 2
                 numbers["wrong_label_logit"] = logits["wrong"].mean()
-            return loss, numbers | {"discriminator_loss": loss}
-
-        def penalise(index: int) -> Mapping[str, tuple[float, Tensor]]:
-            if not self.regularisation.is_due(step):
-                return {}
+            numbers["discriminator_loss"] = loss
+            if not is_penalized:
+                return Objective(loss, numbers)
             batch = batches[index]
             critic = partial(self._exact_discriminator, labels=batch.labels)
-            return self.regularisation.penalise(critic, reals[index], fakes[index], batch.penalty_draws)
+            penalties = self.regularization.penalize(critic, reals[index], fakes[index], batch.penalty_draws)
+            return Objective(loss, numbers, penalties)
 
         refresh_spectral_norms(self.bare_discriminator, iterations=1)
-        numbers = self._step("discriminator", self.discriminator, len(batches), statistics, judge, loss_of, penalise)
+        numbers = self._accumulate(self.discriminator, len(batches), compute_logits, compute_loss)
+        numbers |= self._update("discriminator", self.discriminator, numbers["discriminator_loss"], before, len(batches))
         if len(raw[0]) > 1:
             numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
         return numbers
@@ -204,8 +220,9 @@ class Trainer:
         Returns:
             Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
         """
+        before = self._statistics.remember()
 
-        def judge(index: int, generator: nn.Module) -> Logits:
+        def compute_logits(index: int, generator: nn.Module) -> Logits:
             batch, logits = batches[index], {}
             if self.loss.is_relative:
                 with torch.no_grad():
@@ -214,100 +231,86 @@ class Trainer:
             fake = augment(generator(batch.latents, batch.labels), batch.fake_augment, self.policy)
             return logits | {"fake": self.bare_discriminator(fake, batch.labels)}
 
-        def loss_of(logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+        def compute_loss(index: int, logits: Logits) -> Objective:
             loss = self.loss.generator(logits.get("real"), logits["fake"])
-            return loss, {"generator_loss": loss}
+            return Objective(loss, {"generator_loss": loss})
 
         refresh_spectral_norms(self.bare_generator, iterations=1)
         self.bare_discriminator.requires_grad_(False)
         try:
-            return self._step("generator", self.generator, len(batches), self._statistics.remember(), judge, loss_of)
+            numbers = self._accumulate(self.generator, len(batches), compute_logits, compute_loss)
         finally:
             self.bare_discriminator.requires_grad_(True)
+        return numbers | self._update("generator", self.generator, numbers["generator_loss"], before, len(batches))
 
     def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Judge in full precision, for penalties: past the autocast that Accelerate puts around a forward pass.
+        """Compute logits in full precision, for penalties: past the autocast that Accelerate puts around a forward pass.
 
         Between processes nothing is lost: the wrapper has prepared the gradients' exchange in the passes before, and it
         happens where gradients arrive, at the parameters.
         """
         return type(self.bare_discriminator).forward(self.bare_discriminator, images, labels)
 
-    def _step(
+    def _accumulate(
         self,
-        name: str,
         player: Player,
         parts: int,
-        statistics: Sequence[Tensor],
-        judge: Callable[[int, nn.Module], Logits],
-        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
-        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]] = lambda index: {},
+        compute_logits: Callable[[int, nn.Module], Logits],
+        compute_loss: Callable[[int, Logits], Objective],
     ) -> dict[str, Tensor]:
-        """Add up the gradients of all micro-batches, then step.
+        """Add up the gradients of all micro-batches.
+
+        Weights are divided by their spectral norms once in a micro-batch, for all passes through a network: that holds
+        until the graph of these passes is gone.
 
         Args:
-            name: Of the player.
-            player: Who learns.
+            player: Whose gradients.
             parts: How many micro-batches there are.
-            statistics: Those of the batches before the step, to come back to.
-            judge: Gives the logits of a micro-batch of this process, by its number and the player's network.
-            loss_of: Gives the loss of a whole batch's logits, and numbers to show.
-            penalise: Gives the weights and penalties of a micro-batch of this process.
+            compute_logits: Of a micro-batch of this process, by its number and the player's network.
+            compute_loss: Of a whole batch's logits; penalties are of the micro-batch alone.
+
+        Returns:
+            Means of the objectives' numbers and penalties over the micro-batches, detached.
         """
-        others = None
+        all_logits = None
         if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
-            others = self._judge_all(judge, self.processes.unwrap(player.network), parts)
-        told = [
-            self._learn_from_part(index, player, parts, judge, loss_of, penalise, others)
-            for index in self._synchronising_last(player.network, parts)
-        ]
-        means = {each: torch.stack([numbers[each] for numbers in told]).mean() for each in told[0]}
-        norm, loss = _gradient_norm(player), means[f"{name}_loss"]
-        if others is not None:  # in each process with other roundings, and all must skip the same steps
+            all_logits = self._compute_all_logits(compute_logits, self.processes.unwrap(player.network), parts)
+        numbers = []
+        for index in self._synchronizing_last(player.network, parts):
+            with parametrize.cached():
+                own = compute_logits(index, player.network)
+                place, rows = (0, [self._gather(own)]) if all_logits is None else (index, all_logits)
+                # The passes draw what `_compute_all_logits` drew, with penalties between them or not.
+                with nullcontext() if all_logits is None else self._same_draws():
+                    objective = compute_loss(index, self._among_all(own, rows, place))
+                total = objective.loss / parts * self.processes.count  # gradients are averaged over the processes
+                for weight, penalty in objective.penalties.values():
+                    total = total + weight * penalty / parts
+                self.processes.backward(total)
+            penalties = {name: penalty for name, (_, penalty) in objective.penalties.items()}
+            numbers.append({name: number.detach() for name, number in {**objective.numbers, **penalties}.items()})
+        return {name: torch.stack([each[name] for each in numbers]).mean() for name in numbers[0]}
+
+    def _update(
+        self, name: str, player: Player, loss: Tensor, before: Sequence[Tensor], parts: int
+    ) -> dict[str, Tensor]:
+        """Step along the gradients, unless loss or gradient is not finite; then batch statistics are as `before`."""
+        norm = _gradient_norm(player)
+        if self.loss.compares_with_means and parts > 1:  # in each process with other roundings, and all skip the same
             loss = self.processes.gather(loss[None])[0]
         is_finite = norm.isfinite() & loss.isfinite()
         player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
-        self._statistics.keep_if(is_finite, statistics)
-        return means | {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
+        self._statistics.keep_if(is_finite, before)
+        return {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
 
-    def _learn_from_part(
-        self,
-        index: int,
-        player: Player,
-        parts: int,
-        judge: Callable[[int, nn.Module], Logits],
-        loss_of: Callable[[Logits], tuple[Tensor, dict[str, Tensor]]],
-        penalise: Callable[[int], Mapping[str, tuple[float, Tensor]]],
-        others: list[Tensor] | None,
-    ) -> dict[str, Tensor]:
-        """Compute the gradients of a micro-batch; arguments are those of `_step`, and all logits if they are known.
-
-        Weights are divided by their spectral norms once, for all passes through a network: that holds until the graph
-        of these passes is gone.
-        """
-        with parametrize.cached():
-            own = judge(index, player.network)
-            if others is None:
-                loss, numbers = loss_of(self._among_all(own, [self._gather(own)], 0))
-                loss = loss / parts
-            else:
-                loss, numbers = loss_of(self._among_all(own, others, index))
-            objective = loss * self.processes.count  # gradients are averaged over the processes
-            # The passes draw what `_judge_all` drew, with penalties between them or not.
-            with nullcontext() if others is None else self._same_draws():
-                penalties = penalise(index)
-            for name, (weight, penalty) in penalties.items():
-                objective = objective + weight * penalty / parts
-                numbers[name] = penalty
-            self.processes.backward(objective)
-        return {name: number.detach() for name, number in numbers.items()}
-
-    def _judge_all(self, judge: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int) -> list[Tensor]:
-        """Judge all micro-batches without a graph, with the random numbers that the passes with one will draw."""
+    def _compute_all_logits(
+        self, compute_logits: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int
+    ) -> list[Tensor]:
+        """Compute all logits without a graph, with the random numbers that the passes with one will draw."""
         with torch.no_grad(), self._same_draws():
-            return [self._gather(judge(index, network)) for index in range(parts)]
+            return [self._gather(compute_logits(index, network)) for index in range(parts)]
 
     def _same_draws(self) -> AbstractContextManager[None]:
         """Leave torch's own random numbers, after a block, where they were before it."""
@@ -323,7 +326,7 @@ class Trainer:
         rows[index * self.processes.count + self.processes.index] = torch.stack(list(own.values()))
         return dict(zip(own, torch.cat(rows, dim=1), strict=True))
 
-    def _synchronising_last(self, network: nn.Module, parts: int) -> Iterator[int]:
+    def _synchronizing_last(self, network: nn.Module, parts: int) -> Iterator[int]:
         """Count through the micro-batches; gradients cross between processes with the last one."""
         for index in range(parts - 1):
             with self.processes.no_sync(network):

@@ -77,7 +77,7 @@ def test_yaml_and_back(tmp_path):
         ("", ["--penalty_every_steps", "0"], "penalty_every_steps is 0; it must be above 0"),
         ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
         ("- 1", [], "it must be a mapping of fields to values"),
-        ("a: [", [], "is no YAML"),
+        ("a: [", [], "is not a YAML file"),
     ],
 )
 def test_mistakes_are_named(tmp_path, capsys, content, flags, message):

@@ -1,0 +1,76 @@
+"""Train from Python: in a script, a thread, a notebook, or what `accelerate.notebook_launcher` starts."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fagan_hf.hub.repository import HISTORY
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.flags import build_recipe
+from fagan_hf.training.run.loop import Run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run has left in its folder, read when it is asked for.
+
+    Attributes:
+        folder: The run's; every ``from_pretrained`` loads it.
+    """
+
+    folder: Path
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The averaged generator, in eval mode on the CPU."""
+        return Generator.from_pretrained(self.folder)
+
+    @cached_property
+    def discriminator(self) -> Discriminator:
+        """The discriminator, in eval mode on the CPU."""
+        return Discriminator.from_pretrained(self.folder)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, one for each log interval: ``images``, ``seconds``, losses and more."""
+        lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def train(recipe: str | Path | None = None, **fields: Any) -> TrainedRun:
+    """Train a generator and a discriminator; the same call resumes a run that was interrupted.
+
+    In a notebook the newest grid and the losses are shown below the cell. Several processes, as in a notebook with two
+    GPUs: ``accelerate.notebook_launcher(fagan_hf.train, ("avatars-32",), num_processes=2)``, or with a function of
+    yours that calls this one.
+
+    Args:
+        recipe: One of ours, such as ``"avatars-32"``, or the path of a YAML file.
+        **fields: What shall differ from it, such as ``dataset="~/pictures"``, ``max_images=50_000``; all of a recipe's
+            fields are explained by ``fagan-hf train --help``.
+
+    Returns:
+        The finished run: its ``folder``, ``generator``, ``discriminator`` and ``metrics``.
+
+    Raises:
+        FileNotFoundError: There is no such recipe, data set or model.
+        TypeError: A field is unknown; names the nearest.
+        ValueError: A value is not allowed, the images can't be used, or the folder belongs to another recipe.
+        ImportError: A tracker or a data set needs a package.
+        OSError: The folder can't be written, or the disk is full and stays full.
+        DivergedError: Losses or gradients are not finite, and going back to a checkpoint did not help.
+        OtherProcessError: Another process has failed.
+        KeyboardInterrupt: The run was asked to stop, by Ctrl-C, a notebook's stop button or SIGTERM. Its checkpoint is
+            saved, unless it was asked twice; the same call resumes.
+
+    Example:
+        >>> run = fagan_hf.train("avatars-32", max_minutes=2)
+        >>> run.generator.sample(seeds=[1, 2, 3])  # doctest: +SKIP
+    """
+    run = Run(build_recipe(recipe, **fields))
+    run.train()
+    if run.stop_request.is_made:
+        raise KeyboardInterrupt(f"stopped after {run.images_seen:,} images; the same call resumes")
+    return TrainedRun(run.recipe.run_dir)
