@@ -48,7 +48,7 @@ CHECKPOINT = 64  # images from one to the next
 RECIPE = {
     "batch_size": 8,
     "gradient_accumulation": 2,
-    "augment": "[colour,translation,cutout]",
+    "augment": "[color,translation,cutout]",
     "horizontal_flip": "true",
     "r1_gamma": 1,
     "penalty_every_steps": 3,
@@ -85,7 +85,7 @@ OF_THE_MACHINE = ("seconds", "logged_seconds", "images_per_second", "peak_memory
 KINDS = {  # what is compared, by the name of its file
     r"checkpoints/.*/(generator|discriminator)\.safetensors": "weights and batch statistics",
     r"checkpoints/.*/averaged_generator\.safetensors": "averaged weights",
-    r"checkpoints/.*_optimizer\.safetensors": "optimiser moments",
+    r"checkpoints/.*_optimizer\.safetensors": "optimizer moments",
     r"checkpoints/.*/numbers\.safetensors": "sums since the last line",
     r"checkpoints/.*/state\.json": "numbers of the state",
     r"(generator|discriminator)/.*": "files of the models",

@@ -246,7 +246,7 @@ class GeneratorLossFunction(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """What both players minimise.
+    """What both players minimize.
 
     Attributes:
         discriminator: Of real and fake logits.
@@ -270,7 +270,7 @@ def accuracies(
     """Say how often a discriminator is right.
 
     Args:
-        loss: What it minimises, which says from where on an image counts as real.
+        loss: What it minimizes, which says from where on an image counts as real.
         real: Logits of real images.
         fake: Logits of generated images.
 

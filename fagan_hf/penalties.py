@@ -1,7 +1,7 @@
 """Penalties on a discriminator's slope: functions of a discriminator and images, without weights or randomness.
 
 A recipe multiplies them and adds them to the discriminator's loss. Labels are bound by the caller, for example
-``zero_centred_gradient_penalty(lambda images: discriminator(images, labels), images)``. No gradient passes through the
+``zero_centered_gradient_penalty(lambda images: discriminator(images, labels), images)``. No gradient passes through the
 images, so none reaches a generator.
 
 The gradient is that of an image's own logit, where logits depend on their own image only. Batch norm in training mode
@@ -31,7 +31,7 @@ class Critic(Protocol):
         ...
 
 
-def zero_centred_gradient_penalty(
+def zero_centered_gradient_penalty(
     discriminator: Critic, images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
     """Measure how steep the discriminator is: R1 at real images, R2 at generated ones.
@@ -88,12 +88,12 @@ def approximate_gradient_penalty(
 ) -> Float[Tensor, ""]:
     """Measure how steep the discriminator is by a small random step, without a second derivative.
 
-    Its mean over the noise approximates `zero_centred_gradient_penalty`, and equals it for a linear discriminator. For
+    Its mean over the noise approximates `zero_centered_gradient_penalty`, and equals it for a linear discriminator. For
     a smooth one its gradient for the weights is right too. With leaky ReLU it need not be: where units lie within a
     step of their kinks it can point far from R1's.
 
     Args:
-        discriminator: Called twice, with the same spectrally normalised weights; computed in single precision at
+        discriminator: Called twice, with the same spectrally normalized weights; computed in single precision at
             least, for half precision rounds a small difference of logits away. The fused attention kernels are used.
         images: Where to measure, in [-1, 1].
         noise: Standard normal numbers of the images' shape.

@@ -61,8 +61,8 @@ def test_everything_in_its_order():
     assert Generator.from_pretrained("hub/you/mine").config == run.generator.config
 
     cook(own)
-    labelled = FAGANPipeline.from_pretrained("runs/mine-too")
-    assert len(labelled(seeds=[1], labels={"beard": True}).images) == 1
+    labeled = FAGANPipeline.from_pretrained("runs/mine-too")
+    assert len(labeled(seeds=[1], labels={"beard": True}).images) == 1
     del LAYER_SPECS["pixel_norm"]
     with pytest.raises(ValueError, match=r"type is 'pixel_norm', which is none of ours.*must be registered first"):
         FAGANPipeline.from_pretrained("runs/mine-too")

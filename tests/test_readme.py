@@ -31,7 +31,7 @@ def trained(tmp_path, monkeypatch):
     networks = with_gates(Generator(GENERATOR)).eval(), Discriminator(DISCRIMINATOR).eval()
     for folder in ("runs/avatars-32", "model_cards/fagan-avatars-64"):
         save_repository(tmp_path / folder, *networks)
-    labels = (GENERATOR, DISCRIMINATOR), ("beard", "hair_colour=black", "hair_colour=red"), "projection"
+    labels = (GENERATOR, DISCRIMINATOR), ("beard", "hair_color=black", "hair_color=red"), "projection"
     save_repository(tmp_path / "model_cards/fagan-avatars-64-labels", Generator(with_labels(*labels)[0]).eval())
     Image.new("RGB", (40, 40), "teal").save(tmp_path / "portrait.png")
     save_legacy_files(tmp_path)

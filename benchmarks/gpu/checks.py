@@ -18,8 +18,8 @@ from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.layers import gates
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.penalties import zero_centred_gradient_penalty
-from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.penalties import zero_centered_gradient_penalty
+from fagan_hf.training.step.regularization import Regularization
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
@@ -84,7 +84,7 @@ def _gradient_error(model: str, device: str, with_penalty: bool) -> float:
         copy = deepcopy(network).to(where)
         loss = LOSSES["relativistic_pairing"].discriminator(copy(real.to(where)), copy(fake.to(where)))
         if with_penalty:
-            loss = loss + zero_centred_gradient_penalty(copy, real.to(where))
+            loss = loss + zero_centered_gradient_penalty(copy, real.to(where))
         loss.backward()
         found.append([each.grad.cpu().double() for each in copy.parameters() if each.grad is not None])
     whole = torch.cat([each.flatten() for each in found[0]]).norm()
@@ -128,8 +128,8 @@ def penalties_are_finite_in_half(is_small: bool) -> Found:
     """Check that penalties stay in float32: R1 in a bf16 step is that of a float32 step."""
     values = {}
     for precision in ("no",) if is_small else ("no", "bf16"):
-        rules = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=1)
-        step = Step("fagan-32" if is_small else "fagan-64-small", 8, precision, regularisation=rules)
+        rules = Regularization(r1_gamma=2.0, r2_gamma=2.0, every_steps=1)
+        step = Step("fagan-32" if is_small else "fagan-64-small", 8, precision, regularization=rules)
         values[precision] = step.step()["r1"].item()
     first, last = values["no"], values.get("bf16", values["no"])
     return {"passed": abs(first - last) <= 0.02 * abs(first), "r1": values}

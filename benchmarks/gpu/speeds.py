@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.step import Step
 from benchmarks.speed_of.machine import count_flops
 from benchmarks.speed_of.timing import alternate
-from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.regularization import Regularization
 
 # Model, batch, precision, and how the step is launched.
 CASES: tuple[tuple[str, int, str, str], ...] = (
@@ -48,7 +48,7 @@ def _precision_name(precision: str) -> str:
 def _step_of(model: str, batch: int, precision: str = "no", how: str = "no") -> Step:
     """Make a step with the recipe that goes with the networks: for FAGAN's own the original's loss, no penalties."""
     if "classic" in model:
-        return Step(model, batch, precision, how, loss="relativistic_hinge", regularisation=Regularisation())
+        return Step(model, batch, precision, how, loss="relativistic_hinge", regularization=Regularization())
     return Step(model, batch, precision, how)
 
 

@@ -9,10 +9,10 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
-from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import MicroBatch, Trainer, make_player
 
-FLAGSHIP = Regularisation(r1_gamma=2.0, r2_gamma=2.0, every_steps=4)
+FLAGSHIP = Regularization(r1_gamma=2.0, r2_gamma=2.0, every_steps=4)
 RATE, BETAS = 4e-4, (0.0, 0.99)
 
 
@@ -25,7 +25,7 @@ class Step:
         precision: ``"no"`` or ``"bf16"``.
         how: A recipe's `compile`.
         loss: A name in `fagan_hf.losses.LOSSES`.
-        regularisation: The discriminator's penalties.
+        regularization: The discriminator's penalties.
         seed: Of weights and images.
     """
 
@@ -37,7 +37,7 @@ class Step:
         how: str = "no",
         *,
         loss: str = "relativistic_pairing",
-        regularisation: Regularisation = FLAGSHIP,
+        regularization: Regularization = FLAGSHIP,
         seed: int = 0,
     ):
         AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision in a process's life
@@ -50,7 +50,7 @@ class Step:
             make_player(processes, network, RATE, BETAS, how) for network in (self.generator, self.discriminator)
         ]
         self.averaged = AveragedGenerator(self.generator, 50_000)
-        trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularisation)
+        trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularization)
         self._stepper = GraphedSteps(trainer) if how == "cuda_graphs" else trainer
         self.latent_dim, size = generator_config.latent_dim, generator_config.image_size
         self._random = torch.Generator(self.device).manual_seed(seed)

@@ -11,10 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 GROUPS = {
     "convolution backward": r"conv\w*_backward|convolution_backward",
     "convolution forward": r"conv",
-    "optimiser": r"adam|Optimizer\.",
+    "optimizer": r"adam|Optimizer\.",
     "softmax and exp": r"softmax|::exp_?$",
     "attention products": r"::(bmm|baddbmm_?)$|scaled_dot_product|flash|attention|Attention",
-    "normalisation": r"batch_norm|BatchNorm|::(mv|mm|dot|ger|addmv_?|linalg_vector_norm|norm|_foreach_norm)$|Norm",
+    "normalization": r"batch_norm|BatchNorm|::(mv|mm|dot|ger|addmv_?|linalg_vector_norm|norm|_foreach_norm)$|Norm",
     "views and autograd": r"^autograd::|Backward\d*$|AccumulateGrad|::(view|slice|select|as_strided_?|transpose|t"
     r"|permute|expand|unsqueeze|squeeze|flatten|unflatten|movedim|mT|_reshape_alias|_unsafe_view|matmul|result_type|unbind|chunk"
     r"|narrow|split|pad|item|_local_scalar_dense|detach|is_\w+)$",

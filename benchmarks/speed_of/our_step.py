@@ -52,7 +52,7 @@ class Ours:
 
 
 def fill_moments(optimizers: Iterable[Optimizer]) -> None:
-    """Let optimisers take the memory that they keep from step to step, so that a step's own can be told from it."""
+    """Let optimizers take the memory that they keep from step to step, so that a step's own can be told from it."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -75,6 +75,6 @@ def _widened(layer: Any, count: int) -> LayerSpec:
 
 
 def _steered(layer: Any, count: int) -> LayerSpec:
-    is_normalised = getattr(layer, "batch_norm", True) and getattr(layer, "norm", None) != "none"
-    takes_labels = hasattr(layer, "num_labels") and is_normalised
+    is_normalized = getattr(layer, "batch_norm", True) and getattr(layer, "norm", None) != "none"
+    takes_labels = hasattr(layer, "num_labels") and is_normalized
     return dataclasses.replace(layer, num_labels=count) if takes_labels else layer

@@ -91,9 +91,9 @@ def _sagan_classic_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
     )
 
 
-def _sample_64(*, is_normalised: bool) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+def _sample_64(*, is_normalized: bool) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """One layer of full attention in each network: attn-gan-pytorch's sample 2 (without norms) and sample 3 (with)."""
-    norms: dict[str, Any] = {"spectral_norm": is_normalised, "batch_norm": is_normalised}
+    norms: dict[str, Any] = {"spectral_norm": is_normalized, "batch_norm": is_normalized}
     return _classic_64(
         generator_opens=(
             _UP_BY_CONVOLUTION,
@@ -194,7 +194,7 @@ def flagship(
             in_channels=in_channels, out_channels=out_channels, **{**defaults, **options, **fields}
         )
 
-    def normalised(channels: int) -> tuple[LayerSpec, LayerSpec]:
+    def normalized(channels: int) -> tuple[LayerSpec, LayerSpec]:
         return RMSNormSpec(in_channels=channels), ActivationSpec(activation="leaky_relu(0.2)")
 
     kernel: dict[str, Any] = {"kernel_size": 3, "padding": 1}
@@ -202,11 +202,11 @@ def flagship(
     doubled: dict[str, Any] = {**kernel, "upsample": True}
     up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
-        up += [*normalised(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
+        up += [*normalized(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
-    # A gate that goes below 0 here, by chance, makes pictures whose colours leave their range, and stays there.
+    # A gate that goes below 0 here, by chance, makes pictures whose colors leave their range, and stays there.
     to_image["initial_alpha"] = 0.1
-    up += [*normalised(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
+    up += [*normalized(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
     judging: dict[str, Any] = {"activation": "leaky_relu(0.2)"}
     down: list[LayerSpec] = [
@@ -257,8 +257,8 @@ PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
     "fagan-plain-128": every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
     "fagan-classic-64": _fagan_classic_64(),
     "sagan-classic-64": _sagan_classic_64(),
-    "sample-2-classic-64": _sample_64(is_normalised=False),
-    "sample-3-classic-64": _sample_64(is_normalised=True),
+    "sample-2-classic-64": _sample_64(is_normalized=False),
+    "sample-3-classic-64": _sample_64(is_normalized=True),
     "dcgan-64": _dcgan_64(),
 }
 

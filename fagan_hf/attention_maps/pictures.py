@@ -17,9 +17,9 @@ from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, to_uint8
 
-# Colours from no attention to the most: lightness rises all the way, so that the map reads the same in grey.
-_COLOURS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
-_MARK = (0, 255, 210)  # a hue that the colours don't have
+# Colors from no attention to the most: lightness rises all the way, so that the map reads the same in gray.
+_COLORS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
+_MARK = (0, 255, 210)  # a hue that the colors don't have
 _INK, _FAINT_INK, _PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
 _HEAT_OPACITY = (0.45, 0.9)  # where there is no attention, and where there is most
 _FONT_SIZE = 13  # [pixels]
@@ -27,10 +27,10 @@ _LINE_HEIGHT = 18  # [pixels]
 _GAP = 8  # [pixels]
 
 
-def heat_colours(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour numbers from 0, nearly black, to 1, nearly white, by way of purple, red and orange."""
-    stops = np.linspace(0, 1, len(_COLOURS))
-    channels = [np.interp(values, stops, channel) for channel in np.array(_COLOURS).T]
+def heat_colors(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Color numbers from 0, nearly black, to 1, nearly white, by way of purple, red and orange."""
+    stops = np.linspace(0, 1, len(_COLORS))
+    channels = [np.interp(values, stops, channel) for channel in np.array(_COLORS).T]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
@@ -132,7 +132,7 @@ def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 1
     """Draw what a layer puts out by convolution only and by attention only, before they are blended.
 
     Where that has three channels in [-1, 1] it is an image and is shown as one. Otherwise the three directions in which
-    both outputs together vary most become red, green and blue: alike colours are alike features, here and there.
+    both outputs together vary most become red, green and blue: alike colors are alike features, here and there.
 
     Args:
         layer: From `capture_attention`.
@@ -140,16 +140,16 @@ def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 1
         tile_size: Height and width of the tiles [pixels].
 
     Reference:
-        Principal components as colours: Caron et al., arXiv:2104.14294; Oquab et al., arXiv:2304.07193, figure 1.
+        Principal components as colors: Caron et al., arXiv:2104.14294; Oquab et al., arXiv:2304.07193, figure 1.
     """
     maps = torch.stack([layer.plain[index], layer.gathered[index]]).float().cpu()
     if maps.shape[1] != 3 or maps.abs().max() > 1:
-        maps = _principal_colours(maps)
+        maps = _principal_colors(maps)
     plain, gathered = (_enlarged(pixels, tile_size) for pixels in to_uint8(maps))
     return plain, gathered
 
 
-def _principal_colours(
+def _principal_colors(
     maps: Float[Tensor, "maps channels height width"],
 ) -> Float[Tensor, "maps 3 height width"]:
     """Project all positions on their three principal components, each from -1 to 1."""
@@ -157,12 +157,12 @@ def _principal_colours(
     positions = positions - positions.mean(0)
     _, components = torch.linalg.eigh(positions.T @ positions)
     components = components[:, -3:].flip(1)
-    # An eigenvector has no sign of its own: let its largest number be positive, or colours would depend on the library.
+    # An eigenvector has no sign of its own: let its largest number be positive, or colors would depend on the library.
     signs = components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
-    colours = positions @ (components * signs)
-    colours = colours / colours.abs().amax(0).clamp(min=1e-12)
-    colours = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1]))
-    return colours.float().unflatten(0, (len(maps), *maps.shape[2:])).movedim(-1, 1)
+    colors = positions @ (components * signs)
+    colors = colors / colors.abs().amax(0).clamp(min=1e-12)
+    colors = torch.nn.functional.pad(colors, (0, 3 - colors.shape[1]))
+    return colors.float().unflatten(0, (len(maps), *maps.shape[2:])).movedim(-1, 1)
 
 
 def weights_of(
@@ -200,22 +200,22 @@ def _heat(weights: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "heig
 
 
 def _heat_tile(weights: Float[np.ndarray, "height width"], size: int) -> Image.Image:
-    return _enlarged(heat_colours(_heat(weights)), size)
+    return _enlarged(heat_colors(_heat(weights)), size)
 
 
 def _enlarged(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Image.Image:
-    """Enlarge by nearest neighbour: a map's own positions are to be seen, not a landscape made up between them."""
+    """Enlarge by nearest neighbor: a map's own positions are to be seen, not a landscape made up between them."""
     return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
 
 
 def _overlay(
     pixels: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "map_height map_width"], size: int
 ) -> Image.Image:
-    """Lay a heat map over a picture, which is grey so that all colour is attention's."""
-    grey = _enlarged(pixels, size).convert("L").convert("RGB")
+    """Lay a heat map over a picture, which is gray so that all color is attention's."""
+    gray = _enlarged(pixels, size).convert("L").convert("RGB")
     opacity = np.interp(heat, (0, 1), _HEAT_OPACITY)
     mask = Image.fromarray((255 * opacity).round().astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return Image.composite(_enlarged(heat_colours(heat), size), grey, mask)
+    return Image.composite(_enlarged(heat_colors(heat), size), gray, mask)
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, corner: Position, position: Position, shape: Position, size: int) -> None:
@@ -244,10 +244,10 @@ def _draw_label(draw: ImageDraw.ImageDraw, font: Any, top: int, lines: Sequence[
 def _draw_scale(
     picture: Image.Image, draw: ImageDraw.ImageDraw, font: Any, corner: Position, width: int, height: int = 12
 ) -> None:
-    """Draw what the colours mean, above and to the right of a corner."""
+    """Draw what the colors mean, above and to the right of a corner."""
     left, bottom = corner
     ramp = np.tile(np.linspace(0, 1, width), (height, 1))
-    picture.paste(Image.fromarray(heat_colours(ramp)), (left, bottom - height))
+    picture.paste(Image.fromarray(heat_colors(ramp)), (left, bottom - height))
     text_bottom = bottom - height - 4
     draw.text((left, text_bottom), "0", _FAINT_INK, font, anchor="ls")
     draw.text((left + width // 2, text_bottom), "attention", _FAINT_INK, font, anchor="ms")

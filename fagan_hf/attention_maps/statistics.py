@@ -42,7 +42,7 @@ def attention_statistics(
     Reference:
         Mean attention distance: Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv:2010.11929, figure 7.
     """
-    (rows, columns), (key_rows, key_columns) = (_centres(each, query) for each in (query, key))
+    (rows, columns), (key_rows, key_columns) = (_centers(each, query) for each in (query, key))
     distance = torch.zeros((), dtype=torch.float64)
     entropy = torch.zeros((), dtype=torch.float64)
     with torch.autocast(query.device.type, enabled=False):
@@ -61,7 +61,7 @@ def attention_statistics(
     return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(keys.shape[2]) or 1.0))
 
 
-def _centres(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
+def _centers(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
     """Give the rows and columns of a map's positions on the grid of another that shows the same [grid positions]."""
     rows, columns = (
         (torch.arange(size, device=grid.device) + 0.5) * (whole / size)

@@ -72,9 +72,9 @@ def run(options: argparse.Namespace) -> None:
 def _keep(folder: Path, evaluation: "Evaluation") -> None:
     """Write numbers, picture and card."""
     from fagan_hf.hub.card import write_card
-    from fagan_hf.hub.repository import CARD, METRICS, NEIGHBOURS, write_text
+    from fagan_hf.hub.repository import CARD, METRICS, NEIGHBORS, write_text
 
     evaluation.keep(folder)
     card = folder / CARD
     write_text(card, write_card(folder, existing=card.read_text(encoding="utf-8") if card.is_file() else None))
-    print(f"in {folder / METRICS}, {NEIGHBOURS} and {CARD}")
+    print(f"in {folder / METRICS}, {NEIGHBORS} and {CARD}")

@@ -55,7 +55,7 @@ def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:
         "--dtype",
         choices=DTYPES,
         help="what networks compute in (default: what the model was saved in, usually float32); bfloat16 is faster on "
-        "GPUs and on CPUs with instructions for it, on others slower, and colours differ by a few levels of 256",
+        "GPUs and on CPUs with instructions for it, on others slower, and colors differ by a few levels of 256",
     )
 
 
@@ -105,7 +105,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-column", help="of a Hub data set")
     data.add_argument("--label-columns", nargs="+", help="what a conditional model was trained with")
     data.add_argument("--num-avatars", type=int, help="how many avatars of the train split there are (default: 8192)")
-    data.add_argument("--crop", type=int, help="side of the centre square that is kept [pixels]")
+    data.add_argument("--crop", type=int, help="side of the center square that is kept [pixels]")
     add_switch(data, "--upscale", "enlarge smaller pictures", default=None)
 
 

@@ -13,7 +13,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "Find the latent of which a model draws a picture most alike to the given one. What the model never learned to "
         "draw can't come back: see comparison.png."
     )
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="any picture; its centre square is taken")
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="any picture; its center square is taken")
     add_model(parser)
     add_labels(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the latent and the pictures")

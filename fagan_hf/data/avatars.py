@@ -1,9 +1,9 @@
 """Draw the embedded data set: cartoon portraits, one per seed, with labels known because we choose them.
 
 The drawings come from DiceBear (https://www.dicebear.com): `dicebear-styles` ships each style as a JSON file,
-`dicebear-core` makes an SVG of it, `resvg-py` rasterises that. Nothing is downloaded. The default style,
+`dicebear-core` makes an SVG of it, `resvg-py` rasterizes that. Nothing is downloaded. The default style,
 `toon-head`, is a remix of "ToonHead" by Johan Melin, CC BY 4.0
-(https://www.figma.com/community/file/1589627891082866389). `attribution` reads title, creator and licence of
+(https://www.figma.com/community/file/1589627891082866389). `attribution` reads title, creator and license of
 every style from the style's own metadata; whatever shows or ships the pictures has to say so too.
 
 For `toon-head` our own seeded generator picks the parts, from the tables below, so that people look natural;
@@ -43,7 +43,7 @@ Weights = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Attribution:
-    """Say whose drawings a style shows, under which licence. `str()` gives the line to print."""
+    """Say whose drawings a style shows, under which license. `str()` gives the line to print."""
 
     title: str
     creator: str
@@ -92,21 +92,21 @@ _SKIN_TONES = {
     "brown":  ("#925f42", 0.13),
     "dark":   ("#653f2e", 0.10),
 }
-_HAIR_COLOURS = {
+_HAIR_COLORS = {
     "black":      "#231a1a",
     "dark brown": "#4a2f22",
     "brown":      "#7a4a2a",
     "red":        "#b4532a",
     "blond":      "#dcb162",
-    "grey":       "#b9b6b4",
+    "gray":       "#b9b6b4",
 }
-_HAIR_COLOURS_OF_SKIN = {
-    "pale":   {"black": 0.12, "dark brown": 0.20, "brown": 0.24, "red": 0.14, "blond": 0.22, "grey": 0.08},
-    "light":  {"black": 0.18, "dark brown": 0.26, "brown": 0.24, "red": 0.07, "blond": 0.17, "grey": 0.08},
-    "medium": {"black": 0.34, "dark brown": 0.32, "brown": 0.22, "blond": 0.05, "grey": 0.07},
-    "tan":    {"black": 0.50, "dark brown": 0.34, "brown": 0.10, "grey": 0.06},
-    "brown":  {"black": 0.70, "dark brown": 0.24, "grey": 0.06},
-    "dark":   {"black": 0.88, "dark brown": 0.06, "grey": 0.06},
+_HAIR_COLORS_OF_SKIN = {
+    "pale":   {"black": 0.12, "dark brown": 0.20, "brown": 0.24, "red": 0.14, "blond": 0.22, "gray": 0.08},
+    "light":  {"black": 0.18, "dark brown": 0.26, "brown": 0.24, "red": 0.07, "blond": 0.17, "gray": 0.08},
+    "medium": {"black": 0.34, "dark brown": 0.32, "brown": 0.22, "blond": 0.05, "gray": 0.07},
+    "tan":    {"black": 0.50, "dark brown": 0.34, "brown": 0.10, "gray": 0.06},
+    "brown":  {"black": 0.70, "dark brown": 0.24, "gray": 0.06},
+    "dark":   {"black": 0.88, "dark brown": 0.06, "gray": 0.06},
 }
 
 _BEARDS = {"chin": 0.12, "chinMoustache": 0.20, "fullBeard": 0.40, "longBeard": 0.13, "moustacheTwirl": 0.15}
@@ -128,13 +128,13 @@ _EYEBROWS_OF_MOUTH = {
 }
 
 _CLOTHES = {"tShirt": 0.34, "shirt": 0.26, "turtleNeck": 0.20, "openJacket": 0.20}
-_CLOTHES_COLOURS = {
+_CLOTHES_COLORS = {
     "black":  "#22242a", "navy":   "#23407f", "blue":   "#3b7dd0", "teal": "#1f8a84", "green":  "#3c8b4d",
     "yellow": "#e3b23c", "orange": "#e0742f", "red":    "#bb3236", "pink": "#dc6b97", "purple": "#6f46a8",
-    "grey":   "#6c727c", "white":  "#eceae4",
+    "gray":   "#6c727c", "white":  "#eceae4",
 }
 
-# Two neighbours make a gradient. No mixture is near a skin tone or a hair colour: heads stand out clearly.
+# Two neighbors make a gradient. No mixture is near a skin tone or a hair color: heads stand out clearly.
 _BACKGROUNDS = (
     "#f4b9cf", "#efbfe4", "#d6c2f3", "#bcc5f5", "#a9d4f5", "#a3e0e6", "#a5e3cd", "#bfe6b4", "#e3ecab", "#f6e8a6",
 )
@@ -142,14 +142,14 @@ _BACKGROUNDS = (
 
 _LABELS: dict[str, tuple[str, ...] | None] = {
     "skin_tone": tuple(_SKIN_TONES),
-    "hair_colour": tuple(_HAIR_COLOURS),
+    "hair_color": tuple(_HAIR_COLORS),
     "hair": tuple(_HAIRDOS),
     "beard": None,
     "eyes": tuple(_EYES_OF_MOUTH["smile"]),
     "eyebrows": ("neutral", "happy", "raised", "sad", "angry"),
     "mouth": tuple(_MOUTHS),
     "clothes": (*_CLOTHES, "dress"),
-    "clothes_colour": tuple(_CLOTHES_COLOURS),
+    "clothes_color": tuple(_CLOTHES_COLORS),
 }
 
 
@@ -168,7 +168,7 @@ def style_names() -> tuple[str, ...]:
 
 
 def attribution(style: str = DEFAULT_STYLE) -> Attribution:
-    """Read title, creator, licence and source of a style from the style's own metadata.
+    """Read title, creator, license and source of a style from the style's own metadata.
 
     Raises ValueError for an unknown style.
     """
@@ -192,8 +192,8 @@ def draw_avatar(seed: int, *, style: str = DEFAULT_STYLE, size: int = 128) -> np
     size = _at_least(8, "size", size)
     svg = _avatar(seed, style).to_string()
     if size > _SMALL:
-        return _rasterise(svg, size)
-    return np.array(Image.fromarray(_rasterise(svg, 2 * size)).reduce(2))
+        return _rasterize(svg, size)
+    return np.array(Image.fromarray(_rasterize(svg, 2 * size)).reduce(2))
 
 
 def avatar_labels(seed: int, *, style: str = DEFAULT_STYLE) -> dict[str, str | bool]:
@@ -260,7 +260,7 @@ def _person(seed: int) -> tuple[dict[str, str | bool], dict[str, Any]]:
     """Choose a person by seed: labels, and DiceBear's options that draw exactly these."""
     dice = _Dice(seed)
     skin_tone = dice.pick({name: weight for name, (_, weight) in _SKIN_TONES.items()})
-    hair_colour = dice.pick(_HAIR_COLOURS_OF_SKIN[skin_tone])
+    hair_color = dice.pick(_HAIR_COLORS_OF_SKIN[skin_tone])
     hair = dice.pick({name: hairdo.weight for name, hairdo in _HAIRDOS.items()})
     hairdo = _HAIRDOS[hair]
     beard = dice.pick(_BEARDS) if dice.chance(hairdo.beard_rate) else None
@@ -268,17 +268,17 @@ def _person(seed: int) -> tuple[dict[str, str | bool], dict[str, Any]]:
     eyes = dice.pick(_EYES_OF_MOUTH[mouth])
     eyebrows = dice.pick(_EYEBROWS_OF_MOUTH[mouth])
     clothes = dice.pick({**_CLOTHES, "dress": hairdo.dress_rate * (beard is None)})
-    clothes_colour = dice.pick(dict.fromkeys(_CLOTHES_COLOURS, 1.0))
+    clothes_color = dice.pick(dict.fromkeys(_CLOTHES_COLORS, 1.0))
     labels = {
         "skin_tone": skin_tone,
-        "hair_colour": hair_colour,
+        "hair_color": hair_color,
         "hair": hair,
         "beard": beard is not None,
         "eyes": eyes,
         "eyebrows": eyebrows,
         "mouth": mouth,
         "clothes": clothes,
-        "clothes_colour": clothes_colour,
+        "clothes_color": clothes_color,
     }
     options = {
         **_component("hair", hairdo.front),
@@ -289,8 +289,8 @@ def _person(seed: int) -> tuple[dict[str, str | bool], dict[str, Any]]:
         **_component("mouth", mouth),
         **_component("clothes", clothes),
         "skinColor": _SKIN_TONES[skin_tone][0],
-        "hairColor": _HAIR_COLOURS[hair_colour],
-        "clothesColor": _CLOTHES_COLOURS[clothes_colour],
+        "hairColor": _HAIR_COLORS[hair_color],
+        "clothesColor": _CLOTHES_COLORS[clothes_color],
         **_framing(dice, hairdo),
         **_background(dice),
     }
@@ -316,7 +316,7 @@ def _framing(dice: _Dice, hairdo: _Hairdo) -> dict[str, Any]:
 
 
 def _background(dice: _Dice) -> dict[str, Any]:
-    """Put a soft gradient between two neighbouring colours behind the drawing."""
+    """Put a soft gradient between two neighboring colors behind the drawing."""
     first = int(dice.between(0, len(_BACKGROUNDS) - 1))
     return {
         "backgroundColor": list(_BACKGROUNDS[first : first + 2]),
@@ -335,7 +335,7 @@ def _avatar(seed: int, style: str) -> Any:
     return _module("dicebear").Avatar(_style(style), {"seed": str(seed), **options})
 
 
-def _rasterise(svg: str, size: int) -> np.ndarray:
+def _rasterize(svg: str, size: int) -> np.ndarray:
     """Turn an SVG into pixels, [size, size, 3]; what it leaves open becomes white.
 
     DiceBear clips to the whole picture, which shows nowhere and costs a third of the time, so the clip goes.

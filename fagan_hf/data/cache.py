@@ -35,7 +35,7 @@ class Images:
         label_names: What each of the L columns claims.
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same pixels.
         content: Identifies pixels and labels, wherever they come from: a SHA-256 of them.
-        description: Facts for a card: dataset, split, revision, licence, attribution, count, preprocessing,
+        description: Facts for a card: dataset, split, revision, license, attribution, count, preprocessing,
             and the options that differ from the defaults.
         folder: Where all this lies.
     """

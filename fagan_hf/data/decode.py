@@ -1,7 +1,7 @@
 """Decode one image file: whatever Pillow reads becomes an upright RGB square of the model's size.
 
-Colour profiles are ignored, as in the published preprocessing of CelebA and its kind; of an animation
-the first frame is read. A truncated file is an error: half a grey face must not become training data.
+Color profiles are ignored, as in the published preprocessing of CelebA and its kind; of an animation
+the first frame is read. A truncated file is an error: half a gray face must not become training data.
 """
 
 import io
@@ -49,7 +49,7 @@ def decode_image(content: Path | bytes, *, resolution: int, crop: int | None, up
     Args:
         content: Path of the file, or what is in it.
         resolution: Side of the result in pixels.
-        crop: Side in pixels of the centre square that is kept; `None` keeps the largest.
+        crop: Side in pixels of the center square that is kept; `None` keeps the largest.
         upscale: Whether a square smaller than `resolution` is enlarged or refused.
 
     Returns:
@@ -87,7 +87,7 @@ def check_size(size: tuple[int, int], *, resolution: int, crop: int | None, upsc
     if crop is not None and min(size) < crop:
         raise UnusableImageError(
             f"has {width}x{height} pixels, too few to crop {crop}x{crop}",
-            "A smaller `--crop`, or none, keeps the largest centre square.",
+            "A smaller `--crop`, or none, keeps the largest center square.",
         )
     if min(size) < resolution and not upscale:
         raise UnusableImageError(
@@ -97,26 +97,26 @@ def check_size(size: tuple[int, int], *, resolution: int, crop: int | None, upsc
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency shows white, 16-bit grey and floats in [0, 1] are scaled."""
+    """Convert any mode to RGB: transparency shows white, 16-bit gray and floats in [0, 1] are scaled."""
     if image.mode.startswith("I"):  # 16-bit PNG, TIFF and PGM
-        return _grey(np.asarray(image), white=65535)
+        return _gray(np.asarray(image), white=65535)
     if image.mode == "F":
-        return _grey(np.asarray(image), white=1)
+        return _gray(np.asarray(image), white=1)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray, white: int) -> Image.Image:
-    """Scale numbers in [0, white] to grey: no guessing, since a guess would differ from image to image."""
+def _gray(values: np.ndarray, white: int) -> Image.Image:
+    """Scale numbers in [0, white] to gray: no guessing, since a guess would differ from image to image."""
     if not (values.min() >= 0 and values.max() <= white):  # a NaN is refused too
-        raise ValueError(f"grey values from {values.min()} to {values.max()}, allowed are 0 to {white}")
+        raise ValueError(f"gray values from {values.min()} to {values.max()}, allowed are 0 to {white}")
     return Image.fromarray(np.rint(values / white * 255).astype(np.uint8)).convert("RGB")
 
 
 def square(image: Image.Image, *, resolution: int, crop: int | None) -> np.ndarray:
-    """Cut the centre square out of an RGB image and resize it with an antialiasing Lanczos filter.
+    """Cut the center square out of an RGB image and resize it with an antialiasing Lanczos filter.
 
     Returns:
         uint8 [3, resolution, resolution].

@@ -33,7 +33,7 @@ class ImageSource:
         split: Of a Hub data set; of avatars `train` or `test`. A folder has none.
         image_column: Of a Hub data set.
         label_columns: Columns to learn as labels; a folder offers `class`, the names of its sub-folders.
-        crop: Side in pixels of the centre square that is kept, 178 for CelebA; `None` keeps the largest.
+        crop: Side in pixels of the center square that is kept, 178 for CelebA; `None` keeps the largest.
         upscale: Whether smaller images are enlarged; otherwise they are an error.
         revision: Branch, tag or commit of a Hub data set.
         num_avatars: How many avatars of the training split are drawn; `None` for its 8,192.
@@ -100,7 +100,7 @@ class Listing:
         contents: What images i to j (exclusive) are made from.
         columns: Readers of the label columns by name: a column costs nothing until it is asked for.
         identity: Whatever changes when an image or a label may change; JSON.
-        facts: For cards: dataset, split, revision, licence, attribution; JSON.
+        facts: For cards: dataset, split, revision, license, attribution; JSON.
         action: What preparing them is, for the progress bar.
     """
 
@@ -166,7 +166,7 @@ def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:
 
 def describe_decoding(source: ImageSource) -> str:
     """Say for a card how the images of a folder or of the Hub are preprocessed."""
-    crop = "largest centre square" if source.crop is None else f"centre {source.crop}x{source.crop}"
+    crop = "largest center square" if source.crop is None else f"center {source.crop}x{source.crop}"
     return f"upright RGB, {crop}, Lanczos to {source.resolution}x{source.resolution} (Pillow {PIL.__version__})"
 
 
@@ -218,7 +218,7 @@ def _list_avatars(source: ImageSource) -> Listing:
             "source": "avatars",
             "dataset": f"avatars:{style}",
             "split": source.split,
-            "licence": credit.license_name,
+            "license": credit.license_name,
             "attribution": str(credit),
         },
         action="Drawing avatars",
@@ -344,7 +344,7 @@ def hub_facts(source: ImageSource, info: Any, commit: str | None) -> dict[str, A
         "dataset": source.dataset,
         "split": source.split,
         "revision": commit or source.revision,
-        "licence": info.license or None,
+        "license": info.license or None,
         "attribution": info.citation or info.homepage or None,
     }
 
@@ -356,7 +356,7 @@ def _commit_of(rows: Any) -> str | None:
 
 
 def _holds_images(feature: Any) -> bool:
-    """Recognise the Hub's image type, and what plain Parquet files keep images in."""
+    """Recognize the Hub's image type, and what plain Parquet files keep images in."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) == "binary"

@@ -10,7 +10,7 @@ from typing import Any, Self
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from fagan_hf.hub.card_merge import licence_of_a_person, merge_card, published_as
+from fagan_hf.hub.card_merge import license_of_a_person, merge_card, published_as
 from fagan_hf.hub.licenses import kind_of, terms
 from fagan_hf.hub.measurements import Measurement, read_measurements
 from fagan_hf.hub.repository import (
@@ -23,7 +23,7 @@ from fagan_hf.hub.repository import (
     GATES,
     GENERATOR,
     LOSSES,
-    NEIGHBOURS,
+    NEIGHBORS,
     PROGRESS,
     RECIPE,
     SAMPLES,
@@ -101,8 +101,8 @@ def write_card(
     measurements = [Measurement(**_tame(asdict(each))) for each in measured if each.generator == weights]
     name = _tame((repo_id or folder.resolve().name).rpartition("/")[2])
     wanted = _metadata(name, facts, generator, measurements)
-    if (licence := licence_of_a_person(existing or "")) is not None:
-        facts["weights_licence"] = licence  # for the words; in the metadata it stays the person's
+    if (chosen := license_of_a_person(existing or "")) is not None:
+        facts["weights_license"] = chosen  # for the words; in the metadata it stays the person's
     if files is None:
         files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
@@ -124,7 +124,7 @@ def _metadata(
         base_model=_base_model(training),
         model_name=name if measurements else None,
         eval_results=[_eval_result(each, data) for each in measurements] or None,
-        **terms(_all_data(facts), facts.get("weights_licence")).metadata,
+        **terms(_all_data(facts), facts.get("weights_license")).metadata,
     )
     return card.to_dict()
 
@@ -206,7 +206,7 @@ def _context(
         "progress": PROGRESS,
         "losses": LOSSES,
         "gates": GATES,
-        "nearest": NEIGHBOURS,
+        "nearest": NEIGHBORS,
         "recipe": RECIPE,
         "discriminator": f"{DISCRIMINATOR}/{WEIGHTS}",
         "onnx": EXPORTS["onnx"],
@@ -229,7 +229,7 @@ def _context(
         "kinds": list({_kind(each): None for each in _all_data(facts)}),
         "earlier_data": [_subject(each) if each else "data that is not recorded" for each in _all_data(facts)[1:]],
         "again": _again(data, training, recipe),
-        "terms": terms(_all_data(facts), facts.get("weights_licence")),
+        "terms": terms(_all_data(facts), facts.get("weights_license")),
         "measurements": [
             {
                 "name": _cell(each.name),

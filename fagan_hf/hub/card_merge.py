@@ -22,9 +22,9 @@ _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)
 _MEMORY = re.compile(r"<!-- fagan_hf:begin \w+ wrote (\{[^>]*\}) -->")
 _WAY_OUT = "Mend it there, or push with --replace-card, which drops what people wrote on it"
 
-_LICENCE = ("license", "license_name", "license_link")  # these go together
+_LICENSE = ("license", "license_name", "license_link")  # these go together
 _LISTS = ("tags", "datasets")
-_REMEMBERED = (*_LICENCE, *_LISTS, "base_model")
+_REMEMBERED = (*_LICENSE, *_LISTS, "base_model")
 _INDEX = "model-index"
 _PUBLISHED = "published"  # in the memory: the repository that the card is of
 
@@ -64,20 +64,20 @@ def published_as(existing: str) -> str | None:
     return repo_id
 
 
-def licence_of_a_person(existing: str) -> str | None:
-    """Give the licence that a person put into a card's metadata; nothing if it is the one that we wrote, or none.
+def license_of_a_person(existing: str) -> str | None:
+    """Give the license that a person put into a card's metadata; nothing if it is the one that we wrote, or none.
 
     Raises:
         ValueError: See `merge_card`.
     """
     front, body = _split(existing)
     there = yaml.safe_load(front) or {}
-    is_ours = _licence(there) == _licence(_memory(body))
+    is_ours = _license(there) == _license(_memory(body))
     return None if is_ours or "license" not in there else str(there["license"])
 
 
-def _licence(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: metadata[key] for key in _LICENCE if key in metadata}
+def _license(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: metadata[key] for key in _LICENSE if key in metadata}
 
 
 def _with_memory(body: str, metadata: Mapping[str, Any], repo_id: str | None) -> str:
@@ -132,8 +132,8 @@ def _merge_metadata(front: str, wanted: Mapping[str, Any], wrote: Mapping[str, A
     merged = dict(existing)
     for key in _LISTS:
         merged[key] = _merge_lists(_as_list(existing.get(key)), _as_list(wanted.get(key)), _as_list(wrote.get(key)))
-    if not _licence(existing) or _licence(existing) == _licence(wrote):
-        merged |= {**dict.fromkeys(_LICENCE), **_licence(wanted)}
+    if not _license(existing) or _license(existing) == _license(wrote):
+        merged |= {**dict.fromkeys(_LICENSE), **_license(wanted)}
     if existing.get("base_model") == wrote.get("base_model"):
         merged["base_model"] = wanted.get("base_model")
     merged[_INDEX] = _merge_index(existing.get(_INDEX), wanted.get(_INDEX))
@@ -227,5 +227,5 @@ def _merge_body(old: str, new: str) -> str:
     return text
 
 
-def _break(neighbour: str) -> str:
-    return "" if neighbour.startswith(("\n", "\r\n")) else "\n"
+def _break(neighbor: str) -> str:
+    return "" if neighbor.startswith(("\n", "\r\n")) else "\n"

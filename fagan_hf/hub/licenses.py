@@ -8,13 +8,13 @@ from typing import Any, Literal
 DataKind = Literal["avatars", "celeba", "other"]
 
 # Names as the styles of the avatars give them, and the Hub's identifiers of the same.
-_HUB_LICENCES = {"CC0 1.0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0", "MIT": "mit"}
+_HUB_LICENSES = {"CC0 1.0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0", "MIT": "mit"}
 _CELEBA = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a card says about licences.
+    """What a card says about licenses.
 
     Attributes:
         metadata: The card's keys ``license``, ``license_name`` and ``license_link``, as far as they are known.
@@ -24,7 +24,7 @@ class Terms:
 
     metadata: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
-    weights: str = "The publisher has not said under which licence the weights stand; ask before you build on them."
+    weights: str = "The publisher has not said under which license the weights stand; ask before you build on them."
 
 
 def kind_of(dataset: str) -> DataKind:
@@ -34,18 +34,18 @@ def kind_of(dataset: str) -> DataKind:
     return "celeba" if "celeba" in dataset.lower() else "other"
 
 
-def terms(data: Sequence[Mapping[str, Any] | None], weights_licence: str | None = None) -> Terms:
+def terms(data: Sequence[Mapping[str, Any] | None], weights_license: str | None = None) -> Terms:
     """Find the terms of weights and data.
 
     Args:
         data: The description of each data set that the weights have learned from, as the images' cache has it; ``None``
             for one of which nothing is known.
-        weights_licence: What the publisher gives the weights, an identifier of the Hub such as ``"mit"``; by default
+        weights_license: What the publisher gives the weights, an identifier of the Hub such as ``"mit"``; by default
             what the data asks for, if that is known.
     """
     known = [each for each in data if each is not None]
-    own = {"license": weights_licence} if weights_licence else {}
-    stated = f"The weights are published under `{weights_licence}`."
+    own = {"license": weights_license} if weights_license else {}
+    stated = f"The weights are published under `{weights_license}`."
     sentences = list(dict.fromkeys(filter(None, map(_terms_of_data, known))))
     about = " ".join(sentences) or None
     kinds = {kind_of(each["dataset"]) for each in known}
@@ -53,26 +53,26 @@ def terms(data: Sequence[Mapping[str, Any] | None], weights_licence: str | None 
         celeba = {"license": "other", "license_name": "celeba-non-commercial-research", "license_link": _CELEBA}
         only = "Learned from CelebA, they are for non-commercial research only: do not use them, or pictures made with "
         return Terms(own or celeba, about, f"{stated + ' ' if own else ''}{only}them, in a product or a service.")
-    licences = {each.get("licence") for each in known}
+    licenses = {each.get("license") for each in known}
     are_drawings = kinds == {"avatars"} and len(known) == len(data)
-    if own or not are_drawings or len(licences) > 1 or None in licences:
+    if own or not are_drawings or len(licenses) > 1 or None in licenses:
         return Terms(own, about, stated if own else Terms.weights)
-    licence = str(*licences)
-    follows = f"The weights are published under {licence}, the licence of the drawings that they were learned from."
-    return Terms(_hub_keys(licence), about, follows)
+    name = str(*licenses)
+    follows = f"The weights are published under {name}, the license of the drawings that they were learned from."
+    return Terms(_hub_keys(name), about, follows)
 
 
 def _terms_of_data(data: Mapping[str, Any]) -> str | None:
     if kind_of(data["dataset"]) == "celeba":
         return f"CelebA is available for non-commercial research purposes only; its authors' agreement is at {_CELEBA}."
-    licence, attribution = data.get("licence"), data.get("attribution")
-    names_itself = licence and attribution and licence in attribution
-    about = ". ".join(filter(None, (f"Licence: {licence}" if licence and not names_itself else None, attribution)))
+    name, attribution = data.get("license"), data.get("attribution")
+    names_itself = name and attribution and name in attribution
+    about = ". ".join(filter(None, (f"License: {name}" if name and not names_itself else None, attribution)))
     return f"{about.rstrip('.')}." if about else None
 
 
-def _hub_keys(licence: str) -> dict[str, Any]:
-    """Name a licence as the Hub does, whose own names are of lower-case letters, digits and dashes."""
-    if licence in _HUB_LICENCES:
-        return {"license": _HUB_LICENCES[licence]}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9]+", "-", licence.lower()).strip("-")}
+def _hub_keys(name: str) -> dict[str, Any]:
+    """Name a license as the Hub does, whose own names are of lower-case letters, digits and dashes."""
+    if name in _HUB_LICENSES:
+        return {"license": _HUB_LICENSES[name]}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")}

@@ -33,14 +33,14 @@ SAMPLES = "samples.png"
 PROGRESS = "training_progress.gif"
 LOSSES = "loss.png"
 GATES = "alpha.png"
-NEIGHBOURS = "nearest.png"  # generated pictures beside the nearest of the training data
+NEIGHBORS = "nearest.png"  # generated pictures beside the nearest of the training data
 DIRECTIONS = "directions.safetensors"  # of the latent space, one for each label of the data
 EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
 TRAINING_STATE = "training_state"
 CHECKPOINTS = "checkpoints"  # of a run folder only
 STATE = "state.json"  # of a checkpoint
 
-_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBOURS, DIRECTIONS)
+_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBORS, DIRECTIONS)
 
 _SHIMS = {
     "pipeline.py": "from fagan_hf import FAGANPipeline  # noqa: F401\n",
@@ -90,7 +90,7 @@ def save_repository(
     if before not in (None, weights_hash(folder)):
         for export in EXPORTS.values():
             shutil.rmtree((folder / export).parent, ignore_errors=True)
-        for name in (NEIGHBOURS, DIRECTIONS):
+        for name in (NEIGHBORS, DIRECTIONS):
             (folder / name).unlink(missing_ok=True)
     if generator is not None:
         complete_repository(folder, generator, discriminator, facts)

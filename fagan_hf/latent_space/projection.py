@@ -58,7 +58,7 @@ def project(
 
     The best of many random latents are moved by L-BFGS, and the best that any of them came by is kept. The loss is
     the mean squared difference of pixels, plus that of the discriminator's feature maps, each relative to the mean
-    square of the given picture's, plus a weak pull towards the length that the generator's latents have.
+    square of the given picture's, plus a weak pull toward the length that the generator's latents have.
 
     Args:
         generator: Works in eval mode and comes back as it was.
@@ -148,7 +148,7 @@ def _check_image(image: Tensor, generator: Generator) -> Tensor:
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Spare a network's parameters their gradients; afterwards each requires one as before."""
+    """Spare a network's parameters their gradients; afterward each requires one as before."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
@@ -166,7 +166,7 @@ def _draw(generator: Generator, latents: Tensor, labels: Tensor | None) -> Tenso
 def _build_loss(
     generator: Generator, discriminator: Discriminator | None, image: Tensor, on_step: Callable[[], object] | None
 ) -> Loss:
-    """Make what is minimised, with the features of the given picture seen once."""
+    """Make what is minimized, with the features of the given picture seen once."""
     with torch.no_grad():
         wanted = [] if discriminator is None else _features(discriminator, image)
     energies = [feature_map.square().mean().clamp(min=1e-8) for feature_map in wanted]

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
-from fagan_hf.layers.conditional_norm import normalise
-from fagan_hf.layers.conv import normalised
+from fagan_hf.layers.conditional_norm import normalize
+from fagan_hf.layers.conv import normalized
 from fagan_hf.layers.functional import attention
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.layers.similarity import build_similarity
@@ -124,7 +124,7 @@ class FullAttention(AttentionLayer):
         bias: Do the four convolutions have a bias?
         spectral_norm: Divide the convolution path's weight by its spectral norm?
         spectral_norm_dim: The weight's dimension that counts as rows for that norm.
-        batch_norm: Normalise the convolution path over the batch?
+        batch_norm: Normalize the convolution path over the batch?
         num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
         heads: Number of groups of channels that attend on their own; the original has one.
@@ -133,7 +133,7 @@ class FullAttention(AttentionLayer):
         key_pooling: Key and value are made of means over squares of this side [pixels of the input, doubled if it is],
             so there are fewer of them by its square. 1 is the original's. SAGAN's published code has 2, by maxima
             behind its convolutions.
-        upsample: Double height and width of the input by nearest neighbour first? The convolutions must then be no
+        upsample: Double height and width of the input by nearest neighbor first? The convolutions must then be no
             transposed ones, of stride 1, with a padding of half the kernel, and ``key_pooling`` 1 or even.
         initial_alpha: What the gate starts at. 0 is the original's: the layer begins as a convolution. From there
             chance decides its sign, which matters where the output has bounds, for below 0 it exceeds them.
@@ -191,7 +191,7 @@ class FullAttention(AttentionLayer):
         self.value = conv(out_channels, upsample and not is_pooled_undoubled)
         self.similarity = build_similarity(similarity, heads)
         self.key_pooling = key_pooling // 2 if is_pooled_undoubled else key_pooling
-        self.residual = normalised(conv(out_channels), spectral_norm, spectral_norm_dim)
+        self.residual = normalized(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.
         self.activation = build_activation(activation)
@@ -208,7 +208,7 @@ class FullAttention(AttentionLayer):
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Give the convolution path's output and the attention path's, both activated."""
         gathered = attention(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)), self.heads)
-        convolved = normalise(self.batch_norm, self.residual(feature_map), labels)
+        convolved = normalize(self.batch_norm, self.residual(feature_map), labels)
         return self.residual_activation(convolved), self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.layers.conditional_norm import ConditionalNorm, normalise
+from fagan_hf.layers.conditional_norm import ConditionalNorm, normalize
 
 
 class ConditionalBatchNorm(ConditionalNorm):
@@ -18,9 +18,9 @@ class ConditionalBatchNorm(ConditionalNorm):
         super().__init__(nn.BatchNorm2d(channels), channels, num_labels)
 
 
-def build_batch_norm(channels: int, is_normalised: bool, num_labels: int) -> nn.Module:
+def build_batch_norm(channels: int, is_normalized: bool, num_labels: int) -> nn.Module:
     """Make the batch norm of a layer: none, a plain one, or one that takes labels."""
-    if not is_normalised:
+    if not is_normalized:
         return nn.Identity()
     return ConditionalBatchNorm(channels, num_labels) if num_labels else nn.BatchNorm2d(channels)
 
@@ -42,5 +42,5 @@ class BatchNorm(nn.Module):
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch in_channels height width"]:
-        """Give the normalised feature map."""
-        return normalise(self.batch_norm, feature_map, labels)
+        """Give the normalized feature map."""
+        return normalize(self.batch_norm, feature_map, labels)

@@ -10,8 +10,8 @@ from fagan_hf.architectures.specs import NORMS
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.attention import FullAttention
 from fagan_hf.layers.batch_norm import build_batch_norm
-from fagan_hf.layers.conditional_norm import normalise
-from fagan_hf.layers.conv import Conv, normalised
+from fagan_hf.layers.conditional_norm import normalize
+from fagan_hf.layers.conv import Conv, normalized
 from fagan_hf.layers.rms_norm import build_rms_norm
 
 _KERNELS = {
@@ -31,7 +31,7 @@ def _build_norm(name: str, channels: int, num_labels: int) -> nn.Module:
 class ConvBlock(nn.Module):
     """A feature map, and what a convolution adds to it: ``shortcut(x) + branch(activation(norm(x)))``.
 
-    Where the block enlarges, both paths are doubled by nearest neighbour first, see `UpsamplingConv2d`. Where it
+    Where the block enlarges, both paths are doubled by nearest neighbor first, see `UpsamplingConv2d`. Where it
     shrinks, the branch takes steps of two pixels, and the shortcut means of 2x2.
 
     Args:
@@ -82,7 +82,7 @@ class ConvBlock(nn.Module):
         )
         self.shortcut = nn.Identity()
         if in_channels != out_channels:
-            self.shortcut = normalised(nn.Conv2d(in_channels, out_channels, kernel_size=1), spectral_norm, dim=0)
+            self.shortcut = normalized(nn.Conv2d(in_channels, out_channels, kernel_size=1), spectral_norm, dim=0)
 
     def forward(
         self,
@@ -90,7 +90,7 @@ class ConvBlock(nn.Module):
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Give the sum of both paths."""
-        activated = self.activation(normalise(self.norm, feature_map, labels))
+        activated = self.activation(normalize(self.norm, feature_map, labels))
         if self.resample == "down":
             feature_map = functional.avg_pool2d(feature_map, 2)
         shortcut = self.shortcut(feature_map)

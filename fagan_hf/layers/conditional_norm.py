@@ -38,7 +38,7 @@ class ConditionalNorm(nn.Module):
         feature_map: Float[Tensor, "batch channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the normalised feature map.
+        """Give the normalized feature map.
 
         Raises:
             ValueError: The labels are missing.
@@ -47,10 +47,10 @@ class ConditionalNorm(nn.Module):
             raise ValueError(f"labels are missing; they must be [{len(feature_map)}, {self.scale.in_features}]")
         labels = labels.to(feature_map)
         scale, shift = self.scale(labels)[..., None, None], self.shift(labels)[..., None, None]
-        normalised = self.norm(feature_map)
-        return torch.addcmul(normalised + shift, normalised, scale)
+        normalized = self.norm(feature_map)
+        return torch.addcmul(normalized + shift, normalized, scale)
 
 
-def normalise(norm: nn.Module, feature_map: Tensor, labels: Tensor | None) -> Tensor:
+def normalize(norm: nn.Module, feature_map: Tensor, labels: Tensor | None) -> Tensor:
     """Apply a norm with the labels if it takes them."""
     return norm(feature_map, labels) if isinstance(norm, ConditionalNorm) else norm(feature_map)

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
-from fagan_hf.layers.conditional_norm import normalise
+from fagan_hf.layers.conditional_norm import normalize
 from fagan_hf.layers.spectral_norm import spectral_norm
 from fagan_hf.layers.upsampling import UpsamplingConv2d
 
 
 class Conv(nn.Module):
-    """Convolve, normalise, activate.
+    """Convolve, normalize, activate.
 
     Args:
         in_channels: Channels that come in.
@@ -22,7 +22,7 @@ class Conv(nn.Module):
         bias: Does the convolution have a bias?
         spectral_norm: Divide the weight by its spectral norm?
         spectral_norm_dim: The weight's dimension that counts as rows for that norm.
-        batch_norm: Normalise over the batch before the activation?
+        batch_norm: Normalize over the batch before the activation?
         num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
         upsample: Double height and width first, see `UpsamplingConv2d`? The stride must be 1 and the padding half the
@@ -52,7 +52,7 @@ class Conv(nn.Module):
             conv = UpsamplingConv2d(in_channels, out_channels, kernel_size, bias=bias)
         else:
             conv = self.conv_class(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self.conv = normalised(conv, spectral_norm, spectral_norm_dim)
+        self.conv = normalized(conv, spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
         self.activation = build_activation(activation, may_overwrite=True)
 
@@ -62,7 +62,7 @@ class Conv(nn.Module):
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Give the activated feature map."""
-        return self.activation(normalise(self.batch_norm, self.conv(feature_map), labels))
+        return self.activation(normalize(self.batch_norm, self.conv(feature_map), labels))
 
 
 class ConvTranspose(Conv):
@@ -71,6 +71,6 @@ class ConvTranspose(Conv):
     conv_class = nn.ConvTranspose2d
 
 
-def normalised(module: nn.Module, is_normalised: bool, dim: int) -> nn.Module:
+def normalized(module: nn.Module, is_normalized: bool, dim: int) -> nn.Module:
     """Put spectral norm on a module's weight if asked for."""
-    return spectral_norm(module, dim) if is_normalised else module
+    return spectral_norm(module, dim) if is_normalized else module

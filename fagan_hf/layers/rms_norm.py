@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.layers.conditional_norm import ConditionalNorm, normalise
+from fagan_hf.layers.conditional_norm import ConditionalNorm, normalize
 
 _EPSILON = 1e-6
 
@@ -31,7 +31,7 @@ class ChannelRMSNorm(nn.RMSNorm):
         self,
         x: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the normalised feature map."""
+        """Give the normalized feature map."""
         # Autocast on CUDA computes it in single precision; every convolution behind it would cast that again.
         return super().forward(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
@@ -59,5 +59,5 @@ class RMSNorm(nn.Module):
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch in_channels height width"]:
-        """Give the normalised feature map."""
-        return normalise(self.norm, feature_map, labels)
+        """Give the normalized feature map."""
+        return normalize(self.norm, feature_map, labels)

@@ -1,4 +1,4 @@
-"""Spectral normalisation as a parametrization (Miyato et al., arXiv:1802.05957, algorithm 1).
+"""Spectral normalization as a parametrization (Miyato et al., arXiv:1802.05957, algorithm 1).
 
 Why not torch's own: torch updates u before v, the original attn-gan-pytorch v before u as the paper does, and the two
 agree only once the iteration has converged. In this order a fresh network agrees with the original to rounding.
@@ -57,7 +57,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def iterate(self, weight: Tensor, iterations: int = 1) -> None:
-        """Move `u` and `v` towards the singular vectors of ``weight``."""
+        """Move `u` and `v` toward the singular vectors of ``weight``."""
         matrix, v = self._matrix(weight)
         for _ in range(iterations):
             unit = _unit(matrix.mT @ self.u)
@@ -82,7 +82,7 @@ class SpectralNorm(nn.Module):
 
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
-    """Normalise a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
+    """Normalize a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
     parametrize.register_parametrization(module, "weight", SpectralNorm(cast(Tensor, module.weight), dim))
     return module
 
@@ -105,20 +105,20 @@ def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
     """Let the estimates of a network catch up with weights that were set from outside, such as averaged ones.
 
     Args:
-        network: Any module; each spectrally normalised weight in it is refreshed in place.
+        network: Any module; each spectrally normalized weight in it is refreshed in place.
         iterations: Power iterations; 20 bring the estimate of averaged weights to about 1e-3 of the true norm.
     """
-    for _, norm, weight in _normalised_weights(network):
+    for _, norm, weight in _normalized_weights(network):
         norm.iterate(weight, iterations)
 
 
 @torch.no_grad()
 def spectral_norms(network: nn.Module) -> dict[str, Tensor]:
     """Give the estimated largest singular value of every weight that is divided by it, by the layer's name."""
-    return {name: norm.sigma(weight) for name, norm, weight in _normalised_weights(network)}
+    return {name: norm.sigma(weight) for name, norm, weight in _normalized_weights(network)}
 
 
-def _normalised_weights(network: nn.Module) -> Iterator[tuple[str, SpectralNorm, Tensor]]:
+def _normalized_weights(network: nn.Module) -> Iterator[tuple[str, SpectralNorm, Tensor]]:
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrizations = cast(Any, module.parametrizations)["weight"]

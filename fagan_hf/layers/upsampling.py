@@ -6,9 +6,9 @@ from torch.nn import functional
 
 
 class UpsamplingConv2d(nn.Conv2d):
-    """Double height and width by nearest neighbour, then convolve, in one transposed convolution.
+    """Double height and width by nearest neighbor, then convolve, in one transposed convolution.
 
-    In the doubled map four neighbours are equal, so a 3x3 kernel meets only 2x2 different numbers: the same is a
+    In the doubled map four neighbors are equal, so a 3x3 kernel meets only 2x2 different numbers: the same is a
     transposed convolution whose 4x4 kernel is made of sums of the 3x3 one's. It takes 4/9 of the multiplications, and
     leaves no grid in flat areas, as free transposed kernels do (Odena et al.,
     https://distill.pub/2016/deconv-checkerboard).

@@ -139,15 +139,15 @@ def _kernel(first: Features, second: Features) -> Callable[[Tensor, Tensor], Ten
     return lambda rows, columns: whole[rows][:, columns]
 
 
-class Neighbourhoods(NamedTuple):
+class Neighborhoods(NamedTuple):
     """How two sets lie in each other, each number a share from 0 to 1 but `density`.
 
     Attributes:
-        precision: Generated images that look like real ones: that lie within a real image's neighbourhood.
-        recall: Real images that could be generated: that lie within a generated image's neighbourhood.
-        density: In how many real neighbourhoods a generated image lies, of as many as would be expected: 1 where both
+        precision: Generated images that look like real ones: that lie within a real image's neighborhood.
+        recall: Real images that could be generated: that lie within a generated image's neighborhood.
+        density: In how many real neighborhoods a generated image lies, of as many as would be expected: 1 where both
             are the same distribution, above where images crowd at the typical.
-        coverage: Real images that have a generated one in their neighbourhood.
+        coverage: Real images that have a generated one in their neighborhood.
     """
 
     precision: float
@@ -156,21 +156,19 @@ class Neighbourhoods(NamedTuple):
     coverage: float
 
 
-def neighbourhoods(
-    real: Features, fake: Features, *, neighbours: int = 3, coverage_neighbours: int = 5
-) -> Neighbourhoods:
+def neighborhoods(real: Features, fake: Features, *, neighbors: int = 3, coverage_neighbors: int = 5) -> Neighborhoods:
     """Ask whether the generated images lie where real ones lie, and the other way around.
 
-    An image's neighbourhood is the ball that reaches to its k-th nearest neighbour in its own set.
+    An image's neighborhood is the ball that reaches to its k-th nearest neighbor in its own set.
 
     Args:
         real: Features of real images.
         fake: Features of generated ones.
-        neighbours: k of precision and recall.
-        coverage_neighbours: k of density and coverage.
+        neighbors: k of precision and recall.
+        coverage_neighbors: k of density and coverage.
 
     Raises:
-        ValueError: A set has not more images than neighbours, or a feature is not finite.
+        ValueError: A set has not more images than neighbors, or a feature is not finite.
 
     Reference:
         Kynkäänniemi et al., arXiv:1904.06991, equation 2 (precision, recall); Naeem et al., arXiv:2002.09797,
@@ -178,14 +176,14 @@ def neighbourhoods(
     """
     for features in (real, fake):
         check_features(features)
-        if len(features) <= max(neighbours, coverage_neighbours):
+        if len(features) <= max(neighbors, coverage_neighbors):
             raise ValueError(
-                f"there are {len(features):,} images; their neighbourhoods need more than "
-                f"{max(neighbours, coverage_neighbours)}"
+                f"there are {len(features):,} images; their neighborhoods need more than "
+                f"{max(neighbors, coverage_neighbors)}"
             )
     real, fake = real.double(), fake.double()
-    narrow, wide = _radii(real, neighbours, coverage_neighbours)
-    [of_fake] = _radii(fake, neighbours)
+    narrow, wide = _radii(real, neighbors, coverage_neighbors)
+    [of_fake] = _radii(fake, neighbors)
     is_precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     recalled = covered = inside = 0
     for rows in torch.arange(len(real), device=real.device).split(_AT_A_TIME):
@@ -195,19 +193,19 @@ def neighbourhoods(
         is_inside = distances <= wide[rows, None]
         covered += int(is_inside.any(1).sum())
         inside += int(is_inside.sum())
-    return Neighbourhoods(
+    return Neighborhoods(
         precision=float(is_precise.double().mean()),
         recall=recalled / len(real),
-        density=inside / len(fake) / coverage_neighbours,
+        density=inside / len(fake) / coverage_neighbors,
         coverage=covered / len(real),
     )
 
 
-def _radii(features: Features, *neighbours: int) -> list[Float[Tensor, " images"]]:
-    """Give how far each image's k-th nearest neighbour in its own set is, for each k."""
-    most = max(neighbours) + 1  # the nearest is the image itself
+def _radii(features: Features, *neighbors: int) -> list[Float[Tensor, " images"]]:
+    """Give how far each image's k-th nearest neighbor in its own set is, for each k."""
+    most = max(neighbors) + 1  # the nearest is the image itself
     parts = [torch.cdist(rows, features).topk(most, dim=1, largest=False).values for rows in features.split(_AT_A_TIME)]
-    return [torch.cat([part[:, k] for part in parts]) for k in neighbours]
+    return [torch.cat([part[:, k] for part in parts]) for k in neighbors]
 
 
 def nearest(

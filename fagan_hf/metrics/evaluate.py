@@ -25,15 +25,15 @@ from torch import Tensor
 
 from fagan_hf.data.cache import Images
 from fagan_hf.hub.measurements import Measurement, add_measurement
-from fagan_hf.hub.repository import FACTS, NEIGHBOURS, read_json, weights_hash
+from fagan_hf.hub.repository import FACTS, NEIGHBORS, read_json, weights_hash
 from fagan_hf.metrics.distances import (
     KernelDistance,
-    Neighbourhoods,
+    Neighborhoods,
     check_rank,
     frechet_distance,
     kernel_distance,
     nearest,
-    neighbourhoods,
+    neighborhoods,
 )
 from fagan_hf.metrics.features import FeatureExtractor, build_features
 from fagan_hf.metrics.references import MAX_IMAGES, RealFeatures, real_features
@@ -54,12 +54,12 @@ class Numbers:
 
     frechet: float
     kernel: KernelDistance
-    neighbourhoods: Neighbourhoods
+    neighborhoods: Neighborhoods
 
     @classmethod
     def of(cls, images: Tensor, real: Tensor) -> "Numbers":
         """Compare the features of two sets."""
-        return cls(frechet_distance(real, images), kernel_distance(real, images), neighbourhoods(real, images))
+        return cls(frechet_distance(real, images), kernel_distance(real, images), neighborhoods(real, images))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Evaluation:
         real_nearness: Of real images to the nearest other one.
         images_per_second: That were drawn, without looking at them.
         closest: Seeds of the generated images that are nearest to a real one, the nearest first.
-        neighbours: What `nearest_picture` is drawn from.
+        neighbors: What `nearest_picture` is drawn from.
     """
 
     features: FeatureExtractor
@@ -141,7 +141,7 @@ class Evaluation:
     real_nearness: Nearness
     images_per_second: float
     closest: Sequence[int]
-    neighbours: "_Neighbours" = field(repr=False)
+    neighbors: "_Neighbors" = field(repr=False)
 
     def metrics(self) -> list[Metric]:
         """Give all numbers, the Fréchet distance first."""
@@ -153,7 +153,7 @@ class Evaluation:
 
         kernel, real_kernel = found.kernel, floor and floor.kernel.value
         shares = [
-            metric(kind, name, getattr(found.neighbourhoods, kind), floor and getattr(floor.neighbourhoods, kind))
+            metric(kind, name, getattr(found.neighborhoods, kind), floor and getattr(floor.neighborhoods, kind))
             for kind, name in _SHARES.items()
         ]
         return [
@@ -190,7 +190,7 @@ class Evaluation:
         Args:
             generator: SHA-256 of the generator's weights.
         """
-        data, count = self.neighbours.images.description, self.num_images
+        data, count = self.neighbors.images.description, self.num_images
         split = data.get("split")
         reference = f"{count:,} of {self.total:,} real images"
         if self.floor is not None:
@@ -233,10 +233,10 @@ class Evaluation:
             raise ValueError(f"{folder} has no generator whose numbers these could be")
         for each in self.measurements(weights):
             add_measurement(folder, each)
-        learned_from, data = read_json(folder / FACTS).get("data"), self.neighbours.images.description
+        learned_from, data = read_json(folder / FACTS).get("data"), self.neighbors.images.description
         if learned_from is not None and any(learned_from.get(key) != data.get(key) for key in ("dataset", "split")):
             return
-        with replacing(folder / NEIGHBOURS) as path:
+        with replacing(folder / NEIGHBORS) as path:
             self.nearest_picture().save(path, format="PNG")
 
     def nearest_picture(self) -> Image.Image:
@@ -245,7 +245,7 @@ class Evaluation:
         The left half shows those that come nearest to a real one, of all that were measured; the right half the first.
         A generator that has learned by heart shows the same picture twice in a row on the left.
         """
-        return self.neighbours.picture()
+        return self.neighbors.picture()
 
 
 _NAMES = {"revision": "dataset_revision"}  # the command's --revision is the model's
@@ -267,7 +267,7 @@ def _rounded(value: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class _Neighbors:
     """Some seeds, those of the left half first, and the nearest real images of each."""
 
     generator: Generator
@@ -280,7 +280,7 @@ class _Neighbours:
         latents = latents_from_seeds(self.seeds, self.generator.config.latent_dim)
         generated = generate_images(self.generator, latents, self.labels, progress=False)
         real = self.images.array[self.rows].transpose(0, 1, 3, 4, 2)
-        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated one, and its neighbours
+        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated one, and its neighbors
         left, right = np.split(groups, 2)
         tiles = np.stack([left, right], axis=1).reshape(-1, *groups.shape[2:])
         scale = 2 if self.images.image_shape[1] <= _SMALL else 1
@@ -380,7 +380,7 @@ def compare(
         real_nearness=Nearness.of(floor.apart, floor.apart),
         images_per_second=count / seconds if seconds else math.nan,
         closest=[FIRST_SEED + int(index) for index in closest],
-        neighbours=_Neighbours(
+        neighbors=_Neighbors(
             generator,
             images,
             [FIRST_SEED + int(index) for index in pictured],

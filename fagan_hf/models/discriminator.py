@@ -30,7 +30,7 @@ class Discriminator(Network):
         super().__init__(config)
         self.projection = None
         if config.num_labels and config.conditioning == "projection":
-            # Normalised like the paper's embedding, so that labels can't outshout the images.
+            # Normalized like the paper's embedding, so that labels can't outshout the images.
             embedding = nn.Linear(config.num_labels, config.features_channels, bias=False)
             self.projection = spectral_norm(embedding)
 

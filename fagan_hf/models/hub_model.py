@@ -242,7 +242,7 @@ _LIBRARIES = {
 
 
 def _foreign_library(config: Any) -> str | None:
-    """Recognise the config of another library, by the keys that only it writes."""
+    """Recognize the config of another library, by the keys that only it writes."""
     if not isinstance(config, dict):
         return None
     for library, keys in _LIBRARIES.items():

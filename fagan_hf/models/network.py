@@ -50,7 +50,7 @@ class Network(HubModel):
 
     @torch.no_grad()
     def fold(self) -> Self:
-        """Make a copy for inference, in eval mode, whose spectrally normalised weights are plain numbers.
+        """Make a copy for inference, in eval mode, whose spectrally normalized weights are plain numbers.
 
         Each weight is divided by its norm once, not in every call: the same output, sooner. Folding can't be undone:
         publish the network itself, which keeps weights and norms apart so that its training can go on.
@@ -59,7 +59,7 @@ class Network(HubModel):
             The copy, which shares no tensor with this network and is on its device, in its dtype. Its config says
             ``spectral_norm=False`` where a weight was folded, so it is saved and loaded like any other. What a config
             can't say stays parametrized: the projection of a conditional discriminator, and layers of others that
-            normalise without a field `spectral_norm`.
+            normalize without a field `spectral_norm`.
 
         Example:
             >>> fast = generator.fold()  # doctest: +SKIP

@@ -21,7 +21,7 @@ def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, 
     Args:
         names: A config's `label_names`.
         wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, mixed as
-            ``{"hair=red": 0.5, "hair=grey": 0.5}``, or excluded as ``{"hair=red": False}``. Texts such as ``"true"``,
+            ``{"hair=red": 0.5, "hair=gray": 0.5}``, or excluded as ``{"hair=red": False}``. Texts such as ``"true"``,
             ``"0"`` and ``"0.5"`` are read.
 
     Returns:

@@ -17,7 +17,7 @@ from fagan_hf.data.sources import ImageSource
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 
-AugmentationName = Literal["colour", "translation", "cutout"]
+AugmentationName = Literal["color", "translation", "cutout"]
 
 MixedPrecision = Literal["no", "bf16"]
 
@@ -45,7 +45,7 @@ HOW_LONG_AND_WHERE = {
     "push_to_hub",
     "hub_private",
     "push_training_state",
-    "weights_licence",
+    "weights_license",
     "report_to",
     "accept_changed_data",
 }
@@ -70,7 +70,7 @@ class Recipe:
     image_column: str = "image"
     """Column of a Hub data set that holds the images."""
     crop: int | None = None
-    """Side of the centre square that is cut out before resizing [pixels]; none: the largest. CelebA's custom is 178."""
+    """Side of the center square that is cut out before resizing [pixels]; none: the largest. CelebA's custom is 178."""
     streaming: bool = False
     """Read images while training, for data larger than the disk? Order and resuming are then approximate."""
     upscale: bool = False
@@ -84,7 +84,7 @@ class Recipe:
     matching_aware: bool = False
     """Teach the discriminator also that a real image under wrong labels is not real?"""
     loss: LossName = "relativistic_hinge"
-    """What both networks minimise."""
+    """What both networks minimize."""
     r1_gamma: float = 0.0
     """Weight of R1, the squared gradient at real images, halved as in the paper; 0: none."""
     r2_gamma: float = 0.0
@@ -114,7 +114,7 @@ class Recipe:
     max_gradient_norm: float | None = None
     """Gradients longer than this are shortened to it; none: never."""
     augment: tuple[AugmentationName, ...] = ()
-    """Differentiable augmentation of real and fake: any of colour, translation, cutout, in this order."""
+    """Differentiable augmentation of real and fake: any of color, translation, cutout, in this order."""
     ema_half_life_images: int = 10_000
     """Half-life of the averaged generator's memory; shorter while the run is young."""
     ema_ramp: float = 0.05
@@ -163,8 +163,8 @@ class Recipe:
     """Make a new repository private?"""
     push_training_state: bool = False
     """Push the checkpoint too, so that --resume_from goes on exactly?"""
-    weights_licence: str | None = None
-    """Licence of the weights for the card, an identifier of the Hub like "mit"; none: what the data asks for."""
+    weights_license: str | None = None
+    """License of the weights for the card, an identifier of the Hub like "mit"; none: what the data asks for."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -175,9 +175,9 @@ class Recipe:
         for name in ("push_to_hub", "resume_from", "finetune_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; give it a model like 'user/name', or leave it out")
-        if self.weights_licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.weights_licence):
+        if self.weights_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.weights_license):
             raise ValueError(
-                f"weights_licence is {self.weights_licence!r}; it must be an identifier of the Hub, like 'mit' or "
+                f"weights_license is {self.weights_license!r}; it must be an identifier of the Hub, like 'mit' or "
                 "'cc-by-4.0' (https://huggingface.co/docs/hub/repositories-licenses)"
             )
         if self.push_training_state and not self.push_to_hub:

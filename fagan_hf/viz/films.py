@@ -15,7 +15,7 @@ from fagan_hf.utils.files import replacing
 FILM_SUFFIXES = (".gif", ".mp4", ".webp")
 MAX_GIF_FRAMES_PER_SECOND = 50  # GIF counts hundredths of a second, and browsers play those of one slowly
 
-_PALETTE_PIXELS = 2**20  # that the common palette is made from; more change no colour that one could see
+_PALETTE_PIXELS = 2**20  # that the common palette is made from; more change no color that one could see
 _LINES_OF_FFMPEG = 5
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
@@ -51,7 +51,7 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, ma
 
     Args:
         path: Ends in ``.gif``, ``.mp4`` or ``.webp``. It is complete or not there.
-        frames: RGB, at least one. A GIF shows them in 256 colours in all, and equal neighbours as one longer frame; an
+        frames: RGB, at least one. A GIF shows them in 256 colors in all, and equal neighbors as one longer frame; an
             MP4 of an odd width or height repeats the last column or row.
         frames_per_second: From 0.01 to 1000, of a GIF to 50.
         make_folder: Make its folder where it is missing?
@@ -98,7 +98,7 @@ def _write_webp(path: Path, frames: Frames, frames_per_second: float) -> None:
 
 
 def _write_mp4(path: Path, frames: Frames, frames_per_second: float) -> None:
-    # H.264 halves the resolution of colours, so it takes even sizes.
+    # H.264 halves the resolution of colors, so it takes even sizes.
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     _, height, width, _ = frames.shape
     command = [

@@ -63,7 +63,7 @@ def plot_lines(
         style = "--" if name.startswith("discriminator") else "-"
         # A gap where a line lacks the number: no step before it had a finite one.
         axes.plot(images, [line.get(name, math.nan) for line in lines], style, label=legend(name), linewidth=1.5)
-    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.axhline(0, color="gray", linewidth=0.5)
     axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
     if names:
         # Below the axes, where no line can be behind it.

@@ -85,7 +85,7 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
         kept_seconds: How long the file stays: a browser shows it until its box is emptied.
 
     Returns:
-        Its centre square, upright.
+        Its center square, upright.
 
     Raises:
         ValueError: There is none, it is too large, or no picture.

@@ -207,8 +207,8 @@ def test_peaks_are_measured(monkeypatch):
         ("aten::_softmax_backward_data", "softmax and exp"),
         ("aten::add_", "elementwise"),
         ("aten::copy_", "copies"),
-        ("aten::native_batch_norm_backward", "normalisation"),
-        ("aten::_fused_adam_", "optimiser"),
+        ("aten::native_batch_norm_backward", "normalization"),
+        ("aten::_fused_adam_", "optimizer"),
         ("something new", OTHER),
     ],
 )

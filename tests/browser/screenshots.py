@@ -15,7 +15,7 @@ from tests.browser.conftest import MODEL, chromium
 from tests.browser.test_tabs import EXAMPLE
 from tests.browser.visit import SECONDS, WIDTHS, Visit
 
-_COLOURS = 256  # of a picture that is stored
+_COLORS = 256  # of a picture that is stored
 
 
 def look_inside(visit: Visit) -> None:
@@ -47,7 +47,7 @@ def project(visit: Visit) -> None:
     edited = visit.picture("Changed")
     expect(edited).to_be_visible(timeout=SECONDS)
     old = edited.get_attribute("src")
-    slider = visit.page.get_by_label("range slider for hair_colour", exact=False).first
+    slider = visit.page.get_by_label("range slider for hair_color", exact=False).first
     slider.focus()
     for _ in range(12):
         visit.page.keyboard.press("ArrowRight")
@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
             path = folder / f"{name}{'' if width == 'wide' else f'-{width}'}.png"
             visit.page.screenshot(path=path, full_page=True)
             with Image.open(path) as picture:
-                picture.convert("RGB").quantize(_COLOURS).save(path, optimize=True)
+                picture.convert("RGB").quantize(_COLORS).save(path, optimize=True)
             print(path)
             context.close()
         browser.close()

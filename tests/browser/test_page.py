@@ -1,4 +1,4 @@
-"""The page as a whole: fits, is labelled, dark for who likes it dark, and keeps nothing."""
+"""The page as a whole: fits, is labeled, dark for who likes it dark, and keeps nothing."""
 
 import io
 import time

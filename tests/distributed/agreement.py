@@ -23,7 +23,7 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.step.batches import Batches
-from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer
 from tests.small import DISCRIMINATOR, GENERATOR
 
@@ -83,7 +83,7 @@ class Case:
         self.networks = dict(zip(("generator", "discriminator"), copy.deepcopy(networks), strict=True))
         self.gradients, self.seen = {}, 0
         players = [self._player(processes, name) for name in self.networks]
-        self.trainer = Trainer(processes, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe))
+        self.trainer = Trainer(processes, *players, LOSSES[recipe.loss], recipe.augment, Regularization.of(recipe))
         self.batches = Batches(images, recipe, 8, processes.device, processes.index, processes.count)
 
     def _player(self, processes, name):
@@ -124,7 +124,7 @@ def find(folder: Path, is_short: bool) -> dict[str, torch.Tensor]:
         "dataset": str(folder / "pictures"),
         "batch_size": BATCH_SIZE,
     }
-    common |= {"augment": ("colour", "translation")}
+    common |= {"augment": ("color", "translation")}
     processes, networks = Processes(), {model: initial_networks(model) for model in MODELS}
     with processes.at_own_pace():
         images = prepare_images(ImageSource(dataset=str(folder / "pictures"), resolution=8), progress=False)

@@ -200,7 +200,7 @@ from fagan_hf.metrics import features
 class Means(nn.Module):
     def forward(self, images):
         return images.float().mean((2, 3))
-features.FEATURES["effnetlite0"] = lambda: features.FeatureExtractor("means", Means(), "mean colours")
+features.FEATURES["effnetlite0"] = lambda: features.FeatureExtractor("means", Means(), "mean colors")
 """
 
 

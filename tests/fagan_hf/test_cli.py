@@ -193,7 +193,7 @@ def test_a_row_for_each_label(conditional_model, tmp_path):
     flags = ["--by-label", "--seeds", "0-2", "--scale", "2"]
     assert main(["generate", "--model", conditional_model, "--out", str(out), *flags]) == 0
     grid = pixels(out)
-    assert grid.shape[0] == 4 * 16  # beard no and yes, two colours
+    assert grid.shape[0] == 4 * 16  # beard no and yes, two colors
     pictures = grid[:, -3 * 16 :]
     expected = FAGANPipeline.from_pretrained(conditional_model)(seeds=[2], labels={"hair": "black"}).images[0]
     assert np.array_equal(pictures[-16::2, -16::2], np.asarray(expected))

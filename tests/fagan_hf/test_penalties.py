@@ -12,7 +12,7 @@ from fagan_hf.models.discriminator import Discriminator
 from fagan_hf.penalties import (
     approximate_gradient_penalty,
     wasserstein_gradient_penalty,
-    zero_centred_gradient_penalty,
+    zero_centered_gradient_penalty,
 )
 from tests.small import DISCRIMINATOR
 
@@ -34,8 +34,8 @@ def images(batch=4, size=2, dtype=torch.float64):
     return torch.rand(batch, 3, size, size, dtype=dtype) * 2 - 1
 
 
-def zero_centred(critic, real):
-    return zero_centred_gradient_penalty(critic, real)
+def zero_centered(critic, real):
+    return zero_centered_gradient_penalty(critic, real)
 
 
 def wasserstein(critic, real):
@@ -46,13 +46,13 @@ def approximate(critic, real):
     return approximate_gradient_penalty(critic, real, torch.randn(real.shape))
 
 
-PENALTIES = [zero_centred, wasserstein, approximate]
+PENALTIES = [zero_centered, wasserstein, approximate]
 
 
 def test_the_penalties_of_a_linear_critic():
     critic, real, fake, noise = Linear(), images(), images(), torch.randn(4, 3, 2, 2, dtype=torch.float64)
     squared = critic.weight.square().sum()
-    torch.testing.assert_close(zero_centred_gradient_penalty(critic, real), squared)
+    torch.testing.assert_close(zero_centered_gradient_penalty(critic, real), squared)
     mix = torch.rand(4, dtype=torch.float64)
     torch.testing.assert_close(wasserstein_gradient_penalty(critic, real, fake, mix), (squared.sqrt() - 1).square())
     expected = (critic.weight * noise).flatten(1).sum(1).square().mean()
@@ -68,8 +68,8 @@ def test_the_approximate_penalty_has_the_exact_one_for_its_mean():
 
 def test_the_penalties_teach_a_linear_critic():
     critic, real, mix = Linear(), images(), torch.rand(4, dtype=torch.float64)
-    [by_zero_centred] = torch.autograd.grad(zero_centred_gradient_penalty(critic, real), critic.weight)
-    torch.testing.assert_close(by_zero_centred, 2 * critic.weight.detach())
+    [by_zero_centered] = torch.autograd.grad(zero_centered_gradient_penalty(critic, real), critic.weight)
+    torch.testing.assert_close(by_zero_centered, 2 * critic.weight.detach())
     [by_wasserstein] = torch.autograd.grad(wasserstein_gradient_penalty(critic, real, -real, mix), critic.weight)
     length = critic.weight.detach().norm()
     torch.testing.assert_close(by_wasserstein, 2 * (length - 1) / length * critic.weight.detach())
@@ -83,7 +83,7 @@ def test_the_penalties_of_a_quadratic_critic():
 
     real, fake, mix = images(), images(), torch.rand(4, dtype=torch.float64)
     expected = real.square().flatten(1).sum(1).mean()
-    torch.testing.assert_close(zero_centred_gradient_penalty(critic, real), expected)
+    torch.testing.assert_close(zero_centered_gradient_penalty(critic, real), expected)
     mixed = mix.view(-1, 1, 1, 1) * real + (1 - mix).view(-1, 1, 1, 1) * fake
     expected = (mixed.flatten(1).norm(dim=1) - 1).square().mean()
     torch.testing.assert_close(wasserstein_gradient_penalty(critic, real, fake, mix), expected)
@@ -122,7 +122,7 @@ def weight_gradients(penalty, network):
 def test_it_is_right_for_a_discriminator_and_its_weights(monkeypatch, training):
     network, real = discriminator(training), images(3, 8)
     reference = deepcopy(network)
-    penalty = zero_centred_gradient_penalty(network, real)
+    penalty = zero_centered_gradient_penalty(network, real)
     gradients = weight_gradients(penalty, network)
 
     # By its path, for the package gives the function that name.
@@ -143,14 +143,14 @@ def test_it_falls_as_its_gradient_says():
     network, real = discriminator(), images(3, 8)
     parameters = list(network.parameters())
     directions = [torch.randn_like(parameter) for parameter in parameters]
-    gradients = weight_gradients(zero_centred_gradient_penalty(network, real), network)
+    gradients = weight_gradients(zero_centered_gradient_penalty(network, real), network)
     slope = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions, strict=True))
 
     def penalty_at(step):
         moved = deepcopy(network)
         with torch.no_grad():
             torch._foreach_add_(list(moved.parameters()), directions, alpha=step)
-        return zero_centred_gradient_penalty(moved, real).detach()
+        return zero_centered_gradient_penalty(moved, real).detach()
 
     step = 1e-6
     torch.testing.assert_close((penalty_at(step) - penalty_at(-step)) / (2 * step), slope, rtol=1e-5, atol=0)
@@ -167,7 +167,7 @@ def test_the_images_are_left_alone(penalty):
     assert not real.requires_grad
 
 
-@pytest.mark.parametrize(("penalty", "calls"), [(zero_centred, 1), (wasserstein, 1), (approximate, 2)])
+@pytest.mark.parametrize(("penalty", "calls"), [(zero_centered, 1), (wasserstein, 1), (approximate, 2)])
 def test_how_often_the_discriminator_is_called(penalty, calls):
     critic = Linear()
     penalty(critic, images())

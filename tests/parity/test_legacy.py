@@ -52,21 +52,21 @@ def train(gan, latents, images, *labels):
     """Train a few steps as the original's own loop does; the networks are left in eval mode."""
     for network in (gan.generator, gan.discriminator):
         wake(network).to(latents.dtype).train()
-    optimisers = [
+    optimizers = [
         Adam([each for each in network.parameters() if each.requires_grad], rate, (0.0, 0.9))
         for network, rate in ((gan.generator, 1e-4), (gan.discriminator, 4e-4))
     ]
     loss = Losses.RelativisticAverageHingeGAN(gan.device, gan.discriminator)
     for _ in range(2):
-        gan.optimize_discriminator(optimisers[1], latents, images, loss, *labels)
-        gan.optimize_generator(optimisers[0], latents, images, loss, *labels)
+        gan.optimize_discriminator(optimizers[1], latents, images, loss, *labels)
+        gan.optimize_generator(optimizers[0], latents, images, loss, *labels)
     gan.generator.eval()
     gan.discriminator.eval()
 
 
 @torch.no_grad()
 def outputs(gan, latents, images, *labels):
-    # Their singular vectors move even in eval mode, before they are used: those saved afterwards belong to this output.
+    # Their singular vectors move even in eval mode, before they are used: those saved afterward belong to this output.
     return gan.generator(latents), gan.discriminator(images, *labels).flatten()
 
 

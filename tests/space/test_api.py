@@ -133,10 +133,10 @@ def saved(path, size=(20, 30), mode="RGB", **options):
 
 
 def test_uploads_of_all_kinds(client, tmp_path):
-    for name, mode in (("cmyk.jpg", "CMYK"), ("grey.png", "I;16"), ("see-through.png", "RGBA")):
+    for name, mode in (("cmyk.jpg", "CMYK"), ("gray.png", "I;16"), ("see-through.png", "RGBA")):
         path = saved(tmp_path / name, mode=mode)
         assert "logit" in client.predict(picture=handle_file(path), api_name="/judge")
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
     assert "logit" in client.predict(picture=handle_file(tmp_path / "animated.gif"), api_name="/judge")
 

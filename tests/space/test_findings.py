@@ -59,8 +59,8 @@ def test_finding_2_no_function_deletes_what_a_visitor_names(attacker):
     example = re.findall(r'"(/files/[^"]*avatar-8192.png)"', config)[0]
     drawn = attacker.call("generate", ["3", 1.0, None, None])
     generated = json.loads(drawn.split("data: ")[1].splitlines()[0])[0][0]["path"]
-    neighbour = Attacker(attacker.page, attacker.grounds, {"Cookie": cookie(attacker)})
-    theirs = neighbour.upload(png())
+    neighbor = Attacker(attacker.page, attacker.grounds, {"Cookie": cookie(attacker)})
+    theirs = neighbor.upload(png())
     for each in attacker.functions():
         for path in (example, theirs):
             attacker.check(attacker.join(each["id"], [file_data(path)] * len(each["inputs"])))
@@ -69,9 +69,9 @@ def test_finding_2_no_function_deletes_what_a_visitor_names(attacker):
     assert attacker.http.get(f"{API}/file={example}").content == EXAMPLE
     assert attacker.http.get(f"{API}/file={generated}").status_code == 200
     assert attacker.http.get(f"{API}/file={theirs}").status_code == 403
-    assert "logit" in neighbour.call("judge", [file_data(theirs), 0, 0, None])
-    assert "logit" not in neighbour.call("judge", [file_data(theirs), 0, 0, None])  # gone as soon as it was read
-    neighbour.http.close()
+    assert "logit" in neighbor.call("judge", [file_data(theirs), 0, 0, None])
+    assert "logit" not in neighbor.call("judge", [file_data(theirs), 0, 0, None])  # gone as soon as it was read
+    neighbor.http.close()
 
 
 def cookie(attacker):

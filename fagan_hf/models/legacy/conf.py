@@ -79,7 +79,7 @@ def read_conf(path: str | Path) -> tuple[LegacyLayer, ...]:
         layers = []
         for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
             with naming(f"architecture[{index}] ({name})"):
-                _check_neighbours(names, index)
+                _check_neighbors(names, index)
                 if name != IGNORE_ATTENTION_MAPS:
                     layers.append(LegacyLayer(_READERS[name](_Entry(entry)), prefix=f"model.{index}"))
     return tuple(layers)
@@ -114,7 +114,7 @@ def _layer_name(index: int, entry: Any) -> str:
     return name.lower()
 
 
-def _check_neighbours(names: Sequence[str], index: int) -> None:
+def _check_neighbors(names: Sequence[str], index: int) -> None:
     before = names[index - 1] if index else None
     behind = names[index + 1] if index + 1 < len(names) else None
     if names[index] == IGNORE_ATTENTION_MAPS and before not in _ATTENTION:

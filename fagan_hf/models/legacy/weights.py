@@ -36,7 +36,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds {type(state).__name__}; it must hold a mapping of names to tensors")
     if {"state", "param_groups"} <= state.keys():
-        raise ValueError(f"{path} holds an optimiser's state; a network's is in a file like GAN_GEN_10.pth")
+        raise ValueError(f"{path} holds an optimizer's state; a network's is in a file like GAN_GEN_10.pth")
     other = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if other or not state:
         what = f"{other[0]!r}: {type(state[other[0]]).__name__}" if other else "nothing"
@@ -81,7 +81,7 @@ _PARTS = {
 }
 
 # The same for what is in a convolution with spectral norm, which the original wraps into a module of its own.
-_NORMALISED = {
+_NORMALIZED = {
     "parametrizations.weight.original": "module.weight_bar",
     "parametrizations.weight.0.u": "module.weight_u",
     "parametrizations.weight.0.v": "module.weight_v",
@@ -145,9 +145,9 @@ def _legacy_name(name: str, layers: Sequence[LegacyLayer]) -> str | None:
         return None
     index, part, *parameter = rest
     layer = layers[int(index)]
-    is_normalised = part in ("conv", "residual") and getattr(layer.spec, "spectral_norm", False)
+    is_normalized = part in ("conv", "residual") and getattr(layer.spec, "spectral_norm", False)
     suffix = ".".join(parameter)
-    names = layer.prefix, _PARTS[layer.spec.type][part], _NORMALISED[suffix] if is_normalised else suffix
+    names = layer.prefix, _PARTS[layer.spec.type][part], _NORMALIZED[suffix] if is_normalized else suffix
     return ".".join(filter(None, names))
 
 

@@ -25,7 +25,7 @@ def _sum(tensor: Tensor) -> Tensor:
     return _Sum.apply(tensor)  # pyright: ignore[reportReturnType]
 
 
-class SynchronisedBatchNorm(nn.BatchNorm2d):
+class SynchronizedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose training pass sees the images of all processes, each of which has as many.
 
     torch's `SyncBatchNorm` runs on GPUs only and has no second derivative, which gradient penalties need. This one is
@@ -34,17 +34,17 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
-        """Give the normalised feature map ``[batch, channels, height, width]``."""
+        """Give the normalized feature map ``[batch, channels, height, width]``."""
         if not self.training:
             return super().forward(input)
         processes = distributed.get_world_size()
         feature_map = input.float()  # statistics in half precision would be too coarse
         mean = _sum(feature_map.mean((0, 2, 3))) / processes
-        centred = feature_map - mean[:, None, None]
-        variance = _sum(centred.square().mean((0, 2, 3))) / processes
+        centered = feature_map - mean[:, None, None]
+        variance = _sum(centered.square().mean((0, 2, 3))) / processes
         self._remember(mean, variance, processes * input.numel() // input.shape[1])
         scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
@@ -57,7 +57,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
 
 
-def synchronise_batch_norm(network: nn.Module) -> None:
+def synchronize_batch_norm(network: nn.Module) -> None:
     """Let every batch norm of a network see all processes; its parameters and buffers stay what they are.
 
     Raises:
@@ -65,7 +65,7 @@ def synchronise_batch_norm(network: nn.Module) -> None:
     """
     for name, module in network.named_modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SynchronisedBatchNorm
+            module.__class__ = SynchronizedBatchNorm
         elif isinstance(module, _BatchNorm):
             raise ValueError(
                 f"{name} is a {type(module).__name__}, which would see the images of one process only; with several "

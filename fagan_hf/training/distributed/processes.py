@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
-from fagan_hf.training.distributed.batch_norm import synchronise_batch_norm
+from fagan_hf.training.distributed.batch_norm import synchronize_batch_norm
 
 START_SECONDS = 600.0  # processes of different machines may start that far apart
 PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
@@ -74,7 +74,7 @@ class Processes:
         # channels_last is what convolutions are fastest in, on CPU and GPU.
         network = network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.count > 1:
-            synchronise_batch_norm(network)
+            synchronize_batch_norm(network)
         wrapped = self.accelerator.prepare_model(network)
         if self.count > 1:
             # Buffers are equal in all processes: spectral norms follow from weights, batch statistics are of the whole

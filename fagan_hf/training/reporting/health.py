@@ -13,7 +13,7 @@ SLOWER = 0.5  # by what learning rates are multiplied at every return
 PATIENCE_LINES = 5  # a symptom is one when so many lines in a row show it
 
 COLLAPSED = 0.05  # of the variance of real pixels
-CERTAIN = 0.999  # of the discriminator's judgements
+CERTAIN = 0.999  # of the discriminator's judgments
 LARGEST_GATE = 3.0
 LARGEST_SIGMA = 1000.0
 

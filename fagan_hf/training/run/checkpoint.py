@@ -1,6 +1,6 @@
 """Checkpoints: a folder each, complete or absent, in safetensors and JSON.
 
-``checkpoints/images-00064000/`` holds a safetensors file for every network and optimiser and one for the run's own
+``checkpoints/images-00064000/`` holds a safetensors file for every network and optimizer and one for the run's own
 tensors, ``state.json`` for plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced
 and renamed. Nothing in it is unpickled.
 """
@@ -38,7 +38,7 @@ class Checkpoints:
     Args:
         folder: Where they are.
         networks: What is saved and restored, by file name.
-        optimizers: The same for optimisers.
+        optimizers: The same for optimizers.
         keep: The newest so many stay.
     """
 
@@ -148,7 +148,7 @@ class Checkpoints:
         return f"{MANIFEST} does not name {missing[0]}" if missing else None
 
     def take_up(self, files: Files) -> dict[str, Tensor]:
-        """Put networks and optimisers back as they were read.
+        """Put networks and optimizers back as they were read.
 
         Returns:
             The tensors of the run itself; none of an older checkpoint.
@@ -165,7 +165,7 @@ def _file(name: str) -> str:
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimiser's state: ``"3.exp_avg"`` is the gradient's mean of its parameter number 3."""
+    """Flatten an optimizer's state: ``"3.exp_avg"`` is the gradient's mean of its parameter number 3."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": tensor.contiguous() for index, slots in state.items() for name, tensor in slots.items()}
 

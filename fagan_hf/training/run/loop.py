@@ -64,7 +64,7 @@ from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
 from fagan_hf.training.step.randomness import random_seed
-from fagan_hf.training.step.regularization import Regularisation
+from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
 from fagan_hf.utils.files import remove_abandoned, replacing
 from fagan_hf.utils.redaction import redact
@@ -139,7 +139,7 @@ class Run:
         self.averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
         self.averaged.model.to(self.processes.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         players = self._player(generator), self._player(discriminator)
-        self.trainer = Trainer(self.processes, *players, LOSSES[recipe.loss], recipe.augment, Regularisation.of(recipe))
+        self.trainer = Trainer(self.processes, *players, LOSSES[recipe.loss], recipe.augment, Regularization.of(recipe))
         self.graphed = GraphedSteps(self.trainer) if recipe.compile == "cuda_graphs" else None
         self.checkpoints = Checkpoints(
             recipe.run_dir / CHECKPOINTS,
@@ -634,7 +634,7 @@ class Run:
         return {
             **self.progress.facts(environment),
             "data": self.batches.images.description,
-            "weights_licence": self.recipe.weights_licence,
+            "weights_license": self.recipe.weights_license,
         }
 
     def _write_card(self) -> None:

@@ -122,7 +122,7 @@ def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:
         ValueError: Its recipe is broken.
     """
     fields = find_origin(name).recipe()
-    its_own = (*NOT_PORTABLE, *(() if is_resumed else ("name", "weights_licence")))
+    its_own = (*NOT_PORTABLE, *(() if is_resumed else ("name", "weights_license")))
     fields = {key: value for key, value in fields.items() if key not in its_own}
     model = fields.get("model")
     if model is None or Path(str(model)).suffix in ARCHITECTURE_SUFFIXES:  # a file is not here, but its configs are
@@ -148,9 +148,9 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     generator.load_state_dict(weights)
     averaged.load_state_dict(weights)
     if not (origin.folder / DISCRIMINATOR).is_dir():
-        return f"Starting from the generator of {origin.name}, which has no discriminator; new: it, optimisers."
+        return f"Starting from the generator of {origin.name}, which has no discriminator; new: it, optimizers."
     discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
-    return f"Starting from the weights of {origin.name}, with new optimisers."
+    return f"Starting from the weights of {origin.name}, with new optimizers."
 
 
 def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:

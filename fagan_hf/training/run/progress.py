@@ -8,7 +8,7 @@ from typing import Any
 from fagan_hf.utils.version import __version__
 
 FORMAT = 2
-"""Of a checkpoint. 1, of the project's first state, had networks, optimisers, images and seconds only."""
+"""Of a checkpoint. 1, of the project's first state, had networks, optimizers, images and seconds only."""
 
 
 @dataclass

@@ -16,12 +16,12 @@ CUTOUT = 1 / 2  # of the image's size: side of the erased square
 DRAWS = 3  # numbers in [0, 1) that one distortion of one image takes
 
 
-def colour(images: Tensor, draws: Tensor) -> Tensor:
+def color(images: Tensor, draws: Tensor) -> Tensor:
     """Change brightness by up to 0.5 either way, saturation by a factor up to 2, contrast by one of 0.5 to 1.5."""
     brightness, saturation, contrast = (draws[:, i, None, None, None] for i in range(3))
     images = images + (brightness - 0.5)
-    grey = images.mean(1, keepdim=True)
-    images = (images - grey) * (2 * saturation) + grey
+    gray = images.mean(1, keepdim=True)
+    images = (images - gray) * (2 * saturation) + gray
     mean = images.mean((1, 2, 3), keepdim=True)
     return (images - mean) * (contrast + 0.5) + mean
 
@@ -41,7 +41,7 @@ def translation(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, draws: Tensor) -> Tensor:
-    """Set a square of half the size to 0; its centre may be anywhere, so part of it may lie outside."""
+    """Set a square of half the size to 0; its center may be anywhere, so part of it may lie outside."""
     size = images.shape[-1]
     side = round(size * CUTOUT)
     positions = torch.arange(size, device=images.device)
@@ -52,7 +52,7 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "colour": colour,
+    "color": color,
     "translation": translation,
     "cutout": cutout,
 }

@@ -14,7 +14,7 @@ from fagan_hf.training.step.ahead import Ahead
 from fagan_hf.training.step.augment import draw_augmentation, flip
 from fagan_hf.training.step.labels import Mismatcher
 from fagan_hf.training.step.randomness import data_order, draw_latents, random_seed, random_stream
-from fagan_hf.training.step.regularization import PenaltyDraws, Regularisation
+from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.steps import MicroBatch
 
 Draws = dict[str, Tensor]
@@ -186,7 +186,7 @@ class Batches:
 
     def _penalty_draws(self, images_seen: int) -> dict[str, Tensor]:
         """Draw what the penalties of a step take, if they take anything."""
-        rules, size = Regularisation.of(self.recipe), self.recipe.batch_size
+        rules, size = Regularization.of(self.recipe), self.recipe.batch_size
         if not rules.is_due(images_seen // size):
             return {}
         draws = {}

@@ -54,7 +54,7 @@ class GraphedSteps:
         Returns:
             What both steps return. The tensors are overwritten by the next step of the same kind.
         """
-        kind = self.trainer.regularisation.is_due(step)
+        kind = self.trainer.regularization.is_due(step)
         batches = [*for_discriminator, *for_generator]
         if kind in self._captured:
             return self._captured[kind].replay(batches)

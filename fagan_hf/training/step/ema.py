@@ -34,7 +34,7 @@ class AveragedGenerator:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, batch_size: int, images_seen: int) -> None:
-        """Move the average towards the generator after a step of ``batch_size`` images.
+        """Move the average toward the generator after a step of ``batch_size`` images.
 
         Args:
             generator: The trained one, unwrapped.

@@ -9,7 +9,7 @@ from torch import Tensor
 from fagan_hf.penalties import (
     approximate_gradient_penalty,
     wasserstein_gradient_penalty,
-    zero_centred_gradient_penalty,
+    zero_centered_gradient_penalty,
 )
 from fagan_hf.training.recipe import Recipe
 
@@ -29,7 +29,7 @@ class PenaltyDraws:
 
 
 @dataclass(frozen=True)
-class Regularisation:
+class Regularization:
     """Adds penalties to the discriminator's loss.
 
     Attributes:
@@ -47,7 +47,7 @@ class Regularisation:
     sigma: float | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Regularisation":
+    def of(cls, recipe: Recipe) -> "Regularization":
         """Read what a recipe asks for."""
         return cls(
             recipe.r1_gamma,
@@ -61,7 +61,7 @@ class Regularisation:
         """Say whether a step, counted from 0, has penalties."""
         return any((self.r1_gamma, self.r2_gamma, self.wasserstein_weight)) and step % self.every_steps == 0
 
-    def penalise(
+    def penalize(
         self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: PenaltyDraws
     ) -> dict[str, tuple[float, Tensor]]:
         """Compute the penalties.
@@ -77,17 +77,17 @@ class Regularisation:
         """
         penalties = {}
         if self.r1_gamma:
-            penalties["r1"] = self.r1_gamma / 2, self._zero_centred(discriminator, real, draws.real_noise)
+            penalties["r1"] = self.r1_gamma / 2, self._zero_centered(discriminator, real, draws.real_noise)
         if self.r2_gamma:
-            penalties["r2"] = self.r2_gamma / 2, self._zero_centred(discriminator, fake, draws.fake_noise)
+            penalties["r2"] = self.r2_gamma / 2, self._zero_centered(discriminator, fake, draws.fake_noise)
         if self.wasserstein_weight:
             assert draws.mix is not None
             penalty = wasserstein_gradient_penalty(discriminator, real, fake, draws.mix)
             penalties["wasserstein_penalty"] = self.wasserstein_weight, penalty
         return {name: (self.every_steps * weight, penalty) for name, (weight, penalty) in penalties.items()}
 
-    def _zero_centred(self, discriminator: Callable[[Tensor], Tensor], images: Tensor, noise: Tensor | None) -> Tensor:
+    def _zero_centered(self, discriminator: Callable[[Tensor], Tensor], images: Tensor, noise: Tensor | None) -> Tensor:
         if self.sigma is None:
-            return zero_centred_gradient_penalty(discriminator, images)
+            return zero_centered_gradient_penalty(discriminator, images)
         assert noise is not None
         return approximate_gradient_penalty(discriminator, images, noise, self.sigma)

@@ -20,7 +20,7 @@ from fagan_hf.losses import Loss, accuracies
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step.augment import augment
 from fagan_hf.training.step.compilation import compile_network
-from fagan_hf.training.step.regularization import PenaltyDraws, Regularisation
+from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.running_statistics import RunningStatistics
 
 
@@ -118,7 +118,7 @@ class Objective:
 class Trainer:
     """The two players and the rules of their game.
 
-    Each network is synchronised between processes in its own step only: the discriminator's step takes its fakes from
+    Each network is synchronized between processes in its own step only: the discriminator's step takes its fakes from
     the bare generator, the generator's step its logits from the bare discriminator, frozen. Spectral norms move once at
     the beginning of their network's step and are the same in all passes of it.
 
@@ -129,7 +129,7 @@ class Trainer:
         processes: Made the players' networks ready.
         generator: The one player.
         discriminator: The other one.
-        loss: What both minimise.
+        loss: What both minimize.
         policy: Names of the distortions, see `fagan_hf.training.step.augment`.
         regularization: Penalties of the discriminator.
     """
@@ -141,14 +141,14 @@ class Trainer:
         discriminator: Player,
         loss: Loss,
         policy: Sequence[str],
-        regularization: Regularisation | None = None,
+        regularization: Regularization | None = None,
     ):
         self.processes = processes
         self.generator = generator
         self.discriminator = discriminator
         self.loss = loss
         self.policy = tuple(policy)
-        self.regularization = regularization or Regularisation()
+        self.regularization = regularization or Regularization()
         self.bare_generator = processes.unwrap(generator.network)
         self.bare_discriminator = processes.unwrap(discriminator.network)
         networks = self.bare_generator, self.bare_discriminator
@@ -209,7 +209,9 @@ class Trainer:
 
         refresh_spectral_norms(self.bare_discriminator, iterations=1)
         numbers = self._accumulate(self.discriminator, len(batches), compute_logits, compute_loss)
-        numbers |= self._update("discriminator", self.discriminator, numbers["discriminator_loss"], before, len(batches))
+        numbers |= self._update(
+            "discriminator", self.discriminator, numbers["discriminator_loss"], before, len(batches)
+        )
         if len(raw[0]) > 1:
             numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
         return numbers
@@ -220,7 +222,6 @@ class Trainer:
         Returns:
             Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
         """
-        before = self._statistics.remember()
 
         def compute_logits(index: int, generator: nn.Module) -> Logits:
             batch, logits = batches[index], {}
@@ -236,15 +237,16 @@ class Trainer:
             return Objective(loss, {"generator_loss": loss})
 
         refresh_spectral_norms(self.bare_generator, iterations=1)
+        before = self._statistics.remember()
         self.bare_discriminator.requires_grad_(False)
         try:
             numbers = self._accumulate(self.generator, len(batches), compute_logits, compute_loss)
         finally:
             self.bare_discriminator.requires_grad_(True)
-        return numbers | self._update("generator", self.generator, numbers["generator_loss"], before, len(batches))
+        return numbers | self._update("generator", self.generator, numbers["generator_loss"], len(batches), before)
 
     def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Compute logits in full precision, for penalties: past the autocast that Accelerate puts around a forward pass.
+        """Compute logits in full precision, for penalties: past the autocast of the wrapper that Accelerate makes.
 
         Between processes nothing is lost: the wrapper has prepared the gradients' exchange in the passes before, and it
         happens where gradients arrive, at the parameters.
@@ -292,11 +294,11 @@ class Trainer:
         return {name: torch.stack([each[name] for each in numbers]).mean() for name in numbers[0]}
 
     def _update(
-        self, name: str, player: Player, loss: Tensor, before: Sequence[Tensor], parts: int
+        self, name: str, player: Player, loss: Tensor, parts: int, before: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         """Step along the gradients, unless loss or gradient is not finite; then batch statistics are as `before`."""
         norm = _gradient_norm(player)
-        if self.loss.compares_with_means and parts > 1:  # in each process with other roundings, and all skip the same
+        if self.loss.compares_with_means and parts > 1:  # rounded differently in each process; all skip the same steps
             loss = self.processes.gather(loss[None])[0]
         is_finite = norm.isfinite() & loss.isfinite()
         player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]

@@ -39,13 +39,13 @@ _BIG = 512  # [pixels] of the picture that is clicked
 
 _EXPLANATION = """
 The generator draws; the discriminator says how real a picture seems to it, and judges yours. Each layer of theirs does
-two things to every place of its feature map: a **convolution** looks at the neighbours, and **attention** gathers from
+two things to every place of its feature map: a **convolution** looks at the neighbors, and **attention** gathers from
 everywhere. One trained number, **alpha**, blends them: 0 is convolution alone, 1 attention alone; it may also be
 negative, then the layer subtracts what attention finds.
 
 - **Looks at**: bright is where the framed place gathers from; the scale of each map ends at its own maximum.
   Keys are pooled, so there may be fewer places to look at than places that look.
-- **Convolution, attention**: both outputs of the layer before they are blended. Like colours are like
+- **Convolution, attention**: both outputs of the layer before they are blended. Like colors are like
   features (their three principal components); where the layer makes the picture itself, they are pictures.
 """
 
@@ -283,7 +283,7 @@ def _build_discriminator(model: Model) -> None:
     taken = gr.State(None, time_to_live=600)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            upload = upload_box(f"Your picture: its centre, at {model.size}x{model.size}")
+            upload = upload_box(f"Your picture: its center, at {model.size}x{model.size}")
             examples = example_gallery()
             labels = label_dropdowns(model)
             picture = picture_shown("Click a place", classes=("clickable",), height=360, buttons=[])

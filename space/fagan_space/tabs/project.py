@@ -141,7 +141,7 @@ def build(model: Model) -> None:
     taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            upload = upload_box("Your picture: its centre square is taken")
+            upload = upload_box("Your picture: its center square is taken")
             examples = example_gallery()
             steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Steps at the most", info="More: nearer, and slower")
             with_labels = label_dropdowns(model)

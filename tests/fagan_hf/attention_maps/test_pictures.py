@@ -13,7 +13,7 @@ from fagan_hf.attention_maps.pictures import (
     attention_picture,
     attention_tile,
     branch_tiles,
-    heat_colours,
+    heat_colors,
     marked_tile,
 )
 from fagan_hf.layers import gates, override_alpha
@@ -62,13 +62,13 @@ def test_the_mark_frames_the_pixel_and_each_layers_position(drawn):
     assert (columns.min(), columns.max()) == (48, 63)
 
 
-def test_heat_has_the_colours_of_the_weights(drawn):
+def test_heat_has_the_colors_of_the_weights(drawn):
     images, captured = drawn
     picture = np.asarray(attention_picture(images, captured, (1, 6), tile_size=64))
     margin = picture.shape[1] - 4 * (64 + 8)
     top, left = 8 + 3 * 90, margin + 3 * 72  # the last layer, the second image's weights alone
     weights = captured["layers.2"].weights[1, 0, 0].numpy()
-    expected = heat_colours(weights / weights.max())
+    expected = heat_colors(weights / weights.max())
     for row, column in ((0, 0), (7, 7), np.unravel_index(weights.argmax(), (8, 8))):
         if (row, column) != (1, 6):
             assert tuple(picture[top + 8 * row + 4, left + 8 * column + 4]) == tuple(expected[row, column])
@@ -137,7 +137,7 @@ def test_branches_that_are_images_are_shown_as_they_are(generator):
         assert np.array_equal(np.asarray(tile), images[1])
 
 
-def test_alike_features_have_alike_colours(drawn):
+def test_alike_features_have_alike_colors(drawn):
     _, captured = drawn
     seen = captured["layers.0"]
     plain = torch.zeros(1, 5, 2, 2)
@@ -155,9 +155,9 @@ def test_alike_features_have_alike_colours(drawn):
         assert len(np.unique(np.asarray(tile))) == 1
 
 
-def test_colours_rise_in_lightness():
-    colours = heat_colours(np.linspace(0, 1, 101)[None])
-    lightness = np.asarray(Image.fromarray(colours).convert("L"))[0].astype(int)
+def test_colors_rise_in_lightness():
+    colors = heat_colors(np.linspace(0, 1, 101)[None])
+    lightness = np.asarray(Image.fromarray(colors).convert("L"))[0].astype(int)
     assert (np.diff(lightness) >= 0).all()
     assert lightness[0] < 15
     assert lightness[-1] > 245

@@ -126,8 +126,8 @@ def test_pictures_show_the_seeds_own_image(model, generator, tmp_path):
     expected = generate_images(generator, latents_from_seeds([9], 8))[0]
     with Image.open(tmp_path / "out" / "attention-9-0-0.png") as image:
         pixels = np.asarray(image)
-    colour = expected[4, 4]
-    at = (pixels[8 + 4 * 24 + 12] == colour).all(-1)
+    color = expected[4, 4]
+    at = (pixels[8 + 4 * 24 + 12] == color).all(-1)
     assert at.sum() >= 2 * 24  # in the generator's panel and in the discriminator's
 
 

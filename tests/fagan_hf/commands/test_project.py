@@ -69,15 +69,15 @@ def test_any_picture_is_cut_and_resized(model, tmp_path):
 
 
 def test_labels(picture, tmp_path, capsys):
-    save_repository(tmp_path / "labelled", conditional_generator())
-    arguments = ["--model", str(tmp_path / "labelled"), "--steps", "2", "--label", "hair=red", "--out"]
+    save_repository(tmp_path / "labeled", conditional_generator())
+    arguments = ["--model", str(tmp_path / "labeled"), "--steps", "2", "--label", "hair=red", "--out"]
     assert main(["project", str(picture), *arguments, str(tmp_path / "found")]) == 0
     found = load_file(tmp_path / "found" / "latent.safetensors")
     assert found["labels"][0, 1:].tolist() == [1, 0]
     assert found["labels"][0, 0] in (0, 1)
     held = "beard, hair=red" if found["labels"][0, 0] else "hair=red"
     assert f"With the labels {held}; others by --label" in capsys.readouterr().out
-    [again] = FAGANPipeline.from_pretrained(tmp_path / "labelled")(**found).images
+    [again] = FAGANPipeline.from_pretrained(tmp_path / "labeled")(**found).images
     assert np.array_equal(pixels(tmp_path / "found" / "reconstruction.png"), np.asarray(again))
 
 

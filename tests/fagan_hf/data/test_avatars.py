@@ -31,17 +31,17 @@ def _digest(style: str) -> str:
     return hashlib.sha256(np.stack(pictures).tobytes()).hexdigest()
 
 
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
+def _rgb(color: str) -> np.ndarray:
+    return np.array([int(color[start : start + 2], 16) for start in (1, 3, 5)])
 
 
-def _area(picture: np.ndarray, colour: str) -> float:
-    """Measure the share of a picture that has exactly this colour."""
-    return float((picture == _rgb(colour)).all(axis=-1).mean())
+def _area(picture: np.ndarray, color: str) -> float:
+    """Measure the share of a picture that has exactly this color."""
+    return float((picture == _rgb(color)).all(axis=-1).mean())
 
 
 def _distance_to_gradient(pixels: np.ndarray, first: str, second: str) -> np.ndarray:
-    """Measure how far pixels [N, 3] are from the nearest mixture of two colours [0 to 255]."""
+    """Measure how far pixels [N, 3] are from the nearest mixture of two colors [0 to 255]."""
     start, step = _rgb(first), _rgb(second) - _rgb(first)
     share = np.clip((pixels - start) @ step / (step @ step), 0, 1)
     return np.abs(pixels - (start + share[:, None] * step)).max(axis=1)
@@ -109,15 +109,15 @@ def test_labels_are_what_dicebear_drew():
             assert drawn[f"{name}Variant"] == labels[name]
 
 
-def test_colour_labels_are_the_colours_of_the_picture():
+def test_color_labels_are_the_colors_of_the_picture():
     for seed in SEEDS:
         labels, picture = avatar_labels(seed), draw_avatar(seed)
         tables = {
-            "skin_tone": {name: colour for name, (colour, _) in avatars._SKIN_TONES.items()},
-            "hair_colour": avatars._HAIR_COLOURS,
+            "skin_tone": {name: color for name, (color, _) in avatars._SKIN_TONES.items()},
+            "hair_color": avatars._HAIR_COLORS,
         }
-        for label, colours in tables.items():
-            areas = {name: _area(picture, colour) for name, colour in colours.items()}
+        for label, colors in tables.items():
+            areas = {name: _area(picture, color) for name, color in colors.items()}
             assert max(areas, key=areas.__getitem__) == labels[label]
 
 
@@ -126,7 +126,7 @@ def test_beard_label_is_hair_on_the_chin():
         labels = avatar_labels(seed)
         if labels["hair"] in SHORT:
             below_the_nose = draw_avatar(seed)[78:112, 48:80]
-            hair = _area(below_the_nose, avatars._HAIR_COLOURS[labels["hair_colour"]])
+            hair = _area(below_the_nose, avatars._HAIR_COLORS[labels["hair_color"]])
             assert (hair > 0.01) is labels["beard"], (seed, hair)
 
 
@@ -155,8 +155,8 @@ def test_rates_are_natural(people: list[dict[str, str | bool]]):
     assert rate(beard=True, clothes="dress") == 0
     assert 0.6 < rate(mouth="smile") + rate(mouth="laugh") < 0.85
     assert rate(hair="bald") < 0.1
-    assert rate(hair_colour="blond", skin_tone="dark") == 0
-    assert 0.03 < rate(hair_colour="grey") < 0.12
+    assert rate(hair_color="blond", skin_tone="dark") == 0
+    assert 0.03 < rate(hair_color="gray") < 0.12
     assert max(Counter(person["skin_tone"] for person in people).values()) < 0.3 * len(people)
 
 
@@ -168,18 +168,18 @@ def test_half_are_mirrored():
 def test_no_edge_of_the_drawing_shows():
     for seed in SEEDS:
         picture = draw_avatar(seed).astype(float)
-        colours = avatars._person(seed)[1]["backgroundColor"]
+        colors = avatars._person(seed)[1]["backgroundColor"]
         corners = picture[[0, 0, -1, -1], [0, -1, 0, -1]]
-        assert _distance_to_gradient(corners, *colours).max() < 3, seed
-        assert _distance_to_gradient(picture[0], *colours).max() < 3, f"hair of {seed} is cut"
-        assert _distance_to_gradient(picture[-1, 50:78], *colours).min() > 5, f"shoulders of {seed} end"
+        assert _distance_to_gradient(corners, *colors).max() < 3, seed
+        assert _distance_to_gradient(picture[0], *colors).max() < 3, f"hair of {seed} is cut"
+        assert _distance_to_gradient(picture[-1, 50:78], *colors).min() > 5, f"shoulders of {seed} end"
 
 
 def test_the_person_fills_the_picture():
     for seed in SEEDS:
         picture = draw_avatar(seed, size=64).astype(float)
-        colours = avatars._person(seed)[1]["backgroundColor"]
-        person = _distance_to_gradient(picture.reshape(-1, 3), *colours) > 5
+        colors = avatars._person(seed)[1]["backgroundColor"]
+        person = _distance_to_gradient(picture.reshape(-1, 3), *colors) > 5
         assert 0.4 < person.mean() < 0.8, seed
 
 

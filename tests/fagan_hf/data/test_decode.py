@@ -9,8 +9,8 @@ from fagan_hf.data.decode import UnusableImageError, decode_image, image_suffixe
 
 # Quadrants: top left, top right, bottom left, bottom right.
 RED, GREEN, BLUE, YELLOW = (220, 30, 20), (20, 180, 40), (30, 40, 210), (230, 220, 30)
-COLOURS = (RED, GREEN, BLUE, YELLOW)
-GREYS = (10, 90, 170, 250)
+COLORS = (RED, GREEN, BLUE, YELLOW)
+GRAYS = (10, 90, 170, 250)
 
 
 def quadrants(values, dtype=np.uint8, half=16):
@@ -24,7 +24,7 @@ def decode(content, resolution=16, crop=None, upscale=False):
 
 
 def corners(image):
-    """Read the centre of each quadrant of uint8 [3, R, R]."""
+    """Read the center of each quadrant of uint8 [3, R, R]."""
     near, far = image.shape[-1] // 4, image.shape[-1] * 3 // 4
     return [tuple(int(v) for v in image[:, y, x]) for y in (near, far) for x in (near, far)]
 
@@ -35,7 +35,7 @@ def assert_corners(image, expected, within=0):
     assert np.abs(np.array(corners(image)) - np.array(expected)).max() <= within, corners(image)
 
 
-def grey(values):
+def gray(values):
     return [(value,) * 3 for value in values]
 
 
@@ -44,8 +44,8 @@ def save(image, path, **options):
     return path
 
 
-PICTURE = Image.fromarray(quadrants(COLOURS))
-GREY = Image.fromarray(quadrants(GREYS))
+PICTURE = Image.fromarray(quadrants(COLORS))
+GRAY = Image.fromarray(quadrants(GRAYS))
 
 
 @pytest.mark.parametrize(
@@ -53,37 +53,37 @@ GREY = Image.fromarray(quadrants(GREYS))
 )
 def test_rgb_formats(tmp_path, suffix, within):
     path = save(PICTURE, tmp_path / f"picture.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
-    assert_corners(decode(path), COLOURS, within=0 if suffix == "webp" else within)
-    assert_corners(decode(path.read_bytes()), COLOURS, within=0 if suffix == "webp" else within)
+    assert_corners(decode(path), COLORS, within=0 if suffix == "webp" else within)
+    assert_corners(decode(path.read_bytes()), COLORS, within=0 if suffix == "webp" else within)
 
 
 @pytest.mark.parametrize("suffix", ["png", "pgm", "jpg", "tif"])
-def test_grey(tmp_path, suffix):
-    assert_corners(decode(save(GREY, tmp_path / f"grey.{suffix}")), grey(GREYS), within=3 * (suffix == "jpg"))
+def test_gray(tmp_path, suffix):
+    assert_corners(decode(save(GRAY, tmp_path / f"gray.{suffix}")), gray(GRAYS), within=3 * (suffix == "jpg"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_16_bit_grey_keeps_its_full_range(tmp_path, suffix):
+def test_16_bit_gray_keeps_its_full_range(tmp_path, suffix):
     values = [0, 20000, 40000, 65535]
     image = Image.fromarray(quadrants(values, np.uint16))
-    path = tmp_path / f"grey.{suffix}"
+    path = tmp_path / f"gray.{suffix}"
     if suffix == "pgm":
         path.write_bytes(b"P5 32 32 65535\n" + quadrants(values, ">u2").tobytes())
     else:
         image.save(path)
-    assert_corners(decode(path), grey([0, 78, 156, 255]))
+    assert_corners(decode(path), gray([0, 78, 156, 255]))
 
 
 def test_pgm_with_another_white(tmp_path):
-    path = tmp_path / "grey.pgm"
+    path = tmp_path / "gray.pgm"
     path.write_bytes(b"P5 32 32 1000\n" + quadrants([0, 200, 500, 1000], ">u2").tobytes())
-    assert_corners(decode(path), grey([0, 51, 128, 255]), within=1)
+    assert_corners(decode(path), gray([0, 51, 128, 255]), within=1)
 
 
 def test_float_and_one_bit(tmp_path):
     floats = Image.fromarray(quadrants([0, 0.2, 0.6, 1], np.float32))
-    assert_corners(decode(save(floats, tmp_path / "float.tif")), grey([0, 51, 153, 255]))
-    assert_corners(decode(save(GREY.convert("1", dither=0), tmp_path / "bit.png")), grey([0, 0, 255, 255]))
+    assert_corners(decode(save(floats, tmp_path / "float.tif")), gray([0, 51, 153, 255]))
+    assert_corners(decode(save(GRAY.convert("1", dither=0), tmp_path / "bit.png")), gray([0, 0, 255, 255]))
     floats = Image.fromarray(quadrants([0, 0.2, 0.6, 255], np.float32))
     with pytest.raises(UnusableImageError, match=r"from 0\.0 to 255\.0, allowed are 0 to 1"):
         decode(save(floats, tmp_path / "range.tif"))
@@ -92,7 +92,7 @@ def test_float_and_one_bit(tmp_path):
 def test_palette(tmp_path):
     palette = PICTURE.quantize(4)
     assert palette.mode == "P"
-    assert_corners(decode(save(palette, tmp_path / "palette.png")), COLOURS)
+    assert_corners(decode(save(palette, tmp_path / "palette.png")), COLORS)
 
 
 def test_palette_with_transparency_shows_white(tmp_path):
@@ -112,23 +112,23 @@ def test_transparency_shows_white(tmp_path):
     expected = [(255, 255, 255), GREEN, (210, 212, 246), YELLOW]
     assert_corners(decode(save(rgba, tmp_path / "rgba.png")), expected, within=1)
     assert_corners(decode(save(rgba, tmp_path / "rgba.webp", lossless=True)), expected, within=1)
-    la = GREY.copy()
+    la = GRAY.copy()
     la.putalpha(alpha)
     assert la.mode == "LA"
-    assert_corners(decode(save(la, tmp_path / "la.png")), grey([255, 90, 238, 250]), within=1)
+    assert_corners(decode(save(la, tmp_path / "la.png")), gray([255, 90, 238, 250]), within=1)
     keyed = save(PICTURE, tmp_path / "keyed.png", transparency=RED)
     assert_corners(decode(keyed), [(255, 255, 255), GREEN, BLUE, YELLOW])
 
 
 def test_cmyk(tmp_path):
     image = PICTURE.convert("CMYK")
-    assert_corners(decode(save(image, tmp_path / "cmyk.jpg", quality=95)), COLOURS, within=6)
-    assert_corners(decode(save(image, tmp_path / "cmyk.tif")), COLOURS, within=1)
+    assert_corners(decode(save(image, tmp_path / "cmyk.jpg", quality=95)), COLORS, within=6)
+    assert_corners(decode(save(image, tmp_path / "cmyk.tif")), COLORS, within=1)
 
 
-def test_colour_profiles_are_ignored(tmp_path):
+def test_color_profiles_are_ignored(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert_corners(decode(save(PICTURE, tmp_path / "profile.png", icc_profile=profile)), COLOURS)
+    assert_corners(decode(save(PICTURE, tmp_path / "profile.png", icc_profile=profile)), COLORS)
 
 
 @pytest.mark.parametrize(
@@ -146,25 +146,25 @@ def test_colour_profiles_are_ignored(tmp_path):
 )
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation(tmp_path, orientation, stored_as, suffix):
-    stored = Image.fromarray(quadrants([COLOURS["abcd".index(letter)] for letter in stored_as]))
+    stored = Image.fromarray(quadrants([COLORS["abcd".index(letter)] for letter in stored_as]))
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(stored, tmp_path / f"turned.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
-    assert_corners(decode(path), COLOURS, within=6)
+    assert_corners(decode(path), COLORS, within=6)
 
 
 def test_exif_orientation_of_a_photograph_that_is_not_square(tmp_path):
     """The camera held upright: stored 40 wide and 24 high, shown 24 wide and 40 high, cropped in the middle."""
     upright = np.zeros((40, 24, 3), np.uint8)
-    upright[8:32] = quadrants(COLOURS, half=12)
+    upright[8:32] = quadrants(COLORS, half=12)
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
     assert stored.size == (40, 24)
-    assert_corners(decode(save(stored, tmp_path / "photo.png", exif=exif)), COLOURS)
+    assert_corners(decode(save(stored, tmp_path / "photo.png", exif=exif)), COLORS)
 
 
-def test_crop_keeps_the_largest_centre_square():
+def test_crop_keeps_the_largest_center_square():
     pixels = np.arange(20 * 30, dtype=np.uint32).reshape(20, 30).astype(np.uint8)
     assert np.array_equal(decode(encoded(pixels), resolution=20)[0], pixels[:, 5:25])
     assert np.array_equal(decode(encoded(pixels.T), resolution=20)[0], pixels.T[5:25])
@@ -189,7 +189,7 @@ def test_nothing_outside_the_crop_shines_in():
 
 
 def test_resize_is_antialiased():
-    """Stripes of one pixel become even grey; a resize without antialiasing keeps some of them."""
+    """Stripes of one pixel become even gray; a resize without antialiasing keeps some of them."""
     pixels = np.zeros((64, 64), np.uint8)
     pixels[:, ::2] = 255
     small = decode(encoded(pixels), resolution=16)[0, :, 2:-2]
@@ -198,8 +198,8 @@ def test_resize_is_antialiased():
 
 
 def test_upscale():
-    image = encoded(quadrants(COLOURS, half=4))
-    assert_corners(decode(image, upscale=True), COLOURS, within=20)
+    image = encoded(quadrants(COLORS, half=4))
+    assert_corners(decode(image, upscale=True), COLORS, within=20)
     with pytest.raises(UnusableImageError, match=r"has 8x8 pixels, fewer than the target of 16x16") as caught:
         decode(image)
     assert "--upscale true" in caught.value.hint

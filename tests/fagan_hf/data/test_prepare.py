@@ -120,7 +120,7 @@ def test_a_folder_is_read_in_order_and_recursively(prepare, tmp_path):
     assert images.labels.shape == (3, 0)
     assert images.description["dataset"] == "set"
     assert images.description["count"] == 3
-    assert "largest centre square" in images.description["preprocessing"]
+    assert "largest center square" in images.description["preprocessing"]
 
 
 def test_the_second_call_reads_no_image(prepare, tmp_path, no_work, monkeypatch):
@@ -252,7 +252,7 @@ def test_crop_is_a_setting(prepare, tmp_path):
     assert whole.array[0, 0, 0].max() <= 201
     assert whole.array[0, 0, 4, 4] == 255
     assert (part.array == 255).all()
-    assert "centre 100x100" in part.description["preprocessing"]
+    assert "center 100x100" in part.description["preprocessing"]
     with pytest.raises(ValueError, match=r"face\.png has 178x218 pixels, too few to crop 200x200"):
         prepare(tmp_path / "set", crop=200)
 
@@ -377,7 +377,7 @@ def test_avatars(prepare, no_work, capfd, cache):
         f"mouth={labels['mouth']}" for labels in shown
     ]
     assert "Johan Melin" in images.description["attribution"]
-    assert images.description["licence"] == "CC BY 4.0"
+    assert images.description["license"] == "CC BY 4.0"
     assert images.description["dataset"] == "avatars:toon-head"
     assert np.array_equal(images.array[3].transpose(1, 2, 0), avatars.draw_avatar(3, size=32))
     assert images.description["preprocessing"] == "drawn at 32x32"
@@ -472,7 +472,7 @@ def test_hub(prepare, hub, no_work):
     assert images.description["dataset"] == "user/faces"
     assert images.description["split"] == "validation"
     assert images.description["revision"] == "v1"
-    assert images.description["licence"] == "cc0"
+    assert images.description["license"] == "cc0"
     assert images.folder.name.startswith("user-faces-")
     label_free = [
         prepare("user/faces", image_column="photo", split=split, revision=revision).fingerprint

@@ -44,7 +44,7 @@ def png(value, size=(9, 11)):
 
 
 def folder_of(path, count, bad=()):
-    """Write pictures of one colour each: 0, 1, 2 ..."""
+    """Write pictures of one color each: 0, 1, 2 ..."""
     path.mkdir(parents=True, exist_ok=True)
     for value in range(count):
         (path / f"{value:03d}.png").write_bytes(b"no image" if value in bad else png(value))
@@ -52,7 +52,7 @@ def folder_of(path, count, bad=()):
 
 
 def values(stream, count):
-    """Take images, and tell them by their colour."""
+    """Take images, and tell them by their color."""
     return stream.take(count)[0][:, 0, 0, 0].tolist()
 
 
@@ -473,7 +473,7 @@ def test_pixels_labels_and_facts_of_the_hub(client, hub):
     assert {name: said["facts"][name] for name in ("source", "dataset", "split", "count", "streamed")} == {
         "source": "hub", "dataset": "alice/faces", "split": "train", "count": None, "streamed": True,
     }  # fmt: skip
-    assert "largest centre square" in said["facts"]["preprocessing"]
+    assert "largest center square" in said["facts"]["preprocessing"]
     assert said["bytes"]
     assert said["files"]
     assert said["with a class"] == [[0, 0], [1, 1], [3, 1], [4, 0]]  # the other two have none

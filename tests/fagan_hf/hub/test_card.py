@@ -33,7 +33,7 @@ AVATARS = {
     "source": "avatars",
     "dataset": "avatars:adventurer",
     "split": "train",
-    "licence": "CC BY 4.0",
+    "license": "CC BY 4.0",
     "attribution": "Adapted from a work (https://example.com) by Somebody, CC BY 4.0 (https://example.com/by)",
     "count": 20_000,
     "preprocessing": "drawn at 8x8",
@@ -43,12 +43,12 @@ CELEBA = {
     "dataset": "flwrlabs/celeba",
     "split": "train",
     "revision": COMMIT,
-    "licence": None,
+    "license": None,
     "attribution": None,
     "count": 162_770,
-    "preprocessing": "centre square of 178, resized to 8x8",
+    "preprocessing": "center square of 178, resized to 8x8",
 }
-FLOWERS = CELEBA | {"dataset": "user/flowers", "licence": "cc-by-2.0", "attribution": "@article{f,\n\n  title={F}\n}"}
+FLOWERS = CELEBA | {"dataset": "user/flowers", "license": "cc-by-2.0", "attribution": "@article{f,\n\n  title={F}\n}"}
 FOLDER = {"source": "folder", "dataset": "my pictures", "split": None, "count": 20, "preprocessing": "resized to 8x8"}
 TRAINING = {
     "images_seen": 12_345,
@@ -84,9 +84,9 @@ def bare(tmp_path_factory):
 def make_run(tmp_path):
     """Folders of finished runs."""
 
-    def make(data=AVATARS, config=GENERATOR, licence=None, recipe=RECIPE, **training):
+    def make(data=AVATARS, config=GENERATOR, weights_license=None, recipe=RECIPE, **training):
         folder = tmp_path / "run"
-        facts = {"data": data, "training": TRAINING | training, "weights_licence": licence}
+        facts = {"data": data, "training": TRAINING | training, "weights_license": weights_license}
         save_repository(folder, Generator(config), Discriminator(DISCRIMINATOR), facts)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         for name in PICTURES:
@@ -134,7 +134,7 @@ def test_a_bare_generator_claims_nothing(bare):
     assert_sound(card)
     for claim in ("## Results", "samples.png", "Discriminator", "onnx", "Trained", "accelerate", "having learned"):
         assert claim not in card
-    assert "The publisher has not said under which licence" in card
+    assert "The publisher has not said under which license" in card
     assert "Nothing is recorded here about the data" in card
     assert "3 of its generator's 3 layers attend" in card
     assert metadata(card) == {
@@ -190,7 +190,7 @@ def test_a_run(make_run, data, repo_id):
         (AVATARS, {"license": "cc-by-4.0", "tags": "cartoon"}, "cartoon portraits that a program drew"),
         (CELEBA, {"license": "other", "license_name": "celeba-non-commercial-research"}, "do not use them"),
         (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of few annotators"),
-        (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "Licence: cc-by-2.0. @article{f, title={F} }."),
+        (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "License: cc-by-2.0. @article{f, title={F} }."),
         (FOLDER, {"datasets": None, "license": None}, "20 images of the publisher's (`my pictures`)"),
         (AVATARS, {"datasets": None, "base_model": None}, "The data: Adapted from a work"),
     ],
@@ -204,8 +204,8 @@ def test_what_the_data_says(make_run, data, keys, sentence):
         assert value in found["tags"] if key == "tags" else found.get(key) == value
 
 
-def test_the_publishers_licence(make_run):
-    run = make_run(FOLDER, licence="apache-2.0")
+def test_the_publishers_license(make_run):
+    run = make_run(FOLDER, weights_license="apache-2.0")
     assert metadata(write_card(run))["license"] == "apache-2.0"
     assert "published under `apache-2.0`" in write_card(run)
 
@@ -227,11 +227,11 @@ def test_a_resumed_model_has_no_base(make_run):
 
 
 def test_a_conditional_model_shows_its_labels(make_run):
-    config, _ = with_labels((GENERATOR, DISCRIMINATOR), ("beard", "hair=red", "hair=grey"), "projection")
+    config, _ = with_labels((GENERATOR, DISCRIMINATOR), ("beard", "hair=red", "hair=gray"), "projection")
     card = write_card(make_run(config=config))
     assert_sound(card)
     assert 'labels={"beard": True, "hair": "red"}).images' in card
-    assert "The labels: `beard`, `hair=red`, `hair=grey`." in card
+    assert "The labels: `beard`, `hair=red`, `hair=gray`." in card
     assert "A row for each value of a label" in card
 
 
@@ -444,7 +444,7 @@ def test_metadata_in_other_forms(bare, front):
     assert found["x"] == 1
 
 
-def test_a_licence_with_another_name_is_theirs(make_run):
+def test_a_license_with_another_name_is_theirs(make_run):
     card = write_card(make_run(CELEBA), None, "---\nlicense: other\nlicense_name: mine\n---\n")
     found = metadata(card)
     assert (found["license"], found["license_name"]) == ("other", "mine")
@@ -574,7 +574,7 @@ def test_a_broken_file_of_facts_is_named(make_run):
 
 
 def test_what_we_wrote_in_the_metadata_goes_with_the_weights_it_was_about(bare, make_run):
-    """From CelebA to avatars to weights that nothing is known of: no licence, data set or tag of the old ones stays."""
+    """From CelebA to avatars to weights that nothing is known of: no license, data set or tag of the old ones stays."""
     celeba = write_card(make_run(CELEBA, finetuned_from=f"user/base@{COMMIT}"), "user/name")
     assert metadata(celeba)["license_name"] == "celeba-non-commercial-research"
     assert {"datasets", "base_model", "license_link"} <= metadata(celeba).keys()
@@ -603,9 +603,9 @@ def test_what_people_put_beside_it_stays(bare, make_run):
     assert metadata(write_card(make_run(AVATARS), "user/name", again))["license"] == "cc-by-nc-4.0"
 
 
-def test_the_publishers_licence_takes_the_place_of_ours(make_run):
+def test_the_publishers_license_takes_the_place_of_ours(make_run):
     card = write_card(make_run(AVATARS), "user/name")
-    assert metadata(write_card(make_run(AVATARS, licence="mit"), "user/name", card))["license"] == "mit"
+    assert metadata(write_card(make_run(AVATARS, weights_license="mit"), "user/name", card))["license"] == "mit"
 
 
 def test_results_of_people_stay_in_the_model_index(bare, make_run):

@@ -27,7 +27,7 @@ def test_kinds(dataset, kind):
 
 
 @pytest.mark.parametrize(
-    ("licence", "keys"),
+    ("name", "keys"),
     [
         ("CC0 1.0", {"license": "cc0-1.0"}),
         ("CC BY 4.0", {"license": "cc-by-4.0"}),
@@ -38,24 +38,24 @@ def test_kinds(dataset, kind):
         ),
     ],
 )
-def test_avatars_stand_under_the_licence_of_their_style(licence, keys):
-    found = terms([{"dataset": "avatars:x", "licence": licence, "attribution": "By Somebody"}])
+def test_avatars_stand_under_the_license_of_their_style(name, keys):
+    found = terms([{"dataset": "avatars:x", "license": name, "attribution": "By Somebody"}])
     assert found.metadata == keys
-    assert found.data == f"Licence: {licence}. By Somebody."
-    assert f"published under {licence}" in found.weights
+    assert found.data == f"License: {name}. By Somebody."
+    assert f"published under {name}" in found.weights
 
 
 def test_the_styles_there_are_have_names_that_the_hub_takes():
     """Lower-case letters, digits, dots, dashes."""
     pytest.importorskip("dicebear_styles")
     for style in avatars.style_names():
-        licence = avatars.attribution(style).license_name
-        found = terms([{"dataset": f"avatars:{style}", "licence": licence}]).metadata
+        name = avatars.attribution(style).license_name
+        found = terms([{"dataset": f"avatars:{style}", "license": name}]).metadata
         assert "license" in found
-        assert all(re.fullmatch("[a-z0-9.-]+", name) for name in found.values())
+        assert all(re.fullmatch("[a-z0-9.-]+", value) for value in found.values())
 
 
-def test_avatars_of_an_unknown_licence_claim_none():
+def test_avatars_of_an_unknown_license_claim_none():
     found = terms([{"dataset": "avatars:x"}])
     assert (found.metadata, found.data) == ({}, None)
     assert "has not said" in found.weights
@@ -64,7 +64,7 @@ def test_avatars_of_an_unknown_licence_claim_none():
 @pytest.mark.parametrize("dataset", ["flwrlabs/celeba", "nielsr/CelebA-faces", "celeba"])
 @pytest.mark.parametrize("own", [None, "mit"])
 def test_celeba_is_for_research(dataset, own):
-    found = terms([{"dataset": dataset, "licence": "mit"}], own)  # whatever a copy of it says
+    found = terms([{"dataset": dataset, "license": "mit"}], own)  # whatever a copy of it says
     link = {"license_link": "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"}
     assert found.metadata == ({"license": "mit"} if own else CELEBA | link)
     assert "non-commercial research purposes only" in found.data
@@ -77,9 +77,9 @@ def test_celeba_is_for_research(dataset, own):
     [
         (None, None),
         ({"dataset": "mine"}, None),
-        ({"dataset": "user/flowers", "licence": "mit"}, "Licence: mit."),
+        ({"dataset": "user/flowers", "license": "mit"}, "License: mit."),
         ({"dataset": "user/flowers", "attribution": "By Somebody"}, "By Somebody."),
-        ({"dataset": "user/flowers", "licence": "mit", "attribution": "By Me"}, "Licence: mit. By Me."),
+        ({"dataset": "user/flowers", "license": "mit", "attribution": "By Me"}, "License: mit. By Me."),
     ],
 )
 def test_other_data_does_not_license_weights(data, sentence):
@@ -91,7 +91,7 @@ def test_other_data_does_not_license_weights(data, sentence):
     assert own.weights == "The weights are published under `apache-2.0`."
 
 
-DRAWN = {"dataset": "avatars:x", "licence": "CC0 1.0", "attribution": "By Somebody"}
+DRAWN = {"dataset": "avatars:x", "license": "CC0 1.0", "attribution": "By Somebody"}
 
 
 def test_what_was_learned_from_earlier_counts():
@@ -102,7 +102,7 @@ def test_what_was_learned_from_earlier_counts():
     assert "By Somebody. CelebA is available for non-commercial" in found.data
 
 
-@pytest.mark.parametrize("earlier", [None, {"dataset": "user/flowers"}, DRAWN | {"licence": "CC BY 4.0"}])
+@pytest.mark.parametrize("earlier", [None, {"dataset": "user/flowers"}, DRAWN | {"license": "CC BY 4.0"}])
 def test_one_unknown_among_them_and_nothing_is_claimed(earlier):
     found = terms([DRAWN, earlier])
     assert found.metadata == {}

@@ -60,7 +60,7 @@ def test_an_unknown_field_names_the_nearest():
         ('{"type": "x"}', "holds dict; it must be a list"),
         ("[3]", "a measurement is 3; it must be a mapping"),
         ('[{"type": "fd"}]', "measurement 'fd': .*missing"),
-        ('[{"colour": 1}]', "unknown field 'colour'"),
+        ('[{"color": 1}]', "unknown field 'color'"),
         (json.dumps([asdict(FIRST) | {"value": "12"}]), "measurement 'fd_x_2048': must be real number"),
         (json.dumps([asdict(FIRST) | {"value": float("nan")}]), "is nan"),
     ],

@@ -36,7 +36,7 @@ RECIPE = {
 FACTS = {
     "data": {"source": "folder", "dataset": "pictures", "split": None, "count": 20},
     "training": {"images_seen": 100, "seconds": 2.0, "command": "python training/train.py"},
-    "weights_licence": "mit",
+    "weights_license": "mit",
 }
 OF_A_RUN = ("samples.png", "loss.png", "nearest.png", "metrics.jsonl", "onnx/generator.onnx")
 

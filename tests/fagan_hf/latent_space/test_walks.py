@@ -20,7 +20,7 @@ def conditional_generator():
 
 
 def lively_generator(make=lambda: Generator(GENERATOR).eval()):
-    """Give a generator whose pictures differ as trained ones do; untrained they are all nearly grey."""
+    """Give a generator whose pictures differ as trained ones do; untrained they are all nearly gray."""
     generator = make()
     with torch.no_grad():
         generator.layers[0].batch_norm.weight.mul_(10)

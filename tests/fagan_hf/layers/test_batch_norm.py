@@ -16,11 +16,11 @@ def test_conditional_batch_norm_by_hand():
     torch.nn.init.normal_(norm.shift.weight)
     feature_map, labels = torch.randn(3, 2, 4, 4).double(), torch.tensor([[1, 0], [0, 1], [0.5, 0.5]]).double()
     mean, variance = feature_map.mean((0, 2, 3)), feature_map.var((0, 2, 3), unbiased=False)
-    normalised = (feature_map - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    normalized = (feature_map - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
     for image in range(3):
         scale = 1 + labels[image] @ norm.scale.weight.mT
         shift = labels[image] @ norm.shift.weight.mT
-        expected = normalised[image] * scale[:, None, None] + shift[:, None, None]
+        expected = normalized[image] * scale[:, None, None] + shift[:, None, None]
         torch.testing.assert_close(norm(feature_map, labels)[image], expected)
 
 

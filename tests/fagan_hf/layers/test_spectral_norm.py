@@ -15,7 +15,7 @@ from fagan_hf.layers import (
 
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("module", [nn.Conv2d(6, 4, 3), nn.ConvTranspose2d(6, 4, 3)])
-def test_the_normalised_weight_has_norm_one(module, dim):
+def test_the_normalized_weight_has_norm_one(module, dim):
     module = spectral_norm(type(module)(6, 4, 3).double(), dim)
     refresh_spectral_norms(module, iterations=500)
     matrix = module.eval().weight.movedim(dim, 0).flatten(1)

@@ -11,7 +11,7 @@ from fagan_hf.metrics.distances import (
     kernel_distance,
     moments,
     nearest,
-    neighbourhoods,
+    neighborhoods,
 )
 
 
@@ -66,7 +66,7 @@ def test_identical_sets():
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-8)
     # Unbiased: each image meets itself in the other set, but not in its own.
     assert kernel_distance(features, features).value < 0
-    assert neighbourhoods(features, features) == (1, 1, pytest.approx(1.0, abs=0.25), 1)
+    assert neighborhoods(features, features) == (1, 1, pytest.approx(1.0, abs=0.25), 1)
     distances, indices = nearest(features, features)
     assert distances.max() < 1e-6
     assert indices.tolist() == list(range(200))
@@ -81,7 +81,7 @@ def test_a_shift_is_found_and_grows():
     assert abs(kernel[0].value) < 3 * kernel[0].error
     assert kernel[1].value > 5 * kernel[1].error
     assert kernel[2].value > kernel[1].value
-    assert neighbourhoods(features, others + 20) == (0, 0, 0, 0)
+    assert neighborhoods(features, others + 20) == (0, 0, 0, 0)
 
 
 def test_few_images_look_farther_apart():
@@ -94,14 +94,14 @@ def test_few_images_look_farther_apart():
 
 def modes(which, count, seed):
     """Draw from small clouds that lie far apart."""
-    centres = torch.eye(8).double() * 10
+    centers = torch.eye(8).double() * 10
     labels = torch.arange(count) % len(which)
-    return centres[torch.tensor(which)[labels]] + 0.3 * normal(count, seed=seed)
+    return centers[torch.tensor(which)[labels]] + 0.3 * normal(count, seed=seed)
 
 
 def test_dropped_modes_lower_recall_and_coverage_but_not_precision():
     real = modes(range(8), 800, seed=1)
-    whole, half = (neighbourhoods(real, modes(which, 800, seed=2)) for which in (range(8), range(4)))
+    whole, half = (neighborhoods(real, modes(which, 800, seed=2)) for which in (range(8), range(4)))
     assert min(whole.recall, whole.coverage, whole.precision) > 0.8
     assert half.precision > 0.8
     assert 0.35 < half.recall < 0.55
@@ -110,7 +110,7 @@ def test_dropped_modes_lower_recall_and_coverage_but_not_precision():
 
 def test_invented_modes_lower_precision_but_not_recall():
     fake = modes(range(8), 800, seed=2)
-    half = neighbourhoods(modes(range(4), 800, seed=1), fake)
+    half = neighborhoods(modes(range(4), 800, seed=1), fake)
     assert 0.35 < half.precision < 0.55
     assert half.recall > 0.8
 
@@ -119,7 +119,7 @@ def test_one_far_image_is_not_taken_for_a_wide_manifold_by_density():
     """A single outlier among the real ones widens recall's balls; density counts how many balls there are."""
     real = torch.cat([normal(300, seed=1) * 0.1, torch.full((1, 8), 100.0).double()])
     fake = normal(300, seed=2) + 50  # within the outlier's ball
-    found = neighbourhoods(real, fake)
+    found = neighborhoods(real, fake)
     assert found.precision == 1
     assert found.density < 0.5
 
@@ -127,7 +127,7 @@ def test_one_far_image_is_not_taken_for_a_wide_manifold_by_density():
 def test_collapse_has_no_recall():
     real = normal(500, seed=1)
     collapsed = real[:1] + 1e-3 * normal(500, seed=2)
-    found = neighbourhoods(real, collapsed)
+    found = neighborhoods(real, collapsed)
     assert found.precision == 1
     assert found.recall < 0.05
     assert found.coverage < 0.1
@@ -155,11 +155,11 @@ def test_the_nearest_other_one(monkeypatch):
         nearest(images[:1], images[:1], are_among=True)
 
 
-def test_neighbourhoods_in_parts_are_the_whole(monkeypatch):
+def test_neighborhoods_in_parts_are_the_whole(monkeypatch):
     real, fake = normal(130, seed=1), 0.8 * normal(110, seed=2)
-    whole = neighbourhoods(real, fake)
+    whole = neighborhoods(real, fake)
     monkeypatch.setattr("fagan_hf.metrics.distances._AT_A_TIME", 30)
-    assert neighbourhoods(real, fake) == whole
+    assert neighborhoods(real, fake) == whole
     assert 0 < whole.recall < whole.precision <= 1
 
     def radius(features, k):
@@ -180,16 +180,16 @@ def test_too_few_images_for_the_features(count):
     frechet_distance(normal(100), normal(9))
 
 
-def test_too_few_images_for_neighbourhoods_and_kernels():
-    with pytest.raises(ValueError, match="there are 5 images; their neighbourhoods need more than 5"):
-        neighbourhoods(normal(50), normal(5))
+def test_too_few_images_for_neighborhoods_and_kernels():
+    with pytest.raises(ValueError, match="there are 5 images; their neighborhoods need more than 5"):
+        neighborhoods(normal(50), normal(5))
     with pytest.raises(ValueError, match="3 real and 9 generated images"):
         kernel_distance(normal(3), normal(9))
     with pytest.raises(ValueError, match="no images to look for"):
         nearest(normal(3), normal(0))
 
 
-@pytest.mark.parametrize("function", [frechet_distance, kernel_distance, neighbourhoods, nearest])
+@pytest.mark.parametrize("function", [frechet_distance, kernel_distance, neighborhoods, nearest])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_features_that_are_not_finite(function, value):
     broken = normal(20)

@@ -27,7 +27,7 @@ COUNT = 60
 
 
 class Corners(nn.Module):
-    """Twelve features: the colours of four places."""
+    """Twelve features: the colors of four places."""
 
     calls = 0
 
@@ -36,7 +36,7 @@ class Corners(nn.Module):
         return images[:, :, ::4, ::4].float().flatten(1) / 255
 
 
-EXTRACTOR = FeatureExtractor("corners", Corners(), "the colours of four places")
+EXTRACTOR = FeatureExtractor("corners", Corners(), "the colors of four places")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_each_metric_has_features_and_number_in_its_name(generator, images):
     assert "60 of 150 real images" in measurements[0].reference
     assert "all 150 real images" in measurements[-1].reference
     assert found.images_per_second > 0
-    for each in (*names, "60 generated images against as many of 150 real ones", "colours of four places", "too large"):
+    for each in (*names, "60 generated images against as many of 150 real ones", "colors of four places", "too large"):
         assert each in found.table()
 
 
@@ -97,8 +97,8 @@ def test_a_generator_that_draws_the_data_is_at_the_floor(generator, folder, cach
     found = measure(generator, same)
     assert found.found.frechet < 2 * found.floor.frechet
     assert abs(found.found.kernel.value) < 4 * found.found.kernel.error
-    assert found.found.neighbourhoods.precision > 0.6
-    assert found.found.neighbourhoods.recall > 0.6
+    assert found.found.neighborhoods.precision > 0.6
+    assert found.found.neighborhoods.recall > 0.6
     other = measure(generator, prepare_images(ImageSource(str(folder), resolution=8), progress=False))
     assert other.found.frechet > 10 * found.found.frechet
 
@@ -233,9 +233,9 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path, cache):
     measure(generator, images)
     rows = real_features(images, EXTRACTOR, progress=False).rows[:COUNT]
     assert torch.equal(torch.cat(seen)[:COUNT], torch.from_numpy(images.labels[rows]))
-    unlabelled = prepare_images(ImageSource(str(folder), resolution=8), progress=False)
+    unlabeled = prepare_images(ImageSource(str(folder), resolution=8), progress=False)
     with pytest.raises(ValueError, match=r"the real images none; give the label columns .*--label_columns"):
-        measure(generator, unlabelled)
+        measure(generator, unlabeled)
 
 
 def test_more_images_than_there_are(generator, images):

@@ -126,7 +126,7 @@ def test_noise_and_blur_raise_the_distance_step_by_step(portraits, small_feature
 
 
 def test_any_module_will_do():
-    extractor = FeatureExtractor("means", Means(), "mean colours")
+    extractor = FeatureExtractor("means", Means(), "mean colors")
     assert build_features(extractor) is extractor
     images = pictures(7)
     np.testing.assert_allclose(extractor(images, batch_size=3), images.mean((2, 3)), rtol=1e-5)

@@ -40,7 +40,7 @@ def build(name, index):
     return network, inputs
 
 
-def normalised(network):
+def normalized(network):
     return [name for name, module in network.named_modules() if parametrize.is_parametrized(module)]
 
 
@@ -57,8 +57,8 @@ def test_the_output_is_the_same_to_the_bit(name, index):
     network, inputs = build(name, index)
     folded = network.fold()
     assert torch.equal(folded(*inputs), network(*inputs))
-    assert normalised(network)
-    assert normalised(folded) == (["projection"] if (name, index) == ("projection", 1) else [])
+    assert normalized(network)
+    assert normalized(folded) == (["projection"] if (name, index) == ("projection", 1) else [])
     assert not any(spec.spectral_norm for spec in folded.config.layers if hasattr(spec, "spectral_norm"))
 
 
@@ -128,17 +128,17 @@ def test_presets(name):
         folded = network_class(config).fold()
         with torch.device("meta"):
             expected = network_class(folded.config).state_dict()
-        assert not normalised(folded)
+        assert not normalized(folded)
         shapes = {key: tensor.shape for key, tensor in folded.state_dict().items()}
         assert shapes == {key: tensor.shape for key, tensor in expected.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlwaysNormalisedSpec(LayerSpec):
-    type: ClassVar[str] = "always_normalised"
+class AlwaysNormalizedSpec(LayerSpec):
+    type: ClassVar[str] = "always_normalized"
 
 
-class AlwaysNormalised(nn.Module):
+class AlwaysNormalized(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = spectral_norm(nn.Conv2d(3, 3, 1))
@@ -148,13 +148,13 @@ class AlwaysNormalised(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfNormalisedSpec(LayerSpec):
-    type: ClassVar[str] = "half_normalised"
+class HalfNormalizedSpec(LayerSpec):
+    type: ClassVar[str] = "half_normalized"
     spectral_norm: bool = True
 
 
-class HalfNormalised(AlwaysNormalised):
-    """Its spec has the field, which says only half of what is normalised."""
+class HalfNormalized(AlwaysNormalized):
+    """Its spec has the field, which says only half of what is normalized."""
 
     def __init__(self, *, spectral_norm):
         super().__init__()
@@ -165,7 +165,7 @@ class HalfNormalised(AlwaysNormalised):
 
 
 @pytest.mark.parametrize(
-    ("spec_class", "layer_class"), [(AlwaysNormalisedSpec, AlwaysNormalised), (HalfNormalisedSpec, HalfNormalised)]
+    ("spec_class", "layer_class"), [(AlwaysNormalizedSpec, AlwaysNormalized), (HalfNormalizedSpec, HalfNormalized)]
 )
 def test_what_a_spec_can_not_say_stays_parametrized(spec_class, layer_class, tmp_path, monkeypatch):
     monkeypatch.setitem(LAYER_SPECS, spec_class.type, spec_class)
@@ -175,7 +175,7 @@ def test_what_a_spec_can_not_say_stays_parametrized(spec_class, layer_class, tmp
     assert isinstance(config, DiscriminatorConfig)
     network = with_gates(Discriminator(config))
     folded = network.fold()
-    assert normalised(folded) == [name for name in normalised(network) if name.startswith("layers.0.")]
+    assert normalized(folded) == [name for name in normalized(network) if name.startswith("layers.0.")]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(folded(images), network(images))
     folded.save_pretrained(tmp_path)

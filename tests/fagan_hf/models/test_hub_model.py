@@ -123,7 +123,7 @@ def test_many_mismatches_are_cut_short(run):
     [
         ("{", "config.json is no GeneratorConfig: Expecting property name"),
         ("[]", "it is list"),
-        ('{"colour": "red"}', "unknown key 'colour'"),
+        ('{"color": "red"}', "unknown key 'color'"),
         ('{"architectures": ["BertModel"]}', r"of the library transformers \(architectures: \['BertModel'\]\)"),
         ('{"_class_name": "UNet2DModel"}', "of the library diffusers"),
     ],

@@ -433,7 +433,7 @@ def test_a_whole_network_is_refused(files):
         ({}, "holds nothing; it must hold a mapping"),
         ({"epoch": 3}, "holds 'epoch': int; it must hold a mapping"),
         ({0: torch.ones(3)}, "holds 0: Tensor; it must hold a mapping"),
-        (torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(), "holds an optimiser's state; a network's is in"),
+        (torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(), "holds an optimizer's state; a network's is in"),
     ],
 )
 def test_what_a_file_holds(files, content, message):

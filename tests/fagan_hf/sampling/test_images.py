@@ -16,7 +16,7 @@ from fagan_hf.sampling.images import (
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 
-def test_a_seed_is_a_latent_whatever_its_neighbours():
+def test_a_seed_is_a_latent_whatever_its_neighbors():
     alone = latents_from_seeds([5], 8)
     assert torch.equal(latents_from_seeds([1, 5, 9], 8)[1:2], alone)
     assert torch.equal(latents_from_seeds([5], 8, truncation=0.5), alone / 2)

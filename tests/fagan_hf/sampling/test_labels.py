@@ -6,7 +6,7 @@ from fagan_hf.models.labels import even_frequencies
 from fagan_hf.sampling.labels import draw_labels, encode_labels, read_wish
 from fagan_hf.utils.label_names import label_groups, label_values
 
-NAMES = ("beard", "hair=red", "hair=black", "hair=grey", "glasses")
+NAMES = ("beard", "hair=red", "hair=black", "hair=gray", "glasses")
 
 
 def test_names_with_the_same_column_belong_together():
@@ -22,10 +22,10 @@ def test_names_with_the_same_column_belong_together():
         ({"beard": True}, {0: 1}),
         ({"beard": "no", "glasses": "0.25"}, {0: 0, 4: 0.25}),
         ({"hair": "black"}, {1: 0, 2: 1, 3: 0}),
-        ({"hair=grey": 1}, {1: 0, 2: 0, 3: 1}),
-        ({"hair=grey": False}, {3: 0}),
-        ({"hair=grey": 0, "hair=red": "no"}, {1: 0, 3: 0}),
-        ({"hair=grey": 0.5, "hair=red": 0.5}, {1: 0.5, 2: 0, 3: 0.5}),
+        ({"hair=gray": 1}, {1: 0, 2: 0, 3: 1}),
+        ({"hair=gray": False}, {3: 0}),
+        ({"hair=gray": 0, "hair=red": "no"}, {1: 0, 3: 0}),
+        ({"hair=gray": 0.5, "hair=red": 0.5}, {1: 0.5, 2: 0, 3: 0.5}),
         ({}, {}),
     ],
 )
@@ -44,16 +44,16 @@ def test_classes_may_be_numbers():
             {"breard": 1},
             r"unknown label 'breard'; did you mean 'beard'\? There are: beard, glasses, hair; hair is",
         ),
-        ({"hair=blue": 1}, r"unknown label 'hair=blue'; .*hair is one of red, black, grey"),
-        ({"hair": "blue"}, "label hair is 'blue'; There are: black, grey, red"),
-        ({"hair": True}, "label hair is True; .*There are: black, grey, red"),
+        ({"hair=blue": 1}, r"unknown label 'hair=blue'; .*hair is one of red, black, gray"),
+        ({"hair": "blue"}, "label hair is 'blue'; There are: black, gray, red"),
+        ({"hair": True}, "label hair is True; .*There are: black, gray, red"),
         ({"beard": 2}, "label beard is 2; it must be true, false, or a number from 0 to 1"),
         ({"beard": float("nan")}, "label beard is nan"),
         ({"beard": "perhaps"}, "label beard is 'perhaps'"),
         ({"beard": None}, "label beard is None"),
-        ({"hair=red": 0.5}, "labels hair=red, hair=black, hair=grey add up to 0.5; one class of hair holds"),
-        ({"hair=red": 1, "hair=grey": 1}, "add up to 2"),
-        ({"hair=red": 0, "hair=black": 0, "hair=grey": 0}, "add up to 0"),
+        ({"hair=red": 0.5}, "labels hair=red, hair=black, hair=gray add up to 0.5; one class of hair holds"),
+        ({"hair=red": 1, "hair=gray": 1}, "add up to 2"),
+        ({"hair=red": 0, "hair=black": 0, "hair=gray": 0}, "add up to 0"),
     ],
 )
 def test_impossible_wishes_list_what_there_is(wishes, message):
@@ -106,7 +106,7 @@ def test_wishes_of_the_shell(text, wish):
 
 
 def test_wishes_for_each():
-    wishes = [{"hair": "red"}, {"hair": "grey", "beard": False}]
+    wishes = [{"hair": "red"}, {"hair": "gray", "beard": False}]
     labels = draw_labels(NAMES, even_frequencies(NAMES), [1, 2], wishes)
     assert labels[:, 1:4].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert labels[1, 0] == 0

@@ -21,7 +21,7 @@ def normed(generator, latents, *labels):
     """Give what each batch norm makes, before its own scale and shift: [channels, values] for each."""
     found = []
     hooks = [
-        norm.register_forward_hook(lambda norm, inputs, _: found.append(_normalise(norm, *inputs)))
+        norm.register_forward_hook(lambda norm, inputs, _: found.append(_normalize(norm, *inputs)))
         for norm in norms(generator)
     ]
     with torch.no_grad():
@@ -31,7 +31,7 @@ def normed(generator, latents, *labels):
     return found
 
 
-def _normalise(norm, feature_map):
+def _normalize(norm, feature_map):
     plain = nn.functional.batch_norm(feature_map, norm.running_mean, norm.running_var, eps=0.0)
     return plain.transpose(0, 1).flatten(1)
 

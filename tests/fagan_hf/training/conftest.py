@@ -22,11 +22,11 @@ def pictures(tmp_path):
 @pytest.fixture
 def classes(tmp_path):
     """The folders of 12 red pictures and of 8 blue ones."""
-    for name, colour, count in (("red", (200, 30, 30), 12), ("blue", (30, 30, 200), 8)):
+    for name, color, count in (("red", (200, 30, 30), 12), ("blue", (30, 30, 200), 8)):
         folder = tmp_path / "classes" / name
         folder.mkdir(parents=True)
         for index in range(count):
-            Image.new("RGB", (10, 10), tuple(channel + index for channel in colour)).save(folder / f"{index}.png")
+            Image.new("RGB", (10, 10), tuple(channel + index for channel in color)).save(folder / f"{index}.png")
     return tmp_path / "classes"
 
 

@@ -188,15 +188,15 @@ def test_a_penalty_that_is_not_finite_skips_the_step(make_recipe, name):
     rules = {"r1_gamma": 1.0} if name == "r1" else {"wasserstein_penalty": 1.0}
     recipe = make_recipe(**rules, **SELDOM, max_images=12)
     run = Run(recipe)
-    inner = type(run.trainer.regularisation).penalise
+    inner = type(run.trainer.regularization).penalize
 
-    class Broken(type(run.trainer.regularisation)):
-        def penalise(self, *arguments):
+    class Broken(type(run.trainer.regularization)):
+        def penalize(self, *arguments):
             found = dict(inner(self, *arguments))
             weight, penalty = found[name]
             return found | {name: (weight, penalty * (math.inf if run.images_seen == 4 else 1.0))}
 
-    run.trainer.regularisation = Broken(**vars(run.trainer.regularisation))
+    run.trainer.regularization = Broken(**vars(run.trainer.regularization))
     run.train()
     told = lines(recipe)
     assert [line["discriminator_skipped_steps"] for line in told] == [0, 1, 0]

@@ -39,8 +39,8 @@ def test_the_classic_recipe_has_the_originals_settings():
 def test_a_flag_beats_the_file_wherever_it_stands():
     flag, files = ["--batch_size", "8"], (["--config", AVATARS], [f"--config={AVATARS}"])
     for arguments in [flag + file for file in files] + [file + flag for file in files]:
-        recipe = parse_recipe([*arguments, "--augment", "[colour,cutout]", "--betas", "[0.5,0.99]"])
-        assert (recipe.batch_size, recipe.augment, recipe.betas) == (8, ("colour", "cutout"), (0.5, 0.99))
+        recipe = parse_recipe([*arguments, "--augment", "[color,cutout]", "--betas", "[0.5,0.99]"])
+        assert (recipe.batch_size, recipe.augment, recipe.betas) == (8, ("color", "cutout"), (0.5, 0.99))
         assert recipe.model == "fagan-32"
 
 
@@ -65,7 +65,7 @@ def test_yaml_and_back(tmp_path):
         ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
         ("", ["--loss", "hing"], "loss is 'hing'; did you mean 'hinge'?"),
         ("", ["--loss=hing"], "loss is 'hing'; did you mean 'hinge'?"),
-        ("", ["--augment", "[color]"], "colour"),
+        ("", ["--augment", "[color]"], "color"),
         ("", ["--name", ""], "name is ''; it must be the name of a folder"),
         ("model: fagan-33", [], "model is 'fagan-33', which is no preset and no file"),
         ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is no preset and no file"),
@@ -113,15 +113,15 @@ def test_the_choices_are_what_there_is():
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--label_columns", "beard,hair_colour"],
-        ["--label_columns=beard,hair_colour"],
-        ["--label_columns", "[beard, hair_colour]"],
+        ["--label_columns", "beard,hair_color"],
+        ["--label_columns=beard,hair_color"],
+        ["--label_columns", "[beard, hair_color]"],
     ],
 )
 def test_names_are_listed_with_commas(flags):
     recipe = parse_recipe(["--config", "training/recipes/avatars-32.yaml", *flags])
-    assert recipe.label_columns == ("beard", "hair_colour")
-    assert recipe.source().label_columns == ("beard", "hair_colour")
+    assert recipe.label_columns == ("beard", "hair_color")
+    assert recipe.source().label_columns == ("beard", "hair_color")
 
 
 def test_an_architecture_beside_its_recipe(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def folders(tmp_path):
 def test_equal_but_for_the_clock(folders):
     counts, problems = compare(*folders)
     assert problems == compare_names(*folders) == []
-    assert counts["optimiser moments"] == {"compared": 1, "different": 0}
+    assert counts["optimizer moments"] == {"compared": 1, "different": 0}
     assert counts["lines of metrics.jsonl"] == {"compared": 3, "different": 0}
 
 
@@ -81,7 +81,7 @@ def test_a_moment_that_is_off_by_a_bit(folders):
     save_file({"0.exp_avg": moments}, path)
     counts, problems = compare(*folders)
     assert problems == ["checkpoints/images-00000064/generator_optimizer.safetensors differs in 0.exp_avg"]
-    assert counts["optimiser moments"] == {"compared": 1, "different": 1}
+    assert counts["optimizer moments"] == {"compared": 1, "different": 1}
 
 
 def test_a_line_that_is_doubled_and_one_that_is_lost(folders):

@@ -13,13 +13,13 @@ LINES = [
 ]
 
 
-def colours(path):
+def colors(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
-        return {tuple(colour) for colour in np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()}
+        return {tuple(color) for color in np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()}
 
 
-def colour(number):
+def color(number):
     """One of matplotlib's own, in the order in which it takes them."""
     return tuple(round(255 * channel) for channel in to_rgb(f"C{number}"))
 
@@ -27,20 +27,20 @@ def colour(number):
 def test_a_line_for_each_name(tmp_path):
     seen = []
     plot_lines(tmp_path / "one.png", LINES, ["generator_loss"], "loss", lambda name: seen.append(name) or "x")
-    assert colour(0) in colours(tmp_path / "one.png")
-    assert colour(1) not in colours(tmp_path / "one.png")
+    assert color(0) in colors(tmp_path / "one.png")
+    assert color(1) not in colors(tmp_path / "one.png")
     assert seen == ["generator_loss"]
 
 
 def test_gates_are_found_by_their_names(tmp_path):
     plot_gates(tmp_path / "new" / "alpha.png", LINES)
-    assert {colour(0), colour(1)} <= colours(tmp_path / "new" / "alpha.png")
-    assert colour(2) not in colours(tmp_path / "new" / "alpha.png")
+    assert {color(0), color(1)} <= colors(tmp_path / "new" / "alpha.png")
+    assert color(2) not in colors(tmp_path / "new" / "alpha.png")
 
 
 def test_a_run_without_gates_has_an_empty_plot(tmp_path):
     plot_gates(tmp_path / "alpha.png", [{"images": 32, "generator_loss": 1.0}])
-    assert colour(0) not in colours(tmp_path / "alpha.png")
+    assert color(0) not in colors(tmp_path / "alpha.png")
 
 
 @pytest.mark.parametrize("draw", [plot_gates, lambda path, lines: plot_lines(path, lines, ["x"], "x", str)])

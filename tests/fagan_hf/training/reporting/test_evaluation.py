@@ -23,7 +23,7 @@ class Means(nn.Module):
         return images.float().mean((2, 3))
 
 
-EXTRACTOR = FeatureExtractor("means", Means(), "mean colours")
+EXTRACTOR = FeatureExtractor("means", Means(), "mean colors")
 
 
 @pytest.fixture

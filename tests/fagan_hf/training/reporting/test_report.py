@@ -42,8 +42,8 @@ def test_plots_are_pictures_with_lines(tmp_path):
     report.draw_plots()
     for name in ("loss.png", "alpha.png"):
         with Image.open(tmp_path / name) as image:
-            colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
-        assert len(colours) > 20
+            colors = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
+        assert len(colors) > 20
 
 
 def test_the_film_shows_the_whole_run_and_ends_with_its_end(tmp_path):

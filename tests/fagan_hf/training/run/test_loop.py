@@ -34,7 +34,7 @@ def weights(recipe):
 
 
 def test_a_run_leaves_everything_that_is_promised(make_recipe, capfd):
-    recipe = make_recipe(augment=("colour", "translation", "cutout"), gradient_accumulation=2, warmup_images=8)
+    recipe = make_recipe(augment=("color", "translation", "cutout"), gradient_accumulation=2, warmup_images=8)
     train(recipe)
     names = {str(path.relative_to(recipe.run_dir)) for path in recipe.run_dir.rglob("*") if path.is_file()}
     assert names >= {
@@ -231,12 +231,12 @@ def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_reci
         Run(make_recipe())
 
 
-LABELLED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0, "penalty_every_steps": 2}
+LABELED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0, "penalty_every_steps": 2}
 
 
 @pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
 def test_a_conditional_run(make_recipe, classes, conditioning):
-    recipe = make_recipe(dataset=str(classes), conditioning=conditioning, **LABELLED)
+    recipe = make_recipe(dataset=str(classes), conditioning=conditioning, **LABELED)
     run = train(recipe)
     config = run.generator.config
     assert config.label_names == run.discriminator.config.label_names == ("class=blue", "class=red")
@@ -252,7 +252,7 @@ def test_a_conditional_run(make_recipe, classes, conditioning):
 
 def test_a_conditional_run_goes_on(make_recipe, classes):
     """With labels beside the latent, on which batch statistics depend."""
-    fields = LABELLED | {"dataset": str(classes), "conditioning": "concatenation"}
+    fields = LABELED | {"dataset": str(classes), "conditioning": "concatenation"}
     whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
     train(whole)
     train(dataclasses.replace(halves, max_images=12, checkpoint_every_images=4))
@@ -274,7 +274,7 @@ def test_the_other_losses_train(make_recipe, loss):
 def test_labels_and_penalties_under_bf16(make_recipe, classes, conditioning):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        fields = LABELLED | {"dataset": str(classes), "conditioning": conditioning, "r2_gamma": 1.0}
+        fields = LABELED | {"dataset": str(classes), "conditioning": conditioning, "r2_gamma": 1.0}
         recipe = make_recipe(**fields, mixed_precision="bf16", max_images=8)
         train(recipe)
         assert all(torch.isfinite(tensor).all() for tensor in weights(recipe).values())

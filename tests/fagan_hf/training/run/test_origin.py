@@ -55,7 +55,7 @@ def test_without_a_training_state_it_goes_on_counting_and_says_what_is_new(publi
     run._restore()
     told = capfd.readouterr().out
     assert "has no training state. Starting from the weights of" in told
-    assert "new optimisers" in told
+    assert "new optimizers" in told
     assert run.images_seen == 16
     saved = Generator.from_pretrained(published).state_dict()
     for network in (run.generator, run.averaged.model):
@@ -140,14 +140,14 @@ def test_a_run_folder_is_started_from_without_its_intentions(make_recipe):
     recipe = make_recipe(name="first", max_images=4)
     train(recipe)
     fields = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())
-    own = {"push_to_hub": "alice/first", "push_training_state": True, "hub_private": True, "weights_licence": "mit"}
+    own = {"push_to_hub": "alice/first", "push_training_state": True, "hub_private": True, "weights_license": "mit"}
     (recipe.run_dir / "recipe.yaml").write_text(yaml.safe_dump(fields | own | {"finetune_from": "alice/base"}))
     for flag, name in (("--finetune_from", "second"), ("--resume_from", "first")):
         find_origin.cache_clear()
         parsed = parse_recipe([flag, str(recipe.run_dir), "--name", name])
         assert (parsed.push_to_hub, parsed.push_training_state, parsed.hub_private) == (None, False, False)
         assert parsed.dataset == recipe.dataset
-        assert parsed.weights_licence == (None if flag == "--finetune_from" else "mit")
+        assert parsed.weights_license == (None if flag == "--finetune_from" else "mit")
         assert (parsed.resume_from is None) == (flag == "--finetune_from")
 
 
@@ -215,7 +215,7 @@ def test_mistakes(published, make_recipe, tmp_path, capsys):
     find_origin.cache_clear()
     assert "it must be a mapping" in parsed(capsys, "--resume_from", published)
     with pytest.raises(ValueError, match="must be an identifier of the Hub"):
-        make_recipe(weights_licence="My Licence")
+        make_recipe(weights_license="My License")
 
 
 def test_a_model_at_its_end_is_not_gone_on_with(published, make_recipe):

@@ -35,13 +35,13 @@ def test_it_is_differentiable(name):
     torch.autograd.gradcheck(lambda batch: augment(batch, strengths, (name,)), images(2, 5).requires_grad_())
 
 
-def test_colour_in_the_middle_changes_nothing():
+def test_color_in_the_middle_changes_nothing():
     batch = images(1)
-    torch.testing.assert_close(augment(batch, draws(0.5, 0.5, 0.5), ("colour",)), batch)
-    torch.testing.assert_close(augment(batch, draws(0.9, 0.5, 0.5), ("colour",)), batch + 0.4)
-    grey = augment(batch, draws(0.5, 0, 0.5), ("colour",))
-    torch.testing.assert_close(grey, batch.mean(1, keepdim=True).expand_as(batch))
-    flat = augment(batch, draws(0.5, 0.5, 0), ("colour",))
+    torch.testing.assert_close(augment(batch, draws(0.5, 0.5, 0.5), ("color",)), batch)
+    torch.testing.assert_close(augment(batch, draws(0.9, 0.5, 0.5), ("color",)), batch + 0.4)
+    gray = augment(batch, draws(0.5, 0, 0.5), ("color",))
+    torch.testing.assert_close(gray, batch.mean(1, keepdim=True).expand_as(batch))
+    flat = augment(batch, draws(0.5, 0.5, 0), ("color",))
     torch.testing.assert_close(flat - flat.mean(), (batch - batch.mean()) / 2)
 
 
@@ -58,7 +58,7 @@ def test_cutout_erases_a_square_of_half_the_size():
     batch = torch.ones(1, 3, 16, 16, dtype=torch.float64)
     erased = augment(batch, draws(0.5, 0.5, 0), ("cutout",))
     assert erased.sum() == 3 * (256 - 64)
-    assert augment(batch, draws(0, 0, 0), ("cutout",)).sum() == 3 * (256 - 16)  # centre in the corner
+    assert augment(batch, draws(0, 0, 0), ("cutout",)).sum() == 3 * (256 - 16)  # center in the corner
 
 
 def test_flip():

@@ -47,7 +47,7 @@ def test_processes_and_micro_batches_share_one_batch(make_batches, name):
     """Whatever the sharing, the same rows come, each once."""
 
     def rows(processes, accumulation):
-        changes = {"batch_size": 8, "gradient_accumulation": accumulation, "augment": ("colour",)}
+        changes = {"batch_size": 8, "gradient_accumulation": accumulation, "augment": ("color",)}
         parts = [make_batches(process, processes, **changes) for process in range(processes)]
         return sorted(tuple(row.flatten().tolist()) for part in parts for row in joined(part, 8, name)[1])
 
@@ -116,7 +116,7 @@ def test_labels_that_are_all_the_same_can_not_be_wrong(make_batches, classes):
 
 
 def test_another_attempt_draws_everything_anew(make_batches):
-    fields = {"augment": ("colour",), "r1_gamma": 1.0, "approximate_penalties": True, "wasserstein_penalty": 1.0}
+    fields = {"augment": ("color",), "r1_gamma": 1.0, "approximate_penalties": True, "wasserstein_penalty": 1.0}
     batches = make_batches(**fields)
     made = []
     for attempt in (0, 1, 2, 0):
@@ -202,7 +202,7 @@ def equal(some, other):
 
 
 def test_a_batch_made_ahead_is_the_same(make_batches):
-    plain, ahead = make_batches(augment=("colour",)), make_batches(augment=("colour",))
+    plain, ahead = make_batches(augment=("color",)), make_batches(augment=("color",))
     ahead.prefetch = True
     for images_seen in (0, 4, 8, 4, 16, 20):  # some follow, some don't
         assert equal(ahead.make(images_seen), plain.make(images_seen))

@@ -14,11 +14,11 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.penalties import (
     approximate_gradient_penalty,
     wasserstein_gradient_penalty,
-    zero_centred_gradient_penalty,
+    zero_centered_gradient_penalty,
 )
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step import steps
-from fagan_hf.training.step.regularization import PenaltyDraws, Regularisation
+from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.steps import MicroBatch, Player, Trainer
 from tests.small import DISCRIMINATOR, GENERATOR
 
@@ -136,12 +136,12 @@ def test_augmentation_is_applied_to_real_and_fake(monkeypatch):
 NAMES = ("a", "b", "c")
 
 
-def conditional(loss="hinge", conditioning="projection", **regularisation):
+def conditional(loss="hinge", conditioning="projection", **regularization):
     torch.manual_seed(0)
     configs = with_labels((GENERATOR, DISCRIMINATOR), NAMES, conditioning)
     networks = Generator(configs[0]), Discriminator(configs[1])
     players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
-    return Trainer(Processes(), *players, LOSSES[loss], (), Regularisation(**regularisation))
+    return Trainer(Processes(), *players, LOSSES[loss], (), Regularization(**regularization))
 
 
 def with_labels_of(batch, wrong=False):
@@ -217,7 +217,7 @@ def test_penalties_are_added_with_their_weight(name, sigma):
     if name == "wasserstein_penalty":
         penalty = wasserstein_gradient_penalty(critic, batch.real, fake, batch.penalty_draws.mix)
     elif sigma is None:
-        penalty = zero_centred_gradient_penalty(critic, images)
+        penalty = zero_centered_gradient_penalty(critic, images)
     else:
         noise = batch.penalty_draws.real_noise if name == "r1" else batch.penalty_draws.fake_noise
         penalty = approximate_gradient_penalty(critic, images, noise, sigma)
@@ -233,10 +233,10 @@ def test_lazy_penalties_come_seldom_and_count_more():
     [batch] = map(with_labels_of, micro_batches(1))
     seen = ["r1" in trainer.discriminator_step([batch], step=step) for step in range(9)]
     assert seen == [True, False, False, False, True, False, False, False, True]
-    rules = Regularisation(r1_gamma=2.0, r2_gamma=6.0, wasserstein_weight=10.0, every_steps=4)
+    rules = Regularization(r1_gamma=2.0, r2_gamma=6.0, wasserstein_weight=10.0, every_steps=4)
     weights = {
         name: weight
-        for name, (weight, _) in rules.penalise(lambda x: x.sum((1, 2, 3)), batch.real, batch.real, draws()).items()
+        for name, (weight, _) in rules.penalize(lambda x: x.sum((1, 2, 3)), batch.real, batch.real, draws()).items()
     }
     assert weights == {"r1": 4, "r2": 12, "wasserstein_penalty": 40}
 
@@ -328,7 +328,7 @@ def test_passes_with_a_graph_see_the_dropout_of_those_without():
     networks = Generator(GENERATOR), Discriminator(config)
     players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
     trainer = Trainer(
-        Processes(), *players, LOSSES["relativistic_hinge"], (), Regularisation(r1_gamma=1.0, wasserstein_weight=1.0)
+        Processes(), *players, LOSSES["relativistic_hinge"], (), Regularization(r1_gamma=1.0, wasserstein_weight=1.0)
     )
     batches = [dataclasses.replace(each, penalty_draws=draws()) for each in micro_batches(3)]
     inner, calls = trainer._among_all, []
@@ -344,7 +344,7 @@ def test_passes_with_a_graph_see_the_dropout_of_those_without():
         torch.testing.assert_close(torch.stack(list(own.values())), before)
 
 
-class Synchronisations(TorchDispatchMode):
+class Synchronizations(TorchDispatchMode):
     """Counts what would make the program wait for the device: numbers that are read back."""
 
     def __init__(self):
@@ -361,11 +361,11 @@ class Synchronisations(TorchDispatchMode):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_reads_no_number_back_from_the_device(loss):
     trainer = make(loss, max_gradient_norm=1.0)
-    trainer.regularisation = Regularisation(r1_gamma=1.0, r2_gamma=1.0)
-    with Synchronisations() as seen:
+    trainer.regularization = Regularization(r1_gamma=1.0, r2_gamma=1.0)
+    with Synchronizations() as seen:
         trainer.discriminator_step(micro_batches(2))
         trainer.generator_step(micro_batches(2))
     assert seen.names == []
-    with Synchronisations() as seen:
+    with Synchronizations() as seen:
         torch.ones(2).sum().item()
     assert len(seen.names) == 1  # it sees what it should see
