@@ -18,7 +18,7 @@ from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
-from fagan_hf.sampling.images import Wishes, labels_from_seeds, latents_from_seeds, sample, to_uint8
+from fagan_hf.sampling.images import LabelSpec, labels_from_seeds, latents_from_seeds, sample, to_uint8
 from fagan_hf.sampling.standing_statistics import has_batch_statistics, recalibrated
 
 OutputType = Literal["pil", "np", "pt"]
@@ -107,7 +107,7 @@ class FAGANPipeline(DiffusionPipeline):
         *,
         seeds: Sequence[int] | None = None,
         latents: Float[Tensor, "count latent_dim"] | None = None,
-        labels: Wishes | Float[Tensor, "count num_labels"] | None = None,
+        labels: LabelSpec | Float[Tensor, "count num_labels"] | None = None,
         truncation: float = 1.0,
         alpha: float | Mapping[str, float] | None = None,
         batch_size: int | None = None,

@@ -34,7 +34,7 @@ from fagan_hf.requests import (
     read_seeds,
     shown,
 )
-from fagan_hf.sampling.images import Wishes
+from fagan_hf.sampling.images import LabelSpec
 from fagan_hf.utils.devices import find_device
 
 MAX_IMAGES = 64  # in a request
@@ -142,7 +142,7 @@ class _Parameters(Request):
 class _Task:
     seeds: list[int]
     truncation: float
-    labels: Wishes | None
+    labels: LabelSpec | None
     alpha: float | dict[str, float] | None
     as_image: bool
 
@@ -199,7 +199,7 @@ def _check_count(count: int, size: int) -> None:
         )
 
 
-def _check_labels(labels: Any, count: int, generator: Generator) -> Wishes | None:
+def _check_labels(labels: Any, count: int, generator: Generator) -> LabelSpec | None:
     """Check that there are as many as pictures; which labels there are, the pipeline knows."""
     if labels is not None and not generator.config.label_names:
         raise ValueError(f"labels are {shown(labels)}, but this model was trained without any; leave them out")

@@ -30,7 +30,7 @@ from fagan_hf.utils.redaction import redact
 logger = logging.getLogger(__name__)
 
 MOVED = 412  # HTTP: somebody else committed in between
-WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 MAY_HAVE_LANDED = {500, 502, 504}  # said by whoever waited for an answer: what was asked for may be done all the same
 TRIES_AT_ONCE = 3  # after somebody else's commit; from then on with pauses
 FIRST_PAUSE_SECONDS = 1.0
@@ -155,7 +155,7 @@ def _advice(error: Exception, revision: str | None, token: str | bool | None) ->
     if isinstance(error, RevisionNotFoundError):
         return f"the repository is there, but has no branch, tag or commit {revision!r}"
     if isinstance(error, HfHubHTTPError):
-        if _status(error) in WORTH_ANOTHER_TRY:
+        if _status(error) in RETRYABLE_STATUSES:
             return "the Hub has trouble of its own: try again later"
         if not isinstance(token or get_token(), str):
             return f"if it is private, {LOGIN}"
@@ -458,7 +458,7 @@ def _refusal(error: HfHubHTTPError, repo_id: str, token: str) -> Exception:
     status, reason = _status(error), _reason(error, token)
     if status == MOVED:
         return _MovedError(f"{repo_id!r} was committed to by somebody else since it was read")
-    if status in WORTH_ANOTHER_TRY:
+    if status in RETRYABLE_STATUSES:
         return TemporaryHubError(f"the Hub answered {status} for {repo_id!r}: {reason}")
     if status == 401:
         return PermissionError(f"the token is not valid for {repo_id!r}: {LOGIN}. The Hub says: {reason}")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.labels import check_label_range, check_labels
-from fagan_hf.sampling.images import Wishes, eval_mode, labels_from_seeds, to_uint8
+from fagan_hf.sampling.images import LabelSpec, eval_mode, labels_from_seeds, to_uint8
 
 CANDIDATES = 128  # random latents among which the starts of a projection are looked for
 
@@ -47,7 +47,7 @@ def project(
     image: Float[Tensor, "3 size size"] | Float[Tensor, "1 3 size size"],
     *,
     discriminator: Discriminator | None = None,
-    labels: Wishes | Float[Tensor, "1 num_labels"] | None = None,
+    labels: LabelSpec | Float[Tensor, "1 num_labels"] | None = None,
     steps: int = 200,
     starts: int = 2,
     seed: int = 0,
@@ -112,7 +112,7 @@ Loss = Callable[[Tensor, Tensor | None], Tensor]  # latents [count, latent_dim],
 
 
 def _candidates(
-    generator: Generator, count: int, seed: int, labels: Wishes | Tensor | None
+    generator: Generator, count: int, seed: int, labels: LabelSpec | Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Draw random latents, and labels for each where the generator takes them."""
     random = torch.Generator().manual_seed(seed)

@@ -56,11 +56,11 @@ def latents_from_seeds(
     return truncation * torch.stack(rows) if rows else torch.empty(0, latent_dim)
 
 
-Wishes = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+LabelSpec = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def labels_from_seeds(
-    generator: Generator, seeds: Sequence[int], wishes: Wishes | None = None
+    generator: Generator, seeds: Sequence[int], wishes: LabelSpec | None = None
 ) -> Float[Tensor, "seeds num_labels"] | None:
     """Draw the labels of a conditional generator's pictures, one vector per seed.
 

@@ -13,7 +13,8 @@ from fagan_hf.training.distributed.processes import OtherProcessError  # noqa: E
 from fagan_hf.training.flags import parse_recipe  # noqa: E402
 from fagan_hf.training.recipe import Recipe  # noqa: E402
 from fagan_hf.training.reporting.health import DivergedError  # noqa: E402
-from fagan_hf.training.run.loop import Run  # noqa: E402
+from fagan_hf.training.run.loop import train  # noqa: E402
+from fagan_hf.training.run.session import setup  # noqa: E402
 from fagan_hf.utils.redaction import redact  # noqa: E402
 
 WRONG_INPUT = 2
@@ -44,15 +45,15 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "train.py") -
 
 def _train(recipe: Recipe, program: str) -> None:
     try:
-        run = Run(recipe)
+        session = setup(recipe)
     except (ValueError, ImportError, OSError) as error:
         _end(program, WRONG_INPUT, str(error), error)
     try:
-        run.train()
+        train(session)
     except (ValueError, FileNotFoundError) as error:  # of the checkpoint or the model that it starts from
         _end(program, WRONG_INPUT, str(error), error)
     except DivergedError as error:
-        _end(program, DIVERGED, str(error) if run.is_main else "diverged, see the main process", error)
+        _end(program, DIVERGED, str(error) if session.is_main else "diverged, see the main process", error)
     except OSError as error:  # a full disk
         _end(program, FAILED, f"{error}\nRun the same command to resume from the newest checkpoint.", error)
 

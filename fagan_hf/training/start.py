@@ -9,7 +9,8 @@ from typing import Any
 from fagan_hf.hub.repository import HISTORY
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.flags import build_recipe
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import loop
+from fagan_hf.training.run.session import setup
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def train(recipe: str | Path | None = None, **fields: Any) -> TrainedRun:
         >>> run = fagan_hf.train("avatars-32", max_minutes=2)
         >>> run.generator.sample(seeds=[1, 2, 3])  # doctest: +SKIP
     """
-    run = Run(build_recipe(recipe, **fields))
-    run.train()
-    if run.stop_request.is_made:
-        raise KeyboardInterrupt(f"stopped after {run.images_seen:,} images; the same call resumes")
-    return TrainedRun(run.recipe.run_dir)
+    session = setup(build_recipe(recipe, **fields))
+    loop.train(session)
+    if session.stop_request.is_made:
+        raise KeyboardInterrupt(f"stopped after {session.images_seen:,} images; the same call resumes")
+    return TrainedRun(session.recipe.run_dir)

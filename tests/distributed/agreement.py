@@ -126,7 +126,7 @@ def find(folder: Path, is_short: bool) -> dict[str, torch.Tensor]:
     }
     common |= {"augment": ("color", "translation")}
     processes, networks = Processes(), {model: initial_networks(model) for model in MODELS}
-    with processes.at_own_pace():
+    with processes.uneven_work():
         images = prepare_images(ImageSource(dataset=str(folder / "pictures"), resolution=8), progress=False)
     found = {}
     for case in dict.fromkeys([*LONG, *([] if is_short else FIRST_STEPS)]):

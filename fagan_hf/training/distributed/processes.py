@@ -66,7 +66,7 @@ class Processes:
         self.device: torch.device = self.accelerator.device
         if self.count > 1:
             # From here on all processes do the same things at the same time: whoever keeps the others waiting is dead,
-            # or its network is. What one of them does alone stands in `at_own_pace`.
+            # or its network is. What one of them does alone stands in `uneven_work`.
             distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_SECONDS))
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -106,7 +106,7 @@ class Processes:
         """Add up numbers over the processes, each by itself. It costs a wait for the device."""
         return cast(Tensor, self.accelerator.reduce(torch.tensor(numbers, device=self.device), "sum")).tolist()
 
-    def told_by_main(self, value: Any) -> Any:
+    def broadcast_from_main(self, value: Any) -> Any:
         """Give what the main process has, anything that can be pickled but tensors."""
         return broadcast_object_list([value])[0] if self.count > 1 else value
 
@@ -123,7 +123,7 @@ class Processes:
             for name, tensors in files.items()
         }
         shared = {}
-        for name, kinds_here in self.told_by_main(kinds).items():
+        for name, kinds_here in self.broadcast_from_main(kinds).items():
             shared[name] = {}
             for key, (shape, dtype) in kinds_here.items():
                 tensor = files[name][key] if self.is_main else torch.empty(shape, dtype=dtype)
@@ -134,7 +134,7 @@ class Processes:
         return shared
 
     @contextmanager
-    def at_own_pace(self) -> Iterator[None]:
+    def uneven_work(self) -> Iterator[None]:
         """Do a block that may take one process much longer than the others; it ends when all are through.
 
         Raises:
@@ -154,9 +154,9 @@ class Processes:
         meeting.end()
         meeting.wait_for_all()
 
-    def by_main(self, work: Callable[[], T]) -> T | None:
+    def run_on_main(self, work: Callable[[], T]) -> T | None:
         """Let the main process do something, however long it takes, while the others wait; they get ``None``."""
-        with self.at_own_pace():
+        with self.uneven_work():
             return work() if self.is_main else None
 
     def end(self) -> None:

@@ -48,7 +48,7 @@ class Evaluator:
     def measure(self, generator: Generator) -> Evaluation | None:
         """Measure a generator that is the same in all processes; the main one gets what was found."""
         processes = self.processes
-        with processes.at_own_pace():
+        with processes.uneven_work():
             features, seconds = generated_features(generator, self.extractor, self._seeds, self._labels, progress=False)
         features = processes.gather(features.to(processes.device))[: self.num_images].cpu()
 
@@ -57,7 +57,7 @@ class Evaluator:
                 self._real = real_features(self.images, self.extractor, device=processes.device)
             return compare(generator, self.images, self.extractor, features, processes.count * seconds, self._real)
 
-        return processes.by_main(compared)
+        return processes.run_on_main(compared)
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:

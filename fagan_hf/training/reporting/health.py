@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 SKIPPED_IN_A_ROW = 10  # then the run is lost, and goes back
-MAX_RETURNS = 3
-SLOWER = 0.5  # by what learning rates are multiplied at every return
+MAX_ROLLBACKS = 3
+LR_BACKOFF = 0.5  # by what learning rates are multiplied at every return
 PATIENCE_LINES = 5  # a symptom is one when so many lines in a row show it
 
 COLLAPSED = 0.05  # of the variance of real pixels
@@ -131,7 +131,7 @@ def report_failure(line: Mapping[str, Any], returns: int, run_dir: Path) -> str:
     numbers = "\n".join(f"  {name}: {value}" for name, value in line.items() if name not in ("events", "warnings"))
     return (
         f"Training has diverged: {describe_loss(line)}, after {returns} returns to a checkpoint, with learning rates "
-        f"down to {SLOWER**returns:g} times the recipe's.\nThe last line:\n{numbers}\n"
+        f"down to {LR_BACKOFF**returns:g} times the recipe's.\nThe last line:\n{numbers}\n"
         f"The model and the checkpoints in {run_dir} are from before that. Try smaller learning rates, "
         "max_gradient_norm, warmup_images, r1_gamma, or float32 instead of bf16, under another --name; "
         f"--finetune_from {run_dir} starts from the model as it was"

@@ -43,7 +43,7 @@ class Means:
         """Give sums and counts as ``[2, names]``, in the order of `names`."""
         return self._table
 
-    def take_up(self, names: list[str], table: Tensor) -> None:
+    def restore(self, names: list[str], table: Tensor) -> None:
         """Go on from what `names` and `table` gave."""
         self._columns = {name: column for column, name in enumerate(names)}
         self._table, self._indices = table.to(self.device), {}

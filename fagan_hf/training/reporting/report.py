@@ -119,7 +119,7 @@ def _images_of(grid: Path) -> int:
     return int(grid.stem.removeprefix("images-"))
 
 
-def farewell(recipe: Recipe, images_seen: int, seconds: float) -> str:
+def summary(recipe: Recipe, images_seen: int, seconds: float) -> str:
     """Say what a finished run has left, and how to use it."""
     folder = recipe.run_dir
     is_own_code = recipe.model.endswith(".py")

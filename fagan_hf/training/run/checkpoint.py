@@ -115,7 +115,7 @@ class Checkpoints:
             check: Is given the state before any tensor is read, and raises if the run can't go on from it.
 
         Returns:
-            The state that was saved with it and the tensors, for `take_up`; ``None`` if there is no checkpoint.
+            The state that was saved with it and the tensors, for `restore`; ``None`` if there is no checkpoint.
 
         Raises:
             ValueError: There are checkpoints, and none is whole: to begin anew is not for this program to decide.
@@ -147,7 +147,7 @@ class Checkpoints:
         missing = [_file(name) for name in (*self.networks, *self.optimizers) if _file(name) not in hashes]
         return f"{MANIFEST} does not name {missing[0]}" if missing else None
 
-    def take_up(self, files: Files) -> dict[str, Tensor]:
+    def restore(self, files: Files) -> dict[str, Tensor]:
         """Put networks and optimizers back as they were read.
 
         Returns:

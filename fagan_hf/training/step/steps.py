@@ -210,7 +210,7 @@ class Trainer:
         refresh_spectral_norms(self.bare_discriminator, iterations=1)
         numbers = self._accumulate(self.discriminator, len(batches), compute_logits, compute_loss)
         numbers |= self._update(
-            "discriminator", self.discriminator, numbers["discriminator_loss"], before, len(batches)
+            "discriminator", self.discriminator, numbers["discriminator_loss"], len(batches), before
         )
         if len(raw[0]) > 1:
             numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}

@@ -16,13 +16,13 @@ def test_one_process_agrees_with_itself_and_waits_for_nobody():
     assert (processes.count, processes.index, processes.is_main) == (1, 0, True)
     tensor = torch.rand(1, 3)
     assert processes.gather(tensor) is tensor
-    assert processes.told_by_main({"a": [1]}) == {"a": [1]}
+    assert processes.broadcast_from_main({"a": [1]}) == {"a": [1]}
     assert processes.sums([1.0, 0.5]) == [1.0, 0.5]
     files = {"generator": {"weight": tensor}}
     shared = processes.share(files)
     assert shared == files
     assert shared["generator"] is not files["generator"]
-    with pytest.raises(OSError, match="full"), processes.at_own_pace():
+    with pytest.raises(OSError, match="full"), processes.uneven_work():
         raise OSError("full")
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from fagan_hf.training.reporting.health import (
-    MAX_RETURNS,
+    MAX_ROLLBACKS,
     PATIENCE_LINES,
     SKIPPED_IN_A_ROW,
     SkippedSteps,
@@ -133,7 +133,7 @@ def test_a_lost_run_says_why_and_what_to_try(tmp_path):
     why = describe_loss(line)
     assert "10 steps in a row were not finite before 64 images" in why
     assert "7 of the discriminator and 3 of the generator" in why
-    report = report_failure(line, MAX_RETURNS, tmp_path)
+    report = report_failure(line, MAX_ROLLBACKS, tmp_path)
     assert "after 3 returns to a checkpoint, with learning rates down to 0.125 times" in report
     assert "  fake_variance: 0.1" in report
     assert "long ago" not in report

@@ -73,7 +73,7 @@ def test_taken_up_in_the_middle_they_are_the_same_to_the_bit():
         first, second = Means(CPU), Means(CPU)
         for step in steps[:half]:
             first.add(step)
-        second.take_up(first.names(), first.table())
+        second.restore(first.names(), first.table())
         for step in steps[half:]:
             second.add(step)
         assert second.names() == whole.names()

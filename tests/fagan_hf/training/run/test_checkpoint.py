@@ -26,7 +26,7 @@ def restore(checkpoints):
     found = checkpoints.read()
     if found is None:
         return None
-    checkpoints.take_up(found[1])
+    checkpoints.restore(found[1])
     return found[0]
 
 

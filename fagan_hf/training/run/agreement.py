@@ -1,0 +1,50 @@
+"""Whether a run goes on: asked to stop, out of time, or at its last image; the same answer in every process."""
+
+from typing import NamedTuple
+
+from fagan_hf.training.run.session import Session
+
+AGREEMENT_SECONDS = 0.5  # several processes ask each other so often
+
+
+class Verdict(NamedTuple):
+    """What all processes have agreed on.
+
+    Attributes:
+        is_stopped: Was any of them asked to stop?
+        is_late: Is the time of any of them over?
+    """
+
+    is_stopped: bool
+    is_late: bool
+
+
+class Agreement:
+    """Clocks differ and signals arrive at different moments, so all processes must hear of them at the same step.
+
+    Asking costs a wait for the device: several processes do it about twice a second, by the main one's clock.
+
+    Args:
+        session: Of this process.
+    """
+
+    def __init__(self, session: Session):
+        self.session = session
+        self._asked_at = (0, 0.0)  # images and seconds
+        self._steps_to_go = 0
+
+    def ask(self) -> Verdict:
+        """Return what all agree on, or that nothing is known of a stop between two agreements."""
+        session, minutes = self.session, self.session.recipe.max_minutes
+        here = session.stop_request.is_made, minutes is not None and session.seconds >= 60 * minutes
+        if session.processes.count == 1:
+            return Verdict(*here)
+        self._steps_to_go -= 1
+        if self._steps_to_go > 0:
+            return Verdict(False, False)
+        images, seconds = session.images_seen - self._asked_at[0], session.seconds - self._asked_at[1]
+        pace = images / session.recipe.batch_size / max(seconds, 1e-3) if session.is_main else 0.0
+        stops, lates, steps_per_second = session.processes.sums([*map(float, here), pace])
+        self._asked_at = session.images_seen, session.seconds
+        self._steps_to_go = max(1, round(AGREEMENT_SECONDS * steps_per_second))
+        return Verdict(stops > 0, lates > 0)

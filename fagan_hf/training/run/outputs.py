@@ -1,0 +1,192 @@
+"""What a run leaves while it trains: lines, grids, measurements, checkpoints, models, pushes."""
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from fagan_hf.hub.card import write_card
+from fagan_hf.hub.repository import CARD, save_repository, write_text
+from fagan_hf.layers import gates, spectral_norms
+from fagan_hf.models import Generator
+from fagan_hf.training.reporting.evaluation import Evaluation, keep_if_best, numbers_of
+from fagan_hf.training.reporting.health import diagnose
+from fagan_hf.training.reporting.means import means_of
+from fagan_hf.training.reporting.report import summary
+from fagan_hf.training.reporting.samples import sample_grid
+from fagan_hf.training.run.facts import environment_facts, peak_memory_mb
+from fagan_hf.training.run.session import Session
+
+
+def log(session: Session) -> bool:
+    """Write a line of means since the last one; return whether the run is lost."""
+    progress = session.progress
+    images, seconds = session.images_seen - progress.logged_images, session.seconds - progress.logged_seconds
+    skipped, is_lost = session.skipped.read()
+    means = means_of(session.means.names(), session.processes.gather(session.means.table()[None]))
+    line: dict[str, Any] = {
+        "images": session.images_seen,
+        "seconds": round(session.seconds, 2),
+        "images_per_second": round(images / max(seconds, 1e-9), 2),
+        "peak_memory_mb": peak_memory_mb(session.processes.device),
+        **means,
+        **skipped,
+        **_state_of_networks(session),
+        **session.measured,
+    }
+    session.measured = {}
+    progress.symptoms, warnings, news = diagnose(line, progress.symptoms)
+    line |= {"warnings": warnings} if warnings else {}
+    line |= {"events": progress.events} if progress.events else {}
+    for text in news:
+        session.tell(text)
+    session.means.clear()
+    progress.events = []
+    progress.logged_images, progress.logged_seconds = session.images_seen, session.seconds
+    progress.lines = (progress.lines or 0) + 1
+    session.last_line = line
+
+    def write() -> None:
+        session.when_there_is_room(lambda: session.report.add_line(line))
+        session.tracker.log(line, session.images_seen)
+
+    session.processes.run_on_main(write)
+    return is_lost
+
+
+def _state_of_networks(session: Session) -> dict[str, float]:
+    """Return every gate, and the largest spectral norm of each network that has one."""
+    networks = {"generator": session.generator, "discriminator": session.discriminator}
+    blends = {f"{name}.{gate}": value.item() for name, net in networks.items() for gate, value in gates(net).items()}
+    sigmas = {
+        f"{name}.largest_sigma": max(norm.item() for norm in norms.values())
+        for name, network in networks.items()
+        if (norms := spectral_norms(network))
+    }
+    return blends | {name: sigma for name, sigma in sigmas.items() if math.isfinite(sigma)}  # JSON knows no others
+
+
+def shown_numbers(session: Session) -> dict[str, Any]:
+    """Return what the progress bar shows of the newest line."""
+    line = session.last_line
+    losses = {player: line.get(f"{player}_loss", math.nan) for player in ("generator", "discriminator")}
+    skipped = sum(line[f"{player}_skipped_steps"] for player in losses)
+    shown = {"G": f"{losses['generator']:.3f}", "D": f"{losses['discriminator']:.3f}"}
+    return shown | ({"skipped": skipped} if skipped else {})
+
+
+def measure(session: Session) -> bool:
+    """Measure the averaged generator, for the next line, and keep it if it is the best; return whether it was done.
+
+    Its time is not the training's: runs with and without it compare.
+    """
+    if session.evaluator is None or session.skipped.is_skipping:
+        return False
+    started = time.monotonic()
+    with session.processes.uneven_work():
+        generator = session.averaged_generator()
+    evaluation = session.evaluator.measure(generator)
+    session.main_writes(lambda: _keep_if_best(session, evaluation, generator))
+    session.measured = numbers_of(evaluation) if evaluation else {}
+    session.evaluation = evaluation
+    session.last_done.note("evaluated", session.images_seen)
+    session.started += time.monotonic() - started
+    return True
+
+
+def _keep_if_best(session: Session, evaluation: Evaluation | None, generator: Generator) -> None:
+    assert evaluation is not None, "the main process has it"
+    keep_if_best(session.recipe.run_dir, evaluation, generator, session.discriminator, _facts(session))
+
+
+def show(session: Session) -> None:
+    """Draw the grid of samples and the plots."""
+    session.processes.run_on_main(lambda: _draw(session))
+    session.last_done.note("drawn", session.images_seen)
+
+
+def _draw(session: Session) -> None:
+    grid = sample_grid(session.averaged_generator())
+    session.when_there_is_room(lambda: session.report.add_samples(session.images_seen, grid))
+    session.when_there_is_room(session.report.draw_plots)
+    session.last_done.note("shown", session.images_seen)
+    session.tracker.show(grid, session.images_seen)
+
+
+def save_if_healthy(session: Session) -> bool:
+    """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
+    if session.skipped.is_skipping:
+        session.tell(f"No checkpoint after {session.images_seen:,} images, for the last step had to be skipped.")
+        return False
+    save(session)
+    publish(session)
+    return True
+
+
+def save(session: Session) -> None:
+    """Write the model, its card and a checkpoint."""
+    table = session.processes.gather(session.means.table()[None])
+    session.main_writes(lambda: _write_model(session, table))
+
+
+def _write_model(session: Session, means: torch.Tensor) -> None:
+    folder, images = session.recipe.run_dir, session.images_seen
+    if not session.last_done.is_current("shown", images):  # what is saved is what is shown
+        session.report.show_samples(sample_grid(session.averaged_generator()))
+        session.last_done.note("shown", images)
+    save_repository(folder, session.averaged_generator(), session.discriminator, _facts(session))
+    if session.evaluation is not None and session.last_done.is_current("evaluated", images):
+        session.evaluation.keep(folder)
+    _write_card(session)
+    write_checkpoint(session, {"means": means})
+
+
+def write_checkpoint(session: Session, numbers: dict[str, torch.Tensor]) -> None:
+    """Write a checkpoint of this moment; ``numbers`` are tensors beside those of the networks and optimizers."""
+    session.progress.told = session.means.names()
+    numbers = {**numbers, "skipped_steps": session.skipped.counts}
+    session.checkpoints.save(session.images_seen, session.progress.to_state(), numbers)
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """Collect what the card is written from."""
+    environment = environment_facts(session.processes.device.type, session.processes.count)
+    return {
+        **session.progress.facts(environment),
+        "data": session.images.description,
+        "weights_license": session.recipe.weights_license,
+    }
+
+
+def _write_card(session: Session) -> None:
+    folder = session.recipe.run_dir
+    path = folder / CARD
+    existing = path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        repo_id = session.publisher.repo_id if session.publisher else None
+        write_text(path, write_card(folder, repo_id, existing))
+    except Exception as error:  # whatever people wrote there, it is no reason to end a run
+        session.tell(f"{path} is left as it is: {error}")
+
+
+def publish(session: Session) -> None:
+    """Push what was saved, in the background."""
+    with session.processes.uneven_work():
+        if session.publisher is not None:
+            session.publisher.push(session.images_seen)
+
+
+def finish(session: Session) -> None:
+    """Measure, show and save the finished model, and tell how to use it."""
+    images = session.images_seen
+    if not session.last_done.is_current("evaluated", images) and measure(session):
+        log(session)
+    if not session.last_done.is_current("drawn", images):
+        show(session)
+    else:  # the plots may lack the last line
+        session.main_writes(session.report.draw_plots)
+    session.main_writes(lambda: session.report.make_gif(session.recipe.gif_frames))
+    save(session)
+    session.tell(summary(session.recipe, images, session.seconds))
+    publish(session)

@@ -1,0 +1,209 @@
+"""Where a run starts from: its newest checkpoint, another model's training or weights; and back to a checkpoint."""
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from fagan_hf.architectures.load import save_architecture
+from fagan_hf.hub.repository import ARCHITECTURE, DISCRIMINATOR, GENERATOR, RECIPE, write_text
+from fagan_hf.training.reporting.health import (
+    LR_BACKOFF,
+    MAX_ROLLBACKS,
+    DivergedError,
+    describe_loss,
+    report_failure,
+)
+from fagan_hf.training.run.checkpoint import Files
+from fagan_hf.training.run.origin import Origin, check_origin, copy_history, copy_training_state, restore_weights
+from fagan_hf.training.run.outputs import write_checkpoint
+from fagan_hf.training.run.progress import Progress
+from fagan_hf.training.run.session import Session
+from fagan_hf.utils.files import remove_abandoned, replacing
+from fagan_hf.utils.redaction import redact
+
+
+def restore(session: Session) -> None:
+    """Stand where the newest checkpoint was, or where the model is that the run starts from."""
+    processes, checkpoints = session.processes, session.checkpoints
+
+    def check(state: dict[str, Any]) -> None:
+        _check_state(session, state)
+
+    found = processes.run_on_main(lambda: checkpoints.read(check) or _read_pushed_state(session, check))
+    if processes.broadcast_from_main(found is not None):
+        restore_checkpoint(session, found)
+    else:
+        _start_from_weights(session)
+    _open_stream(session)
+    session.started = time.monotonic() - session.progress.seconds
+    session.progress.data = {"content": session.batches.content, "description": session.images.description}
+    session.main_writes(lambda: _begin_folder(session))
+    processes.run_on_main(lambda: session.tracker.start(session.images_seen))
+    if session.images_seen:
+        session.tell(f"Resuming at {session.images_seen:,} images.")
+
+
+def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | None) -> None:
+    """Stand where a checkpoint was that the main process has read; the others need no folder with it."""
+    processes, count = session.processes, session.processes.count
+    state = processes.broadcast_from_main(found[0] if found else None)
+    numbers = session.checkpoints.restore(processes.share(found[1] if found else {}))
+    if session.graphed is not None:
+        session.graphed.forget()  # the optimizers have other tensors now
+    session.progress = progress = Progress.from_state(state)
+    session.means.clear()
+    if progress.told:
+        tables = numbers["means"]
+        is_same = len(tables) == count
+        session.means.restore(progress.told, tables[processes.index] if is_same else tables.mean(0))
+    session.skipped.counts = numbers.get("skipped_steps", torch.zeros(4)).to(processes.device)
+    if progress.processes != count:
+        session.note(
+            f"Resuming with {count} process{'es' if count > 1 else ''} after {progress.processes}: the same "
+            "batches in the same order, but sums are rounded differently."
+        )
+        progress.processes = count
+    if _has_other_data(session, progress):
+        session.note("Resuming with other images than before, as accept_changed_data says.")
+        earlier = progress.lineage.setdefault("earlier_data", [])
+        if progress.data["description"] not in earlier:
+            earlier.insert(0, progress.data["description"])
+    session.last_done.forget("refreshed", "shown", "drawn")
+
+
+def roll_back(session: Session) -> None:
+    """Return to the newest checkpoint, for other draws and slower learning.
+
+    Raises:
+        DivergedError: That did not help before.
+    """
+    before, recipe, processes = session.progress, session.recipe, session.processes
+    lost_at, returns, seconds = before.images_seen, before.returns + 1, before.seconds
+    if returns > MAX_ROLLBACKS:
+        raise DivergedError(report_failure(session.last_line, before.returns, recipe.run_dir))
+    why = describe_loss(session.last_line)
+    restore_checkpoint(session, processes.run_on_main(session.checkpoints.read))
+    session.skipped.begin_again()
+    progress = session.progress
+    progress.returns = returns
+    progress.data, progress.lineage = before.data, before.lineage  # a checkpoint may be of others
+    _open_stream(session)
+    progress.seconds = progress.logged_seconds = seconds
+    session.note(
+        f"Rolled back from {lost_at:,} to {session.images_seen:,} images, rollback {returns} of {MAX_ROLLBACKS}: "
+        f"{why}. Images come in a new order and learning rates are {LR_BACKOFF**returns:g} times the recipe's."
+    )
+    with processes.uneven_work():
+        if session.is_main:
+            forgotten = session.when_there_is_room(lambda: session.report.rewind(session.images_seen, progress.lines))
+            events = [event for line in forgotten for event in line.get("events", [])]  # told again, or lost
+            progress.events = list(dict.fromkeys([*events, *progress.events]))
+            progress.lines = len(session.report.lines())
+
+
+def _check_state(session: Session, state: dict[str, Any]) -> None:
+    """Refuse a checkpoint of a newer version, one behind the model to resume, and one of other images."""
+    progress, recipe, origin = Progress.from_state(state), session.recipe, session.origin
+    ahead = origin.facts.get("images_seen", 0) if origin and recipe.resume_from else 0
+    if ahead > progress.images_seen:
+        raise ValueError(
+            f"{recipe.run_dir} has seen {progress.images_seen:,} images, {recipe.resume_from} {ahead:,}: "
+            "to resume from there remove the folder or give another --name, to resume from here leave out --resume_from"
+        )
+    if _has_other_data(session, progress) and not recipe.accept_changed_data:
+        before, now = (each.get("count") for each in (progress.data["description"], session.images.description))
+        change = f"{before:,} then, {now:,} now" if before and now and before != now else "other pixels or labels"
+        raise ValueError(
+            f"the images of {recipe.dataset!r} are not those that the run began with ({change}). Bring them "
+            "back, give another --name, or resume with these: --accept_changed_data"
+        )
+
+
+def _has_other_data(session: Session, progress: Progress) -> bool:
+    return bool(progress.data) and progress.data["content"] != session.batches.content
+
+
+def _read_pushed_state(session: Session, check: Any) -> tuple[dict[str, Any], Files] | None:
+    """Read the training state that was pushed with the model to resume, as if it had been trained here."""
+    origin = session.origin
+    if origin is None or not session.recipe.resume_from:
+        return None
+    _refuse_to_do_nothing(session, origin)
+    if origin.training_state is None:
+        return None
+    lineage = _lineage_of(session, origin)
+    check_origin(origin, session.generator, session.discriminator, check)
+    session.when_there_is_room(
+        lambda: copy_training_state(origin, session.checkpoints.folder, session.report.metrics_path, lineage)
+    )
+    return session.checkpoints.read(check)
+
+
+def _open_stream(session: Session) -> None:
+    """Let the batches continue from where the run stands; from a stream that may take its time."""
+    with session.processes.uneven_work():
+        session.batches.go_to(session.images_seen, session.progress.returns)
+    if session.images_seen and session.recipe.streaming and session.images.description["source"] == "hub":
+        session.note("The images are streamed: around this point some may come twice, and others not in this epoch.")
+
+
+def _start_from_weights(session: Session) -> None:
+    """Take over the weights of another model, and with `resume_from` its progress as far as it tells."""
+    origin, processes, networks = session.origin, session.processes, session.checkpoints.networks
+    if origin is None:
+        return
+    is_resumed = session.recipe.resume_from is not None
+    told = processes.run_on_main(
+        lambda: restore_weights(origin, session.generator, session.discriminator, session.averaged.model)
+    )
+    session.tell(f"{origin.name} has no training state. {told}" if is_resumed else told or "")
+    weights = processes.share({name: network.state_dict() for name, network in networks.items()})
+    for name, network in networks.items():
+        network.load_state_dict(weights[name])
+    progress = session.progress
+    progress.lineage = processes.broadcast_from_main(_lineage_of(session, origin))
+    if not is_resumed:
+        return
+    facts = processes.broadcast_from_main(origin.facts)
+    if "images_seen" not in facts:
+        session.tell(f"{origin.name} does not say how many images it has seen: counting from 0.")
+    progress.images_seen = progress.logged_images = facts.get("images_seen", 0)
+    progress.seconds = progress.logged_seconds = facts.get("seconds", 0.0)
+    progress.lines = None
+    session.main_writes(lambda: copy_history(origin, session.report.metrics_path))
+
+
+def _lineage_of(session: Session, origin: Origin) -> dict[str, Any]:
+    return origin.lineage(is_resumed=session.recipe.resume_from is not None, data=session.images.description)
+
+
+def _refuse_to_do_nothing(session: Session, origin: Origin) -> None:
+    """Say so before anything is written if the model has come to the recipe's end already.
+
+    Raises:
+        ValueError: It has.
+    """
+    recipe = session.recipe
+    images, minutes = origin.facts.get("images_seen", 0), origin.facts.get("seconds", 0.0) / 60
+    if images >= recipe.max_images or minutes >= (recipe.max_minutes or math.inf):
+        raise ValueError(
+            f"nothing is left to do: {origin.name} has seen {images:,} images in {minutes:.1f} minutes, where the "
+            "recipe ends; raise --max_images or --max_minutes"
+        )
+
+
+def _begin_folder(session: Session) -> None:
+    """Write what a run folder has before the first step; also the checkpoint to go back to before the next one."""
+    folder = session.recipe.run_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in (folder, folder / GENERATOR, folder / DISCRIMINATOR, session.report.samples_folder):
+        remove_abandoned(each)
+    write_text(folder / RECIPE, redact(session.recipe.to_yaml()))
+    with replacing(folder / ARCHITECTURE) as path:
+        save_architecture(path, session.architecture)
+    session.report.rewind(session.images_seen, session.progress.lines)
+    session.progress.lines = len(session.report.lines())
+    if not session.checkpoints.all():
+        write_checkpoint(session, {})
