@@ -2,6 +2,9 @@
 
 from fagan_space.storage import open_storage
 
+from fagan_hf.allocator import share_memory_between_threads
+
+share_memory_between_threads()  # before any thread is started
 open_storage()  # before Gradio and torch are imported
 
 from fagan_space.models import load_own  # noqa: E402

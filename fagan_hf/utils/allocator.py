@@ -1,15 +1,17 @@
-"""Keep memory that is freed, for the next step to take.
+"""How glibc's malloc treats memory, for two kinds of programs.
 
-A step on a CPU allocates the same feature maps again and again. glibc gives large ones back to the kernel, which hands
-them out anew page by page, each filled with zeros first: tens of thousands of interruptions in a step.
+A training step on a CPU allocates the same feature maps again and again. glibc returns large ones to the kernel, which
+hands them out page by page, each filled with zeros first: tens of thousands of page faults in a step. A server's many
+threads each get an arena of their own instead, which holds on to what one request needed once.
 """
 
 import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_... of malloc.h
 _KEPT_BYTES = 1 << 30
+_SHARED_ARENAS = 2
 
 
 def keep_freed_memory() -> bool:
@@ -20,8 +22,24 @@ def keep_freed_memory() -> bool:
     Returns:
         Was it done?
     """
+    return _set_malloc({_TRIM_THRESHOLD: _KEPT_BYTES, _MMAP_THRESHOLD: _KEPT_BYTES})
+
+
+def share_memory_between_threads() -> bool:
+    """Let the threads of this process allocate from two arenas instead of eight per core; on Linux with glibc only.
+
+    To be called before threads are started. Nothing is changed where another allocator is loaded or the environment
+    sets malloc's own variables.
+
+    Returns:
+        Was it done?
+    """
+    return _set_malloc({_ARENA_MAX: _SHARED_ARENAS})
+
+
+def _set_malloc(options: dict[int, int]) -> bool:
     is_chosen = "LD_PRELOAD" in os.environ or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if sys.platform != "linux" or is_chosen:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(mallopt(each, _KEPT_BYTES) for each in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    return mallopt is not None and all(mallopt(option, value) for option, value in options.items())

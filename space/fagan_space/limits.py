@@ -16,6 +16,7 @@ WAITING = 64  # requests in each lane's queue; further ones are told to come bac
 WAITING_PER_VISITOR = 48  # of those; the rest is kept for others
 LONG_PER_VISITOR = 8  # projections and films of one visitor that wait or run
 AT_ONCE = 2  # requests for pictures that are worked on at the same time; of long work, one
+THREADS = AT_ONCE + 2  # that functions run in; every further thread would keep memory of torch's and of malloc's
 CACHE_SECONDS = 600  # pictures that were drawn are kept this long, for browsers and clients to fetch
 MAX_SECONDS = 120  # that one projection or film may take, once it has begun
 LISTEN_SECONDS = 15  # work is given up when its client has not asked for the answer by then

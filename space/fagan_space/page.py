@@ -14,7 +14,7 @@ from fagan_space.api import add_api
 from fagan_space.blocks import Page, check_declared
 from fagan_space.files import start_sweeping
 from fagan_space.guard import Guard
-from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES
+from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES, THREADS
 from fagan_space.models import Model
 from fagan_space.tabs import about, compare, dial, generate, look_inside, project, walk
 
@@ -89,6 +89,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED),
         css=_CSS,
         max_file_size=MAX_UPLOAD_BYTES,
+        max_threads=THREADS,
         footer_links=["api", "settings"],
         run_history=False,
         ssr_mode=False,

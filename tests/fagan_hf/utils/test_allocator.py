@@ -40,3 +40,38 @@ def test_freed_memory_is_kept():
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"])
 def test_what_the_environment_chooses_stays(name):
     assert run("keep", **{name: "" if name == "LD_PRELOAD" else "1"})[0] == "False"
+
+
+# How many arenas malloc has after sixteen threads have allocated at the same time.
+ARENAS = """
+import ctypes, sys, threading
+from fagan_hf.allocator import share_memory_between_threads
+print(share_memory_between_threads() if "share" in sys.argv else None, flush=True)
+together = threading.Barrier(16)
+def work():
+    together.wait()
+    block = bytearray(50_000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+stdout = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, stdout)
+libc.fflush(stdout)
+"""
+
+
+@pytest.mark.skipif(NOT_GLIBC, reason="this C library has no arenas")
+def test_threads_share_arenas():
+    def arenas(*arguments):
+        done = subprocess.run([sys.executable, "-c", ARENAS, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.split(maxsplit=1)[0], done.stdout.count("<heap nr")
+
+    assert arenas()[1] > 4
+    done, count = arenas("share")
+    assert done == "True"
+    assert count <= 2
