@@ -2,7 +2,7 @@
 
 from fagan_space.storage import open_storage
 
-from fagan_hf.allocator import share_memory_between_threads
+from fagan_hf.utils.allocator import share_memory_between_threads
 
 share_memory_between_threads()  # before any thread is started
 open_storage()  # before Gradio and torch are imported

@@ -45,7 +45,7 @@ def test_what_the_environment_chooses_stays(name):
 # How many arenas malloc has after sixteen threads have allocated at the same time.
 ARENAS = """
 import ctypes, sys, threading
-from fagan_hf.allocator import share_memory_between_threads
+from fagan_hf.utils.allocator import share_memory_between_threads
 print(share_memory_between_threads() if "share" in sys.argv else None, flush=True)
 together = threading.Barrier(16)
 def work():
