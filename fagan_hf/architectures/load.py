@@ -10,8 +10,8 @@ from typing import Any, cast
 from fagan_hf.architectures.configs import Architecture, DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.own_code import run_file
 from fagan_hf.architectures.presets import PRESETS
-from fagan_hf.hub import client
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES, CONFIG, DISCRIMINATOR, GENERATOR, read_json
+from fagan_hf.hub.snapshot import resolve
 from fagan_hf.utils.suggest import suggest
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.json)(?<!\.py)(@[\w./-]+)?")
@@ -51,10 +51,7 @@ def load_architecture(name: str) -> Architecture:
 def _of_model(name: str) -> Architecture:
     """Read the configs of a model."""
     wanted = [f"{network}/{CONFIG}" for network in (GENERATOR, DISCRIMINATOR)]
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        repo_id, _, revision = name.partition("@")
-        folder = client.download(repo_id, allow_patterns=wanted, revision=revision or None)
+    folder = resolve(name, allow_patterns=wanted).folder
     missing = [each for each in wanted if not (folder / each).is_file()]
     if missing:
         raise FileNotFoundError(f"{name!r} has no {' and no '.join(missing)}; name a preset or a file instead")

@@ -38,10 +38,12 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--push is for a Hub id; `fagan-hf push {options.model} user/name` takes the export along")
 
     from fagan_hf.export import export_onnx, export_torch
+    from fagan_hf.hub.snapshot import resolve, split_revision
 
     repo_id = options.model
     if options.push:  # all of one commit: the export belongs to the weights that are there
-        options.model = str(_snapshot(repo_id, options.revision))
+        repo_id, options.revision = split_revision(repo_id, options.revision)
+        options.model = str(resolve(repo_id, allow_patterns=["*"], revision=options.revision).folder)
     generator = load_generator(options)
     export = export_onnx if options.format == "onnx" else export_torch
     result = export(generator, path)
@@ -51,12 +53,6 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(_lines(options.format, path, generator.config)))
     if options.push:
         print(f"pushed: {_push(repo_id, options.revision, Path(options.model), path, options.format)}")
-
-
-def _snapshot(repo_id: str, revision: str | None) -> Path:
-    from fagan_hf.hub import client
-
-    return client.download(repo_id, allow_patterns=["*"], revision=revision)
 
 
 def _push(repo_id: str, revision: str | None, snapshot: Path, export: Path, format_name: str) -> str:

@@ -79,7 +79,7 @@ def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
 def _complete_snapshot(folder: Path, with_training_state: bool) -> Path:
     """Take a snapshot that loads, and add what the folder lacks; once more if a training saved at the same time."""
     from fagan_hf.hub.repository import DISCRIMINATOR, complete_repository
-    from fagan_hf.hub.snapshot import is_up_to_date, take_snapshot
+    from fagan_hf.hub.staging import is_up_to_date, take_snapshot
     from fagan_hf.models import Discriminator, Generator
 
     for tries_left in reversed(range(SNAPSHOT_TRIES)):

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from fagan_hf.hub.measurements import Measurement, read_measurements
     from fagan_hf.hub.publish import publish
     from fagan_hf.hub.repository import save_repository
+    from fagan_hf.hub.snapshot import Snapshot, resolve
 
 __all__ = [
     "Measurement",
+    "Snapshot",
     "TemporaryHubError",
     "download",
     "download_size",
@@ -30,6 +32,7 @@ __all__ = [
     "publish",
     "push",
     "read_measurements",
+    "resolve",
     "save_repository",
     "write_card",
 ]
@@ -49,6 +52,7 @@ __getattr__ = on_demand(
         "card": ["write_card"],
         "publish": ["publish"],
         "repository": ["save_repository"],
+        "snapshot": ["Snapshot", "resolve"],
         "measurements": ["Measurement", "read_measurements"],
     },
 )

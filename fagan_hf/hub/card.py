@@ -151,7 +151,7 @@ def _cell(text: Any) -> str:
 def published_model(model: str) -> str:
     """Give what a published recipe calls its architecture: a file or a folder of this machine lies beside it there."""
     path = Path(model)
-    is_here = path.is_absolute() or model.startswith(("~", ".")) or (path / GENERATOR / CONFIG).is_file()
+    is_here = path.is_absolute() or model.startswith(("~", ".")) or (path.is_dir() and len(path.parts) > 1)
     return ARCHITECTURE if is_here or path.suffix in ARCHITECTURE_SUFFIXES else model
 
 

@@ -102,9 +102,9 @@ def download(
                 f"{_reason(error, token)}. Make room there or name another folder by cache_dir or HF_HOME"
             ) from error
         raise FileNotFoundError(
-            f"{repo_id!r} is no folder here ({os.getcwd()}){_similar(repo_id)}, and the Hub did not give it either. "
+            f"{repo_id!r} is not a local folder (in {os.getcwd()}){_similar(repo_id)} and was not found on the Hub. "
             f"Give the path of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
-            f"What the Hub's client says: {_reason(error, token)}."
+            f"The Hub client's error: {_reason(error, token)}."
         ) from error
 
 
@@ -187,7 +187,7 @@ def download_size(repo_id: str, *, allow_patterns: list[str], token: str | bool 
     except (OSError, ValueError, *_CONNECTION_ERRORS) as error:
         raise FileNotFoundError(
             f"{repo_id!r} could not be had from the Hub; {_advice(error, None, token)}. "
-            f"What the Hub's client says: {_reason(error, token)}."
+            f"The Hub client's error: {_reason(error, token)}."
         ) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     return sum(sizes[name] for name in filter_repo_objects(sizes, allow_patterns=allow_patterns))

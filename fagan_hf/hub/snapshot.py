@@ -1,76 +1,59 @@
-"""What is published of a run, laid aside: a training may replace its files while they go up."""
+"""The files of a model, wherever it is: a local folder, or a repository on the Hub at one commit."""
 
-import os
-import shutil
-import tempfile
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fagan_hf.hub.repository import CARD, HISTORY, newest_checkpoint, published_files
+from fagan_hf.hub import client
 
-PREFIX = ".push-"
+_AT_REVISION = re.compile(r"(?P<repo_id>[^@]+)@(?P<revision>[^@]+)")
 
 
-def take_snapshot(folder: Path, *, with_training_state: bool) -> Path:
-    """Lay what is published of a run aside, in the run's folder: a training may replace its files during a push.
+@dataclass(frozen=True)
+class Snapshot:
+    """A model's files.
+
+    Attributes:
+        folder: Where they are; of a repository, the folder of that commit in the cache.
+        commit: Of the repository, 40 hexadecimal digits; ``None`` for a local folder.
+    """
+
+    folder: Path
+    commit: str | None = None
+
+
+def resolve(name: str | Path, *, allow_patterns: list[str], revision: str | None = None, **download: Any) -> Snapshot:
+    """Find a model, downloading what is wanted of it if it is on the Hub.
 
     Args:
-        folder: The run's; files in it are only ever replaced by whole new ones, but for the history.
-        with_training_state: The newest checkpoint as well?
-
-    Returns:
-        A folder named ``.push-...``, the caller's to remove.
+        name: A local folder, ``user/name`` or ``user/name@revision``. A folder of that name comes first.
+        allow_patterns: Which files are wanted of a repository; a local folder is taken as it is.
+        revision: Branch, tag or commit on the Hub; the same as behind ``@``.
+        **download: Other options of `fagan_hf.hub.client.download`.
 
     Raises:
-        OSError: The folder can't be read or written to.
+        FileNotFoundError: There is no such folder, repository or revision; says what to try.
+        ValueError: The name has another revision than ``revision``.
+        OSError: It can't be written to the cache.
     """
-    snapshot = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
-    try:
-        for name, path in _files_to_lay_aside(folder, with_training_state).items():
-            target = snapshot / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(path, target, is_appended_to=name == HISTORY)
-    except BaseException:
-        shutil.rmtree(snapshot, ignore_errors=True)
-        raise
-    return snapshot
+    local = client.find_local(str(name))
+    if local is not None and local.is_dir():
+        return Snapshot(local)
+    repo_id, revision = split_revision(str(name), revision)
+    folder = client.download(repo_id, allow_patterns=allow_patterns, revision=revision, **download)
+    return Snapshot(folder, folder.name)
 
 
-def is_up_to_date(snapshot: Path, folder: Path) -> bool:
-    """Say whether a snapshot holds the files that the run's folder still has, all of one moment."""
-    for copy in snapshot.rglob("*"):
-        path = folder / copy.relative_to(snapshot)
-        if copy.is_file() and copy.name != HISTORY and not (path.is_file() and _is_same(copy, path)):
-            return False
-    return True
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Split ``user/name@revision`` into the two.
 
-
-def remove_snapshots(folder: Path) -> None:
-    """Remove what sessions that were killed have left in a run's folder."""
-    for abandoned in folder.glob(f"{PREFIX}*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-
-
-def _files_to_lay_aside(folder: Path, with_training_state: bool) -> dict[str, Path]:
-    files = published_files(folder)
-    if (folder / CARD).is_file():
-        files[CARD] = folder / CARD
-    checkpoint = newest_checkpoint(folder) if with_training_state else None
-    if checkpoint is not None:
-        files |= {path.relative_to(folder).as_posix(): path for path in checkpoint.iterdir()}
-    return files
-
-
-def _link(path: Path, target: Path, *, is_appended_to: bool) -> None:
-    if not is_appended_to:
-        try:
-            os.link(path, target)
-            return
-        except OSError:  # a file system without links
-            pass
-    shutil.copy2(path, target)
-
-
-def _is_same(copy: Path, path: Path) -> bool:
-    was, now = copy.stat(), path.stat()
-    # Where there are no links, the copy has the time of its original.
-    return os.path.samestat(was, now) or was.st_mtime_ns == now.st_mtime_ns
+    Raises:
+        ValueError: The name has another revision than ``revision``.
+    """
+    found = _AT_REVISION.fullmatch(name)
+    if found is None:
+        return name, revision
+    if revision not in (None, found["revision"]):
+        raise ValueError(f"{name!r} and revision {revision!r} name two revisions; give one of them")
+    return found["repo_id"], found["revision"]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import client
 from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
+from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.utils.files import replacing, save_tensors, sha256
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -91,7 +92,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         """Load a network, in eval mode, from a local folder or a repository on the Hub.
 
         Args:
-            pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name``.
+            pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name`` or
+                ``user/name@revision``.
             subfolder: Where in there the two files are. By default in the class's own subfolder, else at the top.
             revision: Branch, tag or commit on the Hub. Config and weights come from one commit.
             token: Access token; by default the one that ``hf auth login`` stored.
@@ -124,11 +126,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 
     @classmethod
     def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
-        """Find the folder that holds both files, downloading it if ``path`` is no local folder."""
-        root = client.find_local(path)
-        if root is None or not root.is_dir():
-            patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
-            root = client.download(path, allow_patterns=patterns, **download)
+        """Find the folder that holds both files, of a local folder or of one commit of a repository."""
+        patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
+        root = resolve(path, allow_patterns=patterns, **download).folder
         for folder in (root / name for name in subfolders):
             if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
                 return folder
@@ -198,7 +198,8 @@ def _listing(
     """
     is_local = client.find_local(path) is not None
     if not is_local and not local_files_only:
-        found = client.list_files(path, revision=revision, token=token)
+        repo_id, revision = split_revision(path, revision)
+        found = client.list_files(repo_id, revision=revision, token=token)
         if found is not None:
             return found, ""
     # Two levels, which is where our files are: the folder may be somebody's home.

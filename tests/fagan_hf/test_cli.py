@@ -135,7 +135,7 @@ def test_generate_imports_nothing_that_it_does_not_use(model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--model", "./nowhere"], "'./nowhere' is no folder here"),
+        (["--model", "./nowhere"], "'./nowhere' is not a local folder"),
         (["--out", "grid.gif"], "--out is 'grid.gif'; it must end in .png"),
         (["--truncation", "-1"], "truncation is -1.0; it must be above 0"),
         (["--batch_size", "0"], "batch_size is 0"),
@@ -273,7 +273,7 @@ def test_a_mistyped_folder_and_a_file(model, tmp_path, capsys):
     (tmp_path / "GAN_GEN_10.pth").write_bytes(b"")
     out = str(tmp_path / "x.png")
     assert main(["generate", "--model", str(tmp_path / "modle"), "--out", out]) == 2
-    assert f"is no folder here ({Path.cwd()}) (did you mean '{model}'?)" in capsys.readouterr().err
+    assert f"is not a local folder (in {Path.cwd()}) (did you mean '{model}'?)" in capsys.readouterr().err
     assert main(["generate", "--model", str(tmp_path / "GAN_GEN_10.pth"), "--out", out]) == 2
     assert "is a file; give the folder of a run or a Hub id" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from fagan_hf.hub import client
 from fagan_hf.hub.publish import publish
-from fagan_hf.hub.snapshot import remove_snapshots, take_snapshot
+from fagan_hf.hub.staging import remove_snapshots, take_snapshot
 from fagan_hf.utils.redaction import redact
 
 PATIENCE_SECONDS = 15 * 60.0  # of a push whose Hub can't be reached; a newer one takes its place before

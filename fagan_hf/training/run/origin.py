@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.hub import client
 from fagan_hf.hub.publish import NOT_PORTABLE
 from fagan_hf.hub.repository import (
     ARCHITECTURE_SUFFIXES,
@@ -23,6 +22,7 @@ from fagan_hf.hub.repository import (
     read_json,
     read_recipe,
 )
+from fagan_hf.hub.snapshot import resolve
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.hub_model import HubModel
 from fagan_hf.training.run.checkpoint import copy_checkpoint, problem_of
@@ -100,14 +100,10 @@ def find_origin(name: str) -> Origin:
     Raises:
         FileNotFoundError: There is no such folder or repository.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / GENERATOR / CONFIG).is_file():
-            raise FileNotFoundError(f"{name!r} holds no model: there is no {GENERATOR}/{CONFIG} in it")
-        return Origin(name, folder)
-    repo_id, _, revision = name.partition("@")
-    folder = client.download(repo_id, allow_patterns=_WANTED, revision=revision or None)
-    return Origin(name, folder, folder.name)
+    found = resolve(name, allow_patterns=_WANTED)
+    if found.commit is None and not (found.folder / GENERATOR / CONFIG).is_file():
+        raise FileNotFoundError(f"{name!r} holds no model: there is no {GENERATOR}/{CONFIG} in it")
+    return Origin(name, found.folder, found.commit)
 
 
 def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_the_seed_reaches_the_search(model, picture, tmp_path):
         ("given.png", ["--out", "text.png"], "--out is 'text.png', a file; it must be a folder"),
         ("given.png", ["--steps", "-1"], "steps is -1"),
         ("given.png", ["--label", "beard=1"], "labels are {'beard': '1'}, but this generator was trained without any"),
-        ("given.png", ["--model", "./nowhere"], "'./nowhere' is no folder here"),
+        ("given.png", ["--model", "./nowhere"], "'./nowhere' is not a local folder"),
     ],
 )
 def test_errors_are_words_and_a_status(model, picture, tmp_path, monkeypatch, capsys, name, changes, message):

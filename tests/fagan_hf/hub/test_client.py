@@ -257,7 +257,7 @@ def test_a_disk_error_while_files_are_laid_aside_is_said(run, monkeypatch, broke
         raise OSError(28, "No space left on device")
 
     said = []
-    monkeypatch.setattr(f"fagan_hf.hub.snapshot.{broken}", fail)
+    monkeypatch.setattr(f"fagan_hf.hub.staging.{broken}", fail)
     pushing = publisher(run, said.append)
     pushing.push(8)
     assert "Nothing is pushed this time" in said[0]

@@ -9,7 +9,7 @@ from fagan_hf.cli import main
 from fagan_hf.hub.measurements import Measurement, add_measurement
 from fagan_hf.hub.publish import portable_recipe, publish
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
-from fagan_hf.hub.snapshot import is_up_to_date, take_snapshot
+from fagan_hf.hub.staging import is_up_to_date, take_snapshot
 from fagan_hf.models import Discriminator, Generator
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR

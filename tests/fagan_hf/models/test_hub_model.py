@@ -145,10 +145,10 @@ def test_the_wrong_network_is_refused(run):
 def test_neither_folder_nor_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"'runs/nothing' is no folder here .* and the Hub did not give it either"
+        FileNotFoundError, match=r"'runs/nothing' is not a local folder .* and was not found on the Hub"
     ):
         Generator.from_pretrained("runs/nothing")
-    with pytest.raises(FileNotFoundError, match="is no folder here"):
+    with pytest.raises(FileNotFoundError, match="is not a local folder"):
         Generator.from_pretrained("./a/b/c")
 
 
