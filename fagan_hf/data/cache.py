@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+from fagan_hf.utils.files import remove_abandoned_folders, replacing_folder
 
 if TYPE_CHECKING:
     import torch
@@ -119,8 +120,7 @@ def only_one_process(folder: Path, *, tell: bool) -> Iterator[None]:
             print(f"Waiting for another process that prepares {folder} ...", file=sys.stderr)
         lock.acquire()
     try:
-        for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
-            shutil.rmtree(abandoned, ignore_errors=True)
+        remove_abandoned_folders(folder)
         yield
     finally:
         lock.release()
@@ -149,58 +149,32 @@ def write_cache(
     """
     needed_bytes = int(np.prod(shape)) + labels.nbytes + _SPARE_BYTES
     _check_free_space(folder.parent, needed_bytes)
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        aside.mkdir()
-        with _synced(aside / "images.npy") as file:
-            # Plain writes: on a full disk they raise OSError; a writable memory map would die of SIGBUS.
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            content = hashlib.sha256(json.dumps([shape, about["label_names"]]).encode())
-            for chunk in chunks:
-                pixels = np.ascontiguousarray(chunk).data
-                content.update(pixels)
-                file.write(pixels)
-            content.update(np.ascontiguousarray(labels).data)
-        with _synced(aside / "labels.npy") as file:
-            np.save(file, labels)
-        with _synced(aside / "about.json") as file:
+        with replacing_folder(folder, is_complete=_is_complete) as aside:
+            with (aside / "images.npy").open("xb") as file:
+                # Plain writes: on a full disk they raise OSError; a writable memory map would die of SIGBUS.
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                content = hashlib.sha256(json.dumps([shape, about["label_names"]]).encode())
+                for chunk in chunks:
+                    pixels = np.ascontiguousarray(chunk).data
+                    content.update(pixels)
+                    file.write(pixels)
+                content.update(np.ascontiguousarray(labels).data)
+            np.save(aside / "labels.npy", labels)
             about = {**about, "content": content.hexdigest()}
-            file.write(json.dumps(about, indent=2, ensure_ascii=False).encode())
-        _put_in_place(aside, folder)
+            (aside / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+            if not _is_complete(aside):
+                raise ValueError("the chunks and labels do not make up the announced shape")
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise _disk_full(folder.parent, needed_bytes) from error
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Images(folder)
 
 
-@contextmanager
-def _synced(path: Path) -> Iterator[Any]:
-    """Open a new file for writing, and have it on disk at the end."""
-    with path.open("xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _put_in_place(aside: Path, folder: Path) -> None:
-    """Rename a finished folder to its name, in place of a damaged one but not of a complete one.
-
-    Two can only meet here on a file system without locks.
-    """
-    if open_cache(aside) is None:
-        raise ValueError("the chunks and labels do not make up the announced shape")
-    if open_cache(folder) is not None:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        aside.rename(folder)
-    except OSError:
-        if open_cache(folder) is None:
-            raise
+def _is_complete(folder: Path) -> bool:
+    return open_cache(folder) is not None
 
 
 def _check_free_space(root: Path, needed_bytes: int) -> None:

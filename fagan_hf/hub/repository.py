@@ -143,8 +143,14 @@ def weights_hash(folder: Path) -> str | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Find the newest checkpoint of a run folder."""
-    found = [path for path in (folder / CHECKPOINTS).glob("images-*") if re.fullmatch(r"images-\d+", path.name)]
-    return max(found, key=lambda path: int(path.name.removeprefix("images-")), default=None)
+    found = checkpoints_in(folder / CHECKPOINTS)
+    return found[-1] if found else None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, oldest first, complete or not; none if there is no such folder."""
+    found = [path for path in folder.glob("images-*") if re.fullmatch(r"images-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("images-")))
 
 
 def write_text(path: Path, text: str) -> None:

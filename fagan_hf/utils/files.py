@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,51 @@ def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path, *, is_complete: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+    """Fill a folder aside and put it in place only when it is complete and on disk.
+
+    Args:
+        folder: Where it goes; its parent must exist.
+        is_complete: Returns whether what is in place already is as good, and stays; otherwise it is replaced.
+
+    Yields:
+        The folder to fill. It is gone if the block raises, and what ``folder`` held stays.
+    """
+    # Processes of several machines may share a disk: a process number would not tell them apart.
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        aside.mkdir()
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            sync(path)
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                aside.rename(folder)
+            except OSError:  # another process was first
+                if not is_complete(folder):
+                    raise
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_abandoned_folders(folder: Path) -> None:
+    """Remove what `replacing_folder` has left beside a folder where its process was killed; no other may be writing."""
+    for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder on disk, not in the system's memory only."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -7,11 +7,8 @@ and renamed. Nothing in it is unpickled.
 
 import json
 import logging
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fagan_hf.utils.files import save_tensors, sha256
+from fagan_hf.hub.repository import checkpoints_in
+from fagan_hf.utils.files import replacing_folder, save_tensors, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +67,7 @@ class Checkpoints:
             return final  # the same moment of the run, saved before: it is never taken away to be written again
         for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
             shutil.rmtree(abandoned, ignore_errors=True)
-        with _replacing_folder(final) as aside:  # a broken one: a whole one was given back above
+        with replacing_folder(final) as aside:  # a broken one: a whole one was given back above
             self._write(aside, state, numbers or {})
         self._whole.add(final)
         self._remove_old(final)
@@ -103,10 +101,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """List the checkpoint folders, oldest first, whole or not."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if re.fullmatch(r"images-\d+", path.name)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("images-")))
+        return checkpoints_in(self.folder)
 
     def read(self, check: Callable[[dict[str, Any]], Any] | None = None) -> tuple[dict[str, Any], Files] | None:
         """Read the newest whole checkpoint; a broken one is named and passed over.
@@ -196,35 +191,17 @@ def copy_checkpoint(source: Path, target: Path, state: Mapping[str, Any]) -> Non
         OSError: There is no room.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing_folder(target) as aside:
+    with replacing_folder(target) as aside:
         for name in json.loads((source / MANIFEST).read_text(encoding="utf-8")):
             shutil.copyfile(source / name, aside / name)
         _seal(aside, state)
 
 
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder aside and put it in place; it is gone if the block raises, and what was there stays."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir()
-        yield aside
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def _seal(folder: Path, state: Mapping[str, Any]) -> None:
-    """Add the state and the manifest to a checkpoint's tensors, and have all of it on disk."""
+    """Add the state and the manifest to a checkpoint's tensors, which names every file by its hash."""
     (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
 
 
 def problem_of(folder: Path) -> str | None:
@@ -241,11 +218,3 @@ def problem_of(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import namedtuple
 from itertools import product
+from pathlib import Path
 from threading import Timer
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-from fagan_hf.data import cache as image_cache
 from fagan_hf.data.cache import cache_root, only_one_process, open_cache, write_cache
 
 SHAPE = (5, 3, 4, 4)
@@ -103,7 +103,7 @@ def test_disk_full_in_the_middle(tmp_path, code):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_real_full_disk(tmp_path, monkeypatch):
     """Writing itself fails, not only what feeds it: sync is where a buffered write meets the full disk."""
-    monkeypatch.setattr(image_cache, "_synced", lambda path: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr(Path, "open", lambda path, mode: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(OSError, match="FAGAN_CACHE"):
         write(tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []

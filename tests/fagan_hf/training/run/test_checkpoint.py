@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Adam
 
 import fagan_hf.training.run.checkpoint
+import fagan_hf.utils.files
 from fagan_hf.training.run.checkpoint import Checkpoints, problem_of
 
 
@@ -231,7 +232,7 @@ def test_a_good_one_stays_while_the_next_can_not_be_written(tmp_path, monkeypatc
     def fail(path):
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr(fagan_hf.training.run.checkpoint, "_sync", fail)
+    monkeypatch.setattr(fagan_hf.utils.files, "sync", fail)
     for _ in range(3):
         with pytest.raises(OSError, match="no"):
             checkpoints.save(16, {"images_seen": 16})
