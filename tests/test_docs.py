@@ -22,8 +22,12 @@ DOCUMENTS = sorted(Path("docs").glob("*.md"))
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_commands_parse(document):
     for words in commands(document):
-        if words[0] == "fagan-hf":
-            cli._parser().parse_args([cli._with_dashes(word) for word in words[1:]])
+        if words[:2] == ["fagan-hf", "train"]:
+            parse_recipe(words[2:])
+        elif "fagan_hf.training" in words:
+            parse_recipe(words[words.index("fagan_hf.training") + 1 :])
+        elif words[0] == "fagan-hf":
+            cli._parse([cli._with_dashes(word) for word in words[1:]])
         elif "training/train.py" in words:
             flags = words[words.index("training/train.py") + 1 :]
             if "--config" not in flags:  # its recipe is a model's; tests/hub has one

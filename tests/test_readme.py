@@ -68,6 +68,8 @@ def test_commands_of_the_shell(monkeypatch):
         kinds.add(words[0])
         if words[0] == "make":
             assert words[1] in targets
+        elif words[:2] == ["fagan-hf", "train"]:
+            parse_recipe(words[2:])
         elif words[0] == "fagan-hf":
             assert main(words[1:]) == 0
         elif "training/train.py" in words:
