@@ -219,7 +219,7 @@ class Session:
 
     def began_at(self) -> int | None:
         """Say after how many images it went on; nothing if it was killed before."""
-        found = re.search(r"Going on after ([\d,]+) images", self.told())
+        found = re.search(r"Resuming at ([\d,]+) images", self.told())
         if found:
             return int(found[1].replace(",", ""))
         return 0 if self.has_begun else None

@@ -10,8 +10,8 @@ from fagan_hf import FAGANPipeline, Generator
 from fagan_hf.architectures.specs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
 from fagan_hf.training.flags import parse_recipe
-from fagan_hf.training.run.loop import Run
 from tests.folder_hub import FolderHub
+from tests.sessions import train
 
 TEXT = Path("docs/cook-your-own.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
@@ -42,23 +42,21 @@ def kitchen(tmp_path, monkeypatch):
 def cook(command):
     words = shlex.split(command)
     assert words[:2] == ["python", "training/train.py"]
-    run = Run(parse_recipe([*words[2:], "--cpu_threads", "1"]))
-    run.train()
-    return run
+    return train(parse_recipe([*words[2:], "--cpu_threads", "1"]))
 
 
 @pytest.mark.usefixtures("kitchen")
 def test_everything_in_its_order():
     assert list(FILES) == ["mine.json", "mine.yaml", "mine.py"]
     plain, own = COMMANDS
-    run = cook(plain)
-    assert run.images_seen == 64
+    session = cook(plain)
+    assert session.images_seen == 64
     namespace = {}
     for snippet in SNIPPETS:
         exec(compile(snippet, "cook-your-own.md", "exec"), namespace)
     assert Path("mine.png").exists()
     assert tuple(namespace["features"].shape) == (2, 64, 16, 16)
-    assert Generator.from_pretrained("hub/you/mine").config == run.generator.config
+    assert Generator.from_pretrained("hub/you/mine").config == session.generator.config
 
     cook(own)
     labeled = FAGANPipeline.from_pretrained("runs/mine-too")

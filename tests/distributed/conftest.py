@@ -28,18 +28,19 @@ HEAD = f"""
 import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from training.train import main
-import fagan_hf.training.run.loop, fagan_hf.training.distributed.processes
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.command import main
+import fagan_hf.training.distributed.processes
+from fagan_hf.training.run import loop, outputs
+from fagan_hf.training.run import session as session_module
 
 RANK, HERE = int(os.environ.get("RANK", "0")), Path(__file__).parent
 
 def before_step(do):
-    step = Run._step
-    def step_later(run):
-        do(run)
-        step(run)
-    Run._step = step_later
+    take_step = loop.take_step
+    def take_step_later(session):
+        do(session)
+        take_step(session)
+    loop.take_step = take_step_later
 
 def wait_for(name):
     deadline = time.monotonic() + 60

@@ -6,8 +6,8 @@ from tests.distributed.conftest import ACCELERATE
 from tests.distributed.hosts import ADDRESSES, INTERFACE
 
 DIES_ON_HOST_2 = """
-def note_and_wait(run):
-    if run.images_seen == 28:
+def note_and_wait(session):
+    if session.images_seen == 28:
         (HERE / f"reached-{RANK}").touch()
         if RANK == 1:
             wait_for("never")
@@ -33,5 +33,5 @@ def test_one_host_is_lost_and_the_other_goes_on(place, hosts):
     assert not (place.folder / "elsewhere/try").exists()
     alone = place.start([sys.executable, "training/train.py", *place.arguments()])
     assert alone.wait() == 0, alone.said
-    assert "Going on with 1 process after 2" in alone.said
-    assert "Going on after 16 images." in alone.said
+    assert "Resuming with 1 process after 2" in alone.said
+    assert "Resuming at 16 images." in alone.said

@@ -7,22 +7,22 @@ IMPATIENT = """
 fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.distributed.processes.BEAT_SECONDS = 3, 0.5
 """
 STEPS = """
-def pace(run):
+def pace(session):
     time.sleep(0.05)
-    if run.images_seen == 20:
+    if session.images_seen == 20:
         (HERE / f"reached-{RANK}").touch()
 before_step(pace)
 """
 # The main process draws grids alone, for longer than the other one is patient; the cable is cut in the second one.
 GRIDS = """
-draw, drawn = fagan_hf.training.run.loop.sample_grid, []
+draw, drawn = outputs.sample_grid, []
 def draw_slowly(generator):
     drawn.append(1)
     if len(drawn) == 2:
         (HERE / "reached-0").touch()
     time.sleep(4.5)
     return draw(generator)
-fagan_hf.training.run.loop.sample_grid = draw_slowly
+outputs.sample_grid = draw_slowly
 """
 
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from fagan_hf.training.flags import parse_recipe
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import loop, resume
+from fagan_hf.training.run.session import setup
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
 
 # Each process notes which images it takes, what it opens in the run folder to write, and what it would push.
@@ -38,24 +39,24 @@ class Publisher:
     def check(self): note("published", "check")
     def push(self, images): note("published", images)
     def finish(self, *_): note("published", "end")
-fagan_hf.training.run.loop.Publisher = Publisher
+session_module.Publisher = Publisher
 """
 # All of a process's tensors at the end; batch statistics of the averaged generator are measured by the main one only.
 DUMPED = """
 from safetensors.torch import save_file
-finish = Run._finish
-def dump(run):
-    files = run.checkpoints._tensors()
+finish = outputs.finish
+def dump(session):
+    files = session.checkpoints._tensors()
     if RANK:
         del files["averaged_generator"]
     tensors = {f"{file}/{key}": tensor.clone() for file, found in files.items() for key, tensor in found.items()}
-    save_file(tensors, HERE / f"{run.recipe.name}-{RANK}.safetensors")
-    finish(run)
-Run._finish = dump
+    save_file(tensors, HERE / f"{session.recipe.name}-{RANK}.safetensors")
+    finish(session)
+outputs.finish = dump
 """
 DIES_ONCE = """
-def die_once(run):
-    if RANK == 1 and run.images_seen == 28 and not (HERE / "died").exists():
+def die_once(session):
+    if RANK == 1 and session.images_seen == 28 and not (HERE / "died").exists():
         (HERE / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 before_step(die_once)
@@ -135,25 +136,26 @@ def test_torchrun_starts_a_run_again(place, whole):
     command = place.start([*TORCHRUN, "--max-restarts", 2, script, *place.arguments(name="elastic")])
     assert command.wait() == 0, command.said
     assert (place.folder / "died").exists()
-    assert command.said.count("Going on after 16 images.") == command.said.count("48 images in") == 1
+    assert command.said.count("Resuming at 16 images.") == command.said.count("48 images in") == 1
     assert [line["images"] for line in metrics(place, "elastic")] == [8, 16, 24, 32, 40, 48]
     for rank in range(2):
         assert_equal(*(load_file(place.folder / f"{name}-{rank}.safetensors") for name in ("whole", "elastic")))
 
 
-def train_here(place, monkeypatch, at_start=lambda run: None, **changes):
+def train_here(place, monkeypatch, at_start=lambda session: None, **changes):
     """Train with one process, this one."""
     monkeypatch.setenv("FAGAN_CACHE", str(place.folder / "cache"))
-    run = Run(parse_recipe(place.arguments(**changes)))
-    restore = run._restore
+    session = setup(parse_recipe(place.arguments(**changes)))
+    restore = resume.restore
 
-    def restore_and_look():
-        restore()
-        at_start(run)
+    def restore_and_look(session):
+        restore(session)
+        at_start(session)
 
-    run._restore = restore_and_look
-    run.train()
-    return run
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "restore", restore_and_look)
+        loop.train(session)
+    return session
 
 
 def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
@@ -170,26 +172,26 @@ def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
         "discriminator_optimizer",
     }
 
-    def compare(run):
-        assert run.images_seen == 16
-        now = run.checkpoints._tensors()
+    def compare(session):
+        assert session.images_seen == 16
+        now = session.checkpoints._tensors()
         for name, tensors in now.items():
             assert tensors, name
             assert_equal(tensors, saved[name])
 
-    run = train_here(place, monkeypatch, compare, name="dies")
+    session = train_here(place, monkeypatch, compare, name="dies")
     lines = metrics(place, "dies")
     assert [line["images"] for line in lines] == [8, 16, 24, 32, 40, 48]
     events = [event for line in lines for event in line.get("events", [])]
     assert len(events) == 1
-    assert "Going on with 1 process after 2" in events[0]
+    assert "Resuming with 1 process after 2" in events[0]
     assert "events" in lines[2]
 
     alone = train_here(place, monkeypatch, name="alone")
     first = train_here(place, monkeypatch, name="first", max_images=4)
     latents = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():  # many weights have no say, and wander: pictures are compared
-        went_on, alone, first = (each.generator.eval()(latents) for each in (run, alone, first))
+        went_on, alone, first = (each.generator.eval()(latents) for each in (session, alone, first))
     difference, way = (went_on - alone).abs().mean().item(), (first - alone).abs().mean().item()
     assert 0 < difference < 0.02 * way, (difference, way)
 

@@ -10,7 +10,7 @@ from tests.distributed.conftest import ACCELERATE, TORCHRUN
 
 # The first step of a session lasts until it may go on.
 HELD = """
-def hold(run, held=[]):
+def hold(session, held=[]):
     if not held:
         held.append(1)
         (HERE / f"in-step-{RANK}").write_text(str(os.getpid()))
@@ -20,7 +20,7 @@ before_step(hold)
 """
 # The main process is in the middle of a step, and the other one waits for it inside of torch.
 STUCK = """
-def get_stuck(run):
+def get_stuck(session):
     (HERE / f"in-step-{RANK}").touch()
     if RANK == 0:
         wait_for("never")
@@ -44,7 +44,7 @@ def test_a_launcher_is_asked_to_end(place, launcher):
     time.sleep(0.3)
     (place.folder / "go").touch()
     command.wait(30)
-    assert command.said.count("Asked to end, and saved; the same command goes on from here.") == 1
+    assert command.said.count("Stop requested; checkpoint saved. Run the same command to resume.") == 1
     assert "Traceback" not in command.said.partition("Asked to end")[0]
     assert newest(place) > 0
     if launcher == "torchrun":
@@ -58,8 +58,8 @@ def test_a_launcher_is_asked_to_end(place, launcher):
     time.sleep(0.2)
     os.kill(int((place.folder / "in-step-1").read_text()), signal.SIGTERM)
     assert again.wait(30) == 0, again.said
-    assert f"Going on after {saved} images." in again.said
-    assert again.said.count("Asked to end, and saved") == 1
+    assert f"Resuming at {saved} images." in again.said
+    assert again.said.count("Stop requested; checkpoint saved") == 1
     assert newest(place) > saved
 
 

@@ -72,7 +72,7 @@ def test_a_run_that_is_asked_to_end_pushes_what_it_has(hub, train):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert "Asked to end, and saved" in output
+    assert "Stop requested; checkpoint saved" in output
     assert "Pushed: " in output
     newest = hub.repositories["model", "alice/try"].history("main")[0].title
     facts = json.loads(hub.files("alice/try")["facts.json"])
@@ -89,7 +89,7 @@ def test_two_processes_of_which_one_is_asked_to_end(hub, train):
     ranks[1].terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert output.count("Asked to end, and saved") == output.count("Pushed: ") == 1
+    assert output.count("Stop requested; checkpoint saved") == output.count("Pushed: ") == 1
     facts = json.loads(hub.files("alice/try")["facts.json"])
     assert facts["training"]["hardware"].startswith("2 processes, each on ")
 

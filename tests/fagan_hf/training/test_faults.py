@@ -17,15 +17,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import training.train
 from fagan_hf.architectures.load import save_architecture
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.architectures.specs import DropoutSpec
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training import command
 from fagan_hf.training.reporting.health import DivergedError
 from fagan_hf.training.reporting.report import Report
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import loop, resume
+from fagan_hf.training.run.session import setup
 from tests.hub import forked
+from tests.sessions import after_step, train
 from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[3]
@@ -36,12 +38,6 @@ SELDOM = {"sample_every_images": 10_000}  # drawing takes longer than training
 def _without_plots(monkeypatch):
     """They take longer than all the rest of a run."""
     monkeypatch.setattr(Report, "draw_plots", lambda self: None)
-
-
-def train(recipe):
-    run = Run(recipe)
-    run.train()
-    return run
 
 
 def refuse(constant):
@@ -97,20 +93,20 @@ def changes(before, trainer):
     return {name for name, tensor in everything(trainer).items() if not torch.equal(tensor, before[name])}
 
 
-def break_loss(run, when, player="discriminator", number=math.nan):
+def break_loss(session, when, player="discriminator", number=math.nan):
     """Let the loss of a player be no number in some steps."""
-    inner = getattr(run.trainer.loss, player)
+    inner = getattr(session.trainer.loss, player)
 
     def broken(real, fake):
         loss = inner(real, fake)
-        return loss * number if when(run) else loss
+        return loss * number if when(session) else loss
 
-    run.trainer.loss = dataclasses.replace(run.trainer.loss, **{player: broken})
+    session.trainer.loss = dataclasses.replace(session.trainer.loss, **{player: broken})
 
 
-def break_gradient(run, when, player="discriminator", number=math.nan):
+def break_gradient(session, when, player="discriminator", number=math.nan):
     """Let one number of a gradient be none, while the loss looks well."""
-    network = getattr(run.trainer, f"bare_{player}")
+    network = getattr(session.trainer, f"bare_{player}")
     parameter = list(network.parameters())[-1]
 
     def broken(gradient):
@@ -118,12 +114,12 @@ def break_gradient(run, when, player="discriminator", number=math.nan):
         gradient[(0,) * gradient.dim()] = number
         return gradient
 
-    parameter.register_hook(lambda gradient: broken(gradient) if when(run) else gradient)
+    parameter.register_hook(lambda gradient: broken(gradient) if when(session) else gradient)
 
 
 def while_between(start, end, returns=range(100)):
     """Break the steps between these images, as long as the run has gone back so many times."""
-    return lambda run: start <= run.images_seen < end and run.progress.returns in returns
+    return lambda session: start <= session.images_seen < end and session.progress.returns in returns
 
 
 # Steps that are no good are skipped.
@@ -138,22 +134,22 @@ DEEP = dataclasses.replace(
 @pytest.mark.parametrize("break_it", [break_loss, break_gradient])
 def test_a_step_that_is_not_finite_changes_nothing_to_the_bit(make_recipe, monkeypatch, break_it, player, number):
     monkeypatch.setitem(PRESETS, "tiny", (GENERATOR, DEEP))
-    run = Run(make_recipe(gradient_accumulation=2))
-    run._step()
+    session = setup(make_recipe(gradient_accumulation=2))
+    loop.take_step(session)
     is_broken = [True]
-    break_it(run, lambda run: is_broken[0], player, number)
-    for_discriminator, for_generator = run.batches.make(4)
-    step, batches, other = run.trainer.discriminator_step, for_discriminator, run.trainer.generator_step
+    break_it(session, lambda session: is_broken[0], player, number)
+    for_discriminator, for_generator = session.batches.make(4)
+    step, batches, other = session.trainer.discriminator_step, for_discriminator, session.trainer.generator_step
     if player == "generator":
-        step, batches, other = run.trainer.generator_step, for_generator, run.trainer.discriminator_step
-    before = everything(run.trainer)
+        step, batches, other = session.trainer.generator_step, for_generator, session.trainer.discriminator_step
+    before = everything(session.trainer)
     assert any("running_var" in name for name in before)
     numbers = step(batches)
-    assert changes(before, run.trainer) == set()
+    assert changes(before, session.trainer) == set()
     assert numbers[f"{player}_skipped"] == 1
     is_broken[0] = False
     assert step(batches)[f"{player}_skipped"] == 0
-    moved = changes(before, run.trainer)
+    moved = changes(before, session.trainer)
     assert any(name.endswith("exp_avg") for name in moved)
     assert any(name.startswith(f"{player}.layers") for name in moved)
     assert f"{'generator' if player == 'discriminator' else 'discriminator'}_skipped" in other(
@@ -163,41 +159,41 @@ def test_a_step_that_is_not_finite_changes_nothing_to_the_bit(make_recipe, monke
 
 def test_a_step_that_is_skipped_first_of_all(make_recipe):
     """There are no moments yet: none come from it, and Adam has not counted it."""
-    run = Run(make_recipe(loss="hinge"))
-    break_loss(run, lambda run: run.images_seen == 0)
-    run._step()
-    run._step()
-    state = run.trainer.discriminator.optimizer.state_dict()["state"]
+    session = setup(make_recipe(loss="hinge"))
+    break_loss(session, lambda session: session.images_seen == 0)
+    loop.take_step(session)
+    loop.take_step(session)
+    state = session.trainer.discriminator.optimizer.state_dict()["state"]
     assert {int(slots["step"]) for slots in state.values()} == {1}
     assert all(slots["exp_avg"].isfinite().all() for slots in state.values())
 
 
 def test_fakes_that_are_not_finite_leave_no_trace_in_batch_statistics(make_recipe):
     """They are made before the discriminator's step, by a generator that trains."""
-    run = Run(make_recipe())
-    run._step()
-    [batch] = run.batches.make(4)[0]
+    session = setup(make_recipe())
+    loop.take_step(session)
+    [batch] = session.batches.make(4)[0]
     bad = dataclasses.replace(batch, latents=torch.full_like(batch.latents, math.inf))
-    before = everything(run.trainer)
-    assert run.trainer.discriminator_step([bad])["discriminator_skipped"] == 1
-    assert changes(before, run.trainer) == set()
+    before = everything(session.trainer)
+    assert session.trainer.discriminator_step([bad])["discriminator_skipped"] == 1
+    assert changes(before, session.trainer) == set()
 
 
 @pytest.mark.parametrize("name", ["r1", "wasserstein_penalty"])
 def test_a_penalty_that_is_not_finite_skips_the_step(make_recipe, name):
     rules = {"r1_gamma": 1.0} if name == "r1" else {"wasserstein_penalty": 1.0}
     recipe = make_recipe(**rules, **SELDOM, max_images=12)
-    run = Run(recipe)
-    inner = type(run.trainer.regularization).penalize
+    session = setup(recipe)
+    inner = type(session.trainer.regularization).penalize
 
-    class Broken(type(run.trainer.regularization)):
+    class Broken(type(session.trainer.regularization)):
         def penalize(self, *arguments):
             found = dict(inner(self, *arguments))
             weight, penalty = found[name]
-            return found | {name: (weight, penalty * (math.inf if run.images_seen == 4 else 1.0))}
+            return found | {name: (weight, penalty * (math.inf if session.images_seen == 4 else 1.0))}
 
-    run.trainer.regularization = Broken(**vars(run.trainer.regularization))
-    run.train()
+    session.trainer.regularization = Broken(**vars(session.trainer.regularization))
+    loop.train(session)
     told = lines(recipe)
     assert [line["discriminator_skipped_steps"] for line in told] == [0, 1, 0]
     assert [name in line for line in told] == [True, False, True]
@@ -205,14 +201,14 @@ def test_a_penalty_that_is_not_finite_skips_the_step(make_recipe, name):
 
 
 @pytest.mark.parametrize("player", ["discriminator", "generator"])
-def test_a_fault_that_ends_by_itself_is_skipped_told_and_nothing_else(make_recipe, player, capfd):
+def test_a_fault_that_ends_by_itself_is_skipped_told_and_nothing_else(make_recipe, monkeypatch, player, capfd):
     recipe = make_recipe(max_images=64, checkpoint_every_images=1000, **SELDOM | {"log_every_images": 8})
-    run = Run(recipe)
-    break_loss(run, while_between(4, 40), player)  # nine steps
+    session = setup(recipe)
+    break_loss(session, while_between(4, 40), player)  # nine steps
     shown = []
-    show = run._show_numbers
-    run._show_numbers = lambda bar: (show(bar), shown.append(bar.postfix))
-    run.train()
+    show = loop.tqdm.set_postfix
+    monkeypatch.setattr(loop.tqdm, "set_postfix", lambda bar, *args: (show(bar, *args), shown.append(bar.postfix)))
+    loop.train(session)
     told = lines(recipe)
     assert [line[f"{player}_skipped_steps"] for line in told] == [1, 2, 2, 2, 2, 0, 0, 0]
     other = "generator" if player == "discriminator" else "discriminator"
@@ -221,44 +217,43 @@ def test_a_fault_that_ends_by_itself_is_skipped_told_and_nothing_else(make_recip
     assert ["skipped" in text for text in shown] == [True] * 5 + [False] * 3
     assert "skipped=2" in shown[1]
     assert not any("events" in line for line in told)
-    assert "Went back" not in capfd.readouterr().out
-    assert run.progress.returns == 0
+    assert "Rolled back" not in capfd.readouterr().out
+    assert session.progress.returns == 0
 
 
 # Ten in a row lead back.
 
 
-def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, capfd):
+def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, monkeypatch, capfd):
     recipe = make_recipe(max_images=96, checkpoint_every_images=16, sample_every_images=16, log_every_images=8)
-    run = Run(recipe)
-    break_loss(run, while_between(36, 1000, returns=[0]))
-    orders, step = [], run._step
+    session = setup(recipe)
+    break_loss(session, while_between(36, 1000, returns=[0]))
+    orders = []
 
     def spy():
-        step()
-        players = run.trainer.generator, run.trainer.discriminator
+        players = session.trainer.generator, session.trainer.discriminator
         orders.append(
-            (run.images_seen, run.batches.attempt, *(each.optimizer.param_groups[0]["lr"] for each in players))
+            (session.images_seen, session.batches.attempt, *(each.optimizer.param_groups[0]["lr"] for each in players))
         )
 
-    run._step = spy
+    after_step(monkeypatch, session, spy)
     seen = []
-    go_back = run._go_back
+    roll_back = resume.roll_back
 
-    def spy_on_return():
-        go_back()
+    def spy_on_rollback(each):
+        roll_back(each)
         samples = sorted(path.name for path in (recipe.run_dir / "samples").iterdir())
-        seen.append((run.images_seen, images(recipe), samples, checkpoints(recipe)))
+        seen.append((session.images_seen, images(recipe), samples, checkpoints(recipe)))
 
-    run._go_back = spy_on_return
-    run.train()
+    monkeypatch.setattr(resume, "roll_back", spy_on_rollback)
+    loop.train(session)
     # Broken from the step after 36: the tenth is at 76, the line at 80 notices. No checkpoint since 32.
     assert seen == [(32, [8, 16, 24, 32], ["images-00000016.png", "images-00000032.png"], [16, 32])]
     assert images(recipe) == list(range(8, 97, 8))
     [event] = [event for line in lines(recipe) for event in line.get("events", [])]
     [told] = [line["images"] for line in lines(recipe) if "events" in line]
     assert told == 40
-    assert "Went back from 80 to 32 images, return 1 of 3" in event
+    assert "Rolled back from 80 to 32 images, rollback 1 of 3" in event
     assert "10 steps in a row were not finite" in event
     assert "new order and learning rates are 0.5 times" in event
     output = capfd.readouterr().out
@@ -270,24 +265,24 @@ def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, capfd):
     rates = recipe.generator_learning_rate, recipe.discriminator_learning_rate
     assert before[-1][2:] == rates
     assert after[-1][2:] == tuple(rate / 2 for rate in rates)
-    assert run.progress.returns == 1
-    assert run.skipped.counts.tolist() == [0, 0, 0, 0]
+    assert session.progress.returns == 1
+    assert session.skipped.counts.tolist() == [0, 0, 0, 0]
 
 
 def test_going_back_takes_other_images(make_recipe):
-    run = Run(make_recipe())
-    first = run.batches.make(8)[0][0]
-    run.batches.go_to(8, 1)
-    second = run.batches.make(8)[0][0]
+    session = setup(make_recipe())
+    first = session.batches.make(8)[0][0]
+    session.batches.go_to(8, 1)
+    second = session.batches.make(8)[0][0]
     assert not torch.equal(first.real, second.real)
     assert not torch.equal(first.latents, second.latents)
 
 
 def test_a_fault_right_at_the_start_leads_back_to_the_beginning(make_recipe):
     recipe = make_recipe(max_images=64, checkpoint_every_images=1000, log_every_images=20, **SELDOM)
-    run = Run(recipe)
-    break_gradient(run, while_between(0, 1000, returns=[0]), "generator")
-    run.train()
+    session = setup(recipe)
+    break_gradient(session, while_between(0, 1000, returns=[0]), "generator")
+    loop.train(session)
     assert images(recipe) == [20, 40, 60, 64]
     assert "from 40 to 0 images" in lines(recipe)[0]["events"][0]
 
@@ -295,18 +290,16 @@ def test_a_fault_right_at_the_start_leads_back_to_the_beginning(make_recipe):
 def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, capfd):
     """And with exit status 3; what was good stays, and every return is on record."""
     recipe = make_recipe(max_images=400, checkpoint_every_images=8, **SELDOM | {"log_every_images": 8})
-    runs, make = [], training.train.Run
 
-    def make_broken(recipe):
-        run = make(recipe)
-        break_loss(run, while_between(16, 10_000), number=math.inf)
-        runs.append(run)
-        return run
+    def setup_broken(recipe):
+        session = setup(recipe)
+        break_loss(session, while_between(16, 10_000), number=math.inf)
+        return session
 
-    monkeypatch.setattr(training.train, "Run", make_broken)
-    monkeypatch.setattr(training.train, "parse_recipe", lambda: recipe)
+    monkeypatch.setattr(command, "setup", setup_broken)
+    monkeypatch.setattr(command, "parse_recipe", lambda *_, **__: recipe)
     with pytest.raises(SystemExit) as caught:
-        training.train.main()
+        command.main()
     assert caught.value.code == 3
     assert isinstance(caught.value.__cause__, DivergedError)
     error = capfd.readouterr().err
@@ -321,82 +314,81 @@ def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, cap
     assert len(events) == 3
     for number, event in enumerate(events, 1):
         assert event.startswith(
-            f"Went back from 56 to 16 images, return {number} of 3: losses or gradients of 10 steps"
+            f"Rolled back from 56 to 16 images, rollback {number} of 3: losses or gradients of 10 steps"
         )
         assert "(steps skipped since the line before: 2 of the discriminator and 0 of the generator)" in event
         assert event.endswith(f"learning rates are {0.5**number:g} times the recipe's.")
     assert all(tensor.isfinite().all() for tensor in load_file(recipe.run_dir / "generator/model.safetensors").values())
     Generator.from_pretrained(recipe.run_dir)
     assert "another process" not in error
-    make(recipe).lock.release()  # the folder is free again
+    setup(recipe).lock.release()  # the folder is free again
 
 
-def test_a_run_that_went_back_goes_on_as_if_never_stopped(make_recipe):
+def test_a_run_that_went_back_goes_on_as_if_never_stopped(make_recipe, monkeypatch):
     whole, halves = (
         make_recipe(name=name, max_images=88, log_every_images=8, **SELDOM) for name in ("whole", "halves")
     )
     for recipe, ends in ((whole, [88]), (halves, [76, 88])):
         for end in ends:
-            run = Run(dataclasses.replace(recipe, max_images=88))
-            break_loss(run, while_between(20, 1000, returns=[0]))
+            session = setup(dataclasses.replace(recipe, max_images=88))
+            break_loss(session, while_between(20, 1000, returns=[0]))
             if end < 88:
-                stop_at(run, end, returns=1)
-            run.train()
-            assert run.progress.returns == 1
+                stop_at(monkeypatch, session, end, returns=1)
+            loop.train(session)
+            assert session.progress.returns == 1
     assert_same_end(whole, halves)
 
 
-def stop_at(run, end, returns=0):
+def stop_at(monkeypatch, session, end, returns=0):
     """Let a run be asked to end after so many images."""
-    step = run._step
 
-    def step_and_stop():
-        step()
-        if run.images_seen == end and run.progress.returns == returns:
+    def stop():
+        if session.images_seen == end and session.progress.returns == returns:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    run._step = step_and_stop
+    after_step(monkeypatch, session, stop)
 
 
 def test_a_checkpoint_from_after_a_fault_leads_back_once(make_recipe):
     """The fault is over and a checkpoint is written before the line that notices it."""
     recipe = make_recipe(max_images=128, log_every_images=64, checkpoint_every_images=56, **SELDOM)
-    run = Run(recipe)
-    break_loss(run, while_between(8, 52, returns=[0]))  # eleven steps
-    run.train()
-    assert run.progress.returns == 1
+    session = setup(recipe)
+    break_loss(session, while_between(8, 52, returns=[0]))  # eleven steps
+    loop.train(session)
+    assert session.progress.returns == 1
     assert images(recipe) == [64, 128]
 
 
-def test_who_is_asked_to_end_after_a_fault_comes_right(make_recipe):
+def test_who_is_asked_to_end_after_a_fault_comes_right(make_recipe, monkeypatch):
     recipe = make_recipe(max_images=96, log_every_images=64, checkpoint_every_images=1000, **SELDOM)
-    run = Run(recipe)
-    break_loss(run, while_between(0, 44, returns=[0]))
-    stop_at(run, 52)
-    run.train()
+    session = setup(recipe)
+    break_loss(session, while_between(0, 44, returns=[0]))
+    stop_at(monkeypatch, session, 52)
+    loop.train(session)
     assert train(recipe).progress.returns <= 1
 
 
-def test_who_is_asked_to_end_while_steps_are_skipped_is_told_the_truth(make_recipe, capfd):
+def test_who_is_asked_to_end_while_steps_are_skipped_is_told_the_truth(make_recipe, monkeypatch, capfd):
     recipe = make_recipe(checkpoint_every_images=8, **SELDOM)
-    run = Run(recipe)
-    break_loss(run, while_between(12, 1000))
-    stop_at(run, 16)
-    run.train()
+    session = setup(recipe)
+    break_loss(session, while_between(12, 1000))
+    stop_at(monkeypatch, session, 16)
+    loop.train(session)
     assert checkpoints(recipe) == [0, 8]
     output = capfd.readouterr().out
     assert "No checkpoint after 16 images" in output
-    assert "Asked to end, and saved" not in output
+    assert "Stop requested; no checkpoint saved." in output
+    assert "Stop requested; checkpoint saved" not in output
     assert train(recipe).images_seen == 24
 
 
 def test_a_run_is_not_over_while_it_is_lost(make_recipe):
     """The last steps are broken, and no line is due at the end."""
     recipe = make_recipe(max_images=80, log_every_images=32, checkpoint_every_images=32, **SELDOM)
-    run = Run(recipe)
-    break_loss(run, while_between(32, 1000, returns=[0]))
-    run.train()
-    assert run.progress.returns == 1
+    session = setup(recipe)
+    break_loss(session, while_between(32, 1000, returns=[0]))
+    loop.train(session)
+    assert session.progress.returns == 1
     assert images(recipe) == [32, 64, 80]
     assert lines(recipe)[-1]["discriminator_skipped_steps"] == 0
 
@@ -434,10 +426,10 @@ def test_going_back_to_the_first_format(make_recipe):
     train(recipe)
     first_format(recipe)
     longer = dataclasses.replace(recipe, max_images=80, checkpoint_every_images=24, log_every_images=8)
-    run = Run(longer)
-    break_loss(run, while_between(16, 1000, returns=[0]))
-    run.train()
-    assert run.progress.returns == 1
+    session = setup(longer)
+    break_loss(session, while_between(16, 1000, returns=[0]))
+    loop.train(session)
+    assert session.progress.returns == 1
     expected = [4, 8, 12, 16, *range(24, 81, 8)]
     assert images(longer) == expected
     train(dataclasses.replace(longer, max_images=88))
@@ -455,9 +447,9 @@ def test_a_newer_format_is_refused_and_not_passed_over(make_recipe, monkeypatch,
     longer = dataclasses.replace(recipe, max_images=32)
     with pytest.raises(ValueError, match=r"written by fagan_hf 7\.7 in format 3; .* reads formats up to 2"):
         train(longer)
-    monkeypatch.setattr(training.train, "parse_recipe", lambda: longer)
+    monkeypatch.setattr(command, "parse_recipe", lambda *_, **__: longer)
     with pytest.raises(SystemExit) as caught:
-        training.train.main()
+        command.main()
     assert caught.value.code == 2
     assert "fagan_hf 7.7 in format 3" in capfd.readouterr().err
     assert checkpoints(recipe) == [8, 16]
@@ -492,10 +484,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(make_recipe, dama
         else:
             content[len(content) // 2] ^= 4
         (folder / name).write_bytes(content)
-        run = Run(broken)
-        run._restore()
-        run.lock.release()
-        assert run.images_seen == 8, name
+        session = setup(broken)
+        resume.restore(session)
+        session.lock.release()
+        assert session.images_seen == 8, name
         [record] = [record.getMessage() for record in caplog.records if "images-00000016" in record.getMessage()]
         assert "is broken (" in record
         assert name in record or name == "manifest.json"
@@ -518,36 +510,36 @@ def test_where_no_checkpoint_is_whole_nothing_begins_anew(make_recipe):
 # Symptoms.
 
 
-def test_a_generator_that_makes_one_picture_is_warned_of_over_a_resume(make_recipe, capfd):
+def test_a_generator_that_makes_one_picture_is_warned_of_over_a_resume(make_recipe, monkeypatch, capfd):
     recipe = make_recipe(max_images=40, log_every_images=4, **SELDOM)
     is_broken = [True]
 
-    def collapsed(run):
+    def collapsed(session):
         """Of one latent, batch norm makes one picture."""
-        inner = run.batches.make
+        inner = session.batches.make
 
         def make(images_seen):
             for_discriminator, for_generator = inner(images_seen)
             same = [dataclasses.replace(each, latents=torch.zeros_like(each.latents)) for each in for_discriminator]
             return (same if is_broken[0] else for_discriminator), for_generator
 
-        run.batches.make = make
-        return run
+        session.batches.make = make
+        return session
 
-    collapsed(Run(dataclasses.replace(recipe, max_images=24))).train()
+    loop.train(collapsed(setup(dataclasses.replace(recipe, max_images=24))))
     told = lines(recipe)
     assert [len(line.get("warnings", [])) for line in told] == [0, 0, 0, 0, 1, 1]
     assert all(line["fake_variance"] < 0.05 * line["real_variance"] for line in told)
     assert capfd.readouterr().out.count("Warning: the generated images hardly differ") == 1
-    run = collapsed(Run(recipe))
-    step = run._step
+    session = collapsed(setup(recipe))
+    take_step = loop.take_step
 
-    def step_and_heal():
-        is_broken[0] = run.images_seen < 32
-        step()
+    def heal_and_step(session):
+        is_broken[0] = session.images_seen < 32
+        take_step(session)
 
-    run._step = step_and_heal
-    run.train()
+    monkeypatch.setattr(loop, "take_step", heal_and_step)
+    loop.train(session)
     assert [len(line.get("warnings", [])) for line in lines(recipe)] == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
     output = capfd.readouterr().out
     assert "Warning:" not in output
@@ -556,11 +548,11 @@ def test_a_generator_that_makes_one_picture_is_warned_of_over_a_resume(make_reci
 
 def test_gates_and_norms_of_a_run_are_watched(make_recipe, capfd):
     recipe = make_recipe(max_images=24, **SELDOM)
-    run = Run(recipe)
+    session = setup(recipe)
     with torch.no_grad():
-        run.generator.layers[0].alpha.fill_(5.0)
-        run.discriminator.layers[1].conv.parametrizations.weight.original.mul_(1e5)
-    run.train()
+        session.generator.layers[0].alpha.fill_(5.0)
+        session.discriminator.layers[1].conv.parametrizations.weight.original.mul_(1e5)
+    loop.train(session)
     texts = lines(recipe)[-1]["warnings"]
     assert any("the gate generator.layers.0.alpha is " in text for text in texts)
     assert any("largest singular value of the discriminator's weights" in text for text in texts)
@@ -580,8 +572,8 @@ def test_a_clock_that_is_set_changes_nothing(make_recipe, monkeypatch):
         return real() + 1e6 * (-1) ** len(calls)
 
     monkeypatch.setattr(time, "time", jumping)
-    run = train(odd)
-    assert 0 < run.seconds < 300
+    session = train(odd)
+    assert 0 < session.seconds < 300
     seconds = [line["seconds"] for line in lines(odd)]
     assert seconds == sorted(seconds)
     assert_same_end(plain, odd)
@@ -592,9 +584,9 @@ def test_a_folder_that_takes_nothing_ends_a_run_with_a_sentence(make_recipe, tmp
     if place == "file":
         place = tmp_path / "file"
         place.write_text("mine")
-    monkeypatch.setattr(training.train, "parse_recipe", lambda: make_recipe(output_dir=str(place)))
+    monkeypatch.setattr(command, "parse_recipe", lambda *_, **__: make_recipe(output_dir=str(place)))
     with pytest.raises(SystemExit) as caught:
-        training.train.main()
+        command.main()
     assert caught.value.code == 2
     error = capfd.readouterr().err
     assert f"no run can be kept in {place} (" in error
@@ -603,15 +595,14 @@ def test_a_folder_that_takes_nothing_ends_a_run_with_a_sentence(make_recipe, tmp
 
 def test_a_second_run_in_the_folder_is_refused(make_recipe, monkeypatch, capfd):
     recipe = make_recipe(**SELDOM)
-    first = Run(recipe)
-    monkeypatch.setattr(training.train, "parse_recipe", lambda: recipe)
+    first = setup(recipe)
+    monkeypatch.setattr(command, "parse_recipe", lambda *_, **__: recipe)
     with pytest.raises(SystemExit) as caught:
-        training.train.main()
+        command.main()
     assert caught.value.code == 2
     assert f"another process is training in {recipe.run_dir}" in capfd.readouterr().err
-    first.train()
-    second = Run(dataclasses.replace(recipe, max_images=28))  # released at the end
-    assert (second.train(), second.images_seen) == (None, 28)
+    loop.train(first)
+    assert train(dataclasses.replace(recipe, max_images=28)).images_seen == 28  # released at the end
 
 
 def change_a_picture(folder):
@@ -646,12 +637,12 @@ def test_going_back_to_before_the_data_changed(make_recipe, pictures):
     train(recipe)
     (pictures / "03.png").unlink()
     longer = dataclasses.replace(recipe, max_images=72, accept_changed_data=True, checkpoint_every_images=1000)
-    run = Run(longer)
-    break_loss(run, while_between(16, 1000, returns=[0]))
-    run.train()
-    assert run.progress.returns == 1
+    session = setup(longer)
+    break_loss(session, while_between(16, 1000, returns=[0]))
+    loop.train(session)
+    assert session.progress.returns == 1
     events = [event for line in lines(recipe) for event in line.get("events", [])]
-    assert [event[:10] for event in events] == ["Going on w", "Went back "]
+    assert [event[:10] for event in events] == ["Resuming w", "Rolled bac"]
     train(dataclasses.replace(recipe, max_images=80))  # which need not be accepted again
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]
@@ -671,7 +662,7 @@ def test_data_that_was_copied_is_the_same(make_recipe, pictures, tmp_path):
 
 def test_model_files_can_be_loaded_at_every_instant(make_recipe):
     recipe = make_recipe(max_images=24, checkpoint_every_images=4, log_every_images=1000, **SELDOM)
-    Run(dataclasses.replace(recipe, max_images=4)).train()
+    train(dataclasses.replace(recipe, max_images=4))
     outcomes, is_over = [], threading.Event()
 
     def load():
@@ -726,10 +717,18 @@ import json, os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
 import fagan_hf.training.run.disk
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import loop, resume
+from fagan_hf.training.run.session import setup
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.reporting.report import Report
 Report.draw_plots = lambda self: None
+def after_step(session, do):
+    take_step = loop.take_step
+    def take_step_and_do(each):
+        take_step(each)
+        if each is session:
+            do()
+    loop.take_step = take_step_and_do
 """
 
 
@@ -752,14 +751,12 @@ def fork(tmp_path, make_recipe):
 def test_a_killed_run_leaves_no_lock_and_goes_on(fork):
     recipe, done = fork(
         """
-        run = Run(recipe)
-        step = run._step
-        def step_and_die():
-            step()
-            if run.images_seen == 12:
+        session = setup(recipe)
+        def die():
+            if session.images_seen == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
-        run._step = step_and_die
-        run.train()
+        after_step(session, die)
+        loop.train(session)
         """
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -792,16 +789,11 @@ import dataclasses
 recipe = dataclasses.replace(recipe, output_dir=str(small))
 fagan_hf.training.run.disk.PAUSE_SECONDS, fagan_hf.training.run.disk.PATIENCE_SECONDS = 0.05, 0.3
 fagan_hf.training.step.ema.BATCHES = 1  # as in conftest.py
-def fill(run, leave=0):
+def fill(session, leave=0):
     with open(small / "ballast", "wb") as file:
         file.write(bytes(max(shutil.disk_usage(small).free - leave, 0)))
-def at(run, images, do):
-    step = run._step
-    def wrapped():
-        step()
-        if run.images_seen == images:
-            do()
-    run._step = wrapped
+def at(session, images, do):
+    after_step(session, lambda: do() if session.images_seen == images else None)
 def fetch(name):
     for path in recipe.run_dir.rglob("*"):
         assert ".tmp" not in path.name
@@ -818,15 +810,14 @@ def test_a_disk_that_stays_full_ends_a_run_and_harms_nothing(fork, tmp_path):
     recipe, done = fork(
         ON_A_SMALL_DISK
         + f"""
-import training.train
-runs = []
-def make(recipe):
-    run = Run(recipe)
-    at(run, 12, lambda: fill(run))
-    return run
-training.train.Run, training.train.parse_recipe = make, lambda: recipe
+from fagan_hf.training import command
+def setup_and_fill(recipe):
+    session = setup(recipe)
+    at(session, 12, lambda: fill(session))
+    return session
+command.setup, command.parse_recipe = setup_and_fill, lambda *_, **__: recipe
 try:
-    training.train.main()
+    command.main()
 finally:
     fetch({str(tmp_path / "fetched/try")!r})
 """
@@ -835,7 +826,7 @@ finally:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr
-    assert "The same command goes on from the newest checkpoint." in done.stderr
+    assert "Run the same command to resume from the newest checkpoint." in done.stderr
     assert "is full (0.0 MB free). The checkpoints there are kept; waiting" in done.stdout
     fetched = tmp_path / "fetched/try"
     Generator.from_pretrained(fetched), Discriminator.from_pretrained(fetched)
@@ -843,10 +834,10 @@ finally:
     assert set(checkpoints(kept)) <= {0, 8}
     assert [path.name for path in fetched.rglob(".*")] == []  # nothing half written
     assert images(kept) in ([4, 8], [4, 8, 12], [4, 8, 12, 16])  # a line may fit where nothing else does
-    run = Run(kept)
-    run._restore()
-    run.lock.release()
-    assert run.images_seen == 8
+    session = setup(kept)
+    resume.restore(session)
+    session.lock.release()
+    assert session.images_seen == 8
 
 
 @pytest.mark.parametrize("leave", [0, 60_000])
@@ -864,9 +855,9 @@ def sleep(seconds):
     if len(pauses) == 3:
         (small / "ballast").unlink(missing_ok=True)
 fagan_hf.training.run.disk.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
-run = Run(recipe)
-at(run, 12, lambda: fill(run, {leave}))
-run.train()
+session = setup(recipe)
+at(session, 12, lambda: fill(session, {leave}))
+loop.train(session)
 print("waited", len(pauses))
 fetch({str(tmp_path / "runs/try")!r})
 """

@@ -21,13 +21,13 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threa
 LATE = f"""
 import os, sys, time
 sys.path.insert(0, {str(Path.cwd())!r})
-from fagan_hf.training.run.loop import Run
-restore = Run._restore
-def restore_late(self):
+from fagan_hf.training.command import main
+from fagan_hf.training.run import resume
+restore = resume.restore
+def restore_late(session):
     time.sleep(2 * (os.environ["RANK"] == "1"))
-    return restore(self)
-Run._restore = restore_late
-from training.train import main
+    restore(session)
+resume.restore = restore_late
 main()
 """
 
@@ -116,4 +116,4 @@ def test_two_processes_share_the_batch_and_go_on_elsewhere(classes, tmp_path):
     late.write_text(LATE)
     more = "--output_dir", tmp_path / "elsewhere", "--max_images", 12
     told = launch_two("--resume_from", tmp_path / "two", *more, script=late)
-    assert told.count("Going on after 8 images.") == told.count("12 images in") == 1
+    assert told.count("Resuming at 8 images.") == told.count("12 images in") == 1

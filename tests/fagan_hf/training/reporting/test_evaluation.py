@@ -15,7 +15,9 @@ from fagan_hf.metrics.features import FEATURES, FeatureExtractor
 from fagan_hf.models import Generator
 from fagan_hf.training.recipe import FeaturesName
 from fagan_hf.training.reporting import evaluation
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import loop, outputs
+from fagan_hf.training.run.session import setup
+from tests.sessions import train
 
 
 class Means(nn.Module):
@@ -47,7 +49,7 @@ def test_features_have_the_names_that_recipes_know():
 
 def test_a_run_measures_itself(measured):
     recipe = measured()
-    Run(recipe).train()
+    train(recipe)
     distances = {line["images"]: line.get("fd_means_10") for line in lines(recipe)}
     assert [images for images, value in distances.items() if value is not None] == [8, 16, 24]
     assert {"kid_means_10", "recall_means_10", "coverage_means_10"} <= lines(recipe)[-1].keys()
@@ -91,7 +93,7 @@ def test_the_best_model_is_kept(measured, told_distances):
     """Whatever comes after it."""
     weights = told_distances(5.0, 2.0, 3.0)
     recipe = measured()
-    Run(recipe).train()
+    train(recipe)
     best = recipe.run_dir / "best"
     assert all(map(torch.equal, Generator.from_pretrained(best).parameters(), weights[2.0]))
     assert all(map(torch.equal, Generator.from_pretrained(recipe.run_dir).parameters(), weights[3.0]))
@@ -103,8 +105,8 @@ def test_the_best_model_is_kept(measured, told_distances):
 def test_the_best_is_remembered_over_a_restart(measured, told_distances):
     told_distances(2.0, 5.0, 6.0)
     recipe = measured(max_images=8)
-    Run(recipe).train()
-    Run(measured(max_images=24)).train()
+    train(recipe)
+    train(measured(max_images=24))
     assert distance_of_best(recipe) == 2
 
 
@@ -113,17 +115,17 @@ def test_what_is_there_decides_which_is_the_best(measured, told_distances, befor
     """A run that went back to a checkpoint has forgotten what it measured since."""
     told_distances(before, 2.0)
     recipe = measured(max_images=8)
-    run = Run(recipe)
-    run.train()
-    run._measure()
+    session = setup(recipe)
+    loop.train(session)
+    outputs.measure(session)
     assert distance_of_best(recipe) == kept
 
 
 @pytest.mark.parametrize("damage", ["other weights", "other measure", "text", "nothing"])
 def test_a_best_that_does_not_compare_gives_way(measured, damage):
     recipe = measured(max_images=8)
-    run = Run(recipe)
-    run.train()
+    session = setup(recipe)
+    loop.train(session)
     path = recipe.run_dir / "best/metrics.json"
     first = json.loads(path.read_text())
     least = [each | {"value": 0.0} for each in first]
@@ -134,26 +136,26 @@ def test_a_best_that_does_not_compare_gives_way(measured, damage):
         "nothing": None,
     }[damage]
     path.unlink() if wrong is None else path.write_text(wrong)
-    run._measure()
+    outputs.measure(session)
     assert distance_of_best(recipe) > 0
 
 
 def test_measuring_is_not_training(measured, make_recipe):
     """It changes neither what is learned nor the time that the run has."""
     plain = make_recipe(name="plain")
-    Run(plain).train()
+    train(plain)
     recipe = measured()
-    run = Run(recipe)
-    measure = run.evaluator.measure
+    session = setup(recipe)
+    measure = session.evaluator.measure
 
     def slowly(generator):
         time.sleep(1)
         return measure(generator)
 
-    run.evaluator.measure = slowly
+    session.evaluator.measure = slowly
     started = time.monotonic()
-    run.train()
-    assert time.monotonic() - started - run.seconds > 3, "three times a second"
+    loop.train(session)
+    assert time.monotonic() - started - session.seconds > 3, "three times a second"
     for one, other in zip(
         Generator.from_pretrained(plain.run_dir).state_dict().values(),
         Generator.from_pretrained(recipe.run_dir).state_dict().values(),
@@ -164,7 +166,7 @@ def test_measuring_is_not_training(measured, make_recipe):
 
 def test_too_few_images_are_told_before_training(measured):
     with pytest.raises(ValueError, match="num_images is 21, but there are 20 real images"):
-        Run(measured(eval_num_images=21))
+        setup(measured(eval_num_images=21))
     assert not measured().run_dir.joinpath("metrics.jsonl").exists()
 
 

@@ -14,15 +14,11 @@ from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.load import load_architecture, save_architecture
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.reporting.samples import sample_grid
+from fagan_hf.training.run import loop, outputs, resume
 from fagan_hf.training.run.folder import check_folder
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run.session import setup
+from tests.sessions import after_step, train
 from tests.small import DISCRIMINATOR, GENERATOR
-
-
-def train(recipe):
-    run = Run(recipe)
-    run.train()
-    return run
 
 
 def lines(recipe):
@@ -54,11 +50,11 @@ def test_a_run_leaves_everything_that_is_promised(make_recipe, capfd):
 
 
 def test_the_averaged_generator_is_saved(make_recipe):
-    run = train(make_recipe())
-    saved = Generator.from_pretrained(run.recipe.run_dir)
+    session = train(make_recipe())
+    saved = Generator.from_pretrained(session.recipe.run_dir)
     for name, tensor in saved.named_parameters():
-        assert torch.equal(tensor, run.averaged.model.get_parameter(name))
-    assert not torch.equal(saved.layers[0].value.weight, run.generator.layers[0].value.weight)
+        assert torch.equal(tensor, session.averaged.model.get_parameter(name))
+    assert not torch.equal(saved.layers[0].value.weight, session.generator.layers[0].value.weight)
 
 
 def test_the_same_recipe_gives_the_same_weights(make_recipe):
@@ -75,14 +71,14 @@ def test_the_same_command_goes_on(make_recipe):
     whole = make_recipe(name="whole", augment=("translation",))
     train(whole)
     halves = make_recipe(name="halves", augment=("translation",))
-    run = Run(halves)
-    run._restore()
+    session = setup(halves)
+    resume.restore(session)
     for _ in range(3):  # 12 images; the checkpoint is at 8
-        run._step()
-        if run.images_seen == 8:
-            run._save()
-    run.report.add_line({"images": 12})
-    run.lock.release()  # as the end of a process does
+        loop.take_step(session)
+        if session.images_seen == 8:
+            outputs.save(session)
+    session.report.add_line({"images": 12})
+    session.lock.release()  # as the end of a process does
     train(halves)
     assert [line["images"] for line in lines(halves)] == [12, 16, 20, 24]
     for name, tensor in weights(whole).items():
@@ -91,8 +87,8 @@ def test_the_same_command_goes_on(make_recipe):
 
 def test_a_longer_end_goes_on_and_a_reached_one_ends_at_once(make_recipe, capfd):
     train(make_recipe(max_images=8))
-    run = train(make_recipe(max_images=16))
-    assert run.images_seen == 16
+    session = train(make_recipe(max_images=16))
+    assert session.images_seen == 16
     capfd.readouterr()
     train(make_recipe(max_images=16))
     assert "16 images in" in capfd.readouterr().out
@@ -103,7 +99,7 @@ def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
     with pytest.raises(
         ValueError, match=r"belongs to another recipe: loss was 'relativistic_hinge', is 'hinge'.*--name"
     ):
-        Run(make_recipe(loss="hinge"))
+        setup(make_recipe(loss="hinge"))
     (make_recipe().run_dir / "recipe.yaml").write_text(
         "".join(line for line in make_recipe().to_yaml().splitlines(keepends=True) if not line.startswith("ema_ramp"))
     )  # as an older version wrote it, before there was a ramp
@@ -111,102 +107,101 @@ def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
 
 
 def test_minutes_end_a_run(make_recipe):
-    run = Run(make_recipe(max_images=10**9, max_minutes=0.02))
-    run.train()
-    assert run.images_seen < 10**6
-    assert (run.recipe.run_dir / "training_progress.gif").exists()
+    session = setup(make_recipe(max_images=10**9, max_minutes=0.02))
+    loop.train(session)
+    assert session.images_seen < 10**6
+    assert (session.recipe.run_dir / "training_progress.gif").exists()
 
 
 def test_bf16_computes_in_bfloat16_and_keeps_the_rest_in_float32(make_recipe):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        run = Run(make_recipe(mixed_precision="bf16"))
+        session = setup(make_recipe(mixed_precision="bf16"))
         seen = {}
-        for name, network in (("G", run.generator), ("D", run.discriminator)):
+        for name, network in (("G", session.generator), ("D", session.discriminator)):
             layer = network.layers[0]
             layer.query.register_forward_hook(
                 lambda module, inputs, output, name=name: seen.update({name: output.dtype})
             )
-        numbers = run.trainer.discriminator_step(run.batches.make(0)[0]) | run.trainer.generator_step(
-            run.batches.make(0)[1]
+        numbers = session.trainer.discriminator_step(session.batches.make(0)[0]) | session.trainer.generator_step(
+            session.batches.make(0)[1]
         )
         assert seen == {"G": torch.bfloat16, "D": torch.bfloat16}
         assert {number.dtype for number in numbers.values()} == {torch.float32}
-        assert {each.dtype for each in run.generator.parameters()} == {torch.float32}
-        run.train()
-        assert all(torch.isfinite(tensor).all() for tensor in weights(run.recipe).values())
+        assert {each.dtype for each in session.generator.parameters()} == {torch.float32}
+        loop.train(session)
+        assert all(torch.isfinite(tensor).all() for tensor in weights(session.recipe).values())
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_minutes_count_over_all_sessions(make_recipe):
-    first = Run(make_recipe(max_images=4))
-    restore = first._restore
+def test_minutes_count_over_all_sessions(make_recipe, monkeypatch):
+    restore = resume.restore
 
-    def restore_long_ago():
-        restore()
-        first._started -= 1000
+    def restore_long_ago(session):
+        restore(session)
+        session.started -= 1000
 
-    first._restore = restore_long_ago
-    first.train()
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "restore", restore_long_ago)
+        train(make_recipe(max_images=4))
     second = train(make_recipe(max_images=8))
     assert second.seconds > 1000
     assert lines(second.recipe)[-1]["seconds"] > 1000
 
 
 def test_warmup(make_recipe):
-    run = Run(make_recipe(warmup_images=8))
+    session = setup(make_recipe(warmup_images=8))
     rates = []
     for _ in range(3):
-        run._step()
-        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+        loop.take_step(session)
+        rates.append(session.trainer.discriminator.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([2e-4, 4e-4, 4e-4])
 
 
 def test_decay_needs_no_end_of_the_run(make_recipe):
-    run = Run(make_recipe(decay_after_images=8))
+    session = setup(make_recipe(decay_after_images=8))
     rates = []
     for _ in range(8):
-        run._step()
-        rates.append(run.trainer.discriminator.optimizer.param_groups[0]["lr"])
+        loop.take_step(session)
+        rates.append(session.trainer.discriminator.optimizer.param_groups[0]["lr"])
     expected = [4e-4 * max(1, images / 8) ** -0.5 for images in range(4, 33, 4)]
     assert rates == pytest.approx(expected)
     assert rates[-1] == pytest.approx(2e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_command_goes_on(make_recipe, number, capfd):
+def test_a_signal_saves_and_the_command_goes_on(make_recipe, monkeypatch, number, capfd):
     recipe = make_recipe(checkpoint_every_images=1000)
-    run = Run(recipe)
-    step, steps = run._step, []
+    session = setup(recipe)
+    steps = []
 
-    def step_and_stop():
-        step()
+    def stop():
         steps.append(1)
         if len(steps) == 2:
             os.kill(os.getpid(), number)
 
-    run._step = step_and_stop
+    after_step(monkeypatch, session, stop)
     handler = signal.getsignal(number)
-    run.train()
+    loop.train(session)
     assert signal.getsignal(number) is handler
     assert len(steps) == 2
-    assert "Asked to end, and saved" in capfd.readouterr().out
+    assert "Stop requested; checkpoint saved. Run the same command to resume." in capfd.readouterr().out
     assert not (recipe.run_dir / "training_progress.gif").exists()
     assert train(recipe).images_seen == 24
-    assert "Going on after 8 images." in capfd.readouterr().out
+    assert "Resuming at 8 images." in capfd.readouterr().out
 
 
 def test_nothing_on_the_hot_path_reads_a_number_back(make_recipe, monkeypatch):
     """`item` is called when a line is written, and never by a step."""
-    run = Run(make_recipe())
-    run._step()
+    session = setup(make_recipe())
+    loop.take_step(session)
 
     def refuse(self):
         raise AssertionError("a step waits for the device")
 
     monkeypatch.setattr(torch.Tensor, "item", refuse)
-    run._step()
+    loop.take_step(session)
 
 
 def test_a_run_shorter_than_a_line_writes_one(make_recipe):
@@ -228,7 +223,7 @@ def test_a_broken_recipe_in_the_folder_is_named(make_recipe, content):
 def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ValueError, match=r"give --mixed_precision behind training/train.py"):
-        Run(make_recipe())
+        setup(make_recipe())
 
 
 LABELED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0, "penalty_every_steps": 2}
@@ -237,9 +232,9 @@ LABELED = {"label_columns": ("class",), "matching_aware": True, "r1_gamma": 1.0,
 @pytest.mark.parametrize("conditioning", ["concatenation", "projection"])
 def test_a_conditional_run(make_recipe, classes, conditioning):
     recipe = make_recipe(dataset=str(classes), conditioning=conditioning, **LABELED)
-    run = train(recipe)
-    config = run.generator.config
-    assert config.label_names == run.discriminator.config.label_names == ("class=blue", "class=red")
+    session = train(recipe)
+    config = session.generator.config
+    assert config.label_names == session.discriminator.config.label_names == ("class=blue", "class=red")
     assert {"wrong_label_logit", "r1"} <= lines(recipe)[0].keys()
     with Image.open(recipe.run_dir / "samples.png") as grid:
         assert grid.height == 2 * 8  # a row for each class
@@ -295,7 +290,7 @@ def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
     with pytest.raises(
         ValueError, match=r"another architecture .*: discriminator.layers\[0\].squeeze_factor was 1, is 3. Give"
     ):
-        Run(recipe)
+        setup(recipe)
 
 
 def test_the_grid_of_many_labels_stays_in_bounds():

@@ -14,20 +14,16 @@ from fagan_hf.hub.publish import portable_recipe
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.flags import parse_recipe
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run import resume
 from fagan_hf.training.run.origin import base_recipe, find_origin
+from fagan_hf.training.run.session import setup
+from tests.sessions import train
 from tests.small import DISCRIMINATOR, GENERATOR
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
     find_origin.cache_clear()
-
-
-def train(recipe):
-    run = Run(recipe)
-    run.train()
-    return run
 
 
 @pytest.fixture
@@ -51,19 +47,19 @@ def facts(recipe):
 
 def test_without_a_training_state_it_goes_on_counting_and_says_what_is_new(published, make_recipe, capfd):
     recipe = make_recipe(name="again", max_images=20, resume_from=str(published))
-    run = Run(recipe)
-    run._restore()
+    session = setup(recipe)
+    resume.restore(session)
     told = capfd.readouterr().out
     assert "has no training state. Starting from the weights of" in told
     assert "new optimizers" in told
-    assert run.images_seen == 16
+    assert session.images_seen == 16
     saved = Generator.from_pretrained(published).state_dict()
-    for network in (run.generator, run.averaged.model):
+    for network in (session.generator, session.averaged.model):
         assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
-    assert not run.trainer.generator.optimizer.state
-    run.lock.release()
-    run = train(recipe)
-    assert run.images_seen == 20
+    assert not session.trainer.generator.optimizer.state
+    session.lock.release()
+    session = train(recipe)
+    assert session.images_seen == 20
     assert facts(recipe)["resumed_from"] == "published"
 
 
@@ -111,7 +107,7 @@ def test_a_training_state_of_another_architecture_is_refused_before_it_is_laid_d
 
 def test_a_folder_that_is_behind_the_model_is_not_gone_on_with(published, make_recipe):
     train(make_recipe(name="again", max_images=8))
-    with pytest.raises(ValueError, match=r"has seen 8 images, .*published 16: to go on from there remove"):
+    with pytest.raises(ValueError, match=r"has seen 8 images, .*published 16: to resume from there remove"):
         train(make_recipe(name="again", max_images=32, resume_from=str(published)))
 
 
@@ -158,8 +154,8 @@ def test_other_data_has_other_frequencies_of_labels(make_recipe, classes):
     for extra in range(20):
         Image.new("RGB", (10, 10), (0, 0, 255 - extra)).save(classes / "blue" / f"more-{extra}.png")
     first = str(make_recipe(name="first").run_dir)
-    run = train(make_recipe(name="second", dataset=str(classes), max_images=4, finetune_from=first, **labels))
-    assert run.averaged.model.label_frequencies.tolist() == pytest.approx([28 / 40, 12 / 40])
+    session = train(make_recipe(name="second", dataset=str(classes), max_images=4, finetune_from=first, **labels))
+    assert session.averaged.model.label_frequencies.tolist() == pytest.approx([28 / 40, 12 / 40])
 
 
 def test_earlier_data_is_remembered(published, make_recipe, classes, tmp_path):
@@ -206,8 +202,8 @@ def test_mistakes(published, make_recipe, tmp_path, capsys):
         capsys, "--resume_from", published, "--finetune_from", published, "--name", "x", "--model", "fagan-32"
     )
     assert "give one of them" in both
-    assert "needs a name of its own: give --name" in parsed(capsys, "--finetune_from", published)
-    assert "is no folder here" in parsed(capsys, "--resume_from", "nobody/nothing")
+    assert "starts a new run, which needs a name: give --name" in parsed(capsys, "--finetune_from", published)
+    assert "is not a local folder" in parsed(capsys, "--resume_from", "nobody/nothing")
     assert "push_to_hub does not say where to" in parsed(
         capsys, "--name", "x", "--model", "fagan-32", "--push_training_state", "true"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fagan_hf.training.run.loop import Run
+from fagan_hf.training.run.session import setup
 from fagan_hf.training.step.compilation import check_compilation
 
 # In a process of its own: under pytest each call is wrapped in a check of its shapes, which no compiler can trace.
@@ -16,19 +16,19 @@ from torch._dynamo.utils import counters
 from fagan_hf.architectures.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR
 from fagan_hf.training.step import compilation
-from fagan_hf.training.run.loop import Run
 from fagan_hf.training.recipe import Recipe
+from tests.sessions import train as train_from
 
 PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
 compilation.OPTIONS["backend"] = "aot_eager"  # all of it but the C++ compiler, which takes minutes
 
 def train(how):
-    run = Run(Recipe(name=how, model="tiny", dataset=sys.argv[1], output_dir=sys.argv[2], batch_size=4, cpu_threads=1,
-                     compile=how, max_images=8, r1_gamma=1.0, penalty_every_steps=2))
-    run.train()
+    recipe = Recipe(name=how, model="tiny", dataset=sys.argv[1], output_dir=sys.argv[2], batch_size=4, cpu_threads=1,
+                    compile=how, max_images=8, r1_gamma=1.0, penalty_every_steps=2)
+    session = train_from(recipe)
     random = torch.Generator().manual_seed(0)
-    images = run.generator.eval()(torch.randn(8, 8, generator=random))
-    return images, run.discriminator.eval()(torch.rand(8, 3, 8, 8, generator=random))
+    images = session.generator.eval()(torch.randn(8, 8, generator=random))
+    return images, session.discriminator.eval()(torch.rand(8, 3, 8, 8, generator=random))
 
 # What the networks do, not their weights: some change nothing, such as a key's bias, and follow rounding alone.
 for compiled, plain in zip(train("kernels"), train("no"), strict=True):
@@ -50,5 +50,5 @@ def test_a_compiled_run_learns_the_same(pictures, tmp_path, monkeypatch):
 
 def test_cuda_graphs_want_cuda(make_recipe):
     with pytest.raises(ValueError, match="compile is 'cuda_graphs', but the device is cpu; try 'kernels' or 'no'"):
-        Run(make_recipe(compile="cuda_graphs"))
+        setup(make_recipe(compile="cuda_graphs"))
     check_compilation("cuda_graphs", torch.device("cuda"))

@@ -53,17 +53,16 @@ def test_what_no_graph_holds_is_refused(options, words):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_a_run_is_the_same_however_it_is_launched_and_goes_on(make_recipe):
     """Captured or not, at once or after a restart; the learning rate changes from step to step."""
-    from fagan_hf.training.run.loop import Run
+    from tests.sessions import train
 
     def weights(name, *lengths, how):
         for length in lengths:
-            run = Run(
+            session = train(
                 make_recipe(
                     name=name, compile=how, max_images=length, warmup_images=40, r1_gamma=1.0, penalty_every_steps=2
                 )
             )
-            run.train()
-        return torch.cat([each.detach().flatten() for each in run.generator.parameters()])
+        return torch.cat([each.detach().flatten() for each in session.generator.parameters()])
 
     eager, graphed, resumed = (
         weights("eager", 96, how="no"),
