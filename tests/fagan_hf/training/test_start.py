@@ -1,0 +1,93 @@
+"""Training from Python: what comes back, what is raised, and what is left in the process."""
+
+import threading
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import fagan_hf
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.run import loop
+
+
+@pytest.fixture
+def fields(make_recipe):
+    return {name: value for name, value in make_recipe().to_plain().items() if value is not None}
+
+
+def test_a_run_gives_back_what_it_has_left(fields):
+    run = fagan_hf.train(**fields)
+    assert run.folder.name == "try"
+    assert isinstance(run.generator, Generator)
+    assert isinstance(run.discriminator, Discriminator)
+    assert not run.generator.training
+    assert run.metrics[-1]["images"] == fields["max_images"]
+
+
+def test_the_same_call_with_more_images_resumes(fields, capsys):
+    fagan_hf.train(**fields)
+    capsys.readouterr()
+    run = fagan_hf.train(**fields | {"max_images": fields["max_images"] + 8})
+    assert f"Resuming at {fields['max_images']} images." in capsys.readouterr().out
+    assert run.metrics[-1]["images"] == fields["max_images"] + 8
+
+
+def test_a_recipe_of_ours_by_name_and_fields_that_differ(fields):
+    changed = {"model": "tiny", "dataset": fields["dataset"], "output_dir": fields["output_dir"], "max_images": 16}
+    run = fagan_hf.train("avatars-32", **changed, cpu_threads=1, log_every_images=16)
+    assert (run.folder.name, run.metrics[-1]["images"]) == ("avatars-32", 16)
+
+
+def test_in_a_thread(fields):
+    """Where Python allows no signal handlers."""
+    runs = []
+    thread = threading.Thread(target=lambda: runs.append(fagan_hf.train(**fields)))
+    thread.start()
+    thread.join()
+    assert runs[0].metrics[-1]["images"] == fields["max_images"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_sise": 8}, TypeError, "unknown field 'batch_sise'; did you mean 'batch_size'"),
+        ({"batch_size": "many"}, ValueError, "batch_size"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; it must be above 0"),
+        ({"loss": "hing"}, ValueError, "did you mean 'hinge'"),
+        ({"dataset": "./nowhere"}, FileNotFoundError, "nowhere"),
+        ({"recipe": "avatars-33"}, FileNotFoundError, "did you mean 'avatars-32'"),
+    ],
+)
+def test_mistakes_are_raised(fields, change, error, message):
+    with pytest.raises(error, match=message):
+        fagan_hf.train(**fields | change)
+
+
+def test_a_failed_start_gives_the_folder_free(fields):
+    with pytest.raises(ValueError, match="fewer than a batch") as caught:
+        fagan_hf.train(**fields | {"batch_size": 1_000})
+    assert caught.tb is not None, "the traceback lives on, as in a notebook"
+    assert fagan_hf.train(**fields).metrics
+
+
+def test_a_stop_is_raised_after_saving(fields, monkeypatch, capsys):
+    step = loop.take_step
+
+    def stop(session):
+        step(session)
+        session.stop_request.is_made = True
+
+    monkeypatch.setattr(loop, "take_step", stop)
+    with pytest.raises(KeyboardInterrupt, match="after 4 images; the same call resumes"):
+        fagan_hf.train(**fields)
+    monkeypatch.setattr(loop, "take_step", step)
+    fagan_hf.train(**fields)
+    assert "Resuming at 4 images." in capsys.readouterr().out
+
+
+def test_nothing_of_accelerate_is_left(fields):
+    """Another precision, or notebook_launcher, would be refused otherwise."""
+    fagan_hf.train(**fields)
+    assert not AcceleratorState._shared_state
+    assert not torch.distributed.is_initialized()

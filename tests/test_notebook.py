@@ -1,0 +1,115 @@
+"""The notebook, executed as Colab would: against a small folder and the Hub of the tests, without the installation."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from fagan_hf.architectures.load import save_architecture
+from tests.hub.conftest import ALICE
+from tests.hub.server import Hub
+from tests.small import DISCRIMINATOR, GENERATOR
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "docs/notebooks/train_on_your_pictures.ipynb"
+FIELDS = {"model": "tiny.json", "batch_size": 4, "max_images": 24, "cpu_threads": 1, "crop": None}
+FIELDS |= {"log_every_images": 8, "sample_every_images": 8, "gradient_accumulation": 1, "mixed_precision": "no"}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with images and a small architecture."""
+    (tmp_path / "images").mkdir()
+    draw = np.random.default_rng(0)
+    for index in range(20):
+        Image.fromarray(draw.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(tmp_path / f"images/{index}.png")
+    save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
+    return tmp_path
+
+
+@pytest.fixture
+def hub():
+    with Hub(tokens={ALICE: "alice"}) as hub:
+        yield hub
+    assert hub.errors == []
+
+
+@pytest.fixture
+def start(place, hub):
+    """Start a kernel for the notebook with other settings, and without its installation."""
+    clients = []
+
+    def start_kernel(**settings):
+        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        nbformat.validate(notebook)
+        notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
+        [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        parameters.source += "".join(f"\n{name} = {value!r}" for name, value in settings.items())
+        client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(place)}})
+        clients.append(client)
+        client.create_kernel_manager()
+        variables = os.environ | hub.environment(ALICE, cache=place / "cache")
+        variables |= {"FAGAN_CACHE": str(place / "prepared"), "PYTHONPATH": str(ROOT)}
+        client.start_new_kernel(env=variables)
+        client.start_new_kernel_client()
+        return client
+
+    yield start_kernel
+    for client in clients:
+        client._cleanup_kernel()
+
+
+def training_cell(notebook):
+    [found] = [
+        (index, cell)
+        for index, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and "fagan_hf.train(" in cell.source
+    ]
+    return found
+
+
+def shown(cell, kind):
+    return [output for output in cell.outputs if kind in output.get("data", {})]
+
+
+def test_from_a_folder_to_a_pushed_model(place, hub, start):
+    client = start(dataset="images", name="mine", repo_id="alice/mine", fields=FIELDS)
+    for index, cell in enumerate(client.nb.cells):
+        client.execute_cell(cell, index)
+    assert {"generator/model.safetensors", "README.md", "samples.png"} <= hub.files("alice/mine").keys()
+    _, training = training_cell(client.nb)
+    assert len(shown(training, "image/png")) == 2  # the grid and the losses, redrawn in place three times
+    assert any("24 images" in output["data"]["text/plain"] for output in shown(training, "text/plain"))
+    lines = (place / "runs/mine/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images"] for line in lines] == [8, 16, 24]
+
+
+def test_an_interrupted_cell_saves_and_the_same_cell_resumes(place, start):
+    client = start(dataset="images", name="mine", fields=FIELDS | {"max_images": 1_000_000})
+    index, training = training_cell(client.nb)
+    for number, cell in enumerate(client.nb.cells[:index]):
+        client.execute_cell(cell, number)
+    request = client.kc.execute(training.source)
+    metrics = place / "runs/mine/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.km.signal_kernel(signal.SIGINT)
+    reply = client.kc.get_shell_msg(timeout=60)
+    while reply["parent_header"].get("msg_id") != request:
+        reply = client.kc.get_shell_msg(timeout=60)
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert "the same call resumes" in reply["content"]["evalue"]
+    images = json.loads(metrics.read_text().splitlines()[-1])["images"]
+    training.source = f"fields['max_images'] = {images + 40}\n{training.source}"
+    client.execute_cell(training, index)
+    assert any("Resuming at" in output.get("text", "") for output in training.outputs)
+    assert json.loads(metrics.read_text().splitlines()[-1])["images"] == images + 40
