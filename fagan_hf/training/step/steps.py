@@ -285,7 +285,9 @@ class Trainer:
                 # The passes draw what `_compute_all_logits` drew, with penalties between them or not.
                 with nullcontext() if all_logits is None else self._same_draws():
                     objective = compute_loss(index, self._among_all(own, rows, place))
-                total = objective.loss / parts * self.processes.count  # gradients are averaged over the processes
+                # A loss of this part alone is a share of the whole; one of all logits is the whole, in every part.
+                loss = objective.loss / parts if all_logits is None else objective.loss
+                total = loss * self.processes.count  # gradients are averaged over the processes
                 for weight, penalty in objective.penalties.values():
                     total = total + weight * penalty / parts
                 self.processes.backward(total)
