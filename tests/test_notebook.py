@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -41,29 +41,19 @@ def hub():
     assert hub.errors == []
 
 
-@pytest.fixture
-def start(place, hub):
-    """Start a kernel for the notebook with other settings, and without its installation."""
-    clients = []
+def cells(**settings):
+    """The notebook with other settings, and without its installation."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
+    [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    parameters.source += "".join(f"\n{name} = {value!r}" for name, value in settings.items())
+    return notebook
 
-    def start_kernel(**settings):
-        notebook = nbformat.read(NOTEBOOK, as_version=4)
-        nbformat.validate(notebook)
-        notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
-        [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-        parameters.source += "".join(f"\n{name} = {value!r}" for name, value in settings.items())
-        client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(place)}})
-        clients.append(client)
-        client.create_kernel_manager()
-        variables = os.environ | hub.environment(ALICE, cache=place / "cache")
-        variables |= {"FAGAN_CACHE": str(place / "prepared"), "PYTHONPATH": str(ROOT)}
-        client.start_new_kernel(env=variables)
-        client.start_new_kernel_client()
-        return client
 
-    yield start_kernel
-    for client in clients:
-        client._cleanup_kernel()
+def variables(place, hub):
+    ours = {"FAGAN_CACHE": str(place / "prepared"), "PYTHONPATH": str(ROOT)}
+    return os.environ | hub.environment(ALICE, cache=place / "cache") | ours
 
 
 def training_cell(notebook):
@@ -79,37 +69,41 @@ def shown(cell, kind):
     return [output for output in cell.outputs if kind in output.get("data", {})]
 
 
-def test_from_a_folder_to_a_pushed_model(place, hub, start):
-    client = start(dataset="images", name="mine", repo_id="alice/mine", fields=FIELDS)
-    for index, cell in enumerate(client.nb.cells):
-        client.execute_cell(cell, index)
+def test_from_a_folder_to_a_pushed_model(place, hub):
+    notebook = cells(dataset="images", name="mine", repo_id="alice/mine", fields=FIELDS)
+    client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(place)}})
+    client.execute(env=variables(place, hub))
     assert {"generator/model.safetensors", "README.md", "samples.png"} <= hub.files("alice/mine").keys()
-    _, training = training_cell(client.nb)
+    _, training = training_cell(notebook)
     assert len(shown(training, "image/png")) == 2  # the grid and the losses, redrawn in place three times
     assert any("24 images" in output["data"]["text/plain"] for output in shown(training, "text/plain"))
     lines = (place / "runs/mine/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["images"] for line in lines] == [8, 16, 24]
 
 
-def test_an_interrupted_cell_saves_and_the_same_cell_resumes(place, start):
-    client = start(dataset="images", name="mine", fields=FIELDS | {"max_images": 1_000_000})
-    index, training = training_cell(client.nb)
-    for number, cell in enumerate(client.nb.cells[:index]):
-        client.execute_cell(cell, number)
-    request = client.kc.execute(training.source)
-    metrics = place / "runs/mine/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.is_file() and metrics.stat().st_size):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    client.km.signal_kernel(signal.SIGINT)
-    reply = client.kc.get_shell_msg(timeout=60)
-    while reply["parent_header"].get("msg_id") != request:
-        reply = client.kc.get_shell_msg(timeout=60)
-    assert reply["content"]["ename"] == "KeyboardInterrupt"
-    assert "the same call resumes" in reply["content"]["evalue"]
-    images = json.loads(metrics.read_text().splitlines()[-1])["images"]
-    training.source = f"fields['max_images'] = {images + 40}\n{training.source}"
-    client.execute_cell(training, index)
-    assert any("Resuming at" in output.get("text", "") for output in training.outputs)
-    assert json.loads(metrics.read_text().splitlines()[-1])["images"] == images + 40
+def test_an_interrupted_cell_saves_and_the_same_cell_resumes(place, hub):
+    manager, client = start_new_kernel(env=variables(place, hub), cwd=str(place))
+    try:
+        notebook = cells(dataset="images", name="mine", fields=FIELDS | {"max_images": 1_000_000})
+        index, training = training_cell(notebook)
+        for cell in notebook.cells[:index]:
+            if cell.cell_type == "code":
+                assert client.execute(cell.source, reply=True, timeout=60)["content"]["status"] == "ok"
+        client.execute(training.source)
+        metrics = place / "runs/mine/metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not (metrics.is_file() and metrics.stat().st_size):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        manager.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=60)["content"]
+        assert reply["ename"] == "KeyboardInterrupt"
+        assert "the same call resumes" in reply["evalue"]
+        images = json.loads(metrics.read_text().splitlines()[-1])["images"]
+        more = client.execute(f"fields['max_images'] = {images + 40}\n{training.source}", reply=True, timeout=60)
+        assert more["content"]["status"] == "ok"
+        lines = [json.loads(line)["images"] for line in metrics.read_text().splitlines()]
+        assert lines == [*range(8, images + 41, 8)], "none is missing or twice, which a fresh start would leave"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

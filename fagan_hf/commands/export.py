@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _push(repo_id: str, revision: str | None, snapshot: Path, export: Path, format_name: str) -> str:
     """Publish what is there once more, with the export; nothing else changes but the card, which names it."""
-    from fagan_hf.hub.publish import publish
+    from fagan_hf.hub.publishing import publish
 
     with TemporaryDirectory() as name:
         folder = Path(name, "repository")

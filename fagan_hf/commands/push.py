@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
     """Publish a snapshot: the run may be in training, and its folder is not ours to write to."""
-    from fagan_hf.hub.publish import publish
+    from fagan_hf.hub.publishing import publish
 
     snapshot = _complete_snapshot(options.folder, options.training_state)
     try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         push,
     )
     from fagan_hf.hub.measurements import Measurement, read_measurements
-    from fagan_hf.hub.publish import publish
+    from fagan_hf.hub.publishing import publish
     from fagan_hf.hub.repository import save_repository
     from fagan_hf.hub.snapshot import Snapshot, resolve
 
@@ -50,7 +50,7 @@ __getattr__ = on_demand(
             "push",
         ],
         "card": ["write_card"],
-        "publish": ["publish"],
+        "publishing": ["publish"],
         "repository": ["save_repository"],
         "snapshot": ["Snapshot", "resolve"],
         "measurements": ["Measurement", "read_measurements"],

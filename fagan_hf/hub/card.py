@@ -1,4 +1,4 @@
-"""A model card, written from the facts of a folder: metadata (YAML between two ``---``) and Markdown."""
+"""The model card, written from the facts of a folder: metadata (YAML between two ``---``) and Markdown."""
 
 import json
 import re
@@ -38,12 +38,12 @@ from fagan_hf.utils.redaction import redact
 
 TASK = "unconditional-image-generation"
 LIBRARY = "fagan_hf"
-_MOST_ROWS = 16  # of the grid of a run: with more values of labels it shows some of them
+_MOST_ROWS = 16  # in the grid of a run: with more label values it shows some of them
 _ATTENTION = {"full_attention", "full_attention_block", "self_attention"}
-_BETWEEN = {"activation", "batch_norm", "dropout", "rms_norm"}  # layers that only pass on what others make
-# In a wheel the template lies beside this file, in a clone where the cards are.
+_BETWEEN = {"activation", "batch_norm", "dropout", "rms_norm"}  # layers that only transform the output of others
+# In a wheel the template is next to this file, in a clone in the folder of cards.
 _TEMPLATES = (Path(__file__).with_name("card.md"), Path(__file__).parents[2] / "model_cards/template.md")
-# Read with the code that fills it: a training that goes on for days must not meet a newer one.
+# Read at import time, together with the code that fills it: a long training must not pick up a newer template.
 _TEMPLATE = next(path for path in _TEMPLATES if path.is_file()).read_text(encoding="utf-8")
 _FAGAN = (
     "blended by one trained scalar for each layer (FAGAN, Animesh Karnewar 2018, which grew out of "
@@ -53,7 +53,7 @@ _FAGAN = (
 
 @dataclass(frozen=True)
 class _Generator:
-    """What a card says of a generator, read from its ``config.json``: this wing knows no networks."""
+    """The generator's facts for a card, read from its ``config.json``: this package does not import networks."""
 
     image_size: int
     latent_dim: int
@@ -68,7 +68,7 @@ class _Generator:
             labels = tuple(map(str, config.get("label_names", ())))
             return cls(int(config["image_size"]), int(config["latent_dim"]), labels, types)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the config of a generator: {type(error).__name__} {error}") from error
+            raise ValueError(f"{path} is not a generator config: {type(error).__name__} {error}") from error
 
 
 def write_card(
@@ -81,17 +81,17 @@ def write_card(
     """Write the card of a model folder.
 
     Args:
-        folder: Has the layout of a repository; only what is found in it is said.
-        repo_id: Where it is published; ``None`` for where the existing card is, and if it is nowhere for the folder.
-        existing: The card that is there already: its metadata and the text outside of our marks stay.
-        files: What is there once the card is; by default what the folder has.
-        measurements: What was measured, of these weights and perhaps of others; by default what the folder has.
+        folder: Has the layout of a repository; the card mentions only what it contains.
+        repo_id: Where it is published; ``None`` for the repository of the existing card, or else the folder.
+        existing: The existing card: its metadata and the text outside our marks are kept.
+        files: Files next to the card; by default those of the folder.
+        measurements: Metrics of these weights, and perhaps of others; by default those of the folder.
 
     Returns:
         The text of ``README.md``.
 
     Raises:
-        ValueError: The existing card's metadata is no YAML, or its marks are broken; or a file of the folder is.
+        ValueError: The existing card's metadata is not YAML, its marks are broken, or a file of the folder is invalid.
     """
     repo_id = repo_id or published_as(existing or "")
     facts = _tame(read_json(folder / FACTS))
@@ -102,7 +102,7 @@ def write_card(
     name = _tame((repo_id or folder.resolve().name).rpartition("/")[2])
     wanted = _metadata(name, facts, generator, measurements)
     if (chosen := license_of_a_person(existing or "")) is not None:
-        facts["weights_license"] = chosen  # for the words; in the metadata it stays the person's
+        facts["weights_license"] = chosen  # for the text; in the metadata it remains the user's
     if files is None:
         files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
@@ -130,7 +130,7 @@ def _metadata(
 
 
 def _tame(value: Any) -> Any:
-    """Make texts of others one line each that opens no HTML, so neither tables nor our marks break on them."""
+    """Put foreign text on one line and neutralize HTML, so that it can't break tables or our marks."""
     if isinstance(value, str):
         return re.sub(r"<(?=[!/?a-zA-Z])", "< ", " ".join(value.split()))
     if isinstance(value, Mapping):
@@ -139,7 +139,7 @@ def _tame(value: Any) -> Any:
 
 
 def _code(text: str) -> str:
-    """Show a text as it is, whatever backticks it has."""
+    """Format a text as inline code, whatever backticks it contains."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"`{text}`" if fence == "`" else f"{fence} {text} {fence}"
 
@@ -149,14 +149,14 @@ def _cell(text: Any) -> str:
 
 
 def published_model(model: str) -> str:
-    """Give what a published recipe calls its architecture: a file or a folder of this machine lies beside it there."""
+    """Return the architecture in a published recipe: a local file or folder is published next to it."""
     path = Path(model)
     is_here = path.is_absolute() or model.startswith(("~", ".")) or (path.is_dir() and len(path.parts) > 1)
     return ARCHITECTURE if is_here or path.suffix in ARCHITECTURE_SUFFIXES else model
 
 
 def _all_data(facts: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
-    """List what the weights have learned from: the run's own data, and that of the models that it started from."""
+    """List what the weights were trained on: the run's own data, and that of the models that it started from."""
     return [facts.get("data"), *facts.get("earlier_data", [])]
 
 
@@ -165,7 +165,7 @@ def _kind(data: Mapping[str, Any] | None) -> str | None:
 
 
 def _base_model(training: Mapping[str, Any]) -> str | None:
-    """Give the Hub id of the model that was fine-tuned; a folder is no base model to anybody else."""
+    """Return the Hub id of the model that was fine-tuned; a local folder does not count as a base model."""
     origin = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)@[0-9a-f]{40}", str(training.get("finetuned_from", "")))
     return origin[1] if origin else None
 
@@ -249,7 +249,7 @@ def _context(
         "commit": training.get("commit"),
         "commit_modified": training.get("commit_modified", False),
         "longer": _longer(training, recipe),
-        "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small pictures are shown enlarged [pixels]
+        "grid_width": min(800, 8 * max(generator.image_size, 64)),  # small images are shown enlarged [pixels]
         "code": _code,
     }
 
@@ -259,7 +259,7 @@ def _measured_on(each: Measurement) -> str:
 
 
 def _protocols(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Say how numbers were measured: once for all those that were measured alike."""
+    """Describe how metrics were measured, once for all that share a protocol."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for each in measurements:
         protocol = each.features, each.num_images, each.reference, each.command
@@ -277,12 +277,12 @@ def _protocols(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
-    """Give the flags that train the same again from its recipe; nothing if what it started from is not on the Hub."""
+    """Return the flags that reproduce the training from its recipe; ``None`` if its origin is not on the Hub."""
     flags = []
-    if "resumed_from" in training:  # by somebody at some moment
+    if "resumed_from" in training:  # at an unknown moment
         return None
     if data and data.get("source") == "folder":
-        flags.append(" --dataset path/to/pictures")
+        flags.append(" --dataset path/to/images")
     if "finetuned_from" in training:
         if _base_model(training) is None:
             return None
@@ -290,26 +290,26 @@ def _again(data: Mapping[str, Any] | None, training: Mapping[str, Any], recipe: 
     if data and data.get("source") == "hub" and data.get("revision") not in (None, recipe.get("revision")):
         flags.append(f" --revision {data['revision']}")
     images = training.get("images_seen")
-    if images and images < recipe.get("max_images", 0):  # it was ended sooner, by hand or by the clock
+    if images and images < recipe.get("max_images", 0):  # it was stopped earlier, manually or by the time limit
         flags.append(f" --max_images {images}{' --max_minutes null' if recipe.get('max_minutes') else ''}")
     return "".join(flags)
 
 
 def _longer(training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    """Give the flag that makes the run twice as long."""
+    """Return the flag that makes the run twice as long."""
     if recipe.get("max_minutes"):
         return f"--max_minutes {2 * recipe['max_minutes']:g}"
     return f"--max_images {2 * (training.get('images_seen') or recipe.get('max_images', 1_000_000))}"
 
 
 def _example(values: list[dict[str, Any]]) -> str:
-    """Show two different labels where there are as many."""
-    wishes: dict[str, Any] = {}
+    """Return an example of up to two different labels."""
+    labels: dict[str, Any] = {}
     for each in values:
         for label, value in each.items():
-            if label not in wishes and value is not False and len(wishes) < 2:
-                wishes[label] = value
-    pairs = (f"{json.dumps(label, ensure_ascii=False)}: {_literal(value)}" for label, value in wishes.items())
+            if label not in labels and value is not False and len(labels) < 2:
+                labels[label] = value
+    pairs = (f"{json.dumps(label, ensure_ascii=False)}: {_literal(value)}" for label, value in labels.items())
     return f"{{{', '.join(pairs)}}}"
 
 
@@ -328,14 +328,14 @@ def _attention(generator: _Generator) -> str:
         return "A generative adversarial network of convolutions, without attention: a baseline."
     if set(types) == {"full_attention"}:
         return f"Every layer of its generator attends while it convolves: full attention, {_FAGAN}."
-    return f"{count} of its generator's {len(types)} layers attend, {_FAGAN}."
+    return f"{count} of its generator's {len(types)} layers use attention, {_FAGAN}."
 
 
 def _subject(data: Mapping[str, Any]) -> str:
     name, count = data["dataset"], "" if data["count"] is None else f"{data['count']:,} "
     if _kind(data) == "avatars":
         style = name.partition(":")[2]
-        return f"{count}cartoon portraits that a program drew (DiceBear's style {_code(style)})"
+        return f"{count}cartoon portraits drawn by a program (DiceBear's style {_code(style)})"
     if data.get("source") == "hub":
         return f"the {count}images of [{name}](https://huggingface.co/datasets/{name})"
     return f"{count}images of the publisher's ({_code(name)})"
@@ -344,14 +344,14 @@ def _subject(data: Mapping[str, Any]) -> str:
 def _samples_caption(generator: _Generator, training: Mapping[str, Any]) -> str:
     images = f" after {training['images_seen']:,} images" if "images_seen" in training else ""
     if len(label_values(generator.label_names)) > _MOST_ROWS:
-        return f"Each row has a label in common, each column a seed; no seed is left out,{images or ' as drawn'}."
+        return f"Each row shares a label, each column a seed; uncurated,{images or ' as generated'}."
     if generator.label_names:
-        return f"A row for each value of a label, a column for each seed, none left out,{images or ' as drawn'}."
-    return f"The pictures of seeds 0 to 63, none left out,{images or ' as drawn'}."
+        return f"One row per label value, one column per seed, uncurated,{images or ' as generated'}."
+    return f"Samples of seeds 0 to 63, uncurated,{images or ' as generated'}."
 
 
 def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List what is known, a row each."""
+    """List the known facts, one per row."""
     data, training, parameters = facts.get("data") or {}, facts.get("training", {}), facts.get("parameters", {})
     seconds, images = training.get("seconds"), training.get("images_seen")
     speed = f", {images / seconds:.0f} images a second" if seconds and images else ""
@@ -404,7 +404,7 @@ def _duration(seconds: float) -> str:
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    # No escaping: the result is Markdown, whose own signs would be destroyed by HTML's.
+    # No escaping: the result is Markdown, which HTML escaping would corrupt.
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

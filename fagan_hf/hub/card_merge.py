@@ -1,8 +1,8 @@
-"""Write our parts of a card into what people wrote, and keep theirs.
+"""Update the generated parts of a card and keep what users wrote.
 
-In the Markdown, what lies between ``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is ours. In the
-metadata nothing tells whose a value is, so the first of these marks remembers what we wrote there: what still is as we
-wrote it is ours to change, anything else is a person's. It remembers where the card was published as well.
+In the Markdown, everything between ``<!-- fagan_hf:begin NAME -->`` and ``<!-- fagan_hf:end NAME -->`` is generated. In
+the metadata nothing marks who wrote a value, so the first of these marks records what we wrote there: values that are
+still unchanged are ours to update, anything else is the user's. It also records where the card was published.
 """
 
 import json
@@ -20,30 +20,30 @@ _REGION = re.compile(r"<!-- fagan_hf:begin (\w+)[^>]*-->.*?<!-- fagan_hf:end \1 
 _MARK = re.compile(r"<!-- fagan_hf:(begin|end) (\w+)")
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _MEMORY = re.compile(r"<!-- fagan_hf:begin \w+ wrote (\{[^>]*\}) -->")
-_WAY_OUT = "Mend it there, or push with --replace-card, which drops what people wrote on it"
+_WAY_OUT = "Fix it there, or push with --replace-card, which discards user edits of the card"
 
-_LICENSE = ("license", "license_name", "license_link")  # these go together
+_LICENSE = ("license", "license_name", "license_link")  # updated together
 _LISTS = ("tags", "datasets")
 _REMEMBERED = (*_LICENSE, *_LISTS, "base_model")
 _INDEX = "model-index"
-_PUBLISHED = "published"  # in the memory: the repository that the card is of
+_PUBLISHED = "published"  # key of the record: the repository of the card
 
 
 def merge_card(existing: str, metadata: Mapping[str, Any], body: str, repo_id: str | None = None) -> str:
     """Write metadata and regions into a card.
 
     Args:
-        existing: The card that is there; empty if there is none.
-        metadata: What we have to say in it.
-        body: Our regions, in their order, and what stands around them on a new card.
-        repo_id: Where the card is published; `published_as` finds it there again.
+        existing: The existing card; empty if there is none.
+        metadata: Generated metadata.
+        body: Generated regions, in order, with the text around them on a new card.
+        repo_id: Repository of the card; `published_as` reads it back.
 
     Returns:
-        The whole card. Text outside of our regions, other keys, comments, and values that people changed are as they
-        were.
+        The whole card. Text outside the generated regions, other keys, comments, and values that users changed are
+        kept.
 
     Raises:
-        ValueError: The card's metadata is no YAML, or its marks are broken; says what to do.
+        ValueError: The card's metadata is not YAML, or its marks are broken; says what to do.
     """
     front, old_body = _split(existing)
     merged = _merge_metadata(front, metadata, _memory(old_body))
@@ -51,7 +51,7 @@ def merge_card(existing: str, metadata: Mapping[str, Any], body: str, repo_id: s
 
 
 def published_as(existing: str) -> str | None:
-    """Give the repository that a card was written for; nothing if it never left its folder, or its mark was changed.
+    """Return the repository that a card was written for; ``None`` if it was never published, or its mark was edited.
 
     Raises:
         ValueError: See `merge_card`.
@@ -59,13 +59,13 @@ def published_as(existing: str) -> str | None:
     repo_id = _memory(_split(existing)[1]).get(_PUBLISHED)
     try:
         validate_repo_id(repo_id)
-    except HFValidationError:  # no text, or none that the Hub would take
+    except HFValidationError:  # not a string, or not a valid id
         return None
     return repo_id
 
 
 def license_of_a_person(existing: str) -> str | None:
-    """Give the license that a person put into a card's metadata; nothing if it is the one that we wrote, or none.
+    """Return the license that a user set in a card's metadata; ``None`` if it is unset or the one that we wrote.
 
     Raises:
         ValueError: See `merge_card`.
@@ -81,7 +81,7 @@ def _license(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_memory(body: str, metadata: Mapping[str, Any], repo_id: str | None) -> str:
-    """Let the first mark remember what we say in the metadata; no sign in it may look like the end of a mark."""
+    """Record the generated metadata in the first mark; no character of it may look like the end of a mark."""
     memory = {key: metadata[key] for key in _REMEMBERED if key in metadata}
     memory |= {} if repo_id is None else {_PUBLISHED: repo_id}
     wrote = json.dumps(memory).replace(">", "\\u003e")
@@ -89,7 +89,7 @@ def _with_memory(body: str, metadata: Mapping[str, Any], repo_id: str | None) ->
 
 
 def _memory(body: str) -> dict[str, Any]:
-    """Read what we wrote; nothing if the mark was changed, for then all of it is a person's."""
+    """Read the record of what we wrote; empty if the mark was edited, because then everything is the user's."""
     match = _MEMORY.search(body)
     try:
         wrote = json.loads(match[1]) if match else {}
@@ -99,13 +99,13 @@ def _memory(body: str) -> dict[str, Any]:
 
 
 def _split(card: str) -> tuple[str, str]:
-    """Cut a card into the text of its metadata and its Markdown, and refuse one that can't be read."""
+    """Split a card into the text of its metadata and its Markdown, and refuse one that can't be parsed."""
     match = _FRONT.match(card)
     front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)
     try:
         data = yaml.safe_load(front)
     except Exception as error:  # a date in month 13 is a ValueError, "!!bool maybe" a KeyError
-        raise ValueError(f"{CARD} has broken YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
+        raise ValueError(f"{CARD} has invalid YAML between its --- lines: {_one_line(error)}. {_WAY_OUT}") from error
     if data is not None and not isinstance(data, dict):
         raise ValueError(f"{CARD} has {type(data).__name__} between its --- lines, not keys and values. {_WAY_OUT}")
     opened = None
@@ -113,12 +113,12 @@ def _split(card: str) -> tuple[str, str]:
         kind, name = mark.groups()
         if (kind == "begin") == (opened is not None) or (kind == "end" and name != opened):
             lonely = f"begin {opened}" if opened is not None else f"{kind} {name}"
-            raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:{lonely}. {_WAY_OUT}")
+            raise ValueError(f"{CARD} has an unpaired mark, fagan_hf:{lonely}. {_WAY_OUT}")
         opened = name if kind == "begin" else None
     if opened is not None:
-        raise ValueError(f"{CARD} has a mark without its pair, fagan_hf:begin {opened}. {_WAY_OUT}")
+        raise ValueError(f"{CARD} has an unpaired mark, fagan_hf:begin {opened}. {_WAY_OUT}")
     if 2 * len(_REGION.findall(body)) != len(_MARK.findall(body)):
-        raise ValueError(f"{CARD} has a mark of fagan_hf that does not end in -->. {_WAY_OUT}")
+        raise ValueError(f"{CARD} has a fagan_hf mark that does not end in -->. {_WAY_OUT}")
     return front, body
 
 
@@ -127,7 +127,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _merge_metadata(front: str, wanted: Mapping[str, Any], wrote: Mapping[str, Any]) -> str:
-    """Set the keys that are ours in the text of the metadata; comments and other keys stay as they are."""
+    """Update the generated keys in the text of the metadata; comments and other keys are kept."""
     existing = yaml.safe_load(front) or {}
     merged = dict(existing)
     for key in _LISTS:
@@ -139,7 +139,7 @@ def _merge_metadata(front: str, wanted: Mapping[str, Any], wrote: Mapping[str, A
     merged[_INDEX] = _merge_index(existing.get(_INDEX), wanted.get(_INDEX))
     merged |= {key: value for key, value in wanted.items() if key not in (*_REMEMBERED, _INDEX)}
     ours = {*_REMEMBERED, _INDEX}
-    names = dict.fromkeys((*existing, *wanted, *merged))  # ours in the order in which they are wanted
+    names = dict.fromkeys((*existing, *wanted, *merged))  # generated keys in the wanted order
     merged = {key: merged[key] for key in names if key not in ours or merged.get(key) not in (None, [])}
     changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
     text = _replace_keys(front, changed, existing.keys() - merged.keys())
@@ -147,7 +147,7 @@ def _merge_metadata(front: str, wanted: Mapping[str, Any], wrote: Mapping[str, A
         is_merged = yaml.safe_load(text) == merged
     except yaml.YAMLError:
         is_merged = False
-    return text if is_merged else _dump(merged)  # written in a way that lines don't tell keys apart
+    return text if is_merged else _dump(merged)  # the YAML is formatted such that keys can't be replaced line by line
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -160,7 +160,7 @@ def _merge_lists(there: list[Any], wanted: list[Any], wrote: list[Any]) -> list[
 
 
 def _merge_index(there: Any, wanted: Any) -> Any:
-    """Replace our results in a model index, which their arguments tell from others'."""
+    """Replace the generated results in a model index, recognized by their arguments."""
     models = there if isinstance(there, list) else []
     theirs = []
     for model in models:
@@ -182,10 +182,10 @@ def _is_ours(result: Any) -> bool:
 
 
 def _replace_keys(front: str, changed: Mapping[str, Any], gone: Any) -> str:
-    """Replace the lines of top-level keys; new keys come last."""
+    """Replace the lines of top-level keys; new keys are appended."""
     blocks: list[list[str]] = []
     for line in re.findall(r".*\n", front.replace("\r\n", "\n")):
-        if not blocks or re.match(r"[^\s\-]", line):  # a key or a comment, not what belongs to the one before
+        if not blocks or re.match(r"[^\s\-]", line):  # a key or a comment, not a continuation of the previous one
             blocks.append([])
         blocks[-1].append(line)
     waiting = dict(changed)
@@ -204,7 +204,7 @@ def _dump(data: Mapping[str, Any]) -> str:
 
 
 def _merge_body(old: str, new: str) -> str:
-    """Put our regions in their places among what people wrote."""
+    """Put the generated regions in their places among what users wrote."""
     if not old.strip():
         return new
     text = old
@@ -216,7 +216,7 @@ def _merge_body(old: str, new: str) -> str:
         if name in there:
             start, end = there[name]
             text = text[:start] + region + text[end:]
-        elif index:  # a region that is new, or was taken out, comes after the one before it
+        elif index:  # a region that is new, or was removed, goes after the previous one
             at = there[names[index - 1]][1]
             text = f"{text[:at]}\n\n{region}{_break(text[at:])}{text[at:]}"
         elif following:

@@ -1,4 +1,4 @@
-"""What was measured of a model: ``metrics.json``, a number each with all that it takes to read it."""
+"""Metrics of a model: ``metrics.json``, each number with everything needed to interpret it."""
 
 import json
 import math
@@ -13,23 +13,23 @@ from fagan_hf.utils.suggest import suggest
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A number, and what it is.
+    """One measured value of a metric.
 
     Attributes:
-        type: Which metric: its name says distance, features and number of images, such as ``fd_effnetlite0_2048``. Only
-            numbers of the same type compare.
-        name: The same in words.
-        value: The number.
-        features: What the images were turned into before they were compared.
-        num_images: So many generated images.
+        type: Name of the metric: distance, features and number of images, such as ``fd_effnetlite0_2048``. Only values
+            of the same type are comparable.
+        name: The metric in words.
+        value: The measured value.
+        features: The features that were compared.
+        num_images: Number of generated images.
         reference: What they were compared with, and how many of those.
-        generator: SHA-256 of the generator's weights that it was measured of.
-        dataset: Id of the data set.
-        split: Of the data set.
-        lower_is_better: Is it a distance? ``None``: neither more nor less of it is better.
-        floor: The same of real images against other real ones, where it was measured.
-        error: Standard deviation over parts of the images, where it is known.
-        command: What measures it again.
+        generator: SHA-256 of the weights of the evaluated generator.
+        dataset: Id of the dataset.
+        split: Split of the dataset.
+        lower_is_better: ``None`` if neither direction is better.
+        floor: The value for real images against other real ones, if measured.
+        error: Standard deviation over subsets of the images, if known.
+        command: Command that reproduces it.
     """
 
     type: str
@@ -53,12 +53,12 @@ class Measurement:
 
     @property
     def subject(self) -> tuple[str, str, str | None]:
-        """Which metric on which data: a model has one number of a kind."""
+        """Metric and data: a model has one value for each."""
         return self.type, self.dataset, self.split
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Read what `metrics.json` has an entry of.
+        """Parse an entry of `metrics.json`.
 
         Raises:
             ValueError: A field is unknown or missing.
@@ -76,36 +76,36 @@ class Measurement:
 
 
 def read_measurements(folder: Path) -> list[Measurement]:
-    """Read what was measured of a folder's model.
+    """Read the metrics of the model in a folder.
 
     Raises:
-        ValueError: ``metrics.json`` is broken; says where.
+        ValueError: ``metrics.json`` is invalid; says where.
     """
     path = folder / METRICS
     return parse_measurements(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else []
 
 
 def parse_measurements(text: str, name: str = METRICS) -> list[Measurement]:
-    """Read the text of a ``metrics.json``.
+    """Parse the text of a ``metrics.json``.
 
     Args:
-        text: The file's.
-        name: What error messages call it.
+        text: Contents of the file.
+        name: Name of the file in error messages.
 
     Raises:
-        ValueError: It is no list of measurements; says where.
+        ValueError: It is not a list of measurements; says where.
     """
     try:
         data = json.loads(text)
         if not isinstance(data, list):
-            raise ValueError(f"it holds {type(data).__name__}; it must be a list of measurements")
+            raise ValueError(f"it contains {type(data).__name__}; it must be a list of measurements")
         return [Measurement.from_dict(each) for each in data]
     except ValueError as error:  # a JSONDecodeError is one too
         raise ValueError(f"{name}: {error}") from error
 
 
 def add_measurement(folder: Path, measurement: Measurement) -> None:
-    """Write a number down; those of other weights, and an older one of the same type and data, are dropped."""
+    """Save a value; values of other weights, and an older one of the same type and data, are dropped."""
     kept = [
         each
         for each in read_measurements(folder)

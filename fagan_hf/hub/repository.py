@@ -1,8 +1,8 @@
-"""The layout of a model repository, which a run folder shares: where each file is, and the shims for other programs.
+"""The layout of a model repository, which run folders share: location of each file, and shims for other programs.
 
-The shims hold an import and nothing else, so whoever has this package runs no code out of a repository: two let
-diffusers' bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)`` find our classes, ``handler.py``
-lets Inference Endpoints serve the model.
+The shims contain a single import, so with this package installed no code from a repository is run: two let diffusers'
+bare ``DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)`` find our classes, ``handler.py`` lets Inference
+Endpoints serve the model.
 """
 
 import json
@@ -23,22 +23,22 @@ GENERATOR = "generator"
 DISCRIMINATOR = "discriminator"
 
 CARD = "README.md"
-FACTS = "facts.json"  # what a card is written from
+FACTS = "facts.json"  # the facts that a card is written from
 RECIPE = "recipe.yaml"
 ARCHITECTURE = "architecture.json"
-ARCHITECTURE_SUFFIXES = (".json", ".py")  # of files that describe one
-HISTORY = "metrics.jsonl"  # a line per log interval
-METRICS = "metrics.json"  # what was measured of the finished model
+ARCHITECTURE_SUFFIXES = (".json", ".py")  # of architecture files
+HISTORY = "metrics.jsonl"  # one line per log interval
+METRICS = "metrics.json"  # metrics of the finished model
 SAMPLES = "samples.png"
 PROGRESS = "training_progress.gif"
 LOSSES = "loss.png"
 GATES = "alpha.png"
-NEIGHBORS = "nearest.png"  # generated pictures beside the nearest of the training data
-DIRECTIONS = "directions.safetensors"  # of the latent space, one for each label of the data
+NEIGHBORS = "nearest.png"  # generated images next to their nearest training images
+DIRECTIONS = "directions.safetensors"  # latent-space directions, one for each label of the data
 EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
 TRAINING_STATE = "training_state"
-CHECKPOINTS = "checkpoints"  # of a run folder only
-STATE = "state.json"  # of a checkpoint
+CHECKPOINTS = "checkpoints"  # in run folders only
+STATE = "state.json"  # in a checkpoint
 
 _OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBORS, DIRECTIONS)
 
@@ -51,17 +51,17 @@ _SHIMS = {
     + "\n",
     "handler.py": "from fagan_hf.serving import EndpointHandler  # noqa: F401\n",
 }
-REQUIREMENTS = "requirements.txt"  # of the handler; a place for people to name another source of this package
+REQUIREMENTS = "requirements.txt"  # of the handler; users may change the source of this package there
 
 
 class Network(Protocol):
-    """What this wing knows of a network: it can save itself, and its parameters can be counted."""
+    """The interface of networks used here: saving, and counting parameters."""
 
     def save_pretrained(self, save_directory: str | Path, /) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder."""
 
     def parameters(self) -> Iterable[Any]:
-        """Return its tensors of trained numbers."""
+        """Return its trained parameters."""
         ...
 
 
@@ -71,13 +71,13 @@ def save_repository(
     discriminator: Network | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a folder that every ``from_pretrained`` loads, here and, once uploaded, from the Hub.
+    """Write a folder that every ``from_pretrained`` loads, locally and, once uploaded, from the Hub.
 
     Args:
-        folder: Made if need be; other files in it stay, but for what was made of a generator that is replaced.
-        generator: Goes to ``generator/``, where there is one.
-        discriminator: Goes to ``discriminator/``, where there is one.
-        facts: What else a card shall say, of the data and the training.
+        folder: Created if missing; other files in it are kept, except those derived from a replaced generator.
+        generator: Saved to ``generator/``, if given.
+        discriminator: Saved to ``discriminator/``, if given.
+        facts: Additional facts for the card, on data and training.
 
     Raises:
         OSError: The folder can't be written to.
@@ -102,11 +102,11 @@ def complete_repository(
     discriminator: Network | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what a folder with these networks needs besides them: shims, and facts; known facts stay.
+    """Write what a folder with these networks needs besides them: shims, and facts; existing facts are kept.
 
     Raises:
         OSError: The folder can't be written to.
-        ValueError: Its ``facts.json`` is broken.
+        ValueError: Its ``facts.json`` is invalid.
     """
     for name, text in _SHIMS.items():
         write_text(folder / name, text)
@@ -119,24 +119,24 @@ def complete_repository(
 
 
 def count_parameters(network: Any) -> int:
-    """Count the trained numbers of a network."""
+    """Count the parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def published_files(folder: Path) -> dict[str, Path]:
-    """List what of a folder belongs into a repository, by its path there; the card is not among it."""
+    """List the files of a folder that belong in a repository, by their path there, without the card."""
     networks = [f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS)]
     names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *EXPORTS.values()]
     return {name: folder / name for name in names if (folder / name).is_file()}
 
 
 def describes_weights(path: str) -> bool:
-    """Say whether a file of a repository belongs to the weights that lie beside it, and is wrong beside others."""
+    """Return whether a file of a repository describes its weights, and so is wrong for other weights."""
     return path in _OF_A_RUN or path in EXPORTS.values() or path.startswith(f"{TRAINING_STATE}/")
 
 
 def weights_hash(folder: Path) -> str | None:
-    """Give the SHA-256 of a folder's generator, which names what was measured of it; nothing if there is none."""
+    """Return the SHA-256 of a folder's generator, which identifies its metrics; ``None`` if there is no generator."""
     path = folder / GENERATOR / WEIGHTS
     return sha256(path) if path.is_file() else None
 
@@ -154,13 +154,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, complete or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, complete or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -168,7 +168,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """Read the recipe of a run folder; empty if it has none.
 
     Raises:
-        ValueError: It is no YAML mapping.
+        ValueError: It is not a YAML mapping.
     """
     path = folder / RECIPE
     if not path.is_file():
@@ -176,21 +176,21 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds {type(recipe).__name__}; it must be a mapping of fields to values")
+        raise ValueError(f"{path} contains {type(recipe).__name__}; it must be a mapping of fields to values")
     return recipe
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; an absent file is an empty mapping.
+    """Read a JSON file; a missing file is an empty mapping.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not valid JSON.
     """
     if not path.is_file():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

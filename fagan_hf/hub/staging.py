@@ -1,4 +1,4 @@
-"""What is published of a run, laid aside: a training may replace its files while they go up."""
+"""Snapshots of a run folder for publishing, because training may replace its files during the upload."""
 
 import os
 import shutil
@@ -11,14 +11,14 @@ PREFIX = ".push-"
 
 
 def take_snapshot(folder: Path, *, with_training_state: bool) -> Path:
-    """Lay what is published of a run aside, in the run's folder: a training may replace its files during a push.
+    """Snapshot the published files of a run inside its folder, because training may replace them during a push.
 
     Args:
-        folder: The run's; files in it are only ever replaced by whole new ones, but for the history.
-        with_training_state: The newest checkpoint as well?
+        folder: The run folder; its files are only replaced as a whole, except the history, which is appended to.
+        with_training_state: Include the newest checkpoint.
 
     Returns:
-        A folder named ``.push-...``, the caller's to remove.
+        A folder named ``.push-...``, to be removed by the caller.
 
     Raises:
         OSError: The folder can't be read or written to.
@@ -36,7 +36,7 @@ def take_snapshot(folder: Path, *, with_training_state: bool) -> Path:
 
 
 def is_up_to_date(snapshot: Path, folder: Path) -> bool:
-    """Say whether a snapshot holds the files that the run's folder still has, all of one moment."""
+    """Return whether a snapshot still matches the run folder, so that all its files are from one moment."""
     for copy in snapshot.rglob("*"):
         path = folder / copy.relative_to(snapshot)
         if copy.is_file() and copy.name != HISTORY and not (path.is_file() and _is_same(copy, path)):
@@ -45,7 +45,7 @@ def is_up_to_date(snapshot: Path, folder: Path) -> bool:
 
 
 def remove_snapshots(folder: Path) -> None:
-    """Remove what sessions that were killed have left in a run's folder."""
+    """Remove the snapshots that killed sessions have left in a run folder."""
     for abandoned in folder.glob(f"{PREFIX}*"):
         shutil.rmtree(abandoned, ignore_errors=True)
 
@@ -65,12 +65,12 @@ def _link(path: Path, target: Path, *, is_appended_to: bool) -> None:
         try:
             os.link(path, target)
             return
-        except OSError:  # a file system without links
+        except OSError:  # the file system does not support links
             pass
     shutil.copy2(path, target)
 
 
 def _is_same(copy: Path, path: Path) -> bool:
     was, now = copy.stat(), path.stat()
-    # Where there are no links, the copy has the time of its original.
+    # Without links, the copy has the modification time of its original.
     return os.path.samestat(was, now) or was.st_mtime_ns == now.st_mtime_ns

@@ -1,7 +1,7 @@
-"""Where a network becomes files and files become a network.
+"""Saving networks to files and loading them.
 
 `PyTorchModelHubMixin` alone is lenient: unknown config keys are dropped, missing weights stay random, a pickle is
-loaded where safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
+loaded if safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
 """
 
 import json
@@ -42,32 +42,32 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         if not isinstance(config, self.config_class):
             raise ValueError(
                 f"{type(self).__name__} was given {type(config).__name__}; it takes a {self.config_class.__name__} "
-                f"(there is also {type(self).__name__}.from_preset(name))"
+                f"(see also {type(self).__name__}.from_preset(name))"
             )
         self.config = config
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are."""
+        """Dtype of the parameters."""
         return next(self.parameters()).dtype
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write ``config.json`` and ``model.safetensors`` into a folder, each complete or not at all.
+        """Write ``config.json`` and ``model.safetensors`` into a folder, each atomically.
 
         Args:
-            save_directory: The folder, made if need be.
-            **kwargs: None is taken; they are the mixin's, whose other ways of saving would bypass the config.
+            save_directory: The folder, created if missing.
+            **kwargs: None is accepted; the mixin's options for saving would bypass the config.
 
         Raises:
-            TypeError: Something else was passed.
+            TypeError: An option was passed.
         """
         if kwargs:
-            raise TypeError(f"save_pretrained takes a folder only, not {', '.join(kwargs)}; to push use push_to_hub")
+            raise TypeError(f"save_pretrained takes only a folder, not {', '.join(kwargs)}; to push, use push_to_hub")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
@@ -94,19 +94,19 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         Args:
             pretrained_model_name_or_path: A run folder, a folder with the two files, or a Hub id ``user/name`` or
                 ``user/name@revision``.
-            subfolder: Where in there the two files are. By default in the class's own subfolder, else at the top.
+            subfolder: Subfolder of the two files. By default the class's subfolder, else the top folder.
             revision: Branch, tag or commit on the Hub. Config and weights come from one commit.
-            token: Access token; by default the one that ``hf auth login`` stored.
-            cache_dir: Where downloads are kept; by default the Hub's own cache.
-            force_download: Download even what is in the cache.
-            local_files_only: Use only what is in the cache.
-            dtype: What the weights become, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as they were saved.
-            torch_dtype: The same by its older name, which diffusers still passes.
+            token: Access token; by default the one stored by ``hf auth login``.
+            cache_dir: Folder of downloads; by default the Hub's own cache.
+            force_download: Download even files that are in the cache.
+            local_files_only: Use only files that are in the cache.
+            dtype: Dtype of the weights, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as saved.
+            torch_dtype: Older name of `dtype`, still used by diffusers.
 
         Raises:
             FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
-                are not read, for they can run code.
-            ValueError: The config is no valid one, or the weights don't fit it to the last key and shape.
+                are not read because they can run code.
+            ValueError: The config is invalid, or the weights don't match it in every key and shape.
         """
         if subfolder is not None:
             _check_subfolder(subfolder)
@@ -126,7 +126,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 
     @classmethod
     def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
-        """Find the folder that holds both files, of a local folder or of one commit of a repository."""
+        """Find the folder with both files, in a local folder or in one commit of a repository."""
         patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
         root = resolve(path, allow_patterns=patterns, **download).folder
         for folder in (root / name for name in subfolders):
@@ -144,30 +144,30 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the network in one commit, into the class's own subfolder.
+        """Upload the network in one commit, into the class's subfolder.
 
-        A generator brings a card that says what is known from the network alone, and what the other ways of loading
-        need. Where it replaces other weights, what described those (samples, metrics, exports, our part of the card)
-        goes in the same commit; what people wrote on the card stays. `fagan-hf push` publishes a whole run.
+        With a generator, a card with the facts known from the network is pushed, and the files that other loaders need.
+        If it replaces other weights, everything that described those (samples, metrics, exports, the generated part of
+        the card) is deleted in the same commit; user edits of the card are kept. `fagan-hf push` publishes a whole run.
 
         Args:
-            repo_id: ``user/name``; the repository is made if need be.
+            repo_id: ``user/name``; the repository is created if missing.
             commit_message: By default it names the class.
-            private: Make a new repository private?
-            token: Access token; by default the one that ``hf auth login`` stored.
-            revision: Branch to commit to, made if need be; by default ``main``.
+            private: Whether to make a new repository private.
+            token: Access token; by default the one stored by ``hf auth login``.
+            revision: Branch to commit to, created if missing; by default ``main``.
             create_pr: Open a pull request instead of committing.
 
         Returns:
-            Address of the commit, or of the pull request.
+            URL of the commit, or of the pull request.
 
         Raises:
-            PermissionError: There is no token, or it has no right to; says what to try.
-            ValueError: ``repo_id`` is no name for a repository, ``revision`` is no branch, a repository that shall be
-                private is public, or the card there can't be read.
+            PermissionError: There is no token, or it lacks write access; says what to try.
+            ValueError: ``repo_id`` is not a valid repository name, ``revision`` is not a branch, the repository is
+                public but a private one was requested, or the existing card can't be parsed.
             ConnectionError: The Hub could not be reached for a minute.
         """
-        from fagan_hf.hub.publish import publish  # cards and templates are nothing that loading should wait for
+        from fagan_hf.hub.publishing import publish  # loading should not have to import cards and templates
 
         with TemporaryDirectory() as folder:
             networks: dict[str, HubModel] = {self.subfolder: self}
@@ -186,15 +186,15 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 def _check_subfolder(subfolder: str) -> None:
     parts = PurePosixPath(subfolder.replace("\\", "/")).parts
     if ".." in parts or parts[:1] == ("/",) or Path(subfolder).is_absolute():
-        raise ValueError(f"subfolder is {subfolder!r}; it must be a folder inside of the repository, like 'generator'")
+        raise ValueError(f"subfolder is {subfolder!r}; it must be a folder inside the repository, like 'generator'")
 
 
 def _listing(
     path: str, root: Path, *, revision: str | None, token: str | bool | None, local_files_only: bool, **_: Any
 ) -> tuple[list[str], str]:
-    """Say what there is, for an error, and what to do about it.
+    """List the existing files, for an error message, and what to do.
 
-    On the Hub: only our files were downloaded. In the cache: they may be missing there only. Or in the folder.
+    On the Hub, because only our files were downloaded; in the cache, where files may be missing; or in the folder.
     """
     is_local = client.find_local(path) is not None
     if not is_local and not local_files_only:
@@ -202,11 +202,11 @@ def _listing(
         found = client.list_files(repo_id, revision=revision, token=token)
         if found is not None:
             return found, ""
-    # Two levels, which is where our files are: the folder may be somebody's home.
+    # Two levels, where our files are: the folder may be a home directory.
     found = sorted(
         str(file.relative_to(root)) for pattern in ("*", "*/*") for file in root.glob(pattern) if file.is_file()
     )
-    return found, "" if is_local else " That is all the cache holds of it: load it once with a connection to the Hub."
+    return found, "" if is_local else " The cache is incomplete: load it once with a connection to the Hub."
 
 
 def _missing_files(
@@ -214,10 +214,10 @@ def _missing_files(
 ) -> FileNotFoundError:
     places = " or ".join(f"{folder}/" if folder else "the top folder" for folder in subfolders)
     pickles = [file for file in found if file.endswith(PICKLE_SUFFIXES)]
-    refused = f" {pickles[0]} is a pickle, which can run code when it is read: it is refused." if pickles else ""
+    refused = f" {pickles[0]} is refused: it is a pickle, which can run code when loaded." if pickles else ""
     listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return FileNotFoundError(
-        f"{path!r} is no {name}: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}."
+        f"{path!r} is not a {name} repository: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}."
         f"{refused}{advice}"
     )
 
@@ -226,13 +226,13 @@ def _read_config(path: Path, config_class: type) -> Any:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if library := _foreign_library(data):
-            raise ValueError(f"it is of the library {library}; load the model with that")
+            raise ValueError(f"it belongs to the library {library}; load the model with that library")
         return config_class.from_dict(data)
     except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
-        raise ValueError(f"{path} is no {config_class.__name__}: {error}") from error
+        raise ValueError(f"{path} is not a valid {config_class.__name__}: {error}") from error
 
 
-# Keys that each library's config.json has.
+# Characteristic keys of each library's config.json.
 _LIBRARIES = {
     "transformers": ("transformers_version", "model_type", "architectures"),
     "diffusers": ("_diffusers_version", "_class_name"),
@@ -243,7 +243,7 @@ _LIBRARIES = {
 
 
 def _foreign_library(config: Any) -> str | None:
-    """Recognize the config of another library, by the keys that only it writes."""
+    """Recognize the config of another library by its characteristic keys."""
     if not isinstance(config, dict):
         return None
     for library, keys in _LIBRARIES.items():
@@ -256,21 +256,21 @@ def _foreign_library(config: Any) -> str | None:
 def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
-        raise ValueError(f"dtype is {dtype!r}; it must be a floating point one, such as 'float32' or torch.bfloat16")
+        raise ValueError(f"dtype is {dtype!r}; it must be a floating-point dtype, such as 'float32' or torch.bfloat16")
     return parsed
 
 
 def _check_download(path: Path) -> None:
-    """Compare a large file of the Hub's cache with its SHA-256, which the cache names it by.
+    """Compare a large file of the Hub's cache with its SHA-256, which is its file name there.
 
-    The client checks lengths only; a disk or a proxy can still change what lies between.
+    The client checks only the length; a disk or a proxy can still corrupt the content.
     """
     blob = path.resolve()
     if not (path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)):
         return
     if sha256(blob) != blob.name:
         raise ValueError(
-            f"{path} is not what the Hub has: its content was changed on the way or on this disk. "
+            f"{path} differs from the file on the Hub: it was corrupted during the download or on this disk. "
             "Load with force_download=True"
         )
 
@@ -280,12 +280,12 @@ def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> No
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
     expected = model.state_dict()
     if problems := list(_mismatches(expected, weights)):
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(f"{path} does not fit its {CONFIG}:\n  " + "\n  ".join(problems[:10]) + more)
-    # What most are: the frequencies of labels stay float32 whatever the weights are.
+    # The dtype of most tensors: label frequencies stay float32 whatever the dtype of the weights.
     dtypes = Counter(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     model.to(dtype or dtypes.most_common(1)[0][0])
     model.load_state_dict(weights)
@@ -296,7 +296,7 @@ def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
         if name not in weights:
             yield f"{name} is missing"
         elif name not in expected:
-            yield f"{name} is not known"
+            yield f"{name} is unknown"
         elif weights[name].is_floating_point() != expected[name].is_floating_point():
             yield f"{name} is {weights[name].dtype}; it must be like {expected[name].dtype}"
         elif weights[name].shape != expected[name].shape:

@@ -1,6 +1,7 @@
 """Train from Python: in a script, a thread, a notebook, or what `accelerate.notebook_launcher` starts."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from fagan_hf.hub.repository import HISTORY
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.flags import build_recipe
 from fagan_hf.training.run import loop
+from fagan_hf.training.run.facts import command
 from fagan_hf.training.run.session import setup
 
 
@@ -70,8 +72,21 @@ def train(recipe: str | Path | None = None, **fields: Any) -> TrainedRun:
         >>> run = fagan_hf.train("avatars-32", max_minutes=2)
         >>> run.generator.sample(seeds=[1, 2, 3])  # doctest: +SKIP
     """
-    session = setup(build_recipe(recipe, **fields))
+    session = setup(build_recipe(recipe, **fields), _as_command(recipe, fields))
     loop.train(session)
     if session.stop_request.is_made:
         raise KeyboardInterrupt(f"stopped after {session.images_seen:,} images; the same call resumes")
     return TrainedRun(session.recipe.run_dir)
+
+
+def _as_command(recipe: str | Path | None, fields: Mapping[str, Any]) -> str:
+    """Return the shell command of the same training, without paths of this machine."""
+    start = [] if recipe is None else ["--recipe", str(recipe)]
+    flags = [f"--{name}={_as_text(value)}" for name, value in fields.items()]
+    return command(["fagan-hf", "train", *start, *flags])
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

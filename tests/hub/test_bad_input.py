@@ -16,7 +16,7 @@ models, model, name = test_doors.models, test_doors.model, test_doors.name
 gan, private = test_doors.gan, test_doors.private
 
 OURS = ["Generator", "Discriminator", "FAGANPipeline"]
-ELSEWHERE = "is no folder here (", ", and the Hub did not give it either. "
+ELSEWHERE = "is not a local folder (in ", " and was not found on the Hub. "
 WEIGHTS = r"/resolve/.*\.safetensors"
 
 
@@ -280,7 +280,7 @@ def test_the_command_ends_with_status_2_and_one_sentence(client, private, tmp_pa
     assert done.stdout.split() == ["2", "2", "2"]
     lines = done.stderr.splitlines()
     assert len(lines) == 3, done.stderr
-    assert all(line.startswith(f"fagan-hf: error: {private!r} is no folder here") for line in lines)
+    assert all(line.startswith(f"fagan-hf: error: {private!r} is not a local folder") for line in lines)
     assert "log in with `hf auth login`, or set HF_TOKEN" in lines[0]
     assert all("`hf auth whoami` says whose it is" in line for line in lines[1:])
     assert not tokens_in(done.stdout + done.stderr)

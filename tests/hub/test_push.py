@@ -201,7 +201,7 @@ def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
     """Not after a minute here: the patience is an argument."""
     hub.stop()
     code = f"""
-        from fagan_hf.hub.publish import publish
+        from fagan_hf.hub.publishing import publish
         try:
             publish({str(run)!r}, "alice/portraits", message="m", patience_seconds=2.5)
         except ConnectionError as error:
@@ -223,7 +223,7 @@ def test_two_pushes_at_once(hub, client, run, tmp_path):
     hub.fault("POST", "/commit/", barrier.wait, times=2)
 
     def publish(name):
-        code = "from fagan_hf.hub.publish import publish; publish({!r}, 'alice/portraits', message={!r})"
+        code = "from fagan_hf.hub.publishing import publish; publish({!r}, 'alice/portraits', message={!r})"
         client(code.format(str(tmp_path / name), name), cache=name)
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""Push a run to the Hub in the background: training goes on, and no push that fails ends it."""
+"""Push a run to the Hub in the background: training continues, and a failed push never ends it."""
 
 import math
 import shutil
@@ -11,22 +11,22 @@ from pathlib import Path
 from huggingface_hub.utils import disable_progress_bars
 
 from fagan_hf.hub import client
-from fagan_hf.hub.publish import publish
+from fagan_hf.hub.publishing import publish
 from fagan_hf.hub.staging import remove_snapshots, take_snapshot
 from fagan_hf.utils.redaction import redact
 
-PATIENCE_SECONDS = 15 * 60.0  # of a push whose Hub can't be reached; a newer one takes its place before
-STOPPED_PATIENCE_SECONDS = 20.0  # of a run that was asked to end: who asks kills after half a minute or so
+PATIENCE_SECONDS = 15 * 60.0  # how long a push retries while the Hub is unreachable, unless a newer push replaces it
+STOPPED_PATIENCE_SECONDS = 20.0  # after a stop request: schedulers usually kill after about half a minute
 
 
 class Publisher:
-    """Pushes snapshots of a run folder, one at a time; of those that wait the newest goes.
+    """Pushes snapshots of a run folder, one at a time; of several pending snapshots only the newest is pushed.
 
     Args:
-        folder: The run's.
-        repo_id: Where to.
-        private: Make a new repository private?
-        with_training_state: Push the newest checkpoint as well?
+        folder: The run folder.
+        repo_id: Target repository, ``user/name``.
+        private: Whether to make a new repository private.
+        with_training_state: Whether to push the newest checkpoint as well.
         tell: Shows a message to the user.
     """
 
@@ -38,7 +38,7 @@ class Publisher:
         self.private = private
         self.with_training_state = with_training_state
         self.tell = tell
-        self.url: str | None = None  # of the newest push that arrived
+        self.url: str | None = None  # of the newest successful push
         self._waiting: tuple[Path, str] | None = None
         self._current: Path | None = None  # the snapshot that is being pushed
         self._is_over = False
@@ -48,19 +48,19 @@ class Publisher:
         remove_snapshots(folder)
 
     def check(self) -> None:
-        """Make the repository now, so that a wrong name or token is found before hours of training.
+        """Create the repository now, so that a wrong name or token is noticed before hours of training.
 
         Raises:
-            PermissionError: There is no token, or it has no right to.
-            ValueError: The name is none, or the repository shall be private and is public.
+            PermissionError: There is no token, or it lacks write access.
+            ValueError: The name is invalid, or the repository is public but a private one was requested.
         """
         try:
             self.repo_id = client.make_repository(self.repo_id, private=self.private or None)
         except client.TemporaryHubError as error:
-            self._say(f"{error}. The run starts all the same, and pushes when the Hub is back.")
+            self._say(f"{error}. The run starts anyway, and pushes once the Hub is reachable.")
 
     def push(self, images_seen: int) -> None:
-        """Take a snapshot of the folder and push it when the one before is through; does not wait."""
+        """Take a snapshot of the folder and push it after the previous one; does not block."""
         snapshot = self._take_snapshot()
         if snapshot is None:
             self.url = None
@@ -72,16 +72,16 @@ class Publisher:
             self._hurry.set()
             self._changed.notify_all()
             if self._thread is None or not self._thread.is_alive():
-                disable_progress_bars()  # they would be drawn over the run's own
-                # A daemon: a run that ends with an error must not hang on its Hub.
+                disable_progress_bars()  # they would garble the run's own
+                # A daemon thread: a run that ends with an error must not hang on the Hub.
                 self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
                 self._thread.start()
 
     def finish(self, patience_seconds: float | None = None) -> None:
-        """Wait until everything is pushed, and say how it went.
+        """Wait until everything is pushed, and report the result.
 
         Args:
-            patience_seconds: How long to wait at most; by default until it is through or has failed.
+            patience_seconds: How long to wait at most; by default until the push succeeds or fails.
         """
         by_hand = f"fagan-hf push {self.folder} {self.repo_id}"
         try:
@@ -90,9 +90,9 @@ class Publisher:
             arrived = False
         self._remove_unfinished()
         if not arrived:
-            self._say(f"Not waiting for the push any longer. The run is whole in {self.folder}; push it by: {by_hand}")
+            self._say(f"Stopped waiting for the push. The run is complete in {self.folder}; push it with: {by_hand}")
         elif self.url is None:
-            self._say(f"The last push did not arrive. The run is whole in {self.folder}; push it by: {by_hand}")
+            self._say(f"The last push failed. The run is complete in {self.folder}; push it with: {by_hand}")
         else:
             self._say(f"Pushed: {self.url}")
 
@@ -105,7 +105,7 @@ class Publisher:
             shutil.rmtree(snapshot, ignore_errors=True)
 
     def _wait(self, patience_seconds: float) -> bool:
-        """Wait until all is pushed, or nobody is left who pushes; give whether nothing is left to push."""
+        """Wait until everything is pushed or the worker has ended; return whether nothing is left to push."""
         deadline = time.monotonic() + patience_seconds
         with self._changed:
             while not self._is_idle() and self._thread is not None and self._thread.is_alive():
@@ -129,7 +129,7 @@ class Publisher:
             self.url = None
             try:
                 self.url = self._publish(snapshot, message)
-            finally:  # whatever ends this thread, nobody waits for it
+            finally:  # however this thread ends, nothing may keep waiting for it
                 shutil.rmtree(snapshot, ignore_errors=True)
                 with self._changed:
                     self._current = None
@@ -141,13 +141,14 @@ class Publisher:
                 snapshot,
                 self.repo_id,
                 message=message,
-                private=self.private or None,  # not False, which would make it public where that is not the custom
+                private=self.private
+                or None,  # not False, which would make it public where the account's default is private
                 with_training_state=self.with_training_state,
                 patience_seconds=PATIENCE_SECONDS,
                 hurry=self._hurry,
             )
-        except Exception as error:  # whatever it is, it must not end a run; the next checkpoint tries again
-            if not self._is_over:  # then its files were taken away
+        except Exception as error:  # no error here may end a run; the next checkpoint tries again
+            if not self._is_over:  # otherwise its files have been removed
                 self._say(redact(f"The push after {message} failed: {error}"))
             return None
 
@@ -155,9 +156,9 @@ class Publisher:
         try:
             return take_snapshot(self.folder, with_training_state=self.with_training_state)
         except OSError as error:
-            self._say(f"Nothing is pushed this time, for it could not be laid aside: {error}")
+            self._say(f"Nothing is pushed this time because the snapshot failed: {error}")
             return None
 
     def _say(self, text: str) -> None:
-        with suppress(Exception):  # the output may be closed by now, which is no reason to push nothing
+        with suppress(Exception):  # the output may be closed by now; push anyway
             self.tell(text)

@@ -1,10 +1,10 @@
-"""Whether a run goes on: asked to stop, out of time, or at its last image; the same answer in every process."""
+"""Whether a run continues: stop requested, out of time, or at its last image; the same answer in every process."""
 
 from typing import NamedTuple
 
 from fagan_hf.training.run.session import Session
 
-AGREEMENT_SECONDS = 0.5  # several processes ask each other so often
+AGREEMENT_SECONDS = 0.5  # interval at which several processes consult each other
 
 
 class Verdict(NamedTuple):
@@ -12,7 +12,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         is_stopped: Was any of them asked to stop?
-        is_late: Is the time of any of them over?
+        is_late: Has any of them reached the time limit?
     """
 
     is_stopped: bool
@@ -20,12 +20,13 @@ class Verdict(NamedTuple):
 
 
 class Agreement:
-    """Clocks differ and signals arrive at different moments, so all processes must hear of them at the same step.
+    """Makes all processes learn of a stop request or the time limit at the same step.
 
-    Asking costs a wait for the device: several processes do it about twice a second, by the main one's clock.
+    Clocks differ and signals arrive at different moments. Each agreement synchronizes with the device, so several
+    processes agree only about twice a second, by the main process's clock.
 
     Args:
-        session: Of this process.
+        session: Session of this process.
     """
 
     def __init__(self, session: Session):
@@ -34,7 +35,7 @@ class Agreement:
         self._steps_to_go = 0
 
     def ask(self) -> Verdict:
-        """Return what all agree on, or that nothing is known of a stop between two agreements."""
+        """Return what all processes agree on; between two agreements, that there is no reason to stop."""
         session, minutes = self.session, self.session.recipe.max_minutes
         here = session.stop_request.is_made, minutes is not None and session.seconds >= 60 * minutes
         if session.processes.count == 1:

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder each, complete or absent, in safetensors and JSON.
+"""Checkpoints: one folder each, complete or absent, in safetensors and JSON.
 
 ``checkpoints/images-00064000/`` holds a safetensors file for every network and optimizer and one for the run's own
-tensors, ``state.json`` for plain numbers, and ``manifest.json`` with the SHA-256 of each. It is written aside, synced
-and renamed. Nothing in it is unpickled.
+tensors, ``state.json`` for plain values, and ``manifest.json`` with the SHA-256 of each. It is written to a temporary
+folder, synced and renamed. Nothing in it is unpickled.
 """
 
 import json
@@ -27,17 +27,17 @@ STATE = "state.json"
 NUMBERS = "numbers"
 
 Files = dict[str, dict[str, Tensor]]
-"""Tensors by name, by the file they are in (without its ending)."""
+"""Tensors by name, by the file that contains them (without its suffix)."""
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: Where they are.
-        networks: What is saved and restored, by file name.
-        optimizers: The same for optimizers.
-        keep: The newest so many stay.
+        folder: Folder of the checkpoints.
+        networks: Networks to save and restore, by file name.
+        optimizers: Optimizers to save and restore, by file name.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], keep: int):
@@ -45,36 +45,36 @@ class Checkpoints:
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
         self.keep = keep
-        self._whole: set[Path] = set()  # those that this process has written or verified
+        self._whole: set[Path] = set()  # checkpoints that this process has written or verified
 
     def save(self, images_seen: int, state: Mapping[str, Any], numbers: Mapping[str, Tensor] | None = None) -> Path:
-        """Write everything as it is now, then remove the oldest beyond `keep`.
+        """Save the current state, then remove the oldest checkpoints beyond `keep`.
 
         Args:
-            images_seen: Names the checkpoint.
-            state: Plain numbers and texts to be found again.
+            images_seen: Images seen, used as the checkpoint's name.
+            state: JSON-serializable values to save with it.
             numbers: Tensors of the run itself.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
-            OSError: It could not be written, a full disk for example; earlier checkpoints are untouched.
+            OSError: It could not be written, for example because the disk is full; earlier checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"images-{images_seen:08d}"
         if final.exists() and self._problem_of(final) is None:
-            return final  # the same moment of the run, saved before: it is never taken away to be written again
-        for abandoned in self.folder.glob(".images-*"):  # by a process that was killed while writing
+            return final  # already saved at this point of the run: never removed in order to rewrite it
+        for abandoned in self.folder.glob(".images-*"):  # left by a process that was killed while writing
             shutil.rmtree(abandoned, ignore_errors=True)
-        with replacing_folder(final) as aside:  # a broken one: a whole one was given back above
+        with replacing_folder(final) as aside:  # replaces a corrupt one: an intact one was returned above
             self._write(aside, state, numbers or {})
         self._whole.add(final)
         self._remove_old(final)
         return final
 
     def _remove_old(self, newest: Path) -> None:
-        """Keep the newest that are whole, the one just written among them; what is broken counts for none."""
+        """Keep the newest intact checkpoints, including the one just written; corrupt ones don't count."""
         others = [path for path in self.all() if path != newest]
         if len(others) < self.keep:
             return
@@ -92,7 +92,7 @@ class Checkpoints:
         _seal(folder, state)
 
     def _tensors(self) -> Files:
-        """Give what is saved, by file."""
+        """Return the tensors to save, by file."""
         weights = {
             name: {key: tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
             for name, network in self.networks.items()
@@ -100,25 +100,25 @@ class Checkpoints:
         return weights | {name: _optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
 
     def all(self) -> list[Path]:
-        """List the checkpoint folders, oldest first, whole or not."""
+        """List the checkpoint folders, oldest first, intact or not."""
         return checkpoints_in(self.folder)
 
     def read(self, check: Callable[[dict[str, Any]], Any] | None = None) -> tuple[dict[str, Any], Files] | None:
-        """Read the newest whole checkpoint; a broken one is named and passed over.
+        """Read the newest intact checkpoint; corrupt ones are logged and skipped.
 
         Args:
-            check: Is given the state before any tensor is read, and raises if the run can't go on from it.
+            check: Called with the state before any tensor is read; raises if the run can't resume from it.
 
         Returns:
-            The state that was saved with it and the tensors, for `restore`; ``None`` if there is no checkpoint.
+            The saved state and the tensors, for `restore`; ``None`` if there is no checkpoint.
 
         Raises:
-            ValueError: There are checkpoints, and none is whole: to begin anew is not for this program to decide.
+            ValueError: There are checkpoints, but all are corrupt: starting over is for the user to decide.
         """
         problem = None
         for path in reversed(self.all()):
             if problem := self._problem_of(path):
-                logger.warning("checkpoint %s is broken (%s): using the one before it", path, problem)
+                logger.warning("checkpoint %s is corrupt (%s): using the previous one", path, problem)
                 continue
             self._whole.add(path)
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -129,24 +129,24 @@ class Checkpoints:
             return state, {name: load_file(path / _file(name)) for name in names}
         if problem is not None:
             raise ValueError(
-                f"no checkpoint in {self.folder} is whole (the oldest: {problem}). Bring one back from elsewhere, or "
-                "remove that folder to begin anew; the model beside it stays"
+                f"all checkpoints in {self.folder} are corrupt (the oldest: {problem}). Restore one from a backup, or "
+                "remove that folder to start over; the model next to it stays"
             )
         return None
 
     def _problem_of(self, folder: Path) -> str | None:
-        """Say what is wrong with a checkpoint of this run, whose files must all be there."""
+        """Return what is wrong with a checkpoint of this run, whose files must all be present; else ``None``."""
         if problem := problem_of(folder):
             return problem
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         missing = [_file(name) for name in (*self.networks, *self.optimizers) if _file(name) not in hashes]
-        return f"{MANIFEST} does not name {missing[0]}" if missing else None
+        return f"{MANIFEST} does not list {missing[0]}" if missing else None
 
     def restore(self, files: Files) -> dict[str, Tensor]:
-        """Put networks and optimizers back as they were read.
+        """Restore networks and optimizers from tensors that `read` returned.
 
         Returns:
-            The tensors of the run itself; none of an older checkpoint.
+            The tensors of the run itself; empty for an older checkpoint.
         """
         for name, network in self.networks.items():
             network.load_state_dict(files[name])
@@ -160,7 +160,7 @@ def _file(name: str) -> str:
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's state: ``"3.exp_avg"`` is the gradient's mean of its parameter number 3."""
+    """Flatten an optimizer's state: ``"3.exp_avg"`` is the first moment of parameter 3."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": tensor.contiguous() for index, slots in state.items() for name, tensor in slots.items()}
 
@@ -170,8 +170,8 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".")
-        # A moment must lie in memory as its parameter does (channels_last, say): fused Adam walks both side by side,
-        # and would pair each weight with another one's moments.
+        # A moment must have the memory layout of its parameter (such as channels_last): fused Adam traverses both in
+        # memory order, and would otherwise pair each weight with the moments of another.
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
@@ -180,15 +180,15 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
 
 
 def copy_checkpoint(source: Path, target: Path, state: Mapping[str, Any]) -> None:
-    """Copy a checkpoint, with another state; complete or not at all.
+    """Copy a checkpoint atomically, with another state.
 
     Args:
-        source: A whole one; its files may be links.
-        target: Replaced if it is there.
-        state: What stands in the copy's ``state.json``.
+        source: An intact checkpoint; its files may be links.
+        target: Replaced if it exists.
+        state: Contents of the copy's ``state.json``.
 
     Raises:
-        OSError: There is no room.
+        OSError: The disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target) as aside:
@@ -198,23 +198,23 @@ def copy_checkpoint(source: Path, target: Path, state: Mapping[str, Any]) -> Non
 
 
 def _seal(folder: Path, state: Mapping[str, Any]) -> None:
-    """Add the state and the manifest to a checkpoint's tensors, which names every file by its hash."""
+    """Add the state to a checkpoint's tensors, and the manifest, which lists the hash of every file."""
     (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
 
 
 def problem_of(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint; nothing if every file is as its manifest says."""
+    """Return what is wrong with a checkpoint; ``None`` if every file matches its manifest."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if STATE not in hashes:
-            return f"{MANIFEST} does not name {STATE}"
+            return f"{MANIFEST} does not list {STATE}"
         for name, expected in hashes.items():
             if Path(name).name != name:
-                return f"{MANIFEST} names {name!r}, which lies elsewhere"
+                return f"{MANIFEST} lists {name!r}, which is outside the checkpoint"
             if sha256(folder / name) != expected:
-                return f"{name} is not what was written"
+                return f"{name} does not match its hash"
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -1,4 +1,4 @@
-"""A full disk: wait for room instead of losing a run."""
+"""A full disk: wait for free space instead of losing a run."""
 
 import errno
 import time
@@ -17,13 +17,13 @@ T = TypeVar("T")
 def when_there_is_room(
     write: Callable[[], T], folder: Path, *, tell: Callable[[str], None], is_stopped: Callable[[], bool]
 ) -> T:
-    """Write, again and again while the disk is full.
+    """Call a function that writes, and retry while the disk is full.
 
     Args:
         write: Leaves nothing half written when it raises, so it can be called again.
-        folder: Where to, for the message.
+        folder: Target folder, for the message.
         tell: Shows a message to the user.
-        is_stopped: Shall nobody wait any longer?
+        is_stopped: Returns whether to stop waiting.
 
     Raises:
         OSError: The disk is still full after `PATIENCE_SECONDS`, or it is another error.
@@ -40,8 +40,8 @@ def when_there_is_room(
                 there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
                 free = disk_usage(there).free / 2**20
                 tell(
-                    f"The disk of {folder} is full ({free:.1f} MB free). The checkpoints there are kept; waiting "
-                    f"{PATIENCE_SECONDS / 60:.0f} minutes for room ..."
+                    f"The disk of {folder} is full ({free:.1f} MB free). Existing checkpoints are kept; waiting "
+                    f"{PATIENCE_SECONDS / 60:.0f} minutes for free space ..."
                 )
             if is_stopped() or time.monotonic() >= deadline:
                 raise

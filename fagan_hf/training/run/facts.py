@@ -1,4 +1,4 @@
-"""What a run says about itself for its card: where it ran, on what, by which command."""
+"""Facts about a run for its model card: hardware, versions and command."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from fagan_hf.utils.redaction import redact
 from fagan_hf.utils.version import __version__
 
 ROOT = Path(__file__).resolve().parents[3]
-# Not the slashes of an address, nor those in a relative path.
+# Excludes the slashes of a URL and those inside a relative path.
 _ABSOLUTE = re.compile(r"(?<![\w/.~\\-])(?:/(?!/)|~/|[A-Za-z]:\\)[^\s,;:'\"\[\]=]+")
 _STATUS, _PEAK = Path("/proc/self/status"), re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PACKAGES = ("torch", "accelerate", "pillow")
@@ -27,17 +27,17 @@ _PACKAGES = ("torch", "accelerate", "pillow")
 
 @cache
 def environment_facts(device: str, num_processes: int) -> dict[str, Any]:
-    """Say what does not change in the course of a session.
+    """Return the facts that do not change during a session.
 
     Args:
         device: Type of the device: ``"cpu"``, ``"cuda"``, ...
-        num_processes: Over all machines.
+        num_processes: Number of processes over all machines.
     """
     return {"hardware": hardware(device, num_processes), "versions": versions(), "command": command(), **commit()}
 
 
 def hardware(device: str, num_processes: int) -> str:
-    """Name the class of hardware; no names of machines."""
+    """Name the type of hardware, without host names."""
     if device == "cpu":
         name = f"{available_cores()} cores of {_cpu_name()}"
     elif device == "cuda":
@@ -55,7 +55,7 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of what the numbers depend on."""
+    """Return the versions of the packages that results depend on."""
     found = {"Python": platform.python_version(), "fagan_hf": __version__}
     for name in _PACKAGES:
         try:
@@ -66,49 +66,58 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Say how much memory this process has had at most [MB]: the GPU's, or the machine's where it trains on the CPU."""
+    """Return the peak memory of this process [MB]: GPU memory, or host memory when training on the CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     if sys.platform == "win32":
         import psutil  # comes with accelerate
 
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
-    # On Linux `getrusage` counts what the process was forked from, too.
+    # On Linux `getrusage` also counts the process that this one was forked from.
     if _STATUS.is_file() and (found := _PEAK.search(_STATUS.read_text(encoding="utf-8"))):
         return round(int(found[1]) / 2**10, 1)
-    import resource  # Windows has none
+    import resource  # not available on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
-    """Give the command that started this run, without tokens and without paths of this machine.
+    """Return the command that started this run, without tokens and without paths of this machine.
 
     Args:
-        arguments: By default those of the process, and of the launcher that started it.
+        arguments: By default those of the process and of the launcher that started it.
     """
-    words = [*_launcher(), *sys.argv] if arguments is None else arguments
+    words = [*_launcher(), *_program()] if arguments is None else arguments
     return redact(shlex.join(map(_portable, words)))
 
 
+def _program() -> list[str]:
+    """Return what was launched, and its arguments."""
+    path = Path(sys.argv[0])
+    if path.stem == "fagan-hf":
+        return ["fagan-hf", *sys.argv[1:]]
+    is_module = path.name == "__main__.py" and path.parent.name == "training"
+    return ["-m", "fagan_hf.training", *sys.argv[1:]] if is_module else sys.argv
+
+
 def _launcher() -> list[str]:
-    """Say how the script was started; where the system shows it, with the launcher's own flags."""
+    """Return how the script was started, with the launcher's own flags where the system exposes them."""
     parent = Path(f"/proc/{os.getppid()}/cmdline")
     words = parent.read_text(encoding="utf-8", errors="replace").split("\0") if parent.is_file() else []
     is_launcher = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
     if not is_launcher:
-        return ["python"]
+        return [] if Path(sys.argv[0]).stem == "fagan-hf" else ["python"]
     if sys.argv[0] in words:
         words = words[: words.index(sys.argv[0])]
         if len(words) > 1 and Path(words[1]).name in ("accelerate", "torchrun"):
-            words = words[1:]  # without the Python that runs it
+            words = words[1:]  # without the Python interpreter
         return [Path(words[0]).name, *words[1:]]
     return ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["torchrun"]
 
 
 def _portable(word: str) -> str:
-    """Shorten the paths in a word: relative to the clone, or to their last name."""
+    """Shorten the paths in an argument: relative to the clone, or to their last component."""
 
     def shorten(match: re.Match[str]) -> str:
         path = Path(match[0])
@@ -121,10 +130,10 @@ def _portable(word: str) -> str:
 
 
 def commit() -> dict[str, Any]:
-    """Give the commit of the clone that is run, if it is one."""
+    """Return the git commit of the code, if it runs from a clone."""
     try:
         top = _git("rev-parse", "--show-toplevel")
-        if Path(top).resolve() != ROOT:  # a copy that lies in somebody else's repository
+        if Path(top).resolve() != ROOT:  # a copy inside some other repository
             return {}
         return {"commit": _git("rev-parse", "HEAD"), "commit_modified": bool(_git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):

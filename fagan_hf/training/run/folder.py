@@ -1,4 +1,4 @@
-"""May a recipe go on in a folder? Not if it was begun with another one, nor while another process trains there."""
+"""Whether a run can be resumed in a folder: not with another recipe, nor while another process trains there."""
 
 import os
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ MAY_DIFFER_BY_MACHINE = ("output_dir", "cpu_threads", "dataset")  # the images t
 
 
 def hold_folder(recipe: Recipe) -> FileLock:
-    """Keep other runs out of a run's folder until the lock is released or this process ends, however it ends.
+    """Lock a run folder until the lock is released or this process ends, however it ends.
 
     Raises:
-        ValueError: Another process trains there.
-        OSError: No folder can be made there.
+        ValueError: Another process is training there.
+        OSError: The folder can't be created.
     """
     folder = recipe.run_dir
     try:
@@ -30,21 +30,22 @@ def hold_folder(recipe: Recipe) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
-            f"another process is training in {folder}. Wait for it, stop it, or give another --name"
+            f"another process is training in {folder}. Wait for it, stop it, or choose another --name"
         ) from error
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"no run can be kept in {folder.parent} ({os.strerror(error.errno or 0)}); give another --output_dir",
+            f"can't create a run folder in {folder.parent} ({os.strerror(error.errno or 0)}); "
+            "choose another --output_dir",
         ) from error
     return lock
 
 
 def check_folder(recipe: Recipe) -> None:
-    """Refuse a run folder that another recipe has begun.
+    """Refuse a run folder that was created with another recipe.
 
     Raises:
-        ValueError: Says which fields differ.
+        ValueError: The recipes differ; says in which fields.
     """
     path = recipe.run_dir / RECIPE
     if not path.exists():
@@ -53,39 +54,42 @@ def check_folder(recipe: Recipe) -> None:
     try:
         begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is broken: {error}. Remove {recipe.run_dir} to start anew.") from error
+        raise ValueError(f"{path} is corrupt: {error}. Remove {recipe.run_dir} to start over.") from error
     names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
     different = sorted(name for name in names if begun.get(name) != wanted.get(name))
     if different:
-        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r}" for name in different)
+        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r} now" for name in different)
         raise ValueError(
             f"{recipe.run_dir} belongs to another recipe: {changes}. "
-            "Give another --name, or remove that folder to start anew."
+            "Choose another --name, or remove that folder to start over."
         )
 
 
 def check_same_recipe(recipe: Recipe, of_main: str) -> None:
-    """Refuse processes that were started with other flags than the main one, on another machine perhaps.
+    """Refuse processes that were started with other flags than the main process, perhaps on another machine.
 
     Args:
-        recipe: Of this process.
-        of_main: The main process's, as YAML.
+        recipe: Recipe of this process.
+        of_main: Recipe of the main process, as YAML.
 
     Raises:
-        ValueError: Says which fields differ.
+        ValueError: The recipes differ; says in which fields.
     """
     mine, main = recipe.to_plain(), yaml.safe_load(of_main)
     different = [name for name in mine if name not in MAY_DIFFER_BY_MACHINE and mine[name] != main[name]]
     if different:
         changes = "; ".join(f"{name} is {mine[name]!r} here and {main[name]!r} there" for name in different)
-        raise ValueError(f"this process has another recipe than the main one: {changes}. Start all by the same command")
+        raise ValueError(
+            f"the recipe of this process differs from the main process's: {changes}. "
+            "Start all processes with the same command"
+        )
 
 
 def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
-    """Refuse to go on with networks that were changed: `model` may be a file, and labels come from the data.
+    """Refuse to resume with a changed architecture: `model` may be a file, and labels come from the data.
 
     Raises:
-        ValueError: Says which network differs.
+        ValueError: The architectures differ; says how.
     """
     path = recipe.run_dir / ARCHITECTURE
     if not path.exists():
@@ -93,13 +97,13 @@ def check_architecture(recipe: Recipe, architecture: Architecture) -> None:
     begun = load_architecture(str(path))
     if changes := architecture_changes(begun, architecture):
         raise ValueError(
-            f"{recipe.run_dir} was begun with another architecture (see {path}): {'; '.join(changes[:5])}. "
-            "Give another --name, or remove that folder to start anew."
+            f"{recipe.run_dir} was started with another architecture (see {path}): {'; '.join(changes[:5])}. "
+            "Choose another --name, or remove that folder to start over."
         )
 
 
 def architecture_changes(was: Architecture, now: Architecture) -> list[str]:
-    """Name what differs between two architectures."""
+    """List the differences between two architectures."""
     return [
         f"{name}{change}"
         for name, before, after in zip(("generator", "discriminator"), was, now, strict=True)
@@ -108,7 +112,7 @@ def architecture_changes(was: Architecture, now: Architecture) -> list[str]:
 
 
 def _changes(was: Any, now: Any) -> Iterator[str]:
-    """Name what differs between two configs, as far down as both have the same form."""
+    """List the differences between two configs, as deep as their structures match."""
     if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
         for key in was:
             yield from (f".{key}{change}" for change in _changes(was[key], now[key]))
@@ -117,4 +121,4 @@ def _changes(was: Any, now: Any) -> Iterator[str]:
             yield from (f"[{index}]{change}" for change in _changes(*pair))
     elif was != now:
         is_long = any(isinstance(each, dict | list) for each in (was, now))
-        yield " differs" if is_long else f" was {was!r}, is {now!r}"
+        yield " differs" if is_long else f" was {was!r}, is {now!r} now"

@@ -1,4 +1,4 @@
-"""A run from its first image to its last: when to step, log, show, save, go back and stop."""
+"""A run from its first image to its last: when to step, log, sample, save, roll back and stop."""
 
 import sys
 import time
@@ -15,18 +15,18 @@ from fagan_hf.training.step.randomness import random_seed
 
 
 def train(session: Session) -> None:
-    """Train until the recipe's end, from the newest checkpoint if there is one; the session is closed afterward.
+    """Train until the recipe's end, from the newest checkpoint if there is one, then close the session.
 
     Args:
-        session: From `fagan_hf.training.run.session.setup`.
+        session: Created by `fagan_hf.training.run.session.setup`.
 
     Raises:
         ValueError: The model that the run starts from has another architecture, the images have changed, or the
-            checkpoint is of a newer version.
-        FileNotFoundError: It lacks a file.
-        OSError: The disk is full, and stays full.
-        DivergedError: Losses or gradients are not finite, and going back to a checkpoint did not help.
-        OtherProcessError: Another process has failed in what it did alone.
+            checkpoint was written by a newer version.
+        FileNotFoundError: The model that the run starts from lacks a file.
+        OSError: The disk stays full.
+        DivergedError: Losses or gradients are not finite, and rolling back to a checkpoint did not help.
+        OtherProcessError: Another process has failed during uneven work.
         RuntimeError: Another process is gone.
     """
     try:
@@ -39,13 +39,11 @@ def train(session: Session) -> None:
 
 
 def _run(session: Session) -> bool:
-    """Take steps until the end or a stop; return whether it was a stop."""
+    """Take steps until the end or a stop request; return whether the run was stopped."""
     agreement = Agreement(session)
     verdict, is_saved = agreement.ask(), False
     if _is_over(session, verdict):
-        session.tell(
-            f"Nothing is left to do after {session.images_seen:,} images: raise --max_images or --max_minutes."
-        )
+        session.tell(f"Nothing left to do after {session.images_seen:,} images: raise --max_images or --max_minutes.")
     with session.stop_request.listening(), _progress_bar(session) as bar:
         while not verdict.is_stopped and not _has_ended(session, verdict):
             take_step(session)
@@ -64,7 +62,7 @@ def _run(session: Session) -> bool:
             verdict = agreement.ask()
             if session.is_due("checkpoint") or verdict.is_stopped:
                 is_saved = outputs.save_if_healthy(session)
-        bar.close()  # what follows is told below it
+        bar.close()  # later messages are printed below it
         if verdict.is_stopped:
             saved = "checkpoint saved. Run the same command to resume" if is_saved else "no checkpoint saved"
             session.tell(f"Stop requested; {saved}.")
@@ -77,9 +75,9 @@ def _run(session: Session) -> bool:
 
 
 def take_step(session: Session) -> None:
-    """Take one step of both networks, and let the averaged generator follow."""
+    """Take one step of both networks, and update the averaged generator."""
     recipe, seen, processes = session.recipe, session.images_seen, session.processes
-    # What draws from torch's own generator, dropout, draws the same after a restart.
+    # Dropout uses torch's global generator; seeding it at every step makes a resumed run identical.
     place = seen * processes.count + processes.index
     torch.manual_seed(random_seed(recipe.seed, "dropout", place, session.batches.attempt))
     for_discriminator, for_generator = session.batches.make(seen)
@@ -89,12 +87,12 @@ def take_step(session: Session) -> None:
     session.progress.images_seen += recipe.batch_size
     session.averaged.update(session.generator, recipe.batch_size, session.images_seen)
     session.skipped.add(numbers.pop("discriminator_skipped"), numbers.pop("generator_skipped"))
-    session.means.add(numbers)  # stays on the device: nothing waits for it
+    session.means.add(numbers)  # stays on the device, without synchronization
     session.progress.seconds = time.monotonic() - session.started
 
 
 def _set_learning_rates(session: Session, images: int) -> None:
-    """Warm up, decay, and back off after every rollback."""
+    """Set the learning rates: warmup, decay, and backoff after every rollback."""
     recipe = session.recipe
     share = min(1.0, images / recipe.warmup_images) if recipe.warmup_images else 1.0
     if recipe.decay_after_images is not None:
@@ -109,7 +107,7 @@ def _is_over(session: Session, verdict: Verdict) -> bool:
 
 
 def _has_ended(session: Session, verdict: Verdict) -> bool:
-    """Return whether the run is over and healthy; log what came after the last line, and roll back if that is lost."""
+    """Return whether the run has ended in good health; log what came after the last line, roll back if diverged."""
     if not _is_over(session, verdict):
         return False
     if session.images_seen > session.progress.logged_images and outputs.log(session):
@@ -119,7 +117,7 @@ def _has_ended(session: Session, verdict: Verdict) -> bool:
 
 
 def expected_images(session: Session) -> int:
-    """Estimate how many images the run will see, for the bar's time of arrival."""
+    """Estimate how many images the run will see, for the progress bar's remaining time."""
     recipe, seen = session.recipe, session.images_seen
     if recipe.max_minutes is None or not seen:
         return recipe.max_images
@@ -135,5 +133,5 @@ def _progress_bar(session: Session) -> tqdm:
         desc=session.recipe.name,
         disable=not session.is_main,
         smoothing=0.05,
-        mininterval=1 if sys.stderr.isatty() else 20,  # a log file wants fewer lines
+        mininterval=1 if sys.stderr.isatty() else 20,  # fewer lines in a log file
     )

@@ -1,4 +1,4 @@
-"""The model that a run starts from: resumed where its training stopped, or fine-tuned on other pictures."""
+"""The model that a run starts from: resumed where its training stopped, or fine-tuned on other images."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.hub.publish import NOT_PORTABLE
+from fagan_hf.hub.publishing import NOT_PORTABLE
 from fagan_hf.hub.repository import (
     ARCHITECTURE_SUFFIXES,
     CONFIG,
@@ -34,12 +34,12 @@ _WANTED += [FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
 
 @dataclass(frozen=True)
 class Origin:
-    """A model folder, or a snapshot of a repository.
+    """A local model folder, or a snapshot of a Hub repository.
 
     Attributes:
-        name: As it was given.
-        folder: Where its files are.
-        commit: Of the repository; ``None`` for a folder of this machine.
+        name: As given by the user.
+        folder: Folder of its files.
+        commit: Commit of the repository; ``None`` for a local folder.
     """
 
     name: str
@@ -48,24 +48,24 @@ class Origin:
 
     @property
     def label(self) -> str:
-        """What a card calls it: ``user/name@commit``, or the folder's name."""
+        """Its name on a card: ``user/name@commit``, or the folder's name."""
         return f"{self.name.partition('@')[0]}@{self.commit}" if self.commit else self.folder.resolve().name
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it says of its training; empty if it says nothing."""
+        """Recorded facts about its training; empty if there are none."""
         return read_json(self.folder / FACTS).get("training", {})
 
     def lineage(self, *, is_resumed: bool, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Say where the weights of a run that starts from it come from; a fine-tuned model stays one.
+        """Return the lineage of a run that starts from it; a fine-tuned model remains marked as fine-tuned.
 
         Args:
-            is_resumed: Is it the same run that goes on?
+            is_resumed: Whether the same run is resumed.
             data: Description of the images of the run.
 
         Returns:
-            ``finetuned_from``, ``resumed_from``, and ``earlier_data``: what the model has learned from, if that is
-            other data, and what the models had that it started from; ``None`` for a model that does not say.
+            ``finetuned_from``, ``resumed_from``, and ``earlier_data``: the data that this model and its own ancestors
+            were trained on, where it differs; ``None`` for a model with no record of its data.
         """
         facts = read_json(self.folder / FACTS)
         before = [*facts.get("earlier_data", [])]
@@ -77,7 +77,7 @@ class Origin:
 
     @property
     def training_state(self) -> Path | None:
-        """The checkpoint that was pushed with it."""
+        """The checkpoint that was pushed with it, if any."""
         folder = self.folder / TRAINING_STATE
         return folder if (folder / STATE).is_file() else None
 
@@ -85,7 +85,7 @@ class Origin:
         """Read its recipe, for a run that starts from it; empty if it has none.
 
         Raises:
-            ValueError: It is no YAML mapping.
+            ValueError: The recipe is not a YAML mapping.
         """
         return read_recipe(self.folder)
 
@@ -95,48 +95,50 @@ def find_origin(name: str) -> Origin:
     """Find a model to start from.
 
     Args:
-        name: A folder, or ``user/name`` on the Hub, or ``user/name@revision``.
+        name: A local folder, or ``user/name`` or ``user/name@revision`` on the Hub.
 
     Raises:
         FileNotFoundError: There is no such folder or repository.
     """
     found = resolve(name, allow_patterns=_WANTED)
     if found.commit is None and not (found.folder / GENERATOR / CONFIG).is_file():
-        raise FileNotFoundError(f"{name!r} holds no model: there is no {GENERATOR}/{CONFIG} in it")
+        raise FileNotFoundError(f"{name!r} does not contain a model: {GENERATOR}/{CONFIG} is missing")
     return Origin(name, found.folder, found.commit)
 
 
 def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:
-    """Give the fields of a recipe that a run takes over from the model it starts from.
+    """Return the recipe fields that a run inherits from the model it starts from.
 
     Args:
-        name: Of the model, see `find_origin`.
-        is_resumed: Is it the same run that goes on? Otherwise it is another one, which needs a name of its own.
+        name: Name of the model, see `find_origin`.
+        is_resumed: Whether the same run is resumed. Otherwise it is a new run, which needs its own name.
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: Its recipe is broken.
+        ValueError: Its recipe is corrupt.
     """
     fields = find_origin(name).recipe()
     its_own = (*NOT_PORTABLE, *(() if is_resumed else ("name", "weights_license")))
     fields = {key: value for key, value in fields.items() if key not in its_own}
     model = fields.get("model")
-    if model is None or Path(str(model)).suffix in ARCHITECTURE_SUFFIXES:  # a file is not here, but its configs are
+    if (
+        model is None or Path(str(model)).suffix in ARCHITECTURE_SUFFIXES
+    ):  # the file is not available here, but its configs are
         fields["model"] = name
     return fields
 
 
 def restore_weights(origin: Origin, generator: Generator, discriminator: Discriminator, averaged: Generator) -> str:
-    """Put the weights of a model into fresh networks.
+    """Load the weights of a model into new networks.
 
-    What a repository holds is the averaged generator; the trained one starts from it too.
+    A repository holds the averaged generator; the trained one is initialized from it too.
 
     Returns:
-        A sentence about what was taken over and what not.
+        A sentence on what was loaded and what not.
 
     Raises:
-        ValueError: Its networks have another architecture than the run's.
-        FileNotFoundError: It has no generator.
+        ValueError: The model's architecture differs from the run's.
+        FileNotFoundError: The model has no generator.
     """
     weights = _load(origin, Generator, generator).state_dict()
     if generator.label_frequencies is not None:  # those of the run's own data
@@ -144,9 +146,12 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     generator.load_state_dict(weights)
     averaged.load_state_dict(weights)
     if not (origin.folder / DISCRIMINATOR).is_dir():
-        return f"Starting from the generator of {origin.name}, which has no discriminator; new: it, optimizers."
+        return (
+            f"Starting from the generator of {origin.name}, which has no discriminator: "
+            "discriminator and optimizers are reinitialized."
+        )
     discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
-    return f"Starting from the weights of {origin.name}, with new optimizers."
+    return f"Starting from the weights of {origin.name}; optimizers are reinitialized."
 
 
 def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:
@@ -158,7 +163,7 @@ def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> Hu
         detail = f" ({list(labels[0])}, not {list(labels[1])})" if are_other else ""
         raise ValueError(
             f"the {network_class.subfolder} of {origin.name} has {hint} than this recipe{detail}; "
-            f"{'name the same --label_columns' if are_other else f'give --model {origin.name}'}"
+            f"{'use the same --label_columns' if are_other else f'use --model {origin.name}'}"
         )
     return source
 
@@ -166,16 +171,16 @@ def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> Hu
 def check_origin(
     origin: Origin, generator: Generator, discriminator: Discriminator, check: Callable[[dict[str, Any]], Any]
 ) -> None:
-    """See whether a run can go on from a pushed training state, before anything is laid down of it.
+    """Check that a run can resume from a pushed training state, before any of it is copied.
 
     Args:
-        origin: Has one.
-        generator: Of the run.
-        discriminator: Of the run.
-        check: Is given the state, and raises if it does not fit.
+        origin: A model with a training state.
+        generator: Generator of the run.
+        discriminator: Discriminator of the run.
+        check: Called with the state; raises if it does not fit.
 
     Raises:
-        ValueError: The state is broken, or its networks have another architecture than the run's.
+        ValueError: The state is corrupt, or its architecture differs from the run's.
     """
     source = origin.training_state
     assert source is not None
@@ -185,25 +190,25 @@ def check_origin(
     numbers = [state.get(name) for name in ("images_seen", "seconds")] if isinstance(state, dict) else [None]
     problem = problem_of(source)
     if problem is None and not all(isinstance(number, int | float) and number >= 0 for number in numbers):
-        problem = f"{STATE} does not say how far it is"
+        problem = f"{STATE} does not record its progress"
     if problem is not None:
-        raise ValueError(f"the training state of {origin.name} is broken ({problem}): push it again, or leave it out")
+        raise ValueError(f"the training state of {origin.name} is corrupt ({problem}): push it again, or leave it out")
     check(state)
 
 
 def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineage: Mapping[str, Any]) -> None:
-    """Lay a pushed training state, and the lines up to it, into a run folder, as if it had been trained there.
+    """Copy a pushed training state, with its history of metrics, into a run folder, as if it had been trained there.
 
     Args:
-        origin: Has one, which `check_origin` has found good.
-        checkpoints: Folder of the run's.
+        origin: A model with a training state that `check_origin` has accepted.
+        checkpoints: Folder of the run's checkpoints.
         history: The run's ``metrics.jsonl``.
-        lineage: Where the run comes from; kept in the state.
+        lineage: Lineage of the run, saved in the state.
 
     Raises:
-        OSError: There is no room; nothing half written is left.
+        OSError: The disk is full; nothing half written is left.
     """
-    copy_history(origin, history)  # first: with the checkpoint in its place nobody would come back for it
+    copy_history(origin, history)  # first, because once the checkpoint exists this step is not retried
     source = origin.training_state
     assert source is not None
     state = read_json(source / STATE)
@@ -212,7 +217,7 @@ def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineag
 
 
 def copy_history(origin: Origin, history: Path) -> None:
-    """Let the lines of numbers go on where those of the model end."""
+    """Continue the lines of metrics where those of the model end."""
     if (origin.folder / HISTORY).is_file() and not history.exists():
         with replacing(history, make_folder=True) as aside:
             shutil.copyfile(origin.folder / HISTORY, aside)

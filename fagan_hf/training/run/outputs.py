@@ -1,4 +1,4 @@
-"""What a run leaves while it trains: lines, grids, measurements, checkpoints, models, pushes."""
+"""What a run writes during training: metrics, sample grids, evaluations, checkpoints, models, pushes."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fagan_hf.hub.card import write_card
-from fagan_hf.hub.repository import CARD, save_repository, write_text
+from fagan_hf.hub.repository import CARD, LOSSES, save_repository, write_text
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.models import Generator
 from fagan_hf.training.reporting.evaluation import Evaluation, keep_if_best, numbers_of
@@ -20,7 +20,7 @@ from fagan_hf.training.run.session import Session
 
 
 def log(session: Session) -> bool:
-    """Write a line of means since the last one; return whether the run is lost."""
+    """Write a line of means since the last one; return whether the run has diverged."""
     progress = session.progress
     images, seconds = session.images_seen - progress.logged_images, session.seconds - progress.logged_seconds
     skipped, is_lost = session.skipped.read()
@@ -50,6 +50,8 @@ def log(session: Session) -> bool:
     def write() -> None:
         session.when_there_is_room(lambda: session.report.add_line(line))
         session.tracker.log(line, session.images_seen)
+        if session.display is not None:
+            session.display.show_line(session.recipe.name, line)
 
     session.processes.run_on_main(write)
     return is_lost
@@ -64,11 +66,11 @@ def _state_of_networks(session: Session) -> dict[str, float]:
         for name, network in networks.items()
         if (norms := spectral_norms(network))
     }
-    return blends | {name: sigma for name, sigma in sigmas.items() if math.isfinite(sigma)}  # JSON knows no others
+    return blends | {name: sigma for name, sigma in sigmas.items() if math.isfinite(sigma)}  # JSON has no others
 
 
 def shown_numbers(session: Session) -> dict[str, Any]:
-    """Return what the progress bar shows of the newest line."""
+    """Return the metrics of the newest line that the progress bar shows."""
     line = session.last_line
     losses = {player: line.get(f"{player}_loss", math.nan) for player in ("generator", "discriminator")}
     skipped = sum(line[f"{player}_skipped_steps"] for player in losses)
@@ -77,9 +79,9 @@ def shown_numbers(session: Session) -> dict[str, Any]:
 
 
 def measure(session: Session) -> bool:
-    """Measure the averaged generator, for the next line, and keep it if it is the best; return whether it was done.
+    """Evaluate the averaged generator for the next line, and keep it if it is the best; return whether it was done.
 
-    Its time is not the training's: runs with and without it compare.
+    Its time does not count as training time, so runs with and without evaluation are comparable.
     """
     if session.evaluator is None or session.skipped.is_skipping:
         return False
@@ -96,7 +98,7 @@ def measure(session: Session) -> bool:
 
 
 def _keep_if_best(session: Session, evaluation: Evaluation | None, generator: Generator) -> None:
-    assert evaluation is not None, "the main process has it"
+    assert evaluation is not None, "the main process has the result"
     keep_if_best(session.recipe.run_dir, evaluation, generator, session.discriminator, _facts(session))
 
 
@@ -112,12 +114,15 @@ def _draw(session: Session) -> None:
     session.when_there_is_room(session.report.draw_plots)
     session.last_done.note("shown", session.images_seen)
     session.tracker.show(grid, session.images_seen)
+    if session.display is not None:
+        session.display.show_grid(grid)
+        session.display.show_plot(session.recipe.run_dir / LOSSES)
 
 
 def save_if_healthy(session: Session) -> bool:
-    """Save, unless steps are being skipped: the checkpoint before is a better place to come back to."""
+    """Save, unless steps are being skipped: then the previous checkpoint is the better one to return to."""
     if session.skipped.is_skipping:
-        session.tell(f"No checkpoint after {session.images_seen:,} images, for the last step had to be skipped.")
+        session.tell(f"No checkpoint at {session.images_seen:,} images because the last step was skipped.")
         return False
     save(session)
     publish(session)
@@ -132,7 +137,7 @@ def save(session: Session) -> None:
 
 def _write_model(session: Session, means: torch.Tensor) -> None:
     folder, images = session.recipe.run_dir, session.images_seen
-    if not session.last_done.is_current("shown", images):  # what is saved is what is shown
+    if not session.last_done.is_current("shown", images):  # the saved model is the one in the grid
         session.report.show_samples(sample_grid(session.averaged_generator()))
         session.last_done.note("shown", images)
     save_repository(folder, session.averaged_generator(), session.discriminator, _facts(session))
@@ -143,15 +148,17 @@ def _write_model(session: Session, means: torch.Tensor) -> None:
 
 
 def write_checkpoint(session: Session, numbers: dict[str, torch.Tensor]) -> None:
-    """Write a checkpoint of this moment; ``numbers`` are tensors beside those of the networks and optimizers."""
-    session.progress.told = session.means.names()
+    """Write a checkpoint now; ``numbers`` are tensors besides those of the networks and optimizers."""
+    session.progress.metrics = session.means.names()
     numbers = {**numbers, "skipped_steps": session.skipped.counts}
     session.checkpoints.save(session.images_seen, session.progress.to_state(), numbers)
 
 
 def _facts(session: Session) -> dict[str, Any]:
-    """Collect what the card is written from."""
+    """Collect the facts that the card is written from."""
     environment = environment_facts(session.processes.device.type, session.processes.count)
+    if session.command is not None:
+        environment = environment | {"command": session.command}
     return {
         **session.progress.facts(environment),
         "data": session.images.description,
@@ -166,8 +173,8 @@ def _write_card(session: Session) -> None:
     try:
         repo_id = session.publisher.repo_id if session.publisher else None
         write_text(path, write_card(folder, repo_id, existing))
-    except Exception as error:  # whatever people wrote there, it is no reason to end a run
-        session.tell(f"{path} is left as it is: {error}")
+    except Exception as error:  # user edits of the card must not end a run
+        session.tell(f"{path} is left unchanged: {error}")
 
 
 def publish(session: Session) -> None:
@@ -178,7 +185,7 @@ def publish(session: Session) -> None:
 
 
 def finish(session: Session) -> None:
-    """Measure, show and save the finished model, and tell how to use it."""
+    """Evaluate and save the finished model, update the plots, and print how to use the model."""
     images = session.images_seen
     if not session.last_done.is_current("evaluated", images) and measure(session):
         log(session)

@@ -1,4 +1,4 @@
-"""How far a run is: all that a checkpoint holds besides tensors."""
+"""Progress of a run: everything in a checkpoint besides tensors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,25 +7,27 @@ from typing import Any
 
 from fagan_hf.utils.version import __version__
 
+_KEYS = {"metrics": "told"}  # fields stored under another key, for compatibility with existing checkpoints
 FORMAT = 2
-"""Of a checkpoint. 1, of the project's first state, had networks, optimizers, images and seconds only."""
+"""Format of a checkpoint. Format 1, the project's first, had only networks, optimizers, images and seconds."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
-        images_seen: Real images that went through steps.
-        seconds: Of training, over all sessions.
-        lines: How many `metrics.jsonl` has; ``None`` where an older checkpoint does not say.
+        images_seen: Real images seen in training steps.
+        seconds: Training time over all sessions.
+        lines: Number of lines in `metrics.jsonl`; ``None`` if an older checkpoint has not recorded it.
         logged_images: Images seen at the last line.
         logged_seconds: Seconds at the last line.
-        told: Names of the numbers that have been summed up since the last line.
-        events: What the next line shall tell besides numbers.
-        symptoms: For how many lines in a row each symptom has held, see `fagan_hf.training.reporting.health`.
-        returns: How often the run has gone back because numbers were not finite.
-        processes: Over how many the batch was spread.
+        metrics: Names of the metrics accumulated since the last line.
+        events: Messages for the next line of metrics.
+        symptoms: For how many consecutive lines each symptom has been present, see
+            `fagan_hf.training.reporting.health`.
+        returns: Number of rollbacks after losses or gradients that were not finite.
+        processes: Number of processes that the batch was split over.
         data: ``content`` (a hash of pixels and labels) and ``description`` of the images.
         lineage: Models that the weights come from, hardware so far, see `fagan_hf.training.run.origin`.
     """
@@ -35,7 +37,7 @@ class Progress:
     lines: int | None = 0
     logged_images: int = 0
     logged_seconds: float = 0.0
-    told: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     symptoms: dict[str, int] = field(default_factory=dict)
     returns: int = 0
@@ -44,15 +46,16 @@ class Progress:
     lineage: dict[str, Any] = field(default_factory=dict)
 
     def to_state(self) -> dict[str, Any]:
-        """Give it as JSON takes it, with the format and the version that wrote it."""
-        return {"format": FORMAT, "version": __version__, **dataclasses.asdict(self)}
+        """Return the progress as JSON-serializable values, with format and package version."""
+        fields = {_KEYS.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        return {"format": FORMAT, "version": __version__, **fields}
 
     def facts(self, environment: Mapping[str, Any]) -> dict[str, Any]:
-        """Give what a card says of the training.
+        """Return the training facts for a card.
 
         Args:
-            environment: Hardware, versions and command of this session. A run's sessions may be on different machines:
-                its wall time is that of all, so all are named.
+            environment: Hardware, versions and command of this session. Sessions may run on different machines: the
+                wall time is that of all of them, so all are listed.
         """
         hardware = self.lineage.setdefault("hardware", [])
         if environment["hardware"] not in hardware:
@@ -66,19 +69,19 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """Read what `to_state` gave, in this version of the project or an older one.
+        """Read what `to_state` returned, in this version of the project or an older one.
 
         Raises:
-            ValueError: A newer version wrote it, in a format that this one does not know.
+            ValueError: A newer version wrote it, in a format that this version can't read.
         """
         written_in, version = state.get("format", 1), state.get("version", "an unknown version")
         if written_in > FORMAT:
             raise ValueError(
-                f"the checkpoint was written by fagan_hf {version} in format {written_in}; fagan_hf {__version__} "
-                f"reads formats up to {FORMAT}. Go on with that version, or a newer one"
+                f"the checkpoint was written by fagan_hf {version} in format {written_in}, but fagan_hf {__version__} "
+                f"reads formats up to {FORMAT} only. Resume with fagan_hf {version} or newer"
             )
-        names = {each.name for each in dataclasses.fields(cls)}
-        known = {name: value for name, value in state.items() if name in names}
+        names = {_KEYS.get(each.name, each.name): each.name for each in dataclasses.fields(cls)}
+        known = {names[key]: value for key, value in state.items() if key in names}
         if written_in < 2:
             known |= {"lines": None, "logged_images": known["images_seen"], "logged_seconds": known["seconds"]}
         return cls(**known)

@@ -1,4 +1,4 @@
-"""Where a run starts from: its newest checkpoint, another model's training or weights; and back to a checkpoint."""
+"""Where a run starts: at its newest checkpoint, or from another model's training state or weights; and rollbacks."""
 
 import math
 import time
@@ -25,7 +25,7 @@ from fagan_hf.utils.redaction import redact
 
 
 def restore(session: Session) -> None:
-    """Stand where the newest checkpoint was, or where the model is that the run starts from."""
+    """Restore the newest checkpoint, or the model that the run starts from."""
     processes, checkpoints = session.processes, session.checkpoints
 
     def check(state: dict[str, Any]) -> None:
@@ -46,27 +46,27 @@ def restore(session: Session) -> None:
 
 
 def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | None) -> None:
-    """Stand where a checkpoint was that the main process has read; the others need no folder with it."""
+    """Restore a checkpoint that the main process has read; the other processes need no access to its folder."""
     processes, count = session.processes, session.processes.count
     state = processes.broadcast_from_main(found[0] if found else None)
     numbers = session.checkpoints.restore(processes.share(found[1] if found else {}))
     if session.graphed is not None:
-        session.graphed.forget()  # the optimizers have other tensors now
+        session.graphed.forget()  # the optimizers' tensors have been replaced
     session.progress = progress = Progress.from_state(state)
     session.means.clear()
-    if progress.told:
+    if progress.metrics:
         tables = numbers["means"]
         is_same = len(tables) == count
-        session.means.restore(progress.told, tables[processes.index] if is_same else tables.mean(0))
+        session.means.restore(progress.metrics, tables[processes.index] if is_same else tables.mean(0))
     session.skipped.counts = numbers.get("skipped_steps", torch.zeros(4)).to(processes.device)
     if progress.processes != count:
         session.note(
-            f"Resuming with {count} process{'es' if count > 1 else ''} after {progress.processes}: the same "
-            "batches in the same order, but sums are rounded differently."
+            f"Resuming with {count} process{'es' if count > 1 else ''} instead of {progress.processes}: same batches "
+            "in the same order, but sums are rounded differently."
         )
         progress.processes = count
     if _has_other_data(session, progress):
-        session.note("Resuming with other images than before, as accept_changed_data says.")
+        session.note("The images have changed since the last session; resuming because accept_changed_data is set.")
         earlier = progress.lineage.setdefault("earlier_data", [])
         if progress.data["description"] not in earlier:
             earlier.insert(0, progress.data["description"])
@@ -74,10 +74,10 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
 
 
 def roll_back(session: Session) -> None:
-    """Return to the newest checkpoint, for other draws and slower learning.
+    """Roll back to the newest checkpoint, with other random numbers and lower learning rates.
 
     Raises:
-        DivergedError: That did not help before.
+        DivergedError: The maximum number of rollbacks is reached.
     """
     before, recipe, processes = session.progress, session.recipe, session.processes
     lost_at, returns, seconds = before.images_seen, before.returns + 1, before.seconds
@@ -88,7 +88,7 @@ def roll_back(session: Session) -> None:
     session.skipped.begin_again()
     progress = session.progress
     progress.returns = returns
-    progress.data, progress.lineage = before.data, before.lineage  # a checkpoint may be of others
+    progress.data, progress.lineage = before.data, before.lineage  # the checkpoint's may differ
     _open_stream(session)
     progress.seconds = progress.logged_seconds = seconds
     session.note(
@@ -98,26 +98,27 @@ def roll_back(session: Session) -> None:
     with processes.uneven_work():
         if session.is_main:
             forgotten = session.when_there_is_room(lambda: session.report.rewind(session.images_seen, progress.lines))
-            events = [event for line in forgotten for event in line.get("events", [])]  # told again, or lost
+            events = [event for line in forgotten for event in line.get("events", [])]  # kept for the next line
             progress.events = list(dict.fromkeys([*events, *progress.events]))
             progress.lines = len(session.report.lines())
 
 
 def _check_state(session: Session, state: dict[str, Any]) -> None:
-    """Refuse a checkpoint of a newer version, one behind the model to resume, and one of other images."""
+    """Refuse a checkpoint of a newer version, one behind the model to resume, and one trained on other images."""
     progress, recipe, origin = Progress.from_state(state), session.recipe, session.origin
     ahead = origin.facts.get("images_seen", 0) if origin and recipe.resume_from else 0
     if ahead > progress.images_seen:
         raise ValueError(
-            f"{recipe.run_dir} has seen {progress.images_seen:,} images, {recipe.resume_from} {ahead:,}: "
-            "to resume from there remove the folder or give another --name, to resume from here leave out --resume_from"
+            f"{recipe.run_dir} has seen {progress.images_seen:,} images, but {recipe.resume_from} {ahead:,}: to resume "
+            "from the latter remove the folder or choose another --name, to resume from the folder leave out "
+            "--resume_from"
         )
     if _has_other_data(session, progress) and not recipe.accept_changed_data:
         before, now = (each.get("count") for each in (progress.data["description"], session.images.description))
         change = f"{before:,} then, {now:,} now" if before and now and before != now else "other pixels or labels"
         raise ValueError(
-            f"the images of {recipe.dataset!r} are not those that the run began with ({change}). Bring them "
-            "back, give another --name, or resume with these: --accept_changed_data"
+            f"the images of {recipe.dataset!r} have changed since the run began ({change}). Restore them, choose "
+            "another --name, or resume with the new images: --accept_changed_data"
         )
 
 
@@ -142,23 +143,23 @@ def _read_pushed_state(session: Session, check: Any) -> tuple[dict[str, Any], Fi
 
 
 def _open_stream(session: Session) -> None:
-    """Let the batches continue from where the run stands; from a stream that may take its time."""
+    """Continue the batches from the run's current progress; with a stream this may take a while."""
     with session.processes.uneven_work():
         session.batches.go_to(session.images_seen, session.progress.returns)
     if session.images_seen and session.recipe.streaming and session.images.description["source"] == "hub":
-        session.note("The images are streamed: around this point some may come twice, and others not in this epoch.")
+        session.note("The images are streamed: around this point some may repeat and others be skipped in this epoch.")
 
 
 def _start_from_weights(session: Session) -> None:
-    """Take over the weights of another model, and with `resume_from` its progress as far as it tells."""
+    """Load the weights of another model, and with `resume_from` its progress as far as it is recorded."""
     origin, processes, networks = session.origin, session.processes, session.checkpoints.networks
     if origin is None:
         return
     is_resumed = session.recipe.resume_from is not None
-    told = processes.run_on_main(
+    message = processes.run_on_main(
         lambda: restore_weights(origin, session.generator, session.discriminator, session.averaged.model)
     )
-    session.tell(f"{origin.name} has no training state. {told}" if is_resumed else told or "")
+    session.tell(f"{origin.name} has no training state. {message}" if is_resumed else message or "")
     weights = processes.share({name: network.state_dict() for name, network in networks.items()})
     for name, network in networks.items():
         network.load_state_dict(weights[name])
@@ -168,7 +169,7 @@ def _start_from_weights(session: Session) -> None:
         return
     facts = processes.broadcast_from_main(origin.facts)
     if "images_seen" not in facts:
-        session.tell(f"{origin.name} does not say how many images it has seen: counting from 0.")
+        session.tell(f"{origin.name} does not record how many images it has seen: counting from 0.")
     progress.images_seen = progress.logged_images = facts.get("images_seen", 0)
     progress.seconds = progress.logged_seconds = facts.get("seconds", 0.0)
     progress.lines = None
@@ -180,22 +181,22 @@ def _lineage_of(session: Session, origin: Origin) -> dict[str, Any]:
 
 
 def _refuse_to_do_nothing(session: Session, origin: Origin) -> None:
-    """Say so before anything is written if the model has come to the recipe's end already.
+    """Refuse, before anything is written, a model that has already reached the recipe's end.
 
     Raises:
-        ValueError: It has.
+        ValueError: It has reached the end.
     """
     recipe = session.recipe
     images, minutes = origin.facts.get("images_seen", 0), origin.facts.get("seconds", 0.0) / 60
     if images >= recipe.max_images or minutes >= (recipe.max_minutes or math.inf):
         raise ValueError(
-            f"nothing is left to do: {origin.name} has seen {images:,} images in {minutes:.1f} minutes, where the "
-            "recipe ends; raise --max_images or --max_minutes"
+            f"nothing left to do: {origin.name} has seen {images:,} images in {minutes:.1f} minutes, which reaches the "
+            "recipe's limit; raise --max_images or --max_minutes"
         )
 
 
 def _begin_folder(session: Session) -> None:
-    """Write what a run folder has before the first step; also the checkpoint to go back to before the next one."""
+    """Write the run folder's contents before the first step, including a first checkpoint to roll back to."""
     folder = session.recipe.run_dir
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / GENERATOR, folder / DISCRIMINATOR, session.report.samples_folder):

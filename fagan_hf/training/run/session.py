@@ -1,4 +1,4 @@
-"""What a run is made of: set up once from a recipe, and handed to the functions that train, resume and show."""
+"""The components of a run: set up once from a recipe, and passed to the functions that train, resume and report."""
 
 import time
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.reporting.evaluation import Evaluation, Evaluator
 from fagan_hf.training.reporting.health import SkippedSteps
 from fagan_hf.training.reporting.means import Means
+from fagan_hf.training.reporting.notebook import NotebookDisplay, find_display
 from fagan_hf.training.reporting.publisher import Publisher
 from fagan_hf.training.reporting.report import Report
 from fagan_hf.training.reporting.trackers import Tracker, accelerator_options, check_tracker
@@ -48,33 +49,37 @@ class Session:
     """A run in its folder, which no other run may use until `close`.
 
     Attributes:
-        recipe: What to train, on what, and how.
-        processes: Who share the work.
-        lock: On the folder; of the main process.
+        recipe: The recipe of the run.
+        command: The command for the card, where it is not that of this process.
+        processes: Processes that share the work.
+        lock: Lock on the folder; main process only.
         origin: The model that the run starts from.
-        publisher: Pushes to the Hub; of the main process.
+        publisher: Pushes to the Hub; main process only.
         architecture: Configs of both networks.
         batches: Real images, labels and latents as functions of the images seen.
-        generator, discriminator: The trained networks, bare.
-        averaged: The averaged generator, which is shown, measured and saved.
-        trainer: The steps of both networks.
-        graphed: The same as one CUDA graph, where the recipe compiles so.
-        checkpoints: To come back to.
-        evaluator: Measures the averaged generator, where the recipe wants it.
-        report, tracker: Where numbers and grids go: the folder, and a dashboard.
-        means: Of what the steps told since the last line, on the device.
-        skipped: Steps that changed nothing because numbers were not finite.
-        stop_request: Was the run asked to stop?
-        progress: Where the run stands: all that a checkpoint holds besides tensors.
-        started: When training began, less what took other sessions and plus what was no training [monotonic seconds].
-        last_line: The newest of ``metrics.jsonl``.
-        measured: Numbers for the next line.
-        evaluation: The newest one.
+        generator, discriminator: The trained networks, unwrapped.
+        averaged: The averaged generator, which is sampled, evaluated and saved.
+        trainer: Training steps of both networks.
+        graphed: The same steps as one CUDA graph, if the recipe asks for it.
+        checkpoints: Checkpoints of the run.
+        evaluator: Evaluates the averaged generator, if the recipe asks for it.
+        report, tracker: Destinations of metrics and grids: the run folder, and a dashboard.
+        display: Shows the newest below a notebook's cell, where there is one.
+        means: Means of the steps' metrics since the last line, on the device.
+        skipped: Steps skipped because losses or gradients were not finite.
+        stop_request: Whether the run was asked to stop.
+        progress: Progress of the run: everything in a checkpoint besides tensors.
+        started: Start of training, minus the time of earlier sessions, plus time that does not count as training
+            [monotonic seconds].
+        last_line: The newest line of ``metrics.jsonl``.
+        measured: Metrics for the next line.
+        evaluation: The newest evaluation.
         last_done: When the averaged generator was ``"refreshed"``, a grid ``"drawn"`` and ``"shown"``, and the model
             ``"evaluated"``.
     """
 
     recipe: Recipe
+    command: str | None
     processes: Processes
     lock: FileLock | None
     origin: Origin | None
@@ -90,6 +95,7 @@ class Session:
     evaluator: Evaluator | None
     report: Report
     tracker: Tracker
+    display: NotebookDisplay | None
     means: Means
     skipped: SkippedSteps
     stop_request: StopRequest
@@ -102,79 +108,81 @@ class Session:
 
     @property
     def is_main(self) -> bool:
-        """Is this the process that writes and tells?"""
+        """Whether this process writes files and prints messages."""
         return self.processes.is_main
 
     @property
     def images_seen(self) -> int:
-        """Real images that went through steps."""
+        """Real images seen in training steps."""
         return self.progress.images_seen
 
     @property
     def seconds(self) -> float:
-        """Time of training, over all sessions; a clock that is set does not change it."""
+        """Training time over all sessions, unaffected by changes of the system clock."""
         return self.progress.seconds
 
     @property
     def images(self) -> Images | ImageStream:
-        """What the run trains on."""
+        """The training images."""
         return self.batches.images
 
     def is_due(self, what: str) -> bool:
-        """Return whether the step that was just taken crossed an interval of the recipe, such as ``"log"``."""
+        """Return whether the last step crossed an interval of the recipe, such as ``"log"``."""
         interval = getattr(self.recipe, f"{what}_every_images")
         return bool(interval) and self.images_seen // interval > (self.images_seen - self.recipe.batch_size) // interval
 
     def averaged_generator(self) -> Generator:
-        """Return the averaged generator as it is shown and saved, measuring it once where both happen."""
+        """Return the averaged generator for sampling and saving, refreshing its statistics once if both happen."""
         if not self.last_done.is_current("refreshed", self.images_seen):
             self.averaged.refresh(self.generator, self.recipe.seed, self.images.labels)
             self.last_done.note("refreshed", self.images_seen)
         return self.averaged.model
 
     def tell(self, message: str) -> None:
-        """Show a message, once for all processes."""
+        """Print a message, once for all processes."""
         if self.is_main:
             tqdm.write(message)
 
     def note(self, event: str) -> None:
-        """Tell something that the next line of ``metrics.jsonl`` tells as well."""
+        """Print a message and add it to the events of the next line of ``metrics.jsonl``."""
         self.tell(event)
         self.progress.events = [*self.progress.events, event]
 
     def main_writes(self, write: Callable[[], Any]) -> None:
-        """Let the main process write, waiting for room on a full disk, and the others wait for it."""
+        """Let the main process write, waiting for free disk space if needed, while the others wait."""
         self.processes.run_on_main(lambda: self.when_there_is_room(write))
 
     def when_there_is_room(self, write: Callable[[], T]) -> T:
-        """Write, again and again while the disk is full.
+        """Call a function that writes, and retry while the disk is full.
 
         Raises:
-            OSError: It stays full.
+            OSError: The disk stays full.
         """
         return when_there_is_room(
             write, self.recipe.run_dir, tell=self.tell, is_stopped=lambda: self.stop_request.is_made
         )
 
     def close(self) -> None:
-        """End what goes on beside the run, and give the folder free."""
+        """Stop background work, and release the folder's lock."""
         self.tracker.finish()
         self.batches.close()
         if self.lock is not None:
             self.lock.release()
+        self.processes.leave()
 
 
-def setup(recipe: Recipe) -> Session:
-    """Build what a run is made of.
+def setup(recipe: Recipe, command: str | None = None) -> Session:
+    """Build the components of a run.
 
     Args:
-        recipe: What to train, on what, and how.
+        recipe: The recipe of the run.
+        command: What the card says starts the same training; by default the command of this process.
 
     Raises:
-        ValueError: The images can't be used or are too few, the batch can't be shared by the processes, the folder
-            belongs to another recipe, or another process trains there.
-        FileNotFoundError: There is no such data set.
-        ImportError: There is no such tracker.
+        ValueError: The images can't be used or are too few, the batch can't be split over the processes, the folder
+            belongs to another recipe, or another process is training there.
+        FileNotFoundError: There is no such dataset.
+        ImportError: The tracker is not installed.
         OSError: The folder or the image cache can't be written.
     """
     check_launcher(recipe)
@@ -190,14 +198,15 @@ def setup(recipe: Recipe) -> Session:
         if processes.is_main:
             lock = hold_folder(recipe)
     try:
-        return _assemble(recipe, processes, lock)
-    except BaseException:  # in a notebook the process lives on, and the traceback with everything in it
+        return _assemble(recipe, command, processes, lock)
+    except BaseException:  # in a notebook the process stays alive, and the traceback keeps everything in it
         if lock is not None:
             lock.release()
+        processes.leave()
         raise
 
 
-def _assemble(recipe: Recipe, processes: Processes, lock: FileLock | None) -> Session:
+def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: FileLock | None) -> Session:
     processes.run_on_main(lambda: check_folder(recipe))
     check_same_recipe(recipe, processes.broadcast_from_main(recipe.to_yaml()))
     origin_name = recipe.resume_from or recipe.finetune_from
@@ -209,17 +218,17 @@ def _assemble(recipe: Recipe, processes: Processes, lock: FileLock | None) -> Se
     processes.run_on_main(lambda: check_architecture(recipe, architecture))
     batches = Batches(images, recipe, architecture[0].latent_dim, processes.device, processes.index, processes.count)
     if batches.content != processes.broadcast_from_main(batches.content):
-        raise ValueError(f"{recipe.dataset} holds other images in this process than in the main one")
+        raise ValueError(f"{recipe.dataset} contains other images in this process than in the main process")
     generator, discriminator = _make_networks(recipe, architecture, images)
-    # Copied before `prepare` makes the batch norms of several processes wait for each other: the main process alone
-    # measures the average. Its parameters lie in memory as the trained ones do, so that all move in one pass.
+    # Copied before `prepare` synchronizes batch norms over processes, because the main process refreshes the average
+    # alone. Its parameters have the trained ones' memory layout, so that all are updated in one pass.
     averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
     averaged.model.to(processes.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     players = _make_player(recipe, processes, generator), _make_player(recipe, processes, discriminator)
     trainer = Trainer(processes, *players, LOSSES[recipe.loss], recipe.augment, Regularization.of(recipe))
     evaluator = None
     if recipe.eval_every_images:
-        assert isinstance(images, Images), "a recipe refuses to measure with a stream"
+        assert isinstance(images, Images), "a recipe refuses to evaluate with a stream"
         with processes.uneven_work():
             evaluator = Evaluator(images, recipe.eval_features, recipe.eval_num_images, processes)
 
@@ -229,6 +238,7 @@ def _assemble(recipe: Recipe, processes: Processes, lock: FileLock | None) -> Se
 
     return Session(
         recipe=recipe,
+        command=command,
         processes=processes,
         lock=lock,
         origin=origin,
@@ -249,6 +259,8 @@ def _assemble(recipe: Recipe, processes: Processes, lock: FileLock | None) -> Se
         evaluator=evaluator,
         report=Report(recipe.run_dir),
         tracker=Tracker(processes.accelerator, recipe.report_to, recipe.run_dir, recipe.to_plain(), tell),
+        # Several processes come from `notebook_launcher`: they have left the notebook's kernel behind.
+        display=find_display() if processes.count == 1 else None,
         means=Means(processes.device),
         skipped=SkippedSteps(processes.device),
         stop_request=StopRequest(),
@@ -272,7 +284,7 @@ def _open_images(recipe: Recipe, processes: Processes) -> Images | ImageStream:
 
 
 def _make_publisher(recipe: Recipe) -> Publisher | None:
-    """Check early that the run can be pushed: nobody wants to find out after hours."""
+    """Check early that the run can be pushed, rather than fail after hours of training."""
     if recipe.push_to_hub is None:
         return None
     publisher = Publisher(

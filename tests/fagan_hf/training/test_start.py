@@ -1,5 +1,6 @@
 """Training from Python: what comes back, what is raised, and what is left in the process."""
 
+import json
 import threading
 
 import pytest
@@ -23,6 +24,15 @@ def test_a_run_gives_back_what_it_has_left(fields):
     assert isinstance(run.discriminator, Discriminator)
     assert not run.generator.training
     assert run.metrics[-1]["images"] == fields["max_images"]
+
+
+def test_the_card_names_the_command_of_the_same_training(fields):
+    run = fagan_hf.train(**fields | {"horizontal_flip": False, "augment": ("color", "cutout")})
+    command = json.loads((run.folder / "facts.json").read_text())["training"]["command"]
+    assert command.startswith("fagan-hf train --name=try --model=tiny --dataset=")
+    assert "--horizontal_flip=false" in command
+    assert "'--augment=[color, cutout]'" in command
+    assert str(run.folder.parent) not in command
 
 
 def test_the_same_call_with_more_images_resumes(fields, capsys):

@@ -7,7 +7,7 @@ import yaml
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.cli import main
 from fagan_hf.hub.measurements import Measurement, add_measurement
-from fagan_hf.hub.publish import portable_recipe, publish
+from fagan_hf.hub.publishing import portable_recipe, publish
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
 from fagan_hf.hub.staging import is_up_to_date, take_snapshot
 from fagan_hf.models import Discriminator, Generator

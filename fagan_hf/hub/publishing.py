@@ -1,4 +1,4 @@
-"""Publish a folder as a model repository: which files go up, which are wrong from now on, what the card says."""
+"""Publish a folder as a model repository: which files to upload, which become stale, and the card."""
 
 import re
 import threading
@@ -51,33 +51,34 @@ def publish(
 ) -> str:
     """Push a folder that has the layout of a repository, in one commit.
 
-    Where the generator there has other weights, what described them (samples, metrics, exports, a training state) and
-    is not replaced goes in the same commit. Our parts of the card are written anew, the others stay.
+    If the generator in the repository has other weights, everything that described them (samples, metrics, exports, a
+    training state) and is not replaced is deleted in the same commit. The generated parts of the card are rewritten,
+    the others are kept.
 
     Args:
-        folder: A run folder, or what `save_repository` wrote; complete or not, what is there goes.
-        repo_id: ``user/name``; the repository is made if need be.
-        message: The commit's.
-        private: Make a new repository private?
-        token: Access token; by default the one that ``hf auth login`` stored.
-        revision: Branch to commit to, made if need be; by default ``main``.
+        folder: A run folder, or one written by `save_repository`; complete or not, its files are pushed.
+        repo_id: ``user/name``; the repository is created if missing.
+        message: Commit message.
+        private: Whether to make a new repository private.
+        token: Access token; by default the one stored by ``hf auth login``.
+        revision: Branch to commit to, created if missing; by default ``main``.
         create_pr: Open a pull request instead of committing.
-        with_training_state: Push the newest checkpoint as well, from which training goes on exactly?
-        replace_card: Push the folder's own card, whatever people wrote on the one there? Otherwise the folder's counts
-            only where there is none.
-        only_on: The commit that the push must follow; another one there is an error.
-        patience_seconds: How long to pause, all in all, while the Hub can't be reached.
-        hurry: Ends a wait for the next try when it is set.
+        with_training_state: Push the newest checkpoint as well, from which training resumes exactly.
+        replace_card: Push the folder's card and discard user edits of the existing one. Otherwise the folder's card is
+            used only if the repository has none.
+        only_on: The expected parent commit; the push fails if the repository has moved on.
+        patience_seconds: Maximum total wait between retries while the Hub is unreachable.
+        hurry: When set, ends the current wait.
 
     Returns:
-        Address of the commit, or of the pull request.
+        URL of the commit, or of the pull request.
 
     Raises:
-        PermissionError: There is no token, or it has no right to; says what to try.
-        ValueError: A name is none, the revision is no branch, a repository that shall be private is public, or the
-            card there can't be read.
+        PermissionError: There is no token, or it lacks write access; says what to try.
+        ValueError: A name is invalid, the revision is not a branch, the repository is public but a private one was
+            requested, or the existing card can't be parsed.
         FileNotFoundError: There is no checkpoint of the published weights to push.
-        ConnectionError: The Hub could not be reached for so long.
+        ConnectionError: The Hub could not be reached for that long.
     """
     folder = Path(folder)
     files: dict[str, Path] = published_files(folder)
@@ -86,7 +87,9 @@ def publish(
 
     def compose(existing: client.Existing) -> Mapping[str, client.Content]:
         if only_on not in (None, existing.commit):
-            raise ValueError(f"{repo_id} has moved on from {only_on} to {existing.commit}: take its new state first")
+            raise ValueError(
+                f"{repo_id} has moved on from {only_on} to {existing.commit}: download its new state first"
+            )
         contents: dict[str, client.Content] = {name: _clean(path, token) for name, path in files.items()}
         if RECIPE in contents:
             contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
@@ -100,7 +103,9 @@ def publish(
             gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
             contents |= dict.fromkeys(gone)
         is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
-        if is_bare and weights_there == weights and not replace_card and CARD in existing.texts:  # which knows more
+        if (
+            is_bare and weights_there == weights and not replace_card and CARD in existing.texts
+        ):  # it has more facts
             contents.pop(FACTS, None)
             return contents
         there = None if replace_card else existing.texts.get(CARD)
@@ -124,14 +129,14 @@ def publish(
 
 
 def _is_our_requirement(text: str) -> bool:
-    """Tell the line that we write from what people wrote in its place."""
+    """Return whether this is the generated line, not one that a user wrote in its place."""
     return _OUR_REQUIREMENTS.fullmatch(text) is not None
 
 
 def _measured_there(existing: client.Existing) -> list[Measurement]:
     try:
         return parse_measurements(existing.texts.get(METRICS, "[]"))
-    except ValueError:  # another program's file of the same name
+    except ValueError:  # a file of the same name from another program
         return []
 
 
@@ -139,7 +144,7 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-# What concerns the machine of a run or where it was pushed to.
+# Fields that concern the machine of a run or where it was pushed.
 NOT_PORTABLE = (
     "output_dir",
     "cpu_threads",
@@ -154,10 +159,10 @@ NOT_PORTABLE = (
 
 
 def portable_recipe(folder: Path) -> dict[str, Any]:
-    """Give a run's recipe as it is published: without what concerns one machine only, and without its paths.
+    """Return a run's recipe for publishing: without machine-specific fields and without local paths.
 
     Raises:
-        ValueError: The folder's recipe is no YAML mapping.
+        ValueError: The folder's recipe is not a YAML mapping.
     """
     recipe = read_recipe(folder)
     for name in NOT_PORTABLE:
@@ -170,7 +175,7 @@ def portable_recipe(folder: Path) -> dict[str, Any]:
 
 
 def _clean(path: Path, token: str | bool | None) -> Path | bytes:
-    """Keep tokens out of texts that a run wrote down."""
+    """Redact tokens in text files that a run wrote."""
     if path.suffix not in _TEXTS:
         return path
     text = path.read_text(encoding="utf-8")
@@ -184,7 +189,7 @@ def _training_state(folder: Path) -> dict[str, Path]:
     published = read_json(folder / FACTS).get("training", {}).get("images_seen")
     if published is None or checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
         raise FileNotFoundError(
-            f"{folder} has no checkpoint of its weights after {published} images, so no training state to push; "
-            "it is written by training, and the newest must be there"
+            f"{folder} has no checkpoint of its weights at {published} images, so there is no training state to push; "
+            "training writes it, and the newest one must exist"
         )
     return {f"{TRAINING_STATE}/{path.name}": path for path in checkpoint.iterdir()}
