@@ -1,6 +1,7 @@
 """What a release stands on: metadata, pins, the wheel's contents, and life without the optional packages."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+
+from fagan_hf.architectures.load import save_architecture
+from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -176,6 +181,53 @@ def test_wheel_holds_the_library_only(wheel: Path):
     sources = {str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "fagan_hf").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
     assert f"{info}/licenses/LICENSE" in names
+
+
+TRAIN_FROM_THE_WHEEL = """
+import os, sys
+wheel, pictures, architecture = sys.argv[1:]
+sys.path.insert(0, wheel)
+import fagan_hf
+from fagan_hf.cli import main
+from fagan_hf.training.recipe_files import our_recipes
+
+assert fagan_hf.__file__.startswith(wheel), fagan_hf.__file__
+assert all(str(path).startswith(wheel) for path in our_recipes().values())
+small = ["--model", architecture, "--dataset", pictures]
+small += ["--cpu-threads", "1", "--log_every_images=16", "--no-streaming"]
+assert main(["train", "--recipe", "avatars-32", *small, "--max-images", "16"]) == 0
+assert main(["generate", "--model", "runs/avatars-32", "--seeds", "0-3", "--out", "grid.png"]) == 0
+fields = {"model": architecture, "dataset": pictures, "max_images": 32, "cpu_threads": 1, "log_every_images": 16}
+run = fagan_hf.train("avatars-32", **fields)
+assert [line["images"] for line in run.metrics] == [16, 32]
+"""
+
+
+def test_training_from_the_wheel_outside_of_any_clone(wheel: Path, tmp_path: Path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "wheel")
+    assert {path.name for path in (tmp_path / "wheel/fagan_hf/training/recipes").iterdir()} == {
+        path.name for path in (ROOT / "training/recipes").iterdir()
+    }
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        Image.new("RGB", (8, 8), (12 * index, 0, 99)).save(tmp_path / f"pictures/{index}.png")
+    save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
+    arguments = [str(tmp_path / each) for each in ("wheel", "pictures", "tiny.json")]
+    command = [sys.executable, "-I", "-c", TRAIN_FROM_THE_WHEEL, *arguments]
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_training_without_its_extra_says_what_to_install(wheel: Path, tmp_path: Path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "wheel")
+    hidden = json.dumps([["accelerate", "datasets"], ["accelerate", "datasets"]])
+    program = "import runpy; sys.path.insert(0, sys.argv[2]); from fagan_hf.cli import main; "
+    program += "raise SystemExit(main(['train', '--recipe', 'avatars-32']))"
+    command = [sys.executable, "-I", "-c", f"{HIDE}\n{program}", hidden, str(tmp_path / "wheel")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "training needs accelerate, datasets; install them: pip install 'fagan-hf[train]'" in done.stderr
 
 
 def test_wheel_works_with_nothing_but_its_dependencies(wheel: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ import yaml
 from fagan_hf.architectures.load import save_architecture
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.losses import LOSSES
-from fagan_hf.training.flags import parse_recipe
+from fagan_hf.training.flags import build_recipe, parse_recipe
 from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName
 from fagan_hf.training.step.augment import AUGMENTATIONS
 
@@ -65,11 +65,11 @@ def test_yaml_and_back(tmp_path):
         ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
         ("", ["--loss", "hing"], "loss is 'hing'; did you mean 'hinge'?"),
         ("", ["--loss=hing"], "loss is 'hing'; did you mean 'hinge'?"),
-        ("", ["--augment", "[color]"], "color"),
+        ("", ["--augment", "[colour]"], "color"),
         ("", ["--name", ""], "name is ''; it must be the name of a folder"),
-        ("model: fagan-33", [], "model is 'fagan-33', which is no preset and no file"),
-        ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is no preset and no file"),
-        ("", ["--matching_aware", "true"], "matching_aware is true, but there are no label_columns"),
+        ("model: fagan-33", [], "model is 'fagan-33', which is neither a preset nor a file"),
+        ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is neither a preset nor a file"),
+        ("", ["--matching_aware", "true"], "matching_aware is true, but it needs labels; set label_columns"),
         ("", ["--conditioning", "concat"], "conditioning is 'concat'; did you mean 'concatenation'?"),
         ("loss: wgan", [], "loss is 'wgan'; There are: hinge, least_squares"),
         ("", ["--approximate_penalties", "true"], "approximate_penalties is true, but r1_gamma and r2_gamma are 0"),
@@ -102,7 +102,7 @@ def test_help_explains_every_field(capsys):
         parse_recipe(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(f"--{name}" in text for name in FIELDS)
-    assert "Half-life of the averaged generator's memory" in text
+    assert "Half-life of the generator's moving average" in text
 
 
 def test_the_choices_are_what_there_is():
@@ -138,3 +138,63 @@ def test_labels_widen_the_networks():
     generator, discriminator = recipe.networks(("beard", "hair=red"))
     assert generator.label_names == discriminator.label_names == ("beard", "hair=red")
     assert (generator.conditioning, discriminator.conditioning) == ("batch_norm", "projection")
+
+
+RECIPE = ["--recipe", "avatars-32"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--max-images", "512"], {"max_images": 512}),
+        (["--max_images=512"], {"max_images": 512}),
+        (["--streaming"], {"streaming": True}),
+        (["--streaming", "--max-images", "8"], {"streaming": True, "max_images": 8}),
+        (["--streaming", "true"], {"streaming": True}),
+        (["--streaming=false"], {"streaming": False}),
+        (["--no-horizontal-flip"], {"horizontal_flip": False}),
+        (["--no_horizontal_flip"], {"horizontal_flip": False}),
+        (["--horizontal-flip"], {"horizontal_flip": True}),
+        (["--no-streaming", "--streaming"], {"streaming": True}),
+        (["--max-images", "8", "--max-images", "16"], {"max_images": 16}),
+        (["--decay-after-images", "null"], {"decay_after_images": None}),
+        (["--name", "12"], {"name": "12"}),
+        (["--generator-learning-rate", "1e-3"], {"generator_learning_rate": 1e-3}),
+    ],
+)
+def test_flags_have_one_style(flags, expected):
+    recipe = parse_recipe([*RECIPE, *flags])
+    assert {name: getattr(recipe, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["avatars-32"], "'avatars-32' does not belong to any flag"),
+        ([*RECIPE, "--max-images"], "--max_images needs a value"),
+        ([*RECIPE, "--no-streaming=true"], "--no_streaming takes no value"),
+        ([*RECIPE, "--no-max-images"], "unknown flag 'no_max_images'"),
+        ([*RECIPE, "--streaming", "maybe"], "streaming"),
+        ([*RECIPE, "--config", "training/recipes/avatars-32.yaml"], "are the same; give one of them"),
+        (["--recipe", "avatars-33"], "there is no recipe 'avatars-33'; did you mean 'avatars-32'?"),
+        (["--recipe", "training/recipes/avatars-3.yaml"], "did you mean 'training/recipes/avatars-32.yaml'?"),
+    ],
+)
+def test_mistaken_flags_are_named(capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_a_recipe_of_ours_by_name_is_the_file():
+    assert (
+        parse_recipe(RECIPE)
+        == parse_recipe(["--config", "training/recipes/avatars-32.yaml"])
+        == build_recipe("avatars-32")
+    )
+
+
+def test_numbers_of_a_file_are_read_as_numbers(tmp_path):
+    """YAML 1.1, which some readers follow, takes 1e-3 for a text."""
+    (tmp_path / "mine.yaml").write_text("name: x\nmodel: fagan-32\ngenerator_learning_rate: 1e-3\n")
+    assert build_recipe(tmp_path / "mine.yaml").generator_learning_rate == 1e-3

@@ -1,7 +1,11 @@
 """Training from Python: what comes back, what is raised, and what is left in the process."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +105,29 @@ def test_nothing_of_accelerate_is_left(fields):
     fagan_hf.train(**fields)
     assert not AcceleratorState._shared_state
     assert not torch.distributed.is_initialized()
+
+
+def test_several_processes_from_a_notebook(fields, tmp_path):
+    """In a process of its own, for the launcher refuses where anything has used the accelerator before."""
+    program = f"""
+import json
+from accelerate import notebook_launcher
+from fagan_hf.architectures.presets import PRESETS
+from tests.small import DISCRIMINATOR, GENERATOR
+PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
+
+def train():
+    import fagan_hf
+    fagan_hf.train(**{fields!r})
+
+if __name__ == "__main__":
+    notebook_launcher(train, num_processes=2)
+"""
+    (tmp_path / "notebook.py").write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(Path(fagan_hf.__file__).parents[1])}
+    command = [sys.executable, str(tmp_path / "notebook.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(Path(fields["output_dir"], "try/facts.json").read_text())["training"]
+    assert facts["images_seen"] == fields["max_images"]
+    assert facts["hardware"].startswith("2 processes, each on ")
