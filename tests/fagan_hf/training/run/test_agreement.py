@@ -107,3 +107,13 @@ def test_all_ask_at_the_same_steps_whatever_their_clocks_say():
         steps.append(at)
     assert steps[0] == steps[1]
     assert 3 <= len(steps[0]) <= 6
+
+
+def test_the_pace_is_that_since_the_last_question():
+    """Steps were slow at first, as they are while kernels are compiled."""
+    session = make_session(count=2)
+    agreement = Agreement(session)
+    take_steps(session, agreement, 10, seconds=3.0)
+    before = len(session.asked)
+    take_steps(session, agreement, 200, seconds=0.01)
+    assert len(session.asked) - before <= 6
