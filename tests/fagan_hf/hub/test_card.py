@@ -132,10 +132,10 @@ def assert_sound(card):
 def test_a_bare_generator_claims_nothing(bare):
     card = write_card(bare)
     assert_sound(card)
-    for claim in ("## Results", "samples.png", "Discriminator", "onnx", "Trained", "accelerate", "having learned"):
+    for claim in ("## Results", "samples.png", "Discriminator", "onnx", "Trained", "accelerate", "To reproduce"):
         assert claim not in card
     assert "The publisher has not said under which license" in card
-    assert "Nothing is recorded here about the data" in card
+    assert "Nothing is recorded about the training data" in card
     assert "3 of its generator's 3 layers attend" in card
     assert metadata(card) == {
         "library_name": "fagan_hf",
@@ -178,9 +178,7 @@ def test_a_run(make_run, data, repo_id):
         assert known in card
     assert all(f"]({name})" in card or f'<img src="{name}"' in card for name in PICTURES)
     assert "| 12.35 | 1.5 |" in card
-    assert (
-        "2,048 generated images, seen through EfficientNet-Lite0, compared with 2,048 images of the test split." in card
-    )
+    assert "2,048 generated images, features EfficientNet-Lite0, compared with 2,048 images of the test split." in card
     assert "--resume_from user/name --max_images 24690" in card or repo_id is None
 
 
@@ -189,10 +187,10 @@ def test_a_run(make_run, data, repo_id):
     [
         (AVATARS, {"license": "cc-by-4.0", "tags": "cartoon"}, "cartoon portraits that a program drew"),
         (CELEBA, {"license": "other", "license_name": "celeba-non-commercial-research"}, "do not use them"),
-        (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of few annotators"),
+        (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of a few annotators"),
         (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "License: cc-by-2.0. @article{f, title={F} }."),
         (FOLDER, {"datasets": None, "license": None}, "20 images of the publisher's (`my pictures`)"),
-        (AVATARS, {"datasets": None, "base_model": None}, "The data: Adapted from a work"),
+        (AVATARS, {"datasets": None, "base_model": None}, "Training data: Adapted from a work"),
     ],
 )
 def test_what_the_data_says(make_run, data, keys, sentence):
@@ -288,10 +286,8 @@ def test_what_was_measured_alike_is_explained_once(make_run):
     measure(run, type="kd", name="Kernel distance", command="fagan-hf evaluate MODEL")
     measure(run, type="pixels", features="pixels", num_images=64)
     card = write_card(run, "user/name")
-    said = f"2,048 generated images, seen through {first.features}, compared with {first.reference}."
-    assert (
-        f"`fd_effnetlite0_2048`, `kd`: {said} Measured again by `fagan-hf evaluate MODEL`.\n\n`pixels`: 64 gen" in card
-    )
+    said = f"2,048 generated images, features {first.features}, compared with {first.reference}."
+    assert f"`fd_effnetlite0_2048`, `kd`: {said} To reproduce: `fagan-hf evaluate MODEL`.\n\n`pixels`: 64 gen" in card
     assert card.count("fagan-hf evaluate MODEL`") == 1
 
 
@@ -627,11 +623,11 @@ def test_what_was_learned_from_earlier_is_told(make_run):
     facts = json.loads((folder / "facts.json").read_text())
     write_json(folder / "facts.json", facts | {"earlier_data": [CELEBA]})
     card = write_card(folder, "user/name")
-    assert "and before that from the 162,770 images of [flwrlabs/celeba]" in card
+    assert "and before that on the 162,770 images of [flwrlabs/celeba]" in card
     assert metadata(card)["license_name"] == "celeba-non-commercial-research"
     assert "For research on generative models" in card
     assert f"recipe.yaml --finetune_from user/faces@{COMMIT}" in card
-    assert "The same again" not in write_card(make_run(AVATARS, finetuned_from="runs/faces"), "user/name")
+    assert "To reproduce the run" not in write_card(make_run(AVATARS, finetuned_from="runs/faces"), "user/name")
 
 
 def test_the_same_again_is_of_the_same_data(make_run):
