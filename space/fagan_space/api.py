@@ -25,7 +25,7 @@ def add_api(model: Model) -> None:
     def generate_pictures(
         seeds: str = "0-15", truncation: float = 1.0, labels: dict | None = None, alpha: float | None = None
     ) -> list[dict]:
-        """Draw a PNG for each seed: the same bytes as `fagan-hf generate --out FOLDER` writes."""
+        """Generate a PNG for each seed: the same bytes as `fagan-hf generate --out FOLDER` writes."""
         numbers = read_seeds(seeds, MAX_IMAGES, size=model.size)
         images = generate.draw(model, numbers, truncation=truncation, labels=labels, alpha=alpha)
         return [_file(path) for path in write_pictures(images, numbers)]
@@ -33,7 +33,7 @@ def add_api(model: Model) -> None:
     def walk_between(
         seeds: str = "0-3", frames_per_step: int = 24, seconds: float = 6.0, suffix: str = ".gif", is_loop: bool = True
     ) -> dict:
-        """Make a film from seed to seed, a .gif or an .mp4."""
+        """Interpolate from seed to seed, as a .gif or .mp4."""
         numbers = read_seeds(seeds, MAX_WALK_SEEDS, size=model.size, least=2)
         path = walk.film(
             model, numbers, frames_per_step=frames_per_step, seconds=seconds, suffix=suffix, is_loop=is_loop
@@ -41,18 +41,18 @@ def add_api(model: Model) -> None:
         return _file(path)
 
     def look(seed: int = 0, row: int = 0, column: int = 0, labels: dict | None = None) -> list[dict]:
-        """Say for each of the generator's layers where a pixel looks: alpha, words, and three pictures."""
+        """Show where a pixel attends in each layer of the generator: alpha, a description, and three images."""
         _, looks = look_inside.look_at_generator(model, seed, (row, column), labels)
         return [_look(each) for each in looks]
 
     def judge(picture: dict, row: int = 0, column: int = 0, labels: dict | None = None) -> dict:
-        """Judge a picture: the discriminator's logit, and the same as `look` for each of its layers."""
+        """Score an image: the discriminator's logit, and for each of its layers the same as `/look_inside`."""
         taken = take_upload(cast("Path", picture), model.size)
         logit, looks = look_inside.look_at_discriminator(model, taken, (row, column), labels)
         return {"logit": logit, "layers": [_look(each) for each in looks]}
 
     def turn(seeds: str = "0", layer: str | None = None, is_relative: bool = False, labels: dict | None = None) -> dict:
-        """Draw seeds with their gates turned, all or one layer's, as a strip."""
+        """Generate seeds at a range of gate values, of all layers or one, as one image."""
         numbers = read_seeds(seeds, dial.MAX_ROWS, size=model.size)
         strip = dial.strip(model, numbers, layer=layer, is_relative=is_relative, labels=labels)
         return _picture(strip, "dial.png")
@@ -60,7 +60,7 @@ def add_api(model: Model) -> None:
     def project_picture(
         picture: dict, steps: int = 100, strengths: dict | None = None, labels: dict | None = None
     ) -> dict:
-        """Find a picture's latent: latent, distance, both pictures side by side, and moved along directions."""
+        """Find an image's latent: latent, distance, comparison image, and the image edited along directions."""
         found = project.find(model, take_upload(cast("Path", picture), model.size), steps=steps, labels=labels)
         edited = Image.fromarray(project.edit(model, found, strengths))
         return {
@@ -71,7 +71,7 @@ def add_api(model: Model) -> None:
         }
 
     def compare(left: str, right: str, seeds: str = "0-15", truncation: float = 1.0) -> list[dict]:
-        """Draw the same seeds with two models: an archive of PNGs of each."""
+        """Generate the same seeds with two models: an archive of PNGs from each."""
         archives = []
         for name in (left, right):
             other = load_named(name, model)
@@ -83,7 +83,7 @@ def add_api(model: Model) -> None:
         return archives
 
     def about() -> dict:
-        """Say which model this is, what can be asked of it, and what its card says."""
+        """Describe the model: its name, labels, layers, directions and card."""
         return {
             "model": model.shown,
             "image_size": model.size,

@@ -28,7 +28,7 @@ class Page(gr.Blocks):
         event = self._queue.event_ids_to_events.get(options.get("event_id") or "")
         if event is None:
             # Every way around the queue is closed; whatever opens another one has to come by here.
-            raise told("there is no such event; ask for it by the queue")
+            raise told("there is no such event; requests must go through the queue")
         since = event.enqueue_time
         CURRENT.set(Work(lambda: event.alive and self.sessions.is_wanted(event.session_hash, since)))
         _visitor.set(event.request.scope.get(VISITOR))

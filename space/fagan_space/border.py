@@ -35,7 +35,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 MAX_SIDE = 1024  # [pixels] of a model's pictures
 SUFFIXES = (".gif", ".mp4")
-_NO_FILE = "is not a file that you uploaded; send one with gradio_client's handle_file('picture.png')"
+_NO_FILE = "is not a file that you uploaded; upload one with gradio_client's handle_file('picture.png')"
 
 
 def _uploaded(value: Any, info: ValidationInfo) -> Path:
@@ -52,7 +52,7 @@ Suffix = Annotated[Literal[".gif", ".mp4"], Allowed(" or ".join(SUFFIXES))]
 Place = Annotated[int, whole(0, MAX_SIDE - 1)]
 Frames = Annotated[int, whole(1, MAX_FRAMES)]
 Seconds = Annotated[float, number(0.1, 600)]
-Steps = Annotated[int, whole(1, MAX_STEPS, f"a whole number; take from 1 to {MAX_STEPS}")]
+Steps = Annotated[int, whole(1, MAX_STEPS)]
 Coordinate = Annotated[float, number(0, 10_000)]
 Layer = Annotated[int, whole(1, 1_000)]
 Chosen = Annotated[list[Name], Field(max_length=200)]
@@ -272,7 +272,7 @@ def check(request: type[Request], values: Sequence[Any], uploads: Any) -> list[A
     single = names[:-1] if rest else names
     least = sum(request.model_fields[name].is_required() for name in single)
     if len(values) < least or (len(values) > len(single) and not rest):
-        raise ValueError(f"{len(values)} values came; {len(single)} are taken here: {', '.join(single) or 'none'}")
+        raise ValueError(f"{len(values)} values were sent; {len(single)} are expected: {', '.join(single) or 'none'}")
     given = dict(zip(single, values, strict=False)) | ({"chosen": [*values[len(single) :]]} if rest else {})
     checked = request.read(given, context=uploads)
     found = [getattr(checked, name) for name in single]

@@ -30,7 +30,7 @@ AT_HAND: Event = {
 _FRESH = 100_000  # seeds that are offered to visitors who ask for others
 
 
-def seed_box(value: str, info: str = "A seed is a picture: 0-15, 42") -> gr.Textbox:
+def seed_box(value: str, info: str = "Each seed maps to one image, e.g. 0-15, 42") -> gr.Textbox:
     """Make a text box for several seeds."""
     return gr.Textbox(value, label="Seeds", info=info, max_lines=1)
 
@@ -71,7 +71,7 @@ def wishes(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
         ValueError: There are more or fewer than the model has labels.
     """
     if len(chosen) != len(model.labels):
-        raise ValueError(f"{len(chosen)} labels came; this model has {len(model.labels)}")
+        raise ValueError(f"{len(chosen)} labels were sent; this model has {len(model.labels)}")
     return {
         name: {"yes": True, "no": False}.get(value, value)
         for name, value in zip(model.labels, chosen, strict=True)

@@ -15,9 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SHOWN_SECONDS = 10
 _MAX_WORDS = 600  # characters of a message
-_OURS = (
-    "Something went wrong here, and not by your doing. Try it again; what is needed to mend it is in the page's log."
-)
+_OURS = "Something went wrong here; it is not your fault. Please try again. The details are in the page's log."
 
 
 def told(words: str) -> gr.Error:

@@ -140,7 +140,7 @@ class Sessions:
             self._owners[session] = visitor
             self._of_address[visitor.address] += 1
         elif owner.name != visitor.name:
-            raise Refusal(403, "that session is another visitor's; take a new one")
+            raise Refusal(403, "that session is another visitor's; start a new one")
         self._owners.move_to_end(session)
 
     def _make_room(self, visitor: Visitor) -> None:
@@ -152,7 +152,7 @@ class Sessions:
         )
         oldest = next(idle, None)
         if oldest is None:
-            raise Refusal(503, "too many sessions at a time; try again later")
+            raise Refusal(503, "too many sessions; try again later")
         del self._owners[oldest]
         self._left.pop(oldest, None)
         self._of_address[visitor.address] -= 1
@@ -161,7 +161,7 @@ class Sessions:
         """Refuse sessions that are unknown or another visitor's, both in the same words."""
         owner = self._owners.get(session)
         if owner is None or owner.name != visitor.name:
-            raise Refusal(404, "there is no such session; ask for something first")
+            raise Refusal(404, "there is no such session; send a request first")
 
     def listen(self, session: str) -> None:
         """Note that a stream of answers begins."""
@@ -223,7 +223,7 @@ class Guard:
         except Exception:
             logger.exception("%s %s", scope["method"], scope["path"][:100])
             if not outgoing.has_begun:
-                await _say(send, 500, "the request could not be answered; what went wrong is in the page's log")
+                await _say(send, 500, "the request could not be processed; the details are in the page's log")
         finally:
             self._connections[visitor.address] -= 1
             if self._connections[visitor.address] <= 0:
@@ -231,11 +231,11 @@ class Guard:
 
     def _check_size(self, scope: Message, visitor: Visitor) -> None:
         if self._connections[visitor.address] > MAX_CONNECTIONS or self._connections.total() > MAX_ALL_CONNECTIONS:
-            raise Refusal(503, "too many connections at a time; close some, or try again later")
+            raise Refusal(503, "too many connections; close some, or try again later")
         if len(scope["path"]) > MAX_QUERY or len(scope["query_string"]) > MAX_QUERY:
-            raise Refusal(414, f"the address is too long; at most {MAX_QUERY:,} characters are read")
+            raise Refusal(414, f"the address is too long; at most {MAX_QUERY:,} characters are allowed")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            raise Refusal(431, f"the headers are too long; at most {MAX_HEADER_BYTES:,} bytes are read")
+            raise Refusal(431, f"the headers are too long; at most {MAX_HEADER_BYTES:,} bytes are allowed")
 
     async def _route(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
         path, method = scope["path"], scope["method"]
@@ -249,7 +249,7 @@ class Guard:
                 await self._stream(scope, receive, send, visitor, stream)
                 return
             elif not _OPEN.fullmatch(path) or ".." in path:
-                raise Refusal(404, "there is nothing at this address")
+                raise Refusal(404, "no such page or file")
             await self.app(scope, _without_body(receive), send)
         elif method == "OPTIONS":
             await self.app(scope, _without_body(receive), send)
@@ -258,7 +258,7 @@ class Guard:
         elif method == "POST":
             await self._post(scope, receive, send, visitor)
         else:
-            raise Refusal(404, "there is nothing at this address")
+            raise Refusal(404, "no such page or file")
 
     def _point_to_file(self, scope: Message, visitor: Visitor) -> None:
         try:
@@ -266,7 +266,7 @@ class Guard:
         except (OSError, ValueError):
             real = None
         if real is None or not may_read(visitor, real):
-            raise Refusal(403, "that is no file that you may read here")
+            raise Refusal(403, "you may not access that file")
         scope["path"] = f"{_API}/file={real}"
         scope["raw_path"] = quote(scope["path"], safe="/=").encode()
 
@@ -301,7 +301,7 @@ class Guard:
         call = _CALL.fullmatch(path)
         kind = {f"{_API}/queue/join": Join, f"{_API}/cancel": Cancel, f"{_API}/reset": Reset}.get(path)
         if kind is None and call is None:
-            raise Refusal(404, "there is nothing at this address")
+            raise Refusal(404, "no such page or file")
         found = _parsed(await _body(receive, scope, MAX_BODY_BYTES, BODY_SECONDS))
         try:
             body = (kind or Call).read(found)
@@ -334,10 +334,10 @@ class Guard:
         lane = self.page._queue.event_queue_per_concurrency_id.get(function.concurrency_id)
         waiting = lane.queue if lane is not None else []
         if len(waiting) >= WAITING:
-            raise Refusal(503, f"Queue is full: {len(waiting)} requests wait before yours; try again later.")
+            raise Refusal(503, f"Queue is full: {len(waiting)} requests are waiting; try again later.")
         own = sum(event.request.scope.get(VISITOR, visitor).address == visitor.address for event in waiting)
         if own >= (LONG_PER_VISITOR if function.concurrency_id == LONG["concurrency_id"] else WAITING_PER_VISITOR):
-            raise Refusal(503, f"Queue is full: {own} of your requests wait already; try again later.")
+            raise Refusal(503, f"Queue is full: {own} of your requests are already waiting; try again later.")
 
     def _claiming(self, send: Send, visitor: Visitor) -> Send:
         """Note whose event it is, of which an answer tells the name."""
@@ -355,9 +355,9 @@ class Guard:
         headers = Headers(raw=scope["headers"])
         length = headers.get("content-length", "")
         if not headers.get("content-type", "").startswith("multipart/form-data") or not _LENGTH.fullmatch(length):
-            raise Refusal(400, "an upload is multipart/form-data with a Content-Length; send a picture as `files`")
+            raise Refusal(400, "an upload must be multipart/form-data with a Content-Length; send an image as `files`")
         if int(length) > MAX_UPLOAD_BYTES + _SLACK:
-            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are taken")
+            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are allowed")
         try:
             with self.shelf.place(visitor, int(length)) as place:
                 content = await self._receive_file(receive, headers)
@@ -373,18 +373,18 @@ class Guard:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 form = await MultiPartParser(headers, chunks, max_files=1, max_fields=2).parse()
         except MultiPartException:
-            raise Refusal(400, "the upload can't be read; send one picture as `files`") from None
+            raise Refusal(400, "the upload can't be parsed; send one image as `files`") from None
         except TimeoutError:
             raise Refusal(408, f"the upload took longer than {UPLOAD_SECONDS} seconds; try again") from None
         try:
             file = next((each for each in form.values() if isinstance(each, UploadFile)), None)
             if file is None:
-                raise Refusal(400, "the upload has no file; send one picture as `files`")
+                raise Refusal(400, "the upload has no file; send one image as `files`")
             content = await file.read(MAX_UPLOAD_BYTES + 1)
         finally:
             await form.close()
         if len(content) > MAX_UPLOAD_BYTES:
-            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are taken")
+            raise Refusal(413, f"the file is too large; at most {MAX_UPLOAD_BYTES:,} bytes are allowed")
         return content
 
 
@@ -456,7 +456,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
         elif token[0] in (b"]", b"}"):
             depth -= 1
     if deepest > MAX_DEPTH:
-        raise Refusal(400, f"the JSON is nested {deepest:,} deep; at most {MAX_DEPTH} levels are read")
+        raise Refusal(400, f"the JSON is nested {deepest:,} deep; at most {MAX_DEPTH} levels are allowed")
     try:
         found = json.loads(content)
     except ValueError:  # also text that is not UTF-8, and numbers of too many digits
@@ -464,7 +464,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     try:
         json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # halves of a character, which JSON can write and no text can hold
-        raise Refusal(400, "the body has half a character (a lone surrogate) in it; send whole ones") from None
+        raise Refusal(400, "the body contains a lone surrogate, which is not valid Unicode") from None
     if not isinstance(found, dict):
         raise Refusal(400, f'the body is {shown(found)}; it must be a JSON object like {{"data": ["0-15"]}}')
     return found
@@ -495,7 +495,7 @@ async def _counted(receive: Receive, most: int):
 
 
 def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"the request is too large; at most {most:,} bytes are read")
+    return Refusal(413, f"the request is too large; at most {most:,} bytes are allowed")
 
 
 def _replay(content: bytes, receive: Receive) -> Receive:

@@ -54,12 +54,12 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(
-            f"seeds are {len(text):,} characters long; at most {MAX_TEXT} are read: write ranges, like '0-15'"
+            f"seeds is {len(text):,} characters long; at most {MAX_TEXT} are allowed: use ranges, like '0-15'"
         )
     seeds = requests.read_seeds(text)
     most = min(most, max(least, MAX_PIXELS // size**2))
     if len(seeds) > most:
-        raise ValueError(f"{len(seeds):,} seeds are more than one request may have; ask for at most {most} at a time")
+        raise ValueError(f"{len(seeds):,} seeds are too many; at most {most} are allowed per request")
     if len(set(seeds)) < least:
-        raise ValueError(f"seeds are {requests.shown(text)}; give at least {least} different ones, like '0-5'")
+        raise ValueError(f"seeds is {requests.shown(text)}; at least {least} different ones are needed, like '0-5'")
     return seeds

@@ -152,7 +152,7 @@ def load_named(name: str, own: Model) -> Model:
     if name in ("", own.name, own.shown):
         return own
     if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or ".." in name:
-        raise ValueError(f"{shown(name)} is not a model on the Hub; name one like 'user/fagan-celeba-64'")
+        raise ValueError(f"{shown(name)} is not a model on the Hub; use a name like 'user/fagan-celeba-64'")
     return _fetch(name)
 
 
@@ -165,12 +165,12 @@ def _fetch(name: str) -> Model:
         try:
             size = download_size(name, allow_patterns=_FILES, token=False)
             if size > MAX_MODEL_BYTES:
-                raise ValueError(f"{name} has {size:,} bytes; at most {MAX_MODEL_BYTES:,} are loaded here")
+                raise ValueError(f"{name} has {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
             folder = download(name, allow_patterns=_FILES, token=False)
         except OSError as error:  # whose words name folders of this machine
-            logger.warning("%s could not be had: %s", name, error)
+            logger.warning("%s could not be downloaded: %s", name, error)
             raise FileNotFoundError(
-                f"{name} could not be had from the Hub; is there a public model of that name?"
+                f"{name} could not be downloaded from the Hub; does a public model of that name exist?"
             ) from error
         try:
             model = replace(load(str(folder)), name=name)

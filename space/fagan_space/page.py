@@ -52,7 +52,8 @@ _CSS = """
 _HEADING = """
 # FAGAN: every layer convolves and attends at once
 
-`{name}` draws {size}x{size} pictures. Draw some, walk between them, and click a pixel to see where each layer looks.
+`{name}` generates {size}x{size} images. Generate some, walk between them, and click a pixel to see where each layer
+attends.
 """
 
 

@@ -21,7 +21,7 @@ from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, PREVIEW_SECO
 
 Picture = UInt8[np.ndarray, "3 size size"]
 
-NO_PICTURE = "there is no picture yet; drop one there, paste it, or click an example"
+NO_PICTURE = "there is no image yet; upload or paste one, or click an example"
 _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # what people have; each further one is more code to attack
 
@@ -35,7 +35,7 @@ def example_gallery() -> gr.Gallery:
     """Make a row of pictures to click."""
     return gr.Gallery(
         [str(keep(path)) for path in _EXAMPLES],
-        label="Or click one of these",
+        label="Or click an example",
         columns=len(_EXAMPLES),
         height="auto",
         allow_preview=False,
@@ -63,7 +63,7 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
     @takes(Nothing, click=Example)
     def take_example(chosen: gr.SelectData) -> Picture:
         if chosen.index >= len(_EXAMPLES):
-            raise ValueError(f"there are {len(_EXAMPLES)} examples; click one of them")
+            raise ValueError(f"there are only {len(_EXAMPLES)} examples")
         return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
 
     @takes(Nothing)
@@ -96,7 +96,7 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
         with path.open("rb") as file:
             content = file.read(MAX_UPLOAD_BYTES + 1)
     except FileNotFoundError:
-        raise ValueError("the picture is not here any more; send it again") from None
+        raise ValueError("the image has been deleted; upload it again") from None
     finally:
         if kept_seconds:
             timer = threading.Timer(kept_seconds, path.unlink, kwargs={"missing_ok": True})
@@ -110,22 +110,20 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
 def decoded(content: bytes, size: int) -> Picture:
     """Decode a picture of which bytes and pixels are few enough."""
     if len(content) > MAX_UPLOAD_BYTES:
-        raise ValueError(f"the file has more bytes than the {MAX_UPLOAD_BYTES:,} that are allowed; send a smaller one")
+        raise ValueError(f"the file is larger than the limit of {MAX_UPLOAD_BYTES:,} bytes; upload a smaller one")
     is_readable = partial(filter, set(readable_formats()).__contains__)
     try:
         with Image.open(BytesIO(content), formats=tuple(is_readable(_FORMATS))) as image:  # reads no pixels yet
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"the picture has too many pixels ({error}); send one of at most {MAX_UPLOAD_PIXELS:,}"
-        ) from error
+        raise ValueError(f"the image has too many pixels ({error}); the limit is {MAX_UPLOAD_PIXELS:,}") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise ValueError("that is no picture that can be read here; send a PNG, a JPEG or a WebP") from error
+        raise ValueError("the file can't be read as an image; upload a PNG, JPEG or WebP") from error
     if width * height > MAX_UPLOAD_PIXELS:
-        raise ValueError(f"the picture has {width:,} x {height:,} pixels; send one of at most {MAX_UPLOAD_PIXELS:,}")
+        raise ValueError(f"the image has {width:,} x {height:,} pixels; the limit is {MAX_UPLOAD_PIXELS:,} in total")
     try:
         return decode_image(content, resolution=size, crop=None, upscale=True)
     except UnusableImageError as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise ValueError(f"the picture has too many pixels; send one of at most {MAX_UPLOAD_PIXELS:,}") from error
-        raise ValueError("the picture is damaged, or too small; send a PNG, a JPEG or a WebP") from error
+            raise ValueError(f"the image has too many pixels; the limit is {MAX_UPLOAD_PIXELS:,}") from error
+        raise ValueError("the image is damaged or too small; upload another PNG, JPEG or WebP") from error

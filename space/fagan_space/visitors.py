@@ -73,11 +73,11 @@ def real_path(path: str) -> Path:
         ValueError: It is no path below `PUBLIC`.
     """
     if not path.startswith(f"{PUBLIC}/") or "\0" in path:
-        raise ValueError("it is no file of this page")
+        raise ValueError("not a file of this page")
     root = storage().resolve()
     real = (root / path.removeprefix(f"{PUBLIC}/").lstrip("/")).resolve(strict=True)
     if not real.is_relative_to(root):
-        raise ValueError("it is no file of this page")
+        raise ValueError("not a file of this page")
     return real
 
 
@@ -142,11 +142,11 @@ class Shelf:
                 of_visitor += held if address == visitor.address else 0
             if count[visitor.address] >= MAX_UPLOADS or of_visitor + size > MAX_VISITOR_BYTES:
                 raise TooMuchError(
-                    f"you have uploaded {count[visitor.address]} files that wait to be read; at most {MAX_UPLOADS} and "
-                    f"{MAX_VISITOR_BYTES:,} bytes are kept; try again later"
+                    f"{count[visitor.address]} of your uploads are waiting to be processed; at most {MAX_UPLOADS} and "
+                    f"{MAX_VISITOR_BYTES:,} bytes are allowed; try again later"
                 )
             if of_all + size > MAX_ALL_BYTES:
-                raise TooMuchError("all visitors together have uploaded as much as is kept here; try again later")
+                raise TooMuchError("the upload storage is full; try again later")
             self._held[path] = visitor.address, size, math.inf
         try:
             yield path

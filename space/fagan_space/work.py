@@ -43,6 +43,6 @@ def check_wanted() -> None:
     if work is None:
         return
     if not work.is_wanted():
-        raise GoneError("The client went away, so the work was given up.")
+        raise GoneError("The client disconnected, so the work was cancelled.")
     if time.monotonic() > work.until:
-        raise ValueError(f"this takes longer than the {MAX_SECONDS} seconds of one request; ask for less at a time")
+        raise ValueError(f"this exceeded the limit of {MAX_SECONDS} seconds per request; ask for less at a time")

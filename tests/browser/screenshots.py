@@ -20,7 +20,7 @@ _COLORS = 256  # of a picture that is stored
 
 def look_inside(visit: Visit) -> None:
     """Click an eye's place."""
-    heat, picture = visit.picture("Looks at"), visit.picture("Click a place")
+    heat, picture = visit.picture("Attends to"), visit.picture("Click a pixel")
     expect(heat).to_be_visible(timeout=SECONDS)
     old, box = heat.get_attribute("src"), picture.bounding_box()
     assert box
@@ -31,8 +31,8 @@ def look_inside(visit: Visit) -> None:
 def discriminator(visit: Visit) -> None:
     """Let it judge an example."""
     visit.tab("Discriminator")
-    visit.gallery("Or click one of these").locator("button").nth(1).click()
-    expect(visit.picture("Looks at")).to_be_visible(timeout=SECONDS)
+    visit.gallery("Or click an example").locator("button").nth(1).click()
+    expect(visit.picture("Attends to")).to_be_visible(timeout=SECONDS)
 
 
 def walk(visit: Visit) -> None:
@@ -44,7 +44,7 @@ def walk(visit: Visit) -> None:
 def project(visit: Visit) -> None:
     """Find an example, and move it along a direction."""
     visit.page.locator('.block:visible input[type="file"]').first.set_input_files(EXAMPLE)
-    edited = visit.picture("Changed")
+    edited = visit.picture("Edited")
     expect(edited).to_be_visible(timeout=SECONDS)
     old = edited.get_attribute("src")
     slider = visit.page.get_by_label("range slider for hair_color", exact=False).first

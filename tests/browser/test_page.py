@@ -72,12 +72,12 @@ def test_visitors_do_not_see_each_others_pictures(browser, url):
     for visit, example in zip(visits, (0, 3), strict=True):
         visit.tab("Look inside")
         visit.tab("Discriminator")
-        visit.gallery("Or click one of these").locator("button").nth(example).click()
+        visit.gallery("Or click an example").locator("button").nth(example).click()
         expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
         said.append(visit.page.get_by_text("Logit").locator("visible=true").inner_text())
     assert said[0] != said[1]
     first = visits[0]
-    picture, heat = first.picture("Click a place"), first.picture("Looks at")
+    picture, heat = first.picture("Click a pixel"), first.picture("Attends to")
     before, source = first.pixels(picture), heat.get_attribute("src")
     picture.click(position={"x": 20, "y": 20})
     first.wait_for_another(heat, source)

@@ -36,7 +36,7 @@ def changed(one, other):
 
 
 def test_generate(visit, pipe):
-    pictures = visit.gallery("Pictures").locator("img")
+    pictures = visit.gallery("Images").locator("img")
     check_shows(visit.pixels(pictures.nth(3)), drawn(pipe, 3))
 
     seeds = visit.box("Seeds")
@@ -59,7 +59,7 @@ def test_generate(visit, pipe):
     for _ in range(4):
         visit.page.keyboard.press("ArrowLeft")
     old = pictures.first.get_attribute("src")
-    button = visit.page.get_by_role("button", name="Draw", exact=True).locator("visible=true")
+    button = visit.page.get_by_role("button", name="Generate", exact=True).locator("visible=true")
     for _ in range(10):
         visit.page.keyboard.press("Tab")
         if button.evaluate("element => element === document.activeElement"):
@@ -71,17 +71,17 @@ def test_generate(visit, pipe):
 
     visit.page.get_by_label("Gates as trained").uncheck()
     old = pictures.first.get_attribute("src")
-    visit.press("Draw")
+    visit.press("Generate")
     visit.wait_for_another(pictures.first, old)
     check_shows(visit.pixels(pictures.first), drawn(pipe, 3, truncation=0.8, alpha=0.0))
 
 
 def test_others_are_other_seeds(visit):
     old = visit.box("Seeds").input_value()
-    visit.press("Others")
+    visit.press("New seeds")
     expect(visit.box("Seeds")).not_to_have_value(old)
     first = int(visit.box("Seeds").input_value().split("-")[0])
-    expect(visit.gallery("Pictures").get_by_text(f"seed {first}", exact=True)).to_be_visible(timeout=SECONDS)
+    expect(visit.gallery("Images").get_by_text(f"seed {first}", exact=True)).to_be_visible(timeout=SECONDS)
 
 
 def test_pictures_can_be_taken_home(visit):
@@ -91,7 +91,7 @@ def test_pictures_can_be_taken_home(visit):
         assert archive.namelist() == [f"seed-{seed:08d}.png" for seed in range(16)]
         Image.open(io.BytesIO(archive.read("seed-00000007.png"))).verify()
     with visit.page.expect_download() as download:
-        visit.press("All in one PNG")
+        visit.press("All as one PNG")
     with Image.open(download.value.path()) as grid:
         assert grid.size == (256, 256)
 
@@ -105,7 +105,7 @@ def test_what_can_not_be_drawn_is_told_in_words(visit, seeds):
 
 def test_walk(visit):
     visit.tab("Walk")
-    visit.number("Frames from seed to seed").fill("5")
+    visit.number("Frames between seeds").fill("5")
     visit.box("Seeds").fill("0, 7, 3")
     visit.box("Seeds").press("Enter")
     picture = visit.picture("The walk")
@@ -122,7 +122,7 @@ def test_walk(visit):
 
 def test_look_inside_the_generator(visit, pipe):
     visit.tab("Look inside")
-    heat, clicked = visit.picture("Looks at"), visit.picture("Click a place")
+    heat, clicked = visit.picture("Attends to"), visit.picture("Click a pixel")
     expect(heat).to_be_visible(timeout=SECONDS)
     before, source = visit.pixels(heat), heat.get_attribute("src")
     box = clicked.bounding_box()
@@ -150,14 +150,14 @@ def test_look_inside_the_generator(visit, pipe):
     seed.press("Enter")
     visit.wait_for_another(heat, source)
     check_shows(visit.pixels(clicked)[4::8, 4::8][:4], drawn(pipe, 5)[:4])
-    whole = visit.gallery("The whole picture").locator("img")
+    whole = visit.gallery("The whole image").locator("img")
     check_shows(visit.pixels(whole.nth(1)), drawn(pipe, 5))
 
 
 def test_look_inside_the_discriminator(visit):
     visit.tab("Look inside")
     visit.tab("Discriminator")
-    visit.gallery("Or click one of these").locator("button").nth(1).click()
+    visit.gallery("Or click an example").locator("button").nth(1).click()
     verdict = visit.page.get_by_text("Logit").locator("visible=true")
     expect(verdict).to_be_visible(timeout=SECONDS)
     said = verdict.inner_text()
@@ -165,7 +165,7 @@ def test_look_inside_the_discriminator(visit):
         visit.page.locator('.block:visible input[type="file"]')
     ).first.set_input_files(EXAMPLE)
     expect(verdict).not_to_have_text(said, timeout=SECONDS)
-    heat, clicked = visit.picture("Looks at"), visit.picture("Click a place")
+    heat, clicked = visit.picture("Attends to"), visit.picture("Click a pixel")
     source, before = heat.get_attribute("src"), visit.pixels(heat)
     clicked.click(position={"x": 20, "y": 20})
     visit.wait_for_another(heat, source)
@@ -177,7 +177,7 @@ def test_dial(visit, pipe):
     picture = visit.picture("From convolution only (0)")
     expect(picture).to_be_visible(timeout=SECONDS)
     source, before = picture.get_attribute("src"), visit.pixels(picture)
-    visit.page.get_by_label("Which gates are turned").click()
+    visit.page.get_by_label("Gates to change").click()
     visit.page.get_by_role("option").last.click()
     source = visit.wait_for_another(picture, source)
     one = visit.pixels(picture)
@@ -189,12 +189,12 @@ def test_dial(visit, pipe):
 
 def test_project(visit):
     visit.tab("Project")
-    visit.number("Steps at the most").fill("20")
-    visit.number("Steps at the most").press("Tab")
+    visit.number("Maximum steps").fill("20")
+    visit.number("Maximum steps").press("Tab")
     visit.page.locator('.block:visible input[type="file"]').first.set_input_files(EXAMPLE)
-    edited = visit.picture("Changed")
+    edited = visit.picture("Edited")
     expect(edited).to_be_visible(timeout=SECONDS)
-    expect(visit.page.get_by_text("Mean squared difference")).to_be_visible()
+    expect(visit.page.get_by_text("Mean squared error")).to_be_visible()
     source, before = edited.get_attribute("src"), visit.pixels(edited)
     slider = visit.page.get_by_role("slider").locator("visible=true").nth(1)
     slider.focus()

@@ -26,7 +26,7 @@ class Visit:
         page.on("response", self._note_status)
         page.on("requestfailed", lambda request: self.errors.append(f"{request.url} {request.failure}"))
         page.goto(url)
-        expect(self.gallery("Pictures").locator("img")).to_have_count(16, timeout=SECONDS)
+        expect(self.gallery("Images").locator("img")).to_have_count(16, timeout=SECONDS)
 
     def _note(self, request) -> None:
         address = urlsplit(request.url)

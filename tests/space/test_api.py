@@ -80,7 +80,7 @@ def test_pictures_are_those_of_the_command_line_to_the_byte(client, folder, tmp_
         ("abc", "write them like '0-15, 42'"),
         ("1-", "write them like '0-15, 42'"),
         ("5-1", "write them like '0-15, 42'"),
-        ("0-999999", "1,000,000 seeds are more than one request may have; ask for at most 64"),
+        ("0-999999", "1,000,000 seeds are too many; at most 64 are allowed"),
         ("9" * 600, "600 characters long"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_film_has_the_frames_that_were_asked_for(client):
     with Image.open(path) as film:
         assert film.n_frames == len(walk(latents_from_seeds([0, 1, 2], 8), 5))
     assert "2 different ones" in refused(client, "/walk", seeds="4")
-    assert "more than the 240 of one film" in refused(client, "/walk", seeds="0-9", frames_per_step=60)
+    assert "more than the limit of 240" in refused(client, "/walk", seeds="0-9", frames_per_step=60)
     assert 'suffix is ".txt"; it must be .gif or .mp4' in refused(client, "/walk", seeds="0-1", suffix=".txt")
 
 
@@ -143,7 +143,7 @@ def test_uploads_of_all_kinds(client, tmp_path):
 
 def test_uploads_that_are_refused(client, tmp_path, uploads):
     (tmp_path / "words.png").write_text("no picture")
-    assert "that is no picture" in refused(client, "/judge", picture=handle_file(tmp_path / "words.png"))
+    assert "can't be read as an image" in refused(client, "/judge", picture=handle_file(tmp_path / "words.png"))
     saved(tmp_path / "huge.png", (20_000, 20_000), "1")
     assert "too many pixels" in refused(client, "/judge", picture=handle_file(tmp_path / "huge.png"))
     saved(tmp_path / "large.png", (8_000, 8_000), "1")
@@ -190,7 +190,7 @@ def test_a_picture_is_projected_and_moved(client, folder, picture):
     assert "unknown direction 'teeth'" in refused(
         client, "/project", picture=handle_file(picture), steps=1, strengths={"teeth": 1}
     )
-    assert "take from 1 to 300" in refused(client, "/project", picture=handle_file(picture), steps=1000)
+    assert "a whole number from 1 to 300" in refused(client, "/project", picture=handle_file(picture), steps=1000)
     assert Directions.load(folder / DIRECTIONS).names == ("beard", "hair=red")
 
 

@@ -13,14 +13,13 @@ TITLE = "About"
 _OWN = """
 ## Train your own
 
-On your own pictures, on a laptop or many GPUs, and publish it with its card:
+Train on your own images, on a laptop or on GPUs, and publish the model with a card:
 
 ```bash
-accelerate launch training/train.py --config training/recipes/folder-64.yaml \\
-    --dataset path/to/pictures --push_to_hub you/yours
+fagan-hf train --recipe folder-64 --dataset path/to/images --push-to-hub you/yours
 ```
 
-The code, the recipes and how to build attention GANs of your own: [fagan_hf](https://huggingface.co/models?library=fagan_hf).
+Code, recipes, and how to design your own attention GAN: [fagan_hf](https://huggingface.co/models?library=fagan_hf).
 """
 
 
@@ -35,8 +34,8 @@ def build(model: Model) -> None:
     """Lay the tab out."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            gr.Markdown(card_text(model.card) or f"`{model.shown}` has no card.")
+            gr.Markdown(card_text(model.card) or f"`{model.shown}` has no model card.")
         with gr.Column(scale=1, min_width=280):
             if model.samples is not None:
-                picture_shown("Its own samples", value=str(keep(model.samples)))
+                picture_shown("Samples", value=str(keep(model.samples)))
             gr.Markdown(_OWN)

@@ -30,8 +30,8 @@ def build(model: Model) -> None:
         return galleries
 
     gr.Markdown(
-        "Name two models of [fagan_hf](https://huggingface.co/models?library=fagan_hf) on the Hub. Different networks "
-        "make different pictures of a seed; the same network at two stages of its training makes pictures alike."
+        "Enter two [fagan_hf](https://huggingface.co/models?library=fagan_hf) models on the Hub. Independently trained "
+        "models give different images for the same seed; two training stages of one model give similar images."
     )
     with gr.Row():
         left = gr.Textbox(model.shown, label="Left: model", max_lines=1)

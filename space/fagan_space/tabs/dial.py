@@ -17,7 +17,7 @@ from fagan_space.models import Model
 
 TITLE = "Dial"
 MAX_ROWS = 6
-_ALL = "all layers together"
+_ALL = "all layers"
 _STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 _TIMES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
@@ -74,17 +74,17 @@ def build(model: Model) -> Event | None:
     @takes(DialTab)
     def turn(text: str, layer: str, is_relative: bool, *chosen: str) -> Image.Image:
         if layer not in (_ALL, *layers):
-            raise ValueError(f"layer is {shown(layer)}; it must be one of those that are offered")
+            raise ValueError(f"layer is {shown(layer)}; it must be one of the options in the list")
         seeds = read_seeds(text, MAX_ROWS, size=model.size)
         return strip(model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=wishes(model, chosen))
 
     with gr.Row(equal_height=False):
-        seeds = seed_box("0-2", info=f"At most {MAX_ROWS}, a row for each")
-        layer = gr.Dropdown([_ALL, *layers], value=_ALL, label="Which gates are turned")
-        is_relative = gr.Checkbox(False, label="Multiply the trained gates", info="else from 0 to 1")
+        seeds = seed_box("0-2", info=f"At most {MAX_ROWS}, one row each")
+        layer = gr.Dropdown([_ALL, *layers], value=_ALL, label="Gates to change")
+        is_relative = gr.Checkbox(False, label="Multiply the trained gates", info="otherwise set to 0 to 1")
         labels = label_dropdowns(model)
-    button = gr.Button("Turn", variant="primary")
-    picture = picture_shown("From convolution only (0) to attention only (1); first as trained")
+    button = gr.Button("Apply", variant="primary")
+    picture = picture_shown("From convolution only (0) to attention only (1); first column as trained")
     wanted: dict[str, Any] = {
         "fn": turn,
         "inputs": [seeds, layer, is_relative, *labels],

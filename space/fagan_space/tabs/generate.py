@@ -63,19 +63,19 @@ def build(model: Model) -> Event:
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             seeds = seed_box("0-15")
-            count = gr.Slider(1, MAX_IMAGES, 16, step=1, label="How many others")
-            others = gr.Button("Others", size="sm")
+            count = gr.Slider(1, MAX_IMAGES, 16, step=1, label="Number of new seeds")
+            others = gr.Button("New seeds", size="sm")
             truncation = gr.Slider(
-                0.3, 1.2, 1.0, step=0.05, label="Truncation", info="Below 1: less varied, nearer to the mean"
+                0.3, 1.2, 1.0, step=0.05, label="Truncation", info="Below 1: less varied, closer to the mean"
             )
             labels = label_dropdowns(model)
-            is_trained = gr.Checkbox(True, label="Gates as trained", info="alpha: how much of each layer is attention")
-            alpha = gr.Slider(0.0, 1.0, 0.0, step=0.05, label="alpha of all layers", interactive=True, visible=False)
-            button = gr.Button("Draw", variant="primary")
+            is_trained = gr.Checkbox(True, label="Gates as trained", info="alpha: share of attention in each layer")
+            alpha = gr.Slider(0.0, 1.0, 0.0, step=0.05, label="alpha for all layers", interactive=True, visible=False)
+            button = gr.Button("Generate", variant="primary")
         with gr.Column(scale=3, min_width=320):
-            gallery = gallery_shown("Pictures", object_fit="contain", buttons=["download", "fullscreen"])
+            gallery = gallery_shown("Images", object_fit="contain", buttons=["download", "fullscreen"])
             with gr.Row():
-                grid = gr.DownloadButton("All in one PNG", size="sm")
+                grid = gr.DownloadButton("All as one PNG", size="sm")
                 archive = gr.DownloadButton("All as ZIP", size="sm")
             code = gr.Code(label="The same in Python", language="python", interactive=False)
     outputs = [gallery, code, grid, archive]

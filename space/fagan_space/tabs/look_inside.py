@@ -38,15 +38,15 @@ _TILE = 256  # [pixels]
 _BIG = 512  # [pixels] of the picture that is clicked
 
 _EXPLANATION = """
-The generator draws; the discriminator says how real a picture seems to it, and judges yours. Each layer of theirs does
-two things to every place of its feature map: a **convolution** looks at the neighbors, and **attention** gathers from
-everywhere. One trained number, **alpha**, blends them: 0 is convolution alone, 1 attention alone; it may also be
-negative, then the layer subtracts what attention finds.
+The generator makes images; the discriminator scores how real an image looks, including yours. At each position of its
+feature map, every layer does two things: a **convolution** looks at the neighbors, and **attention** gathers from all
+positions. One learned number, **alpha**, blends the two: 0 is convolution only, 1 is attention only. If it is negative,
+the layer subtracts the attention branch.
 
-- **Looks at**: bright is where the framed place gathers from; the scale of each map ends at its own maximum.
-  Keys are pooled, so there may be fewer places to look at than places that look.
-- **Convolution, attention**: both outputs of the layer before they are blended. Like colors are like
-  features (their three principal components); where the layer makes the picture itself, they are pictures.
+- **Attends to**: bright areas are where the framed position gathers from; each map is scaled to its own maximum.
+  Keys may be pooled, so there can be fewer keys than positions.
+- **Convolution, Attention**: the two outputs of the layer before blending. Similar colors are similar
+  features (their first three principal components); in the output layer they are images.
 """
 
 
@@ -102,7 +102,7 @@ def look_at_discriminator(
         ValueError: The model was published without its discriminator.
     """
     if model.discriminator is None:
-        raise ValueError(f"{model.shown} was published without its discriminator; nothing can be judged")
+        raise ValueError(f"{model.shown} was published without its discriminator, so it can't score images")
     images = torch.from_numpy(picture)[None].float() / 127.5 - 1
     vectors = labels_from_seeds(model.generator, [0], labels)
     logits, captured = _captured(model.discriminator, position, images, vectors)
@@ -128,8 +128,8 @@ def _looks(
         times = times_uniform(weights)
         places, keys = ("{}x{}".format(*shape) for shape in (layer.shape, weights.shape))
         words = (
-            f"Layer {number} of {len(captured)}, {name}: alpha {layer.gate:+.3f}; {places} places look at {keys}; "
-            f"from here at most {times:.1f} times as much as evenly"
+            f"Layer {number} of {len(captured)}, {name}: alpha {layer.gate:+.3f}; {places} positions attend to "
+            f"{keys}; from here up to {times:.1f} times the uniform weight"
         )
         heat = attention_tile(image, layer, position, tile_size=_TILE)
         looks.append(Look(name, layer.gate, times, heat, convolution, attention, words))
@@ -181,7 +181,7 @@ def _tiles() -> list[Any]:
     with gr.Row():
         tiles = [
             picture_shown(label, min_width=90, buttons=["fullscreen"])
-            for label in ("Looks at", "Convolution", "Attention")
+            for label in ("Attends to", "Convolution", "Attention")
         ]
     return [words, *tiles]
 
@@ -202,7 +202,7 @@ def _strip(looks: list[Look]) -> list[tuple[Image.Image, str]]:
 
 
 def _overview() -> gr.Gallery:
-    return gallery_shown("All layers, from the first to the last: where they look", allow_preview=False)
+    return gallery_shown("All layers, first to last: where they look from here", allow_preview=False)
 
 
 def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
@@ -240,13 +240,13 @@ def _build_generator(model: Model) -> Event | None:
         with gr.Column(scale=1, min_width=300):
             seed = seed_number()
             labels = label_dropdowns(model)
-            button = gr.Button("Draw", variant="primary")
-            picture = picture_shown("Click a place", classes=("clickable",), height=360, buttons=[])
+            button = gr.Button("Generate", variant="primary")
+            picture = picture_shown("Click a pixel", classes=("clickable",), height=360, buttons=[])
             row, column = _place_sliders(model)
         with gr.Column(scale=2, min_width=320):
-            layer = _layer_slider(count, count, "1 is next to the latent")
+            layer = _layer_slider(count, count, "1 is closest to the latent")
             tiles = _tiles()
-            whole = gallery_shown("The whole picture, with this layer at", classes=("large",), allow_preview=False)
+            whole = gallery_shown("The whole image, with this layer set to", classes=("large",), allow_preview=False)
             overview = _overview()
     wanted: dict[str, Any] = {
         "fn": look,
@@ -277,20 +277,20 @@ def _build_discriminator(model: Model) -> None:
         position = int(row), int(column)
         logit, looks = look_at_discriminator(model, taken, position, wishes(model, chosen))
         image = taken.transpose(1, 2, 0)
-        words = f"Logit **{logit:+.2f}**: the higher, the more it is taken for a real picture of the training data."
+        words = f"Logit **{logit:+.2f}**: higher means more like a real image of the training data."
         return [marked_tile(image, position, tile_size=_BIG), words, *_shown(looks, layer), _strip(looks)]
 
     taken = gr.State(None, time_to_live=600)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            upload = upload_box(f"Your picture: its center, at {model.size}x{model.size}")
+            upload = upload_box(f"Your image: its center square, at {model.size}x{model.size}")
             examples = example_gallery()
             labels = label_dropdowns(model)
-            picture = picture_shown("Click a place", classes=("clickable",), height=360, buttons=[])
+            picture = picture_shown("Click a pixel", classes=("clickable",), height=360, buttons=[])
             verdict = gr.Markdown()
             row, column = _place_sliders(model)
         with gr.Column(scale=2, min_width=320):
-            layer = _layer_slider(count, 1, "1 is next to the picture")
+            layer = _layer_slider(count, 1, "1 is closest to the image")
             tiles = _tiles()
             overview = _overview()
     wanted: dict[str, Any] = {

@@ -62,7 +62,7 @@ def find(
         ValueError: ``steps`` is more than `MAX_STEPS`.
     """
     if not 1 <= steps <= MAX_STEPS:
-        raise ValueError(f"steps are {steps}; take from 1 to {MAX_STEPS}")
+        raise ValueError(f"steps is {steps}; it must be from 1 to {MAX_STEPS}")
     found = project(
         model.generator,
         torch.from_numpy(picture).float() / 127.5 - 1,
@@ -91,7 +91,7 @@ def edit(
     latents, vectors = found.latents, found.labels
     if strengths:
         if model.directions is None:
-            raise ValueError(f"{model.shown} has no directions; `fagan-hf directions` finds them")
+            raise ValueError(f"{model.shown} has no directions; create them with `fagan-hf directions`")
         latents = model.directions.move(latents, dict(strengths))
     if labels and vectors is not None:
         vectors = vectors.clone()
@@ -125,7 +125,8 @@ def build(model: Model) -> None:
     ) -> Any:
         found = find(model, picture, steps=int(steps), labels=wishes(model, chosen), progress=True)
         words = (
-            f"Mean squared difference {found.distance:.4f} of pixels in [-1, 1]; what it never learned can't come back."
+            f"Mean squared error {found.distance:.4f} (pixels in [-1, 1]). What the model has not learned can't be "
+            "reconstructed."
         )
         return found, found.comparison, words, _shown(edit(model, found)), *([0.0] * len(names))
 
@@ -135,18 +136,18 @@ def build(model: Model) -> None:
             raise ValueError(NO_PICTURE)
         strengths = {name: value for name, value in zip(names, values, strict=False) if value}
         if not all(isinstance(value, float) for value in strengths.values()):
-            raise ValueError("a strength is text; it must be a number")
+            raise ValueError("the strength of a direction is text; it must be a number")
         return _shown(edit(model, found, strengths, wishes(model, values[len(names) :])))
 
     taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            upload = upload_box("Your picture: its center square is taken")
+            upload = upload_box("Your image: its center square is used")
             examples = example_gallery()
-            steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Steps at the most", info="More: nearer, and slower")
+            steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Maximum steps", info="More is closer, but slower")
             with_labels = label_dropdowns(model)
         with gr.Column(scale=2, min_width=320):
-            comparison = picture_shown("Given, and as the model draws it", height=280)
+            comparison = picture_shown("Your image, and its reconstruction", height=280)
             words = gr.Markdown()
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -157,7 +158,7 @@ def build(model: Model) -> None:
                     "This model has neither labels nor directions; `fagan-hf directions MODEL --dataset …` finds some."
                 )
         with gr.Column(scale=2, min_width=320):
-            edited = picture_shown("Changed", height=280)
+            edited = picture_shown("Edited", height=280)
     searched: dict[str, Any] = {
         "fn": search,
         "inputs": [taken, steps, *with_labels],

@@ -55,7 +55,7 @@ def film(
     steps = len(seeds) if is_loop else len(seeds) - 1
     if steps * frames_per_step > MAX_FRAMES:
         raise ValueError(
-            f"{steps} x {frames_per_step} frames are more than the {MAX_FRAMES} of one film; take fewer seeds or frames"
+            f"{steps} x {frames_per_step} frames are more than the limit of {MAX_FRAMES}; use fewer seeds or frames"
         )
     generator = model.generator
     latents = walk(latents_from_seeds(seeds, generator.config.latent_dim), frames_per_step, is_loop=is_loop)
@@ -70,7 +70,7 @@ def film(
         check_wanted()
         frames.extend(batch)
         tell(0.9 * len(frames) / len(latents), f"{len(frames)} of {len(latents)} frames")
-    tell(0.95, "writing the film")
+    tell(0.95, "encoding")
     path = request_folder() / name
     write_film(path, enlarged(np.stack(frames)), frames_per_second=speed)
     return path
@@ -116,12 +116,12 @@ def build(model: Model) -> None:
 
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            seeds = seed_box("0-3", info="Two at least; the film visits them in this order")
-            frames = gr.Slider(4, 60, 24, step=1, label="Frames from seed to seed")
-            seconds = gr.Slider(1, 20, 6, step=0.5, label="Seconds in all")
+            seeds = seed_box("0-3", info="At least two, visited in this order")
+            frames = gr.Slider(4, 60, 24, step=1, label="Frames between seeds")
+            seconds = gr.Slider(1, 20, 6, step=0.5, label="Duration in seconds")
             suffixes = [suffix for suffix in SUFFIXES if suffix in writable_suffixes()]
-            suffix = gr.Radio(suffixes, value=suffixes[0], label="File")
-            is_loop = gr.Checkbox(True, label="Back to the first, in a loop")
+            suffix = gr.Radio(suffixes, value=suffixes[0], label="File type")
+            is_loop = gr.Checkbox(True, label="Loop back to the first seed")
             labels = label_dropdowns(model)
             button = gr.Button("Walk", variant="primary")
         with gr.Column(scale=2, min_width=320):
