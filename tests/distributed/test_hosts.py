@@ -33,5 +33,5 @@ def test_one_host_is_lost_and_the_other_goes_on(place, hosts):
     assert not (place.folder / "elsewhere/try").exists()
     alone = place.start([sys.executable, "training/train.py", *place.arguments()])
     assert alone.wait() == 0, alone.said
-    assert "Resuming with 1 process after 2" in alone.said
+    assert "Resuming with 1 process instead of 2" in alone.said
     assert "Resuming at 16 images." in alone.said

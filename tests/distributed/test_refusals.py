@@ -14,8 +14,11 @@ fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.dist
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1}, ["error: this process has another recipe than the main one: seed is 1 here and 0 there"]),
-        ({"dataset": "others"}, ["holds other images in this process than in the main one"]),
+        (
+            {"seed": 1},
+            ["error: the recipe of this process differs from the main process's: seed is 1 here and 0 there"],
+        ),
+        ({"dataset": "others"}, ["contains other images in this process than in the main process"]),
         ({"dataset": "./nowhere"}, ["nowhere"]),
     ],
     ids=["another recipe", "other images", "no images"],

@@ -184,7 +184,7 @@ def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
     assert [line["images"] for line in lines] == [8, 16, 24, 32, 40, 48]
     events = [event for line in lines for event in line.get("events", [])]
     assert len(events) == 1
-    assert "Resuming with 1 process after 2" in events[0]
+    assert "Resuming with 1 process instead of 2" in events[0]
     assert "events" in lines[2]
 
     alone = train_here(place, monkeypatch, name="alone")
