@@ -1,6 +1,6 @@
 """The command ``fagan-hf``.
 
-Flags are parsed before torch is imported, so a mistyped one is answered at once.
+Flags are parsed before torch is imported, so a mistyped one is reported immediately.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from fagan_hf.commands.switches import spelled_out
 from fagan_hf.utils.version import __version__
 
 COMMANDS = {
-    "train": "train on a recipe, on your own images, or from a model",
-    "generate": "make pictures with a trained model",
-    "interpolate": "make a film from picture to picture",
-    "evaluate": "measure how good a model is",
-    "directions": "find what to add to a latent so that its picture shows more of a label",
-    "project": "find the latent of a given picture",
-    "inspect": "see what a model's attention does",
-    "convert": "bring a model of attn-gan-pytorch over",
+    "train": "train from a recipe, on your own images, or from a model",
+    "generate": "generate images with a trained model",
+    "interpolate": "make a video that interpolates between images",
+    "evaluate": "compute metrics of a model",
+    "directions": "find latent-space directions of labels",
+    "project": "find the latent of a given image",
+    "inspect": "inspect a model's attention",
+    "convert": "convert a model of attn-gan-pytorch",
     "push": "publish a run on the Hub",
     "export": "write a model for ONNX Runtime or torch.export",
 }
@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; by default the process's own. Flags may be written with - or _.
 
     Returns:
-        Exit status: 0, or 2 where the cause of a failure is the user's to mend; it is printed in words.
+        Exit status: 0, or 2 for errors that the user can fix, after printing a message.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments[:1] == ["train"]:  # whose flags are the fields of a recipe
+        if arguments[:1] == ["train"]:  # its flags are the fields of a recipe
             train.run(arguments[1:])
         else:
             options = _parse(_joined([_with_dashes(each) for each in arguments]))
@@ -57,7 +57,7 @@ def _with_dashes(argument: str) -> str:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """Join a flag and a value like ``-1,0``, which argparse would take for a flag of its own."""
+    """Join a flag and a value like ``-1,0``, which argparse would mistake for a flag."""
     result: list[str] = []
     for argument in arguments:
         if result and re.match(r"-[\d.]", argument) and re.fullmatch(r"--[\w-]+", result[-1]):

@@ -1,4 +1,4 @@
-"""The former place of `fagan_hf.architectures`, which architecture files of users and older docs import from."""
+"""Alias of `fagan_hf.architectures`, for architecture files and docs that use the old location."""
 
 from fagan_hf.architectures.configs import *  # noqa: F403
 from fagan_hf.architectures.specs import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""The former place of `fagan_hf.latent_space`, which older docs import from."""
+"""Alias of `fagan_hf.latent_space`, for docs that use the old location."""
 
 from fagan_hf.latent_space.directions import Directions, find_directions
 

@@ -1,7 +1,6 @@
-"""Generators as one file that runs without this package: for ONNX Runtime, or for torch alone.
+"""Export generators to a single file that runs without this package: with ONNX Runtime, or with torch alone.
 
-What is written is folded, in float32, takes any number of latents at a time, and has been compared with the generator
-that it was made of.
+Exported models are folded, in float32, accept any batch size, and have been verified against the generator.
 """
 
 import copy
@@ -28,28 +27,28 @@ from fagan_hf.models import Generator
 from fagan_hf.utils.files import replacing
 from fagan_hf.utils.version import __version__
 
-OPSET = 18  # what torch's exporter writes by itself, and ONNX Runtime has run since 1.14, in browsers too
+OPSET = 18  # the default of torch's exporter, supported by ONNX Runtime since 1.14, also in browsers
 TOLERANCE = 1e-4
 METADATA_FILE = "fagan_hf.json"
-"""What `export_torch` writes beside the program; ``torch.export.load(path, extra_files={METADATA_FILE: ""})`` fills it
-in."""
+"""Metadata that `export_torch` stores with the program; ``torch.export.load(path, extra_files={METADATA_FILE: ""})``
+reads it."""
 _PROTOBUF_LIMIT = 2**31 - 1
-_TRACED_BATCH = 3  # above 1, for torch takes a batch of one for a number that never changes
+_TRACED_BATCH = 3  # above 1, because torch would treat a batch of one as a constant
 _CHECKED_BATCHES = (1, 2, 7)
-_WEIGHTS_PER_CHUNK = 2**22  # attention weights of one image and head that an ONNX model holds at a time: 16 MB
+_WEIGHTS_PER_CHUNK = 2**22  # attention weights per image and head that an ONNX model computes at a time: 16 MB
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_SEED = 20_181_205  # any would do; always the same, so that the same generator gives the same file
+_SEED = 20_181_205  # arbitrary but fixed, so that a generator always exports to the same file
 
 
 @dataclass(frozen=True)
 class Export:
-    """A model that was written.
+    """An exported model.
 
     Attributes:
         path: The file.
-        num_bytes: Its size [bytes].
+        num_bytes: File size [bytes].
         max_difference: The largest difference between its images and the generator's, which are in [-1, 1].
-        opset: Version of the ONNX operators in it; ``None`` for a torch program.
+        opset: ONNX opset version; ``None`` for a torch program.
     """
 
     path: Path
@@ -59,30 +58,31 @@ class Export:
 
 
 def export_onnx(generator: Generator, path: str | Path) -> Export:
-    """Write a generator for ONNX Runtime: one file, with the weights in it.
+    """Export a generator for ONNX Runtime: one file, including the weights.
 
     Its inputs are ``latents``, float32 ``[batch, latent_dim]``, standard normal, and for a conditional generator
     ``labels``, float32 ``[batch, num_labels]``, from 0 to 1. Its output is ``images``, float32
-    ``[batch, 3, size, size]``, in [-1, 1]. The batch is any number. The file's metadata hold the generator's config and
-    how to read the output.
+    ``[batch, 3, size, size]``, in [-1, 1]. The batch size is free. The file's metadata contain the generator's config
+    and the format of the output.
 
     Args:
-        generator: On any device, in any dtype; it stays as it is. Gates that `override_alpha` turns are written as
-            turned. For truncated latents give what `fagan_hf.sampling.standing_statistics.recalibrated` makes of it.
-        path: The file, usually ``*.onnx``; a file that is there is replaced.
+        generator: On any device, in any dtype; not modified. Gates overridden by `override_alpha` are exported as
+            overridden. For truncated latents pass the result of
+            `fagan_hf.sampling.standing_statistics.recalibrated`.
+        path: The file, usually ``*.onnx``; replaced if it exists.
 
     Raises:
         ImportError: A package of the extra `export` is missing.
-        ValueError: The generator is too large for one file, or what was written gives other images than the generator
-            itself, by more than `TOLERANCE`. There is no new file then.
+        ValueError: The generator is too large for one file, or the exported model's images differ from the generator's
+            by more than `TOLERANCE`. Then no file is written.
     """
     _, _, onnxruntime = (_import(package) for package in _ONNX_PACKAGES)
     reference = _as_reference(generator)
     num_bytes = sum(tensor.nbytes for tensor in reference.state_dict().values())
     if num_bytes > _PROTOBUF_LIMIT:
         raise ValueError(
-            f"the generator's weights are {num_bytes / 1e9:.1f} GB; one ONNX file holds at most "
-            f"{_PROTOBUF_LIMIT / 1e9:.1f} GB (protobuf's limit). Export it for torch: export_torch, or --format torch"
+            f"the generator's weights are {num_bytes / 1e9:.1f} GB; an ONNX file can hold at most "
+            f"{_PROTOBUF_LIMIT / 1e9:.1f} GB (protobuf limit). Export it for torch: export_torch, or --format torch"
         )
     with _quiet():
         with _AttentionByChunks():
@@ -90,7 +90,7 @@ def export_onnx(generator: Generator, path: str | Path) -> Export:
         program: Any = torch.onnx.export(
             traced,
             dynamo=True,
-            dynamic_shapes={name: {0: "batch"} for name in _input_names(reference)},  # for the name alone
+            dynamic_shapes={name: {0: "batch"} for name in _input_names(reference)},  # only for the name
             opset_version=OPSET,
             input_names=_input_names(reference),
             output_names=["images"],
@@ -119,22 +119,22 @@ def export_onnx(generator: Generator, path: str | Path) -> Export:
 
 
 def export_torch(generator: Generator, path: str | Path) -> Export:
-    """Write a generator as a program of `torch.export`, which runs where there is torch and nothing else.
+    """Export a generator as a program of `torch.export`, which needs only torch to run.
 
-    ``torch.export.load(path).module()`` gives a function of the inputs that `export_onnx` describes, with its output.
+    ``torch.export.load(path).module()`` returns a function with the inputs and output described in `export_onnx`.
 
     Args:
         generator: See `export_onnx`.
-        path: The file, usually ``*.pt2``, which is what torch calls them; a file that is there is replaced.
+        path: The file, usually ``*.pt2``, torch's suffix; replaced if it exists.
 
     Raises:
-        ValueError: What was written gives other images than the generator itself; see `export_onnx`.
+        ValueError: The exported model's images differ from the generator's; see `export_onnx`.
     """
     reference = _as_reference(generator)
     with _quiet():
         program = _trace(reference)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this computer
+        node.meta.pop("stack_trace", None)  # contains paths of this computer
 
     def write(aside: Path) -> None:
         with _quiet(), aside.open("wb") as file:
@@ -148,7 +148,7 @@ def export_torch(generator: Generator, path: str | Path) -> Export:
 
 
 class _Traceable(nn.Module):
-    """A generator without its checks, which would tie the traced program to the length of one batch."""
+    """A generator without its input checks, which would fix the batch size of the traced program."""
 
     def __init__(self, generator: Generator):
         super().__init__()
@@ -161,9 +161,9 @@ class _Traceable(nn.Module):
 
 
 class _AttentionByChunks(TorchFunctionMode):
-    """Write attention out as steps that never hold all N x N weights.
+    """Expand attention into operations that never hold all N x N weights.
 
-    ONNX Runtime has no kernel that goes over them in tiles, and at 128x128 positions they are 1 GB for each image.
+    ONNX Runtime has no tiled attention kernel, and at 128x128 positions the weights take 1 GB per image.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,14 +182,14 @@ def _trace(reference: Generator) -> torch.export.ExportedProgram:
     inputs = _random_inputs(reference, _TRACED_BATCH)
     batch = torch.export.Dim("batch")
     dynamic_shapes = {name: {0: batch} for name in _input_names(reference)}
-    # One operation for each attention, which `_AttentionByChunks` finds, and which torch computes by the fastest way
-    # where the program runs. `choose_kernel` would choose for this machine, and our loop would be written out.
+    # A single operation for each attention, which `_AttentionByChunks` finds, and for which torch chooses the fastest
+    # kernel where the program runs. `choose_kernel` would choose for this machine, and our loop would be unrolled.
     with attention_kernel("fused"):
         return torch.export.export(_Traceable(reference.fold()).eval(), inputs, dynamic_shapes=dynamic_shapes)
 
 
 def _as_reference(generator: Generator) -> Generator:
-    """Give the generator as it shall be written, but unfolded: on the CPU, in float32, gates as they are turned."""
+    """Return the generator to export, before folding: on the CPU, in float32, with the current gates."""
     reference = copy.deepcopy(generator).to("cpu", torch.float32).eval().requires_grad_(False)
     for name, value in overridden(generator).items():
         gates(reference)[name].data.fill_(value)
@@ -208,7 +208,7 @@ def _random_inputs(generator: Generator, batch: int) -> tuple[Tensor, ...]:
 
 
 def _metadata(generator: Generator) -> dict[str, Any]:
-    """Say in a file what its numbers mean."""
+    """Return metadata that describe the exported model."""
     frequencies = generator.label_frequencies
     return {
         "config": generator.config.to_dict(),
@@ -220,7 +220,7 @@ def _metadata(generator: Generator) -> dict[str, Any]:
 
 
 def _describe_onnx(model: Any, metadata: dict[str, Any]) -> None:
-    """Put metadata in the place of the exporter's own, which name folders of this computer."""
+    """Replace the exporter's metadata, which contain paths of this computer."""
     import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(model)
     model.producer_name, model.producer_version = "fagan_hf", __version__
     for key, value in metadata.items():
@@ -234,15 +234,15 @@ def _written(
     load: Callable[[Path], Callable[..., Tensor]],
     opset: int | None,
 ) -> Export:
-    """Put a file in place that was written aside, if it gives the generator's images."""
+    """Move a temporary file into place if its images match the generator's."""
     with replacing(path, make_folder=True) as aside:
         write(aside)
         difference = _max_difference(reference, load(aside))
-        if not difference <= TOLERANCE:  # a NaN is none either
+        if not difference <= TOLERANCE:  # also refuses NaN
             raise ValueError(
-                f"the exported model's images differ from the generator's by up to {difference:.2g}; at most "
-                f"{TOLERANCE:g} is rounding. {path} was not written. A layer of your own may not be traceable: it must "
-                "compute with torch only, and not branch on what the numbers are"
+                f"the exported model's images differ from the generator's by up to {difference:.2g}; rounding explains "
+                f"at most {TOLERANCE:g}. {path} was not written. A custom layer may not be traceable: it must use "
+                "torch operations only, and not branch on tensor values"
             )
         num_bytes = aside.stat().st_size
     return Export(path, num_bytes, difference, opset)
@@ -266,7 +266,7 @@ def _import(package: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch's exporters say about themselves from the user; errors are still raised."""
+    """Silence the messages of torch's exporters; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,14 +1,14 @@
 """Penalties on a discriminator's slope: functions of a discriminator and images, without weights or randomness.
 
-A recipe multiplies them and adds them to the discriminator's loss. Labels are bound by the caller, for example
+Training weights them and adds them to the discriminator's loss. Labels are bound by the caller, for example
 ``zero_centered_gradient_penalty(lambda images: discriminator(images, labels), images)``. No gradient passes through the
 images, so none reaches a generator.
 
-The gradient is that of an image's own logit, where logits depend on their own image only. Batch norm in training mode
+The gradient is that of each image's own logit if logits depend only on their own image. Batch norm in training mode
 mixes the images of a batch; then it is the gradient of the sum of all logits.
 
-Autocast is off around the discriminator. One that turns it on itself, as a network does that Accelerate prepared for
-mixed precision, keeps its rounding: ``accelerator.unwrap_model(network, keep_fp32_wrapper=False)`` gives the bare one.
+Autocast is disabled around the discriminator. A network prepared by Accelerate for mixed precision enables it again,
+with its rounding: ``accelerator.unwrap_model(network, keep_fp32_wrapper=False)`` returns the unwrapped one.
 """
 
 import math
@@ -24,17 +24,17 @@ from fagan_hf.layers.functional import twice_differentiable
 
 @runtime_checkable
 class Critic(Protocol):
-    """A discriminator with its labels bound, or anything else that judges images."""
+    """A discriminator with its labels bound, or any other function from images to logits."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Give each of ``[batch, 3, height, width]`` images its logit, ``[batch]``."""
+        """Return the logits ``[batch]`` of images ``[batch, 3, height, width]``."""
         ...
 
 
 def zero_centered_gradient_penalty(
     discriminator: Critic, images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
-    """Measure how steep the discriminator is: R1 at real images, R2 at generated ones.
+    """Compute the zero-centered gradient penalty: R1 at real images, R2 at generated ones.
 
     Args:
         discriminator: Called once; computed in single precision at least.
@@ -56,13 +56,13 @@ def wasserstein_gradient_penalty(
     fake: Float[Tensor, "fakes 3 fake_height fake_width"],
     mix: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Measure how far the discriminator's slope is from 1 between real and generated images.
+    """Penalize the deviation of the discriminator's slope from 1 between real and generated images.
 
     Args:
         discriminator: Called once; computed in single precision at least.
         real: Real images, in [-1, 1].
         fake: As many generated ones of the same size.
-        mix: Share of the real image in each mixture, drawn uniformly from [0, 1].
+        mix: Weight of the real image in each mixture, sampled uniformly from [0, 1].
 
     Returns:
         Mean over the mixtures of ``(length of the gradient - 1)^2``; never negative. The paper weights it by 10.
@@ -75,7 +75,7 @@ def wasserstein_gradient_penalty(
     """
     _check_same_shape("real images", real, "fake images", fake)
     share = mix[:, None, None, None]
-    # The gradient of `norm` at 0 is 0; that of a square root of squares is not a number.
+    # The gradient of `norm` at 0 is 0; that of a square root of squares would be NaN.
     lengths = _gradients(discriminator, share * real + (1 - share) * fake).norm(dim=1)
     return (lengths - 1).square().mean()
 
@@ -86,15 +86,15 @@ def approximate_gradient_penalty(
     noise: Float[Tensor, "noises 3 noise_height noise_width"],
     sigma: float = 0.01,
 ) -> Float[Tensor, ""]:
-    """Measure how steep the discriminator is by a small random step, without a second derivative.
+    """Approximate the gradient penalty by a small random step, without a second derivative.
 
-    Its mean over the noise approximates `zero_centered_gradient_penalty`, and equals it for a linear discriminator. For
-    a smooth one its gradient for the weights is right too. With leaky ReLU it need not be: where units lie within a
-    step of their kinks it can point far from R1's.
+    Its expectation over the noise approximates `zero_centered_gradient_penalty`, and equals it for a linear
+    discriminator. For a smooth one its gradient for the weights is correct too. With leaky ReLU it may not be: if units
+    are within a step of their kinks it can point far away from R1's.
 
     Args:
         discriminator: Called twice, with the same spectrally normalized weights; computed in single precision at
-            least, for half precision rounds a small difference of logits away. The fused attention kernels are used.
+            least, because half precision would lose the small difference of logits. Fused attention kernels are used.
         images: Where to measure, in [-1, 1].
         noise: Standard normal numbers of the images' shape.
         sigma: Length of the step in each pixel's value.
@@ -113,8 +113,8 @@ def approximate_gradient_penalty(
         raise ValueError(f"sigma is {sigma}; it must be positive and finite")
     _check_same_shape("images", images, "noise", noise)
     images = _detached(images)
-    # In training mode spectral norm would give each call another weight, and dropout another mask, and sigma divides
-    # the difference: so weights are cached, and the second call draws the random numbers of the first.
+    # In training mode spectral norm would use another weight in each call, and dropout another mask, and the difference
+    # is divided by sigma: so weights are cached, and the second call repeats the random numbers of the first.
     devices = [images.device] if images.is_cuda else []
     with torch.autocast(images.device.type, enabled=False), parametrize.cached():
         with torch.random.fork_rng(devices):
@@ -124,7 +124,7 @@ def approximate_gradient_penalty(
 
 
 def _gradients(discriminator: Critic, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch pixels"]:
-    """Give the gradient of each image's logit with respect to its pixels, to be differentiated once more."""
+    """Return the gradient of each image's logit with respect to its pixels, itself differentiable."""
     images = _detached(images).requires_grad_()
     with torch.autocast(images.device.type, enabled=False), twice_differentiable():
         [gradients] = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
@@ -132,7 +132,7 @@ def _gradients(discriminator: Critic, images: Float[Tensor, "batch 3 height widt
 
 
 def _detached(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Cut images off from what made them, in single precision at least."""
+    """Detach images from their graph, in single precision at least."""
     return images.detach().to(torch.promote_types(images.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""The diffusers pipeline: from nothing, or from seeds, to pictures."""
+"""The diffusers pipeline: generate images, randomly or from seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,21 +26,21 @@ OutputType = Literal["pil", "np", "pt"]
 
 @dataclass
 class FAGANPipelineOutput(ImagePipelineOutput):
-    """What a call gives.
+    """Output of a call.
 
     Attributes:
-        images: Pictures, in the form that ``output_type`` asked for.
-        seeds: The seed of each picture; ``None`` if latents were given.
+        images: Images, in the format requested by ``output_type``.
+        seeds: The seed of each image; ``None`` if latents were given.
     """
 
     seeds: list[int] | None = None
 
 
 class FAGANPipeline(DiffusionPipeline):
-    """Pictures from a trained generator.
+    """Generate images with a trained generator.
 
     Args:
-        generator: What draws them.
+        generator: The trained generator.
 
     Example:
         >>> pipe = FAGANPipeline.from_pretrained("runs/avatars-32")  # doctest: +SKIP
@@ -51,7 +51,7 @@ class FAGANPipeline(DiffusionPipeline):
 
     def __init__(self, generator: Generator):
         super().__init__()
-        # Convolutions are faster in it. torch's annotations don't know the argument.
+        # Convolutions are faster in this format. torch's annotations lack the argument.
         generator = generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._measured: tuple[Any, Generator] | None = None
         self.register_modules(generator=generator)
@@ -66,7 +66,7 @@ class FAGANPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder, or a Hub id ``user/name``.
-            **options: Those of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir``, ...
+            **options: Options of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir``, ...
 
         Raises:
             FileNotFoundError: See `Generator.from_pretrained`.
@@ -78,21 +78,21 @@ class FAGANPipeline(DiffusionPipeline):
         """Write a folder that `from_pretrained` loads, and that diffusers' bare `DiffusionPipeline` loads as well.
 
         Args:
-            save_directory: Made if need be.
+            save_directory: Created if missing.
         """
         save_repository(save_directory, self.generator)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, repo_id: str, **options: Any
     ) -> str:
-        """Upload the generator, and what diffusers needs to find this pipeline, in one commit.
+        """Upload the generator, and the files that diffusers needs to find this pipeline, in one commit.
 
         Args:
-            repo_id: ``user/name``; the repository is made if need be.
-            **options: Those of `Generator.push_to_hub`: ``private``, ``token``, ``revision``, ``create_pr``, ...
+            repo_id: ``user/name``; the repository is created if missing.
+            **options: Options of `Generator.push_to_hub`: ``private``, ``token``, ``revision``, ``create_pr``, ...
 
         Returns:
-            Address of the commit, or of the pull request.
+            URL of the commit, or of the pull request.
 
         Raises:
             PermissionError: See `Generator.push_to_hub`.
@@ -114,39 +114,39 @@ class FAGANPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> FAGANPipelineOutput | tuple[Any]:
-        """Draw pictures: of new seeds, of given seeds, or of given latents.
+        """Generate images from random seeds, given seeds, or given latents.
 
         Args:
-            num_images: So many pictures of seeds that torch's global generator draws; 1 if nothing else is given.
-            seeds: One picture for each: the same on every call, device and batch size.
-            latents: One picture for each, as they are.
-            labels: What shall be seen, of a conditional generator: ``{"beard": True, "hair": "red"}`` for all pictures,
-                a list of such with one for each, or the label vectors themselves. What they leave open is drawn by
-                seed (of given latents: by position), as often as it holds in the training data.
-            truncation: What the latents of seeds are multiplied with; below 1: less varied, nearer to the mean. Batch
-                statistics are measured for it, once.
-            alpha: Other gates than the trained ones, see `fagan_hf.layers.override_alpha`: 0.0 is convolution only,
-                1.0 attention only, ``{"layers.2": 0.0}`` turns one layer.
-            batch_size: Pictures at a time; changes memory and speed only. By default as many as fit, see
+            num_images: Number of images from seeds sampled by torch's global generator; 1 if nothing else is given.
+            seeds: One image for each: the same on every call, for any device and batch size.
+            latents: One image for each, used as they are.
+            labels: Labels of a conditional generator: ``{"beard": True, "hair": "red"}`` for all images, a list of
+                such mappings with one for each image, or label vectors. Unspecified labels are sampled by seed (for
+                given latents: by position), with their frequencies in the training data.
+            truncation: Factor on the latents of seeds; below 1: less varied, closer to the mean. Batch statistics are
+                recalibrated for it, once.
+            alpha: Overrides the trained gates, see `fagan_hf.layers.override_alpha`: 0.0 is convolution only, 1.0
+                attention only, ``{"layers.2": 0.0}`` overrides one layer.
+            batch_size: Images per batch; affects only memory and speed. By default as many as fit, see
                 `fagan_hf.sampling.images.sample`.
             output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, 3]``,
                 ``"pt"`` for a float32 tensor ``[count, 3, size, size]``, both in [0, 1].
-            return_dict: Give a `FAGANPipelineOutput` (otherwise the tuple that diffusers' pipelines give)?
+            return_dict: Return a `FAGANPipelineOutput`; otherwise a tuple, as diffusers' pipelines do.
 
         Raises:
-            ValueError: More than one of the three was given, a number is out of range, or the latents don't fit.
+            ValueError: More than one of the first three was given, a value is out of range, or the latents don't fit.
         """
         if isinstance(seeds, int):
             raise ValueError(f"seeds is {seeds}; it must be a list: seeds=[{seeds}], or num_images={seeds}")
         if sum(given is not None for given in (num_images, seeds, latents)) > 1:
-            raise ValueError("num_images, seeds and latents exclude each other; give one of them")
+            raise ValueError("num_images, seeds and latents are mutually exclusive; give only one of them")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np' or 'pt'")
         if latents is None:
             drawn = _draw_seeds(1 if num_images is None else num_images) if seeds is None else list(seeds)
             latents = latents_from_seeds(drawn, self.generator.config.latent_dim, truncation)
         elif truncation != 1.0:
-            raise ValueError("truncation is for seeds; multiply latents yourself")
+            raise ValueError("truncation applies to seeds only; multiply latents yourself")
         else:
             drawn = None
         if not isinstance(labels, Tensor):
@@ -159,13 +159,13 @@ class FAGANPipeline(DiffusionPipeline):
         return FAGANPipelineOutput(images=images, seeds=drawn) if return_dict else (images,)
 
     def _recalibrated(self, truncation: float) -> Generator:
-        """Measure batch statistics for a truncation, unless a call before did for the same weights."""
+        """Recalibrate batch statistics for a truncation, unless an earlier call did for the same weights."""
         generator = self.generator
         if truncation == 1.0 or not has_batch_statistics(generator):
             return generator
         sums = [tensor.detach().float().sum().item() for tensor in generator.state_dict().values()]
         key = (truncation, generator, generator.device, generator.dtype, sums)
-        measured = self._measured  # read and written once: other threads may ask for other truncations meanwhile
+        measured = self._measured  # read and written once: other threads may use other truncations meanwhile
         if measured is None or measured[0] != key:
             measured = self._measured = key, recalibrated(generator, truncation)
         return measured[1]
@@ -173,7 +173,7 @@ class FAGANPipeline(DiffusionPipeline):
 
 @contextmanager
 def _turned(generator: Generator, drawing: Generator, alpha: float | Mapping[str, float] | None) -> Iterator[None]:
-    """Turn the gates of what draws: as those of the generator are, of which it may be a copy, then as asked."""
+    """Override the gates of the drawing copy: with the generator's current overrides, then with the requested ones."""
     with ExitStack() as stack:
         if drawing is not generator and (already := overridden(generator)):
             stack.enter_context(override_alpha(drawing, already))

@@ -1,7 +1,7 @@
-"""What requests may hold: the types that the handler for Inference Endpoints and the Space check them with.
+"""Validation of requests: types shared by the handler for Inference Endpoints and the Space.
 
-A request is a `Request`: pydantic checks it before anything else happens. Its errors are put in words for people: what
-arrived, cut short, and what is allowed. Numbers are finite, true is no number, and text is no number either.
+A request is a `Request`: pydantic validates it before anything else happens. Error messages are readable: they quote
+the value, truncated, and say what is allowed. Numbers must be finite; booleans and strings are not accepted as numbers.
 """
 
 import json
@@ -15,20 +15,20 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from fagan_hf.sampling.seeds import MAX_SEED, parse_seeds
 from fagan_hf.utils.suggest import suggest
 
-MAX_SHOWN = 60  # characters of what arrived that an error repeats
+MAX_SHOWN = 60  # characters of a value that an error quotes
 MAX_TEXT = 2_000  # characters of seeds
 MAX_NAME = 200  # characters of the name or the value of a label, or of the name of a layer
 MAX_ENTRIES = 100  # labels, layers or directions in an object
 MIN_TRUNCATION, MAX_TRUNCATION = 0.01, 2.0
-MAX_ALPHA = 10.0  # either sign; far beyond trained gates, and still without overflows
-MAX_STRENGTH = 100.0  # either sign; far beyond where pictures change
+MAX_ALPHA = 10.0  # either sign; far beyond trained gates, yet without overflow
+MAX_STRENGTH = 100.0  # either sign; far beyond where images still change
 
-_WORDS = "words"  # the type of errors whose message is meant for people
-MARKS = _ONE, _OBJECT = "<one>", "<several>"  # of a union's parts; errors leave them out
+_WORDS = "words"  # the type of errors whose message is already readable
+MARKS = _ONE, _OBJECT = "<one>", "<several>"  # tags of a union's members; error messages omit them
 
 
 def shown(value: Any) -> str:
-    """Write what arrived as JSON, cut to `MAX_SHOWN` characters; of other things name only the type."""
+    """Format a value as JSON, truncated to `MAX_SHOWN` characters; for other objects return only the type."""
     if isinstance(value, str):
         value = value[: MAX_SHOWN + 1]
     pieces, length = [], 0
@@ -40,7 +40,7 @@ def shown(value: Any) -> str:
                 break
     except TypeError:
         return f"of type {type(value).__name__}"
-    except (ValueError, RecursionError):  # a number of more digits than Python writes; too deep
+    except (ValueError, RecursionError):  # a number with too many digits for Python; nested too deeply
         return "too large to be shown"
     text = "".join(pieces)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
@@ -48,18 +48,18 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
-    """Annotate a type with what is allowed, in words that an error gives back.
+    """Annotate a type with its constraints, and their description for error messages.
 
     Attributes:
-        words: They follow "it must be".
-        limits: As `pydantic.Field` takes them.
+        words: Completes "it must be ...".
+        limits: Arguments of `pydantic.Field`.
     """
 
     words: str
     limits: Mapping[str, Any] = field(default_factory=dict)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Wrap the type's own check."""
+        """Wrap the type's own validation."""
         schema = handler.generate_schema(Annotated[source, Field(**self.limits)]) if self.limits else handler(source)
         return core_schema.no_info_wrap_validator_function(self._check, schema)
 
@@ -68,12 +68,12 @@ class Allowed:
             return handler(value)
         except ValidationError as error:
             if any(each["type"] == _WORDS for each in error.errors(include_url=False, include_input=False)):
-                raise  # a part of it, already in words
+                raise  # from a nested value, already readable
             refuse(f"is {shown(value)}; it must be {self.words}")
 
 
 def refuse(words: str) -> NoReturn:
-    """Refuse a value; ``words`` follow its name."""
+    """Refuse a value; ``words`` follow its name in the message."""
     raise PydanticCustomError(_WORDS, "{words}", {"words": words})
 
 
@@ -90,7 +90,7 @@ def whole(lowest: int, highest: int, words: str = "") -> Allowed:
 
 
 def text(longest: int, like: str = "text") -> Allowed:
-    """Allow text that is not too long."""
+    """Allow text of limited length."""
     return Allowed(f"{like} of at most {longest:,} characters", {"strict": True, "max_length": longest})
 
 
@@ -120,7 +120,7 @@ Alpha = Annotated[
 
 
 def read_seeds(seeds: str) -> list[int]:
-    """Read seeds as `parse_seeds` does; its errors, which repeat them, are cut.
+    """Parse seeds like `parse_seeds`, with truncated error messages.
 
     Raises:
         ValueError: See `parse_seeds`.
@@ -134,20 +134,20 @@ def read_seeds(seeds: str) -> list[int]:
 
 
 class Request(BaseModel):
-    """What may come, field by field; anything else is refused."""
+    """Base of requests, which declare their fields; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def read(cls, given: Mapping[str, Any], context: Any = None) -> Self:
-        """Check what came.
+        """Validate a request.
 
         Args:
-            given: The values by their names.
-            context: For types that ask who sent it.
+            given: Values by name.
+            context: For types that depend on the sender.
 
         Raises:
-            ValueError: Something is missing, unknown or not allowed; in words.
+            ValueError: Something is missing, unknown or not allowed, with a readable message.
         """
         if not isinstance(given, Mapping):
             raise ValueError(f"the request is {shown(given)}; it must be a JSON object")
@@ -159,7 +159,7 @@ class Request(BaseModel):
 
 def _in_words(error: ValidationError, fields: list[str]) -> str:
     errors = error.errors(include_url=False)
-    # A name that is mistyped is unknown, and the right one missing.
+    # A mistyped name is unknown, and the correct one missing.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = [part for part in first["loc"] if part not in MARKS]
     name = str(place[0]) if place else "the request"
@@ -173,4 +173,4 @@ def _in_words(error: ValidationError, fields: list[str]) -> str:
         name = f"{name}[{part}]" if isinstance(part, int) else f"{name} of {shown(part)}"
     if first["type"] == _WORDS:
         return f"{name} {first['msg']}"
-    return f"{name} is {shown(first['input'])}; that is not allowed there"
+    return f"{name} is {shown(first['input'])}; this value is not allowed"

@@ -1,10 +1,10 @@
-"""Serving on Hugging Face Inference Endpoints: JSON in, pictures out.
+"""Serving on Hugging Face Inference Endpoints: JSON in, images out.
 
-A repository's ``handler.py`` imports `EndpointHandler` and holds nothing else. Hugging Face's inference toolkit
-(github.com/huggingface/huggingface-inference-toolkit) loads that file and makes one handler of the repository's folder
-(``utils.py``). For every request it calls the handler with the JSON of the body, and serializes what comes back as the
-request's ``Accept`` header says; of an exception it makes status 400 and ``{"error": <its message>}``
-(``webservice_starlette.py``). A body must have ``inputs``, and a query string stands in for missing ``parameters``.
+A repository's ``handler.py`` only imports `EndpointHandler`. Hugging Face's inference toolkit
+(github.com/huggingface/huggingface-inference-toolkit) loads that file and creates one handler for the repository's
+folder (``utils.py``). For every request it calls the handler with the JSON body, and serializes the result according to
+the request's ``Accept`` header; an exception becomes status 400 with ``{"error": <its message>}``
+(``webservice_starlette.py``). A body must have ``inputs``, and a query string replaces missing ``parameters``.
 """
 
 import base64
@@ -37,15 +37,15 @@ from fagan_hf.requests import (
 from fagan_hf.sampling.images import LabelSpec
 from fagan_hf.utils.devices import find_device
 
-MAX_IMAGES = 64  # in a request
-MAX_PIXELS = 2**22  # in a request, all pictures together; a single picture is drawn whatever its size
+MAX_IMAGES = 64  # per request
+MAX_PIXELS = 2**22  # per request, over all images; a single image is generated whatever its size
 BATCH_SIZE = 16
 
 _EXAMPLE = '{"inputs": "0-15, 42", "parameters": {"truncation": 0.7}}'
 
 
 class EndpointHandler:
-    """Answers the requests to an endpoint, one at a time.
+    """Handles the requests to an endpoint, one at a time.
 
     Args:
         path: Folder of the model repository.
@@ -62,31 +62,32 @@ class EndpointHandler:
 
     def __init__(self, path: str | Path = ""):
         folder = Path(path)
-        if not folder.is_dir():  # otherwise it would be taken for a Hub id
-            raise FileNotFoundError(f"{str(path)!r} is no folder; give the folder of a downloaded model repository")
+        if not folder.is_dir():  # otherwise it would be interpreted as a Hub id
+            raise FileNotFoundError(f"{str(path)!r} is not a folder; give the folder of a downloaded model repository")
         self._pipe = FAGANPipeline.from_pretrained(folder).to(find_device(None))
-        # Threads could draw at the same time, but each needs memory of its own, for its batches and for measuring
-        # truncations: one after the other, a server needs what one request needs.
+        # Threads could generate concurrently, but each would need its own memory for batches and recalibration; one
+        # request at a time bounds the memory by that of a single request.
         self._lock = threading.Lock()
 
     def __call__(self, data: Any) -> dict[str, Any] | Image.Image:
-        """Draw what a request asks for.
+        """Generate the images of a request.
 
         Args:
-            data: The JSON of the body: ``inputs``, which is text such as ``"0-15, 42"`` for seeds, a mapping of
-                parameters, or empty (``null`` or ``""``); and perhaps ``parameters``, a mapping of further ones:
+            data: The JSON body: ``inputs``, which is text such as ``"0-15, 42"`` for seeds, a mapping of parameters, or
+                empty (``null`` or ``""``); and optionally ``parameters``, a mapping of more parameters:
 
                 - ``seeds``: a list of whole numbers, or text as above.
-                - ``num_images``: so many pictures of new seeds, instead of ``seeds``; by default 1.
-                - ``truncation``, ``labels``, ``alpha``: as `FAGANPipeline` takes them. Another truncation than that
-                  of the last request is measured first, which takes about as long as 1,024 pictures.
-                - ``as_image``: if true, the answer is the one picture itself, for requests with ``Accept: image/png``.
+                - ``num_images``: number of images from random seeds, instead of ``seeds``; by default 1.
+                - ``truncation``, ``labels``, ``alpha``: as in `FAGANPipeline`. A truncation other than that of the
+                  last request is recalibrated first, which takes about as long as 1,024 images.
+                - ``as_image``: if true, the response is the single image itself, for requests with
+                  ``Accept: image/png``.
 
                 ``null`` is the same as leaving a parameter out.
 
         Returns:
-            ``{"images": [...], "seeds": [...]}``: each picture as a PNG file in base64, and its seed, which draws it
-            again. With ``as_image`` a picture, which the toolkit serializes.
+            ``{"images": [...], "seeds": [...]}``: each image as a PNG file in base64, and its seed, which reproduces
+            it. With ``as_image`` an image, which the toolkit serializes.
 
         Raises:
             ValueError: The request is not as described, or asks for more than a limit of this module.
@@ -202,7 +203,7 @@ def _check_count(count: int, size: int) -> None:
 def _check_labels(labels: Any, count: int, generator: Generator) -> LabelSpec | None:
     """Check that there are as many as pictures; which labels there are, the pipeline knows."""
     if labels is not None and not generator.config.label_names:
-        raise ValueError(f"labels are {shown(labels)}, but this model was trained without any; leave them out")
+        raise ValueError(f"labels are {shown(labels)}, but this model is unconditional; leave labels out")
     if isinstance(labels, list) and len(labels) != count:
         raise ValueError(
             f"labels are {len(labels)} for {count} pictures; give one object for all, or a list with one each"

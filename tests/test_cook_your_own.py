@@ -62,7 +62,9 @@ def test_everything_in_its_order():
     labeled = FAGANPipeline.from_pretrained("runs/mine-too")
     assert len(labeled(seeds=[1], labels={"beard": True}).images) == 1
     del LAYER_SPECS["pixel_norm"]
-    with pytest.raises(ValueError, match=r"type is 'pixel_norm', which is none of ours.*must be registered first"):
+    with pytest.raises(
+        ValueError, match=r"type is 'pixel_norm', which is not a built-in layer.*must be registered first"
+    ):
         FAGANPipeline.from_pretrained("runs/mine-too")
 
 

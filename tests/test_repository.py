@@ -227,7 +227,7 @@ def test_training_without_its_extra_says_what_to_install(wheel: Path, tmp_path: 
     command = [sys.executable, "-I", "-c", f"{HIDE}\n{program}", hidden, str(tmp_path / "wheel")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert "training needs accelerate, datasets; install them: pip install 'fagan-hf[train]'" in done.stderr
+    assert "training needs accelerate, datasets: pip install 'fagan-hf[train]'" in done.stderr
 
 
 def test_wheel_works_with_nothing_but_its_dependencies(wheel: Path, tmp_path: Path):

@@ -53,20 +53,20 @@ def _differences(ours: Ours, theirs: Peer) -> dict[str, float]:
     latents = torch.randn(COMPARED_IMAGES, ours.latent_dim, device=ours.device)
     real = torch.rand_like(ours.real[:COMPARED_IMAGES]) * 2 - 1
 
-    def generated(images: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    def generated(images: Callable[[Tensor], Tensor], compute_logits: Callable[[Tensor], Tensor]) -> list[Tensor]:
         fake = images(latents[..., None, None])
-        logits = judge(fake).flatten()
+        logits = compute_logits(fake).flatten()
         (-logits.mean()).backward()
         return [fake.detach(), logits.detach()]
 
-    def judged(images: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        logits = judge(real).flatten()
+    def on_real(images: Callable[[Tensor], Tensor], compute_logits: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        logits = compute_logits(real).flatten()
         logits.mean().backward()
         return [logits.detach()]
 
     found = {"output_difference": 0.0, "gradient_difference": 0.0}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for passes in (generated, judged):
+        for passes in (generated, on_real):
             expected = passes(theirs.generator, theirs.discriminator)
             # Past the autocast that Accelerate puts around the forward pass of a prepared network.
             results = passes(_exact(ours.generator), _exact(ours.discriminator))
@@ -128,5 +128,5 @@ def _gradient_difference(ours: Ours, theirs: Peer) -> float:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Give a gradient; the generator has none where real images are judged."""
+    """Give a gradient; the generator has none in passes over real images."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

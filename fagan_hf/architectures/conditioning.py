@@ -1,4 +1,4 @@
-"""Labels built into an architecture."""
+"""Add labels to an architecture."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,16 +16,17 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
     """Make an architecture conditional.
 
     Args:
-        architecture: Of two unconditional networks; or of conditional ones, which pass if their labels are the same.
-        label_names: What the numbers of a label vector mean.
+        architecture: Two unconditional networks; or conditional ones, returned unchanged if their labels are the same.
+        label_names: Names of the components of a label vector.
         conditioning: ``"projection"``: conditional batch norm in the generator, and a projection discriminator (Miyato
-            and Koyama, arXiv:1802.05637). ``"concatenation"``, the original's way: labels beside the latent, and beside
-            the discriminator's last features. There a 1x1 convolution with an activation is put in front of the last
-            layer, as Reed et al. (arXiv:1605.05396) do: a last layer alone would add labels and image up without
-            comparing them. A discriminator with a `labels_at` of its own gets them there instead.
+            and Koyama, arXiv:1802.05637). ``"concatenation"``, as in the original: labels are concatenated to the
+            latent, and to the discriminator's last features. There a 1x1 convolution with an activation is inserted
+            before the last layer, as in Reed et al. (arXiv:1605.05396): the last layer alone would only add the
+            contributions of labels and image without relating them. A discriminator with an explicit `labels_at` gets
+            them there instead.
 
     Raises:
-        ValueError: The networks have other labels already; or the generator has no batch norm for ``"projection"``.
+        ValueError: The networks already have other labels; or the generator has no batch norm for ``"projection"``.
     """
     label_names = tuple(label_names)
     present = {config.label_names for config in architecture}
@@ -33,8 +34,8 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
         return architecture
     if present != {()}:
         raise ValueError(
-            f"the architecture has the labels {sorted(map(list, present))}, the data {list(label_names)}; "
-            "leave label_names out of the architecture, or name the same labels"
+            f"the architecture has the labels {sorted(map(list, present))}, but the data {list(label_names)}; "
+            "leave label_names out of the architecture, or use the same labels"
         )
     generator, discriminator = architecture
     count = len(label_names)
@@ -53,7 +54,7 @@ def with_labels(architecture: Architecture, label_names: Sequence[str], conditio
         g_layers = [_steered(layer, count) for layer in generator.layers]
         if not any(layer.labels for layer in g_layers):
             raise ValueError(
-                "conditioning is 'projection', but no layer of the generator has a batch norm that could take labels; "
+                "conditioning is 'projection', but no layer of the generator has a batch norm to condition on labels; "
                 "use 'concatenation'"
             )
     return (

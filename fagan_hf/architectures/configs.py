@@ -1,6 +1,6 @@
-"""A network as data: what its ``config.json`` holds, checked when it is made.
+"""A network as data: the contents of its ``config.json``, checked on creation.
 
-Nothing here imports torch: a config can be read, written and checked at once.
+Nothing here imports torch, so reading, writing and checking configs is fast.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from fagan_hf.architectures.specs import IMAGE_CHANNELS, LayerSpec, Record, pars
 
 @dataclass(frozen=True, kw_only=True)
 class _NetworkConfig(Record):
-    """What both networks' configs share: layers that fit each other and labels with names."""
+    """Base of both networks' configs: layers that fit each other, and named labels."""
 
     image_size: int
     layers: tuple[LayerSpec, ...]
@@ -56,15 +56,15 @@ class _NetworkConfig(Record):
         return tuple(names)
 
     def _input(self) -> tuple[int, int]:
-        """Give the channels and the size that go into the first layer."""
+        """Return channels and size of the first layer's input."""
         raise NotImplementedError
 
     def _output(self) -> tuple[int, int]:
-        """Give the channels and the size that must come out of the last layer."""
+        """Return the required channels and size of the last layer's output."""
         raise NotImplementedError
 
     def _labels_enter_at(self) -> int:
-        """Give the index of the layer whose input has the labels concatenated to it, where they are."""
+        """Return the index of the layer to whose input labels are concatenated, for that kind of conditioning."""
         raise NotImplementedError
 
     def _check_labels(self) -> None:
@@ -83,7 +83,7 @@ class _NetworkConfig(Record):
             if index == entrance:
                 channels += self.num_labels
             if layer.channels is not None and layer.channels[0] != channels:
-                given = f"layers[{index - 1}] gives" if index else "the network's input has"
+                given = f"layers[{index - 1}] outputs" if index else "the network's input has"
                 labels = f" with {self.num_labels} labels" if index == entrance else ""
                 raise ValueError(f"{name}: in_channels is {layer.channels[0]}, but {given} {channels} channels{labels}")
             try:
@@ -94,22 +94,22 @@ class _NetworkConfig(Record):
         if (channels, size) != self._output():
             wanted_channels, wanted_size = self._output()
             raise ValueError(
-                f"the last layer gives {channels} channels at {size}x{size}, but the network must end with "
+                f"the last layer outputs {channels} channels at {size}x{size}, but the network must end with "
                 f"{wanted_channels} at {wanted_size}x{wanted_size} (image_size is {self.image_size})"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the config as it stands in ``config.json``."""
+        """Return the contents of ``config.json``."""
         data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return data | {"layers": [layer.to_dict() for layer in self.layers], "label_names": list(self.label_names)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave, strictly.
+        """Parse the output of `to_dict`, strictly.
 
         Raises:
-            ValueError: A key is unknown or missing, a value is not allowed, channels don't chain, or the layers don't
-                reach `image_size`; says which layer, which field, what arrived and what is allowed.
+            ValueError: A key is unknown or missing, a value is not allowed, channels don't match, or the layers don't
+                reach `image_size`; says which layer and field, the given value, and what is allowed.
         """
         cls._check_keys(data)
         return cls(**data)
@@ -122,14 +122,14 @@ class DiscriminatorConfig(_NetworkConfig):
     Attributes:
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from image to logit. The last one ends at 1x1 with one channel.
-        label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
-        conditioning: How labels enter. ``"concatenation"``: beside the input of layer `labels_at`. ``"projection"``:
-            their embedding's product with the last layer's input, summed over positions, is added to the logit
-            (Miyato and Koyama, arXiv:1802.05637).
-        labels_at: Which layer's input has the labels beside it; -1 is the last one, as in the original's
-            ``ConditionalDiscriminator``. If that layer is a plain convolution, its logit is a sum of what the image
-            says and of what the labels say, and no label can be right for one image and wrong for another: place
-            them further in front.
+        label_names: Names of the labels: ``"beard"`` for a binary attribute, ``"hair=red"`` for one class of several.
+        conditioning: How labels enter. ``"concatenation"``: concatenated to the input of layer `labels_at`.
+            ``"projection"``: their embedding's product with the last layer's input, summed over positions, is added to
+            the logit (Miyato and Koyama, arXiv:1802.05637).
+        labels_at: Index of the layer to whose input labels are concatenated; -1 is the last one, as in the original's
+            ``ConditionalDiscriminator``. If that layer is a plain convolution, the logit is a sum of a term of the
+            image and a term of the labels, so no label can be right for one image and wrong for another: choose an
+            earlier layer.
 
     Raises:
         ValueError: See `from_dict`.
@@ -155,7 +155,7 @@ class DiscriminatorConfig(_NetworkConfig):
 
     @property
     def features_channels(self) -> int:
-        """Channels of the features that the last layer judges, without labels."""
+        """Channels of the last layer's input, without labels."""
         channels = IMAGE_CHANNELS
         for layer in self.layers[:-1]:
             channels = layer.channels[1] if layer.channels is not None else channels
@@ -164,14 +164,14 @@ class DiscriminatorConfig(_NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(_NetworkConfig):
-    """A generator: layers from a latent vector, seen as a 1x1 feature map, to 3 channels at `image_size` [pixels].
+    """A generator: layers from a latent vector, as a 1x1 feature map, to 3 channels at `image_size` [pixels].
 
     Attributes:
         image_size: Height and width of the images [pixels].
         layers: Layer specs (or their dictionaries), from latent to image.
-        label_names: Names of the conditional labels: ``"beard"`` for a claim, ``"hair=red"`` for one class of several.
-        conditioning: How labels enter. ``"concatenation"``: beside the latent, as in the original. ``"batch_norm"``:
-            through the layers whose `num_labels` says so, whose batch norms are then conditional.
+        label_names: Names of the labels: ``"beard"`` for a binary attribute, ``"hair=red"`` for one class of several.
+        conditioning: How labels enter. ``"concatenation"``: concatenated to the latent, as in the original.
+            ``"batch_norm"``: through conditional batch norms, in layers with `num_labels` above 0.
         latent_dim: Length of the latent vector.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Architectures by name, from a file, or of another model."""
+"""Load architectures by name, from a file, or from another model."""
 
 import json
 import re
@@ -21,13 +21,13 @@ def load_architecture(name: str) -> Architecture:
     """Find an architecture.
 
     Args:
-        name: Of a preset; or the path of a file: JSON with the keys ``generator`` and ``discriminator``, each as in a
-            ``config.json``; or Python that sets ``GENERATOR`` and ``DISCRIMINATOR`` to the two configs, and may
-            register layers. A Python file is run, so it should be your own. Or a model whose architecture it shall be:
-            a run folder, or ``user/name`` on the Hub.
+        name: Name of a preset; or the path of a file: JSON with the keys ``generator`` and ``discriminator``, each as
+            in a ``config.json``, or Python that sets ``GENERATOR`` and ``DISCRIMINATOR`` to the two configs and may
+            register layers. A Python file is executed, so it must be trusted. Or a model with this architecture: a run
+            folder, or ``user/name`` on the Hub.
 
     Raises:
-        ValueError: There is no such preset or file, or what the file holds is no architecture; says where and why.
+        ValueError: There is no such preset or file, or the file does not contain an architecture; says where and why.
         FileNotFoundError: There is no such model, or it has no discriminator.
     """
     if name in PRESETS:
@@ -37,7 +37,8 @@ def load_architecture(name: str) -> Architecture:
         return _of_model(name)
     if path.suffix not in ARCHITECTURE_SUFFIXES or not path.is_file():
         raise ValueError(
-            f"model is {name!r}, which is no preset and no file that ends in {' or '.join(ARCHITECTURE_SUFFIXES)}; "
+            f"model is {name!r}, which is neither a preset nor a file that ends in "
+            f"{' or '.join(ARCHITECTURE_SUFFIXES)}; "
             f"{suggest(name, [*PRESETS, *_files_beside(path)])}"
         )
     found = _read_json(path) if path.suffix == ".json" else _run_python(path)
@@ -54,14 +55,14 @@ def _of_model(name: str) -> Architecture:
     folder = resolve(name, allow_patterns=wanted).folder
     missing = [each for each in wanted if not (folder / each).is_file()]
     if missing:
-        raise FileNotFoundError(f"{name!r} has no {' and no '.join(missing)}; name a preset or a file instead")
+        raise FileNotFoundError(f"{name!r} has no {' and no '.join(missing)}; use a preset or a file instead")
     configs = zip((GeneratorConfig, DiscriminatorConfig), wanted, strict=True)
     generator, discriminator = (config_class.from_dict(read_json(folder / each)) for config_class, each in configs)
     return cast(Architecture, (generator, discriminator))
 
 
 def _files_beside(path: Path) -> list[str]:
-    """List architectures' files where one was looked for, if it looks like a path at all."""
+    """List the architecture files in the folder of a path, if it looks like a path."""
     is_path = path.suffix or len(path.parts) > 1
     found = path.parent.glob("*") if is_path and path.parent.is_dir() else ()
     return [str(each) for each in found if each.suffix in ARCHITECTURE_SUFFIXES]
@@ -78,10 +79,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:  # a JSONDecodeError and a UnicodeDecodeError are ValueErrors too
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
     if not isinstance(data, dict) or data.keys() != {"generator", "discriminator"}:
         keys = list(data) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"{path} holds {keys}; it must be a mapping with the keys 'generator' and 'discriminator'")
+        raise ValueError(f"{path} contains {keys}; it must be a mapping with the keys 'generator' and 'discriminator'")
     return data
 
 

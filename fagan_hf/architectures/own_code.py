@@ -1,4 +1,4 @@
-"""Python files and modules of a user's own, which register layers."""
+"""The user's own Python files and modules, which register layers."""
 
 import hashlib
 import importlib.util
@@ -8,13 +8,13 @@ from types import ModuleType
 
 
 def import_code(name: str) -> ModuleType:
-    """Import Python of the user's own, a file or a module, for the layers that it registers; once per process.
+    """Import the user's own Python file or module, for the layers that it registers; once per process.
 
     Args:
-        name: The path of a file that ends in ``.py``, or a module's name.
+        name: The path of a ``.py`` file, or a module's name.
 
     Raises:
-        ValueError: It can't be found, or raises an error itself.
+        ValueError: It can't be found, or raises an error.
     """
     path = Path(name)
     if path.suffix == ".py" and path.is_file():
@@ -22,14 +22,16 @@ def import_code(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise ValueError(f"{name!r} is no .py file and can't be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{name!r} is not a .py file and can't be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def run_file(path: Path) -> ModuleType:
     """Run a Python file as a module, once per process.
 
     Raises:
-        ValueError: It raises an error itself.
+        ValueError: It raises an error.
     """
     name = f"fagan_architecture_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name not in sys.modules:

@@ -16,7 +16,7 @@ from fagan_hf.architectures.specs import (
 )
 from fagan_hf.utils.suggest import suggest
 
-# How a 4x4 kernel doubles or halves a feature map, and how it opens 1x1 to 4x4 or closes 4x4 to 1x1.
+# A 4x4 kernel that doubles or halves a feature map, and one that maps 1x1 to 4x4 or 4x4 to 1x1.
 _DOUBLE: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 _ENDS: dict[str, Any] = {"kernel_size": 4, "stride": 1, "padding": 0}
 
@@ -27,7 +27,7 @@ def _classic_64(
     discriminator_opens: LayerSpec,
     discriminator_middle: LayerSpec,
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """Build the originals' networks, which differ in four layers: where FAGAN has full attention, SAGAN has none."""
+    """Build the original networks, which differ in four layers: where FAGAN has full attention, SAGAN has none."""
     relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
     generator = GeneratorConfig(
         latent_dim=128,
@@ -136,9 +136,9 @@ def _dcgan_64() -> tuple[GeneratorConfig, DiscriminatorConfig]:
 def every_layer_full_attention(
     *, image_size: int, latent_dim: int, widths: tuple[int, ...]
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """FAGAN taken at its word: full attention wherever there is more than one position.
+    """Build the literal FAGAN: full attention wherever there is more than one position.
 
-    Generator and discriminator mirror each other, with ``widths`` channels from the 4x4 feature map outwards.
+    Generator and discriminator mirror each other, with ``widths`` channels from the 4x4 feature map outward.
     """
     pairs = list(pairwise(widths))
     up: dict[str, Any] = {"transposed": True, "activation": "leaky_relu(0.2)"}
@@ -171,18 +171,18 @@ def flagship(
     spectral_norm: bool = False,
     **options: Any,
 ) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """Build our best: full attention wherever there is more than one position. docs/results.md says how it was found.
+    """Build our best architecture: full attention wherever there is more than one position; see docs/results.md.
 
     Args:
         image_size: Height and width of the images [pixels].
         latent_dim: Length of the latent vector.
-        generator: Channels of its feature maps, from 4x4 to the image's size.
-        discriminator: The same, from half the image's size to 4x4.
+        generator: Channels of the generator's feature maps, from 4x4 to the image size.
+        discriminator: Channels of the discriminator's feature maps, from half the image size to 4x4.
         keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it. By default an
-            eighth of the image's, so that a key stands for 8x8 pixels.
-        spectral_norm: Have both networks spectral norm? It is for hinge losses; penalties do without.
-        options: Fields of all attention layers that differ, such as ``similarity``. An image has too few channels for
-            several heads: where it comes in or goes out there is one.
+            eighth of the image size, so that a key represents 8x8 pixels.
+        spectral_norm: Whether both networks use spectral norm. It is for hinge losses; penalties don't need it.
+        options: Fields to override in all attention layers, such as ``similarity``. The layers next to the image always
+            have one head, because an image has too few channels for more.
     """
     sizes = [4 * 2**index for index in range(len(generator))]
     largest = keys or image_size // 8
@@ -198,13 +198,13 @@ def flagship(
         return RMSNormSpec(in_channels=channels), ActivationSpec(activation="leaky_relu(0.2)")
 
     kernel: dict[str, Any] = {"kernel_size": 3, "padding": 1}
-    # A doubled map says nothing that the map does not, so keys are never made of more.
+    # A doubled map contains no more information than the map, so keys never come from the doubled one.
     doubled: dict[str, Any] = {**kernel, "upsample": True}
     up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
         up += [*normalized(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
-    # A gate that goes below 0 here, by chance, makes pictures whose colors leave their range, and stays there.
+    # A gate that by chance becomes negative here makes colors leave their range, and stays negative.
     to_image["initial_alpha"] = 0.1
     up += [*normalized(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
@@ -264,10 +264,10 @@ PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
 
 
 def preset(name: str) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """Look an architecture up.
+    """Return the architecture of a preset.
 
     Raises:
-        ValueError: There is no such preset; lists those that there are.
+        ValueError: There is no such preset; lists the existing ones.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")

@@ -1,6 +1,6 @@
 """A layer as data: its type, and the keyword arguments of the layer that is built from it.
 
-A spec, its JSON and the Python call read alike::
+A spec, its JSON and the Python call look alike::
 
     {"type": "full_attention", "in_channels": 48, "out_channels": 3, "kernel_size": 4, "stride": 2, "padding": 1, ...}
 """
@@ -25,15 +25,15 @@ ACTIVATIONS = {
     "silu": False,
 }
 
-# What attention's softmax may be taken of, see fagan_hf.layers.similarity.
+# Similarities of query and key that attention supports, see fagan_hf.layers.similarity.
 SIMILARITIES = ("dot_product", "cosine", "negative_distance")
 
-# How a block's output differs from its input in size.
+# How a block changes the size of the feature map.
 RESAMPLINGS = ("none", "up", "down")
 
 NORMS = ("none", "batch", "rms")
 
-# The least value of whole numbers, by the fields' names; others may be anything.
+# Minimum of integer fields, by name; other fields may have any value.
 _LEAST = {
     **dict.fromkeys(("image_size", "latent_dim", "in_channels", "out_channels"), 1),
     **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads", "key_pooling"), 1),
@@ -48,7 +48,7 @@ def parse_activation(text: str) -> tuple[str, float | None]:
         text: A name out of `ACTIVATIONS`; leaky ReLU carries its negative slope in parentheses.
 
     Raises:
-        ValueError: The name is unknown, or its number is missing, unwanted or no finite number.
+        ValueError: The name is unknown, or its number is missing, not allowed or not finite.
     """
     match = re.fullmatch(r"(\w+)(?:\((-?\d+(?:\.\d*)?(?:e-?\d+)?)\))?", text) if isinstance(text, str) else None
     if match is None or match[1] not in ACTIVATIONS:
@@ -66,7 +66,7 @@ def _activation_form(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What layer specs and network configs share: strict types, strict keys, a plain dictionary and back."""
+    """Base of layer specs and network configs: strict types, strict keys, conversion to and from a dictionary."""
 
     def __post_init__(self):
         for field in fields(self):
@@ -112,34 +112,34 @@ class LayerSpec(Record):
 
     @property
     def labels(self) -> int:
-        """Width of the label vectors that the layer's forward takes beside the feature map; 0: it takes none."""
+        """Width of the label vectors that the layer's forward takes in addition to the feature map; 0: none."""
         return getattr(self, "num_labels", 0)
 
     @property
     def channels(self) -> tuple[int, int] | None:
-        """Channels in and out; ``None`` where the layer takes and gives any number of them."""
+        """Input and output channels; ``None`` if the layer accepts any number and keeps it."""
         return None
 
     def output_size(self, size: int) -> int:
-        """Give the height and width [pixels] that come out where ``size`` goes in.
+        """Return the height and width [pixels] of the output for an input of ``size``.
 
         Raises:
-            ValueError: Nothing would come out.
+            ValueError: The output would be empty.
         """
         return size
 
     def arguments(self) -> dict[str, Any]:
-        """Give the keyword arguments of the layer."""
+        """Return the keyword arguments of the layer."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the spec as it stands in JSON, `type` first."""
+        """Return the spec as in JSON, `type` first."""
         return {"type": self.type, **self.arguments()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpec(LayerSpec):
-    """A convolution, then batch norm and an activation where asked for; see `fagan_hf.layers.Conv`."""
+    """A convolution with optional batch norm and activation; see `fagan_hf.layers.Conv`."""
 
     type: ClassVar[str] = "conv"
     in_channels: int
@@ -149,8 +149,8 @@ class ConvSpec(LayerSpec):
     padding: int = 0
     bias: bool = True
     spectral_norm: bool = True
-    # The weight's dimension that counts as rows of the matrix whose norm is taken. 0 as in the original, whatever the
-    # layer; torch would take 1 (the output channels) for a transposed convolution.
+    # The weight's dimension that is used as the rows of the matrix for spectral norm. 0 as in the original, for every
+    # layer type; torch would use 1 (the output channels) for a transposed convolution.
     spectral_norm_dim: int = 0
     batch_norm: bool = False
     # Above 0 the batch norm is conditional: its scale and shift depend on the labels.
@@ -169,21 +169,21 @@ class ConvSpec(LayerSpec):
                 "false unless kernel_size is odd, stride 1, padding half the kernel, and no convolution transposed",
             )
         if self.num_labels and not self.batch_norm:
-            raise self._error("num_labels", "0 where batch_norm is false, for it is the batch norm that takes labels")
+            raise self._error("num_labels", "0 if batch_norm is false, because only the batch norm takes labels")
         parse_activation(self.activation)
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels in and out."""
+        """Input and output channels."""
         return self.in_channels, self.out_channels
 
     @property
     def is_transposed(self) -> bool:
-        """Does it enlarge, by a transposed convolution?"""
+        """Whether it upsamples by a transposed convolution."""
         return False
 
     def output_size(self, size: int) -> int:
-        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        """Return the height and width [pixels] of the output for an input of ``size``."""
         kernel_size, stride, padding = self.kernel_size, self.stride, self.padding
         size = 2 * size if self.upsample else size
         if self.is_transposed:
@@ -192,20 +192,21 @@ class ConvSpec(LayerSpec):
             result = (size + 2 * padding - kernel_size) // stride + 1
         if result < 1:
             raise ValueError(
-                f"kernel_size is {kernel_size}, stride {stride}, padding {padding}: nothing is left of {size}x{size}"
+                f"kernel_size is {kernel_size}, stride {stride}, padding {padding}: the output for a {size}x{size} "
+                "input is empty"
             )
         return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvTransposeSpec(ConvSpec):
-    """A transposed convolution, else like `ConvSpec`."""
+    """A transposed convolution, otherwise like `ConvSpec`."""
 
     type: ClassVar[str] = "conv_transpose"
 
     @property
     def is_transposed(self) -> bool:
-        """Does it enlarge, by a transposed convolution?"""
+        """Whether it upsamples by a transposed convolution."""
         return True
 
 
@@ -229,13 +230,13 @@ class FullAttentionSpec(ConvSpec):
         _check_similarity(self)
 
     def output_size(self, size: int) -> int:
-        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.upsample)
         return super().output_size(size)
 
     @property
     def is_transposed(self) -> bool:
-        """Does it enlarge, by transposed convolutions?"""
+        """Whether it upsamples by transposed convolutions."""
         return self.transposed
 
 
@@ -260,18 +261,18 @@ class ConvBlockSpec(LayerSpec):
         if self.norm not in NORMS:
             raise self._error("norm", f"one of {', '.join(NORMS)}")
         if self.num_labels and self.norm == "none":
-            raise self._error("num_labels", "0 where norm is 'none', for it is the norm that takes labels")
+            raise self._error("num_labels", "0 if norm is 'none', because only the norm takes labels")
         parse_activation(self.activation)
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels in and out."""
+        """Input and output channels."""
         return self.in_channels, self.out_channels
 
     def output_size(self, size: int) -> int:
-        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        """Return the height and width [pixels] of the output for an input of ``size``."""
         if self.resample == "down" and size % 2:
-            raise ValueError(f"resample is 'down', but {size}x{size} has no half")
+            raise ValueError(f"resample is 'down', but {size}x{size} can't be halved")
         return {"up": 2 * size, "down": size // 2, "none": size}[self.resample]
 
 
@@ -291,7 +292,7 @@ class FullAttentionBlockSpec(ConvBlockSpec):
         _check_similarity(self)
 
     def output_size(self, size: int) -> int:
-        """Give the height and width [pixels] that come out where ``size`` goes in."""
+        """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.resample == "up")
         return super().output_size(size)
 
@@ -314,7 +315,7 @@ class SelfAttentionSpec(LayerSpec):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels in and out: the same."""
+        """Input and output channels, which are equal."""
         return self.in_channels, self.in_channels
 
 
@@ -326,7 +327,7 @@ def _check_similarity(spec: Any) -> None:
 def _check_key_pooling(spec: Any, size: int, is_doubled: bool) -> None:
     size, side = (2 * size, spec.key_pooling) if is_doubled else (size, spec.key_pooling)
     if size % side or (is_doubled and side > 1 and side % 2):
-        doubled = ", which is doubled before: 1 and even numbers are possible" if is_doubled else ""
+        doubled = ", which is doubled first: 1 and even numbers are possible" if is_doubled else ""
         raise ValueError(f"key_pooling is {side}; it must divide {size}, the height of its input{doubled}")
 
 
@@ -343,7 +344,7 @@ def _check_heads(spec: Any, in_channels: int, out_channels: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormSpec(LayerSpec):
-    """Batch norm on its own; see `fagan_hf.layers.BatchNorm`."""
+    """Batch norm as a separate layer; see `fagan_hf.layers.BatchNorm`."""
 
     type: ClassVar[str] = "batch_norm"
     in_channels: int
@@ -351,20 +352,20 @@ class BatchNormSpec(LayerSpec):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels in and out: the same."""
+        """Input and output channels, which are equal."""
         return self.in_channels, self.in_channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class RMSNormSpec(BatchNormSpec):
-    """RMS norm on its own; see `fagan_hf.layers.RMSNorm`."""
+    """RMS norm as a separate layer; see `fagan_hf.layers.RMSNorm`."""
 
     type: ClassVar[str] = "rms_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationSpec(LayerSpec):
-    """An activation on its own; see `fagan_hf.layers.build_activation`."""
+    """An activation as a separate layer; see `fagan_hf.layers.build_activation`."""
 
     type: ClassVar[str] = "activation"
     activation: str
@@ -405,7 +406,7 @@ LAYER_SPECS: dict[str, type[LayerSpec]] = {
 
 
 def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:
-    """Read one layer as it stands in JSON; a spec passes as it is.
+    """Parse one layer from its JSON dictionary; a spec is returned unchanged.
 
     Raises:
         ValueError: `type` is missing or unknown, a key is unknown or missing, or a value is not allowed.
@@ -416,12 +417,12 @@ def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:
         raise ValueError(f"it is {data!r}; it must be a mapping with a 'type'. {suggest('', LAYER_SPECS)}")
     if data["type"] not in LAYER_SPECS:
         raise ValueError(
-            f"type is {data['type']!r}, which is none of ours. A layer of someone else's must be registered first: "
-            "import the module that calls fagan_hf.layers.register_layer (in the shell: --import). Among ours: "
+            f"type is {data['type']!r}, which is not a built-in layer. A custom layer must be registered first: "
+            "import the module that calls fagan_hf.layers.register_layer (in the shell: --import). Built-in layers: "
             f"{suggest(str(data['type']), LAYER_SPECS)}"
         )
     spec_class = LAYER_SPECS[data["type"]]
-    # JSON has no tuples, and a spec with a list would differ from what it was written from.
+    # JSON has no tuples, and a spec with a list would differ from the spec that was saved.
     arguments = {
         key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "type"
     }

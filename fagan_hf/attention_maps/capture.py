@@ -1,6 +1,6 @@
-"""Where the positions of attention layers look, captured in a forward pass.
+"""Capture the attention weights of a network in a forward pass.
 
-`fagan_hf.attention_maps.pictures` draws it.
+`fagan_hf.attention_maps.pictures` draws them.
 """
 
 import threading
@@ -23,12 +23,12 @@ class CapturedAttention:
     """What one attention layer did in a forward pass; detached, on the layer's device.
 
     Attributes:
-        weights: Where each query position looks, ``[batch, heads, queries, rows, columns]``, float32: every map is at
-            least 0 and sums to 1. It has fewer positions than the layer's own map where keys are pooled.
-        plain: What the layer would output without attention, ``[batch, channels, height, width]``, before the gate.
-        gathered: What attention gathered, of the same shape, before the gate.
-        gate: The gate, as it was trained or overridden.
-        positions: The queries' (row, column) in the layer's own feature map.
+        weights: Attention weights of each query, ``[batch, heads, queries, rows, columns]``, float32: every map is
+            nonnegative and sums to 1. It has fewer positions than the layer's feature map if keys are pooled.
+        plain: The layer's output without attention, ``[batch, channels, height, width]``, before the gate.
+        gathered: The output of attention, of the same shape, before the gate.
+        gate: The gate, trained or overridden.
+        positions: The queries' (row, column) in the layer's feature map.
     """
 
     weights: Float[Tensor, "batch heads queries rows columns"]
@@ -39,7 +39,7 @@ class CapturedAttention:
 
     @property
     def shape(self) -> Position:
-        """Height and width of the layer's own map, where queries are."""
+        """Height and width of the layer's feature map of queries."""
         return self.plain.shape[2], self.plain.shape[3]
 
 
@@ -51,23 +51,23 @@ def capture_attention(
 
     Each layer's query, key and branches are computed a second time, without gradients. Passes of other threads through
     the same network are not recorded. The weights of all N positions over all N, which grow with the fourth power of
-    the image size, are held only where `whole` asks for them.
+    the image size, are held only if `whole` is set.
 
     Args:
         network: In eval mode; any module with attention layers in it, or such a layer.
-        positions: Queries, as (row, column) in pixels of the image. Each layer takes the position of its own map that
-            lies there. Where the image size is not known, they are positions of the layer's own map.
-        whole: Take all positions of each layer as queries, row by row, instead of chosen ones?
-        image_size: Height and width of the image [pixels]; by default the network's config's.
+        positions: Queries, as (row, column) in pixels of the image. Each layer uses the corresponding position of its
+            feature map. If the image size is unknown, they are positions of the layer's feature map.
+        whole: Use all positions of each layer as queries, row by row.
+        image_size: Height and width of the image [pixels]; by default that of the network's config.
 
     Yields:
-        A dictionary that each forward pass fills anew, with the layers' names as in ``network.named_modules()``; the
-        name of a layer alone is ``""``.
+        A dictionary that each forward pass refills, with the layers' names as in ``network.named_modules()``; if
+        `network` is itself a layer its name is ``""``.
 
     Raises:
         ValueError: There is no attention layer, the network is in training mode, in which the second computation would
-            move its batch and spectral norms, or a position is outside. Without an image size the last is found in the
-            forward pass.
+            update its batch and spectral norms, or a position is outside the image. Without an image size the last one
+            is raised in the forward pass.
 
     Example:
         >>> with capture_attention(generator, [(12, 16)]) as captured:  # doctest: +SKIP
@@ -81,7 +81,7 @@ def capture_attention(
     if any(module.training for module in network.modules()):
         raise ValueError(f"{type(network).__name__} is in training mode; call .eval() before its attention is captured")
     if whole and positions:
-        raise ValueError(f"positions are {list(positions)} and whole is true; give one of both")
+        raise ValueError(f"positions are {list(positions)} and whole is true; give only one of them")
     if image_size is None:
         image_size = getattr(getattr(network, "config", None), "image_size", None)
     if image_size is not None:
@@ -90,8 +90,7 @@ def capture_attention(
     thread = threading.get_ident()
 
     def hook(name: str, layer: AttentionLayer, args: tuple, *others: Any) -> None:
-        # In somebody else's pass through the same network torch may leave out the keyword arguments, where this hook is
-        # removed meanwhile.
+        # In another thread's pass torch may omit the keyword arguments if this hook is removed meanwhile.
         if threading.get_ident() != thread:
             return
         kwargs, _ = others
@@ -107,7 +106,7 @@ def capture_attention(
 def _capture(
     layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], positions: Sequence[Position] | None, size: int | None
 ) -> CapturedAttention:
-    """Compute what a layer did once more; all positions where ``positions`` is none."""
+    """Recompute a layer's attention; for all positions if ``positions`` is ``None``."""
     feature_map = args[0] if args else kwargs["feature_map"]
     query, key = layer.query_and_key(feature_map)
     plain, gathered = layer.branches(*args, **kwargs)

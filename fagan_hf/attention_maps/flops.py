@@ -18,7 +18,7 @@ def flops_of_one_image(
     inputs: Tensor,
     labels: Tensor | None,
 ) -> dict[str, int]:
-    """Count the operations of layers by name; those of a layer's attention are its own as well."""
+    """Count the operations of layers by name; a layer's count includes its attention."""
     arguments: dict[nn.Module, tuple] = {}
 
     def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
@@ -39,12 +39,12 @@ def flops_of_one_image(
         # The counter fails in inference mode.
         with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
             layer(*arguments[layer])
-        counts = counter.get_flop_counts().get("Global", {})  # no entry where nothing was counted
+        counts = counter.get_flop_counts().get("Global", {})  # no entry if nothing was counted
         attentive = [module for module in layer.modules() if isinstance(module, AttentionLayer)]
         if not attentive:
             return sum(counts.values())
-        # Which of attention's operations torch counts depends on the kernel, and those that it counts include the zeros
-        # that we fill heads up with; so attention is counted by what it is, two products of all weights with channels.
+        # Which of attention's operations torch counts depends on the kernel, and it includes our zero padding of heads;
+        # so attention is counted by its definition, two products of all weights with channels.
         is_product = [any(word in str(operation) for word in ("attention", "bmm")) for operation in counts]
         others = sum(count for count, is_ours in zip(counts.values(), is_product, strict=True) if not is_ours)
         return others + sum(map(products, attentive))

@@ -1,4 +1,4 @@
-"""How a layer's attention is computed: which kernel, and what it holds."""
+"""How a layer's attention is computed: which kernel, and its memory."""
 
 from dataclasses import dataclass
 
@@ -16,15 +16,15 @@ class KernelReport:
     """How a layer's attention is computed, as `fagan_hf.layers.functional.choose_kernel` chooses.
 
     Attributes:
-        device, dtype: Of the tensors: what it is chosen for, beside positions and sizes.
-        heads: Number of groups of channels that attend on their own.
+        device, dtype: Of the tensors; together with positions and sizes they determine the kernel.
+        heads: Number of attention heads, each a group of channels.
         key_size, value_size: Channels of a head's query and key, and of its value.
         kernel: ``"fused"``, torch's, or ``"chunked"``, ours.
-        kernel_key_size, kernel_value_size: Both sizes as the kernel gets them, with the zeros that are added.
-        backend: Which of torch's kernels a fused one is, as torch itself chooses: ``"flash"``, ``"efficient"``,
-            ``"cudnn"``, or ``"math"``, which is none and holds all weights at once. ``None`` for ours, and where torch
-            can't be asked: on other devices than CPUs and CUDA's.
-        weights_held: What is held of all queries' weights at a time, in words.
+        kernel_key_size, kernel_value_size: Both sizes in the kernel, including zero padding.
+        backend: Torch's choice for a fused kernel: ``"flash"``, ``"efficient"``, ``"cudnn"``, or ``"math"``, which is
+            not fused and holds all weights at once. ``None`` for ours, and where torch does not expose its choice: on
+            other devices than CPUs and CUDA.
+        weights_held: How many of all queries' weights are held at a time, in words.
     """
 
     device: str
@@ -40,7 +40,7 @@ class KernelReport:
 
 
 def kernel_report(layer: AttentionLayer, query: Tensor, key: Tensor, gathered: Tensor) -> KernelReport:
-    """Say how attention gets from these to what is gathered in this layer."""
+    """Report how this layer's attention is computed from these inputs."""
     positions = key.shape[2:].numel()
     key_size, value_size = query.shape[1] // layer.heads, gathered.shape[1] // layer.heads
     choice = choose_kernel(query.device, query.dtype, positions, key_size, value_size)
@@ -62,13 +62,13 @@ def kernel_report(layer: AttentionLayer, query: Tensor, key: Tensor, gathered: T
 
 
 def _backend(query: Tensor, key: Tensor, heads: int, choice: KernelChoice) -> str:
-    """Ask torch which of its kernels `scaled_dot_product_attention` takes for what the fused way hands over."""
+    """Ask torch which kernel `scaled_dot_product_attention` chooses for the inputs of the fused kernel."""
     queries, keys, values = (
         like.new_empty(len(like), heads, like.shape[2:].numel(), size)
         for like, size in ((query, choice.key_size), (key, choice.key_size), (key, choice.value_size))
     )
-    # What `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and its likes say
-    # what is possible, on CUDA only, not what is taken.
+    # The function that `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and
+    # similar ones return what is possible, on CUDA only, not what is chosen.
     chosen = SDPBackend(torch._fused_sdp_choice(queries, keys, values, scale=1.0))
     return chosen.name.removesuffix("_ATTENTION").lower()
 

@@ -1,4 +1,4 @@
-"""What attention does, as pictures: where a pixel looks, what a layer makes of it, other gates."""
+"""Draw attention: attention maps, outputs of both branches, and images with other gates."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, to_uint8
 
-# Colors from no attention to the most: lightness rises all the way, so that the map reads the same in gray.
+# Colors from no attention to the maximum, with increasing lightness, so that the map also works in grayscale.
 _COLORS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
 _MARK = (0, 255, 210)  # a hue that the colors don't have
 _INK, _FAINT_INK, _PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
-_HEAT_OPACITY = (0.45, 0.9)  # where there is no attention, and where there is most
+_HEAT_OPACITY = (0.45, 0.9)  # without attention, and at its maximum
 _FONT_SIZE = 13  # [pixels]
 _LINE_HEIGHT = 18  # [pixels]
 _GAP = 8  # [pixels]
@@ -42,23 +42,23 @@ def attention_picture(
     title: str = "",
     tile_size: int = 192,
 ) -> Image.Image:
-    """Draw where a pixel looks: a row per layer, two columns per image.
+    """Draw the attention maps of a query pixel: a row per layer, two columns per image.
 
-    The first row has the images with the pixel marked. Below are each layer's weights, mean over its heads: over the
-    image to the left, alone to the right; the layer's position that looks is framed. Each map has its own scale, from 0
-    to its maximum; how many times the weight of uniform attention that is, stands below it. "32x32 of 8x8" is a layer
-    whose keys are pooled: a position of the first map looks at the second.
+    The first row shows the images with the pixel marked. Below are each layer's weights, averaged over its heads: over
+    the image to the left, alone to the right; the query's position in the layer is framed. Each map is scaled from 0 to
+    its maximum, which is printed below as a multiple of uniform attention. "32x32 of 8x8" is a layer with pooled keys:
+    queries are positions of the first map, keys of the second.
 
     Args:
-        images: RGB, square: what the network drew or judged in the captured pass.
+        images: RGB, square: output or input of the network in the captured pass.
         captured: From `capture_attention`, with ``position`` among its positions or with all.
         position: (row, column) [pixels of the image].
-        title: Stands at the top.
-        tile_size: Height and width that an image is shown at [pixels].
+        title: Title at the top.
+        tile_size: Height and width of each displayed image [pixels].
 
     Raises:
-        ValueError: ``position`` is outside of the image or was not captured, there is nothing to draw, or there are
-            more or fewer images than were captured.
+        ValueError: ``position`` is outside the image or was not captured, there is nothing to draw, or the number of
+            images differs from the captured batch.
     """
     batch, height, width, _ = images.shape
     if not captured or batch == 0:
@@ -101,10 +101,10 @@ def attention_tile(
     index: int = 0,
     tile_size: int = 192,
 ) -> Image.Image:
-    """Draw where a pixel looks in one layer, over the image: a single tile of `attention_picture`.
+    """Draw the attention map of a query pixel in one layer, over the image: a single tile of `attention_picture`.
 
     Args:
-        image: RGB, square: what was drawn or judged.
+        image: RGB, square: output or input of the network.
         layer: From `capture_attention`, with ``position`` among its positions or with all.
         position: (row, column) [pixels of the image].
         index: Which image of the captured batch it is.
@@ -129,10 +129,10 @@ def marked_tile(image: UInt8[np.ndarray, "height width 3"], position: Position, 
 
 
 def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 192) -> tuple[Image.Image, Image.Image]:
-    """Draw what a layer puts out by convolution only and by attention only, before they are blended.
+    """Draw a layer's outputs by convolution only and by attention only, before they are blended.
 
-    Where that has three channels in [-1, 1] it is an image and is shown as one. Otherwise the three directions in which
-    both outputs together vary most become red, green and blue: alike colors are alike features, here and there.
+    An output with three channels in [-1, 1] is shown as an image. Otherwise the first three principal components of
+    both outputs together become red, green and blue: similar colors mean similar features in both.
 
     Args:
         layer: From `capture_attention`.
@@ -157,7 +157,7 @@ def _principal_colors(
     positions = positions - positions.mean(0)
     _, components = torch.linalg.eigh(positions.T @ positions)
     components = components[:, -3:].flip(1)
-    # An eigenvector has no sign of its own: let its largest number be positive, or colors would depend on the library.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive, or colors would depend on the library.
     signs = components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
     colors = positions @ (components * signs)
     colors = colors / colors.abs().amax(0).clamp(min=1e-12)
@@ -168,7 +168,7 @@ def _principal_colors(
 def weights_of(
     layer: CapturedAttention, position: Position, image_size: int
 ) -> Float[np.ndarray, "batch height width"]:
-    """Give the maps of the query that lies where a pixel of the image is, mean over heads.
+    """Return the maps of the query at a pixel of the image, averaged over heads.
 
     Raises:
         ValueError: It was not captured.
@@ -180,7 +180,7 @@ def weights_of(
 
 
 def times_uniform(weights: Float[np.ndarray, "height width"]) -> float:
-    """Say how many times the weight of uniform attention the largest weight is."""
+    """Return the largest weight as a multiple of uniform attention."""
     return float(weights.max() * weights.size)
 
 
@@ -204,14 +204,14 @@ def _heat_tile(weights: Float[np.ndarray, "height width"], size: int) -> Image.I
 
 
 def _enlarged(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Image.Image:
-    """Enlarge by nearest neighbor: a map's own positions are to be seen, not a landscape made up between them."""
+    """Enlarge by nearest neighbor, to show a map's actual positions without interpolation."""
     return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
 
 
 def _overlay(
     pixels: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "map_height map_width"], size: int
 ) -> Image.Image:
-    """Lay a heat map over a picture, which is gray so that all color is attention's."""
+    """Overlay a heat map on an image, which is shown in gray so that color means attention."""
     gray = _enlarged(pixels, size).convert("L").convert("RGB")
     opacity = np.interp(heat, (0, 1), _HEAT_OPACITY)
     mask = Image.fromarray((255 * opacity).round().astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
@@ -244,7 +244,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, font: Any, top: int, lines: Sequence[
 def _draw_scale(
     picture: Image.Image, draw: ImageDraw.ImageDraw, font: Any, corner: Position, width: int, height: int = 12
 ) -> None:
-    """Draw what the colors mean, above and to the right of a corner."""
+    """Draw the color scale, above and to the right of a corner."""
     left, bottom = corner
     ramp = np.tile(np.linspace(0, 1, width), (height, 1))
     picture.paste(Image.fromarray(heat_colors(ramp)), (left, bottom - height))
@@ -257,13 +257,13 @@ def _draw_scale(
 def turned(
     found: Mapping[str, nn.Parameter], alpha: float, layers: Sequence[str] | None, is_relative: bool
 ) -> dict[str, float]:
-    """Say what each gate becomes on a dial.
+    """Return the overridden value of each gate.
 
     Args:
         found: From `gates`.
-        alpha: What all of them become, or what they are multiplied with.
-        layers: The only ones, with or without their gates' own names; by default all.
-        is_relative: Does ``alpha`` multiply the trained gates?
+        alpha: New value of the gates, or factor on them.
+        layers: Layers to override, with or without their gates' names; by default all.
+        is_relative: Whether ``alpha`` multiplies the trained gates.
     """
     trained = {key: gate.item() for name, gate in found.items() for key in (name, name.rpartition(".")[0])}
     return {name: alpha * trained.get(name, 1.0) if is_relative else alpha for name in layers or found}
@@ -280,19 +280,19 @@ def alpha_strip(
     row_names: Sequence[str] = (),
     tile_size: int = 96,
 ) -> Image.Image:
-    """Draw the same latents with other gates: a row per latent, a column per gate, the first one as trained.
+    """Generate the same latents with other gates: a row per latent, a column per gate, the first one as trained.
 
-    Batch norm keeps the statistics that were measured with the trained gates.
+    Batch norm keeps its statistics for the trained gates.
 
     Args:
         generator: On any device, in any mode.
         latents: At least one.
-        labels: As many, for a conditional generator.
-        alphas: Gates, for all layers or for ``layers``.
-        layers: Names such as ``"layers.2"``: the only ones whose gates are turned; by default all.
-        is_relative: Do ``alphas`` multiply the trained gates instead of standing in their place?
-        row_names: What stands before each row; by default nothing.
-        tile_size: Height and width that an image is shown at [pixels], rounded to a multiple of its own.
+        labels: One per latent, for a conditional generator.
+        alphas: Gate values, for all layers or for ``layers``.
+        layers: Names such as ``"layers.2"`` of the layers to override; by default all.
+        is_relative: Whether ``alphas`` multiply the trained gates instead of replacing them.
+        row_names: Caption of each row; by default none.
+        tile_size: Height and width of each displayed image [pixels], rounded to a multiple of the image size.
 
     Raises:
         ValueError: There are no latents, no alphas, no such layer or none with attention, or an alpha is not finite.

@@ -11,16 +11,16 @@ Position = tuple[int, int]
 
 
 def heads_last(feature_map: Tensor, heads: int) -> Float[Tensor, "batch heads positions channels"]:
-    """Order a query or key for a product over channels, in single precision at least."""
+    """Arrange a query or key for a product over channels, in single precision at least."""
     dtype = torch.promote_types(feature_map.dtype, torch.float32)
     return feature_map.to(dtype).flatten(2).unflatten(1, (heads, -1)).mT.contiguous()
 
 
 def check_positions(positions: Sequence[Position], height: int, width: int) -> None:
-    """Refuse positions that are no (row, column) inside of ``height`` x ``width``.
+    """Refuse positions that are not a (row, column) inside ``height`` x ``width``.
 
     Raises:
-        ValueError: One is not; says what is allowed.
+        ValueError: A position is invalid; says what is allowed.
     """
     for position in positions:
         is_pair = isinstance(position, Sequence) and len(position) == 2
@@ -33,5 +33,5 @@ def check_positions(positions: Sequence[Position], height: int, width: int) -> N
 
 
 def position_on_map(position: Position, image_size: int, height: int, width: int) -> Position:
-    """Find the position of a feature map that lies where a pixel of the image is."""
+    """Return the position of a feature map that corresponds to a pixel of the image."""
     return position[0] * height // image_size, position[1] * width // image_size

@@ -1,4 +1,4 @@
-"""The layers of a network in numbers: sizes, operations, and what their attention does."""
+"""Statistics of a network's layers: sizes, operations, and attention."""
 
 import math
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ from fagan_hf.sampling.images import eval_mode, input_batches
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer of a network in numbers; what is ``None`` has no meaning for a layer without attention.
+    """Statistics of one layer; ``None`` for those that don't apply to a layer without attention.
 
     Attributes:
-        name: Such as ``"layers.0"``, or ``"layers.0.branch"`` of a block's attention.
-        type: Its spec's, such as ``"full_attention"``.
-        height, width: Of what comes out [positions].
-        parameters: Trained numbers.
+        name: Such as ``"layers.0"``, or ``"layers.0.branch"`` for a block's attention.
+        type: Type of its spec, such as ``"full_attention"``.
+        height, width: Size of the output [positions].
+        parameters: Number of trained parameters.
         flops: Floating-point operations of one image's forward pass in convolutions, linear maps and attention; a
             multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is what is done once
             for any number of images: dividing weights by their spectral norm.
-        positions: N, the queries.
-        key_positions: The keys that each attends to: N, or fewer where keys are pooled.
-        gate: As trained or overridden.
+        positions: Number of queries, N.
+        key_positions: Number of keys that each attends to: N, or fewer if keys are pooled.
+        gate: The gate, trained or overridden.
         attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
             attention term a and the other term b, whose sum is the output. Twice their product, which the output's
-            energy has as well, is left out: what both do together is nobody's share.
+            energy also contains, is left out, because it belongs to neither term.
         distance: Mean attention distance [image pixels].
         uniform_distance: The same if attention were uniform [image pixels].
         entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
         kernel: How attention is computed here.
-        is_part: Is it inside of another layer, whose parameters and operations have its own in them?
+        is_part: Whether it is part of another layer, whose parameters and operations include its own.
     """
 
     name: str
@@ -71,18 +71,18 @@ def inspect_layers(
     *,
     batch_size: int = 16,
 ) -> list[LayerReport]:
-    """Describe the layers of a network, attention's numbers as means over inputs.
+    """Compute the statistics of a network's layers, averaged over inputs for attention.
 
     Args:
-        network: On any device, in any mode: it works in eval mode and comes back as it was.
+        network: On any device, in any mode: run in eval mode, then restored.
         inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, 3, size, size]`` in [-1, 1] for a
             discriminator; at least one.
-        labels: As many, for a conditional network.
-        batch_size: Inputs at a time; changes memory and speed, not the numbers.
+        labels: One per input, for a conditional network.
+        batch_size: Inputs per batch; affects only memory and speed.
 
     Returns:
-        One report per layer, in the network's order; that of a block, which is a layer with attention layers inside, is
-        followed by theirs, whose parameters and operations it has counted already.
+        One report per layer, in the network's order; that of a block, which contains attention layers, is followed by
+        theirs, whose parameters and operations it includes.
 
     Raises:
         ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.
@@ -122,7 +122,7 @@ def _reported_layers(network: Generator | Discriminator) -> dict[str, tuple[str,
 
 
 class _Visit(NamedTuple):
-    """What one batch was in one layer."""
+    """Statistics of one batch in one layer."""
 
     images: int
     output_shape: tuple[int, int]

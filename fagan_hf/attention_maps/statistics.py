@@ -1,4 +1,4 @@
-"""How far attention reaches and how spread out it is."""
+"""Distance and entropy of attention."""
 
 import math
 from typing import NamedTuple
@@ -18,8 +18,8 @@ class AttentionStatistics(NamedTuple):
     """Means over all queries, heads and images.
 
     Attributes:
-        distance: How far away the keys are that a query gathers from, weighted by attention [query positions].
-        entropy: That of a query's weights, divided by its largest, log N of N keys: 1 is uniform, 0 a single key.
+        distance: Distance between query and keys, weighted by attention [query positions].
+        entropy: Entropy of a query's weights, divided by its maximum, log N for N keys: 1 is uniform, 0 a single key.
     """
 
     distance: float
@@ -32,12 +32,12 @@ def attention_statistics(
     key: Float[Tensor, "batch key_channels rows columns"],
     heads: int = 1,
 ) -> AttentionStatistics:
-    """Measure how far attention reaches and how spread out it is, with memory that grows linearly with positions.
+    """Compute mean distance and entropy of attention, with memory linear in the number of positions.
 
     Args:
-        query: A layer's query, as `AttentionLayer.query_and_key` gives it.
-        key: Its key; one of fewer positions stands for the squares around them.
-        heads: Number of groups of channels that attend on their own.
+        query: A layer's query, from `AttentionLayer.query_and_key`.
+        key: Its key; if it has fewer positions, each represents a square.
+        heads: Number of attention heads.
 
     Reference:
         Mean attention distance: Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv:2010.11929, figure 7.
@@ -57,12 +57,12 @@ def attention_statistics(
             distance += (weights * distances).sum(-1).cpu().sum(dtype=torch.float64)
             entropy -= (weights * log_weights).sum(-1).cpu().sum(dtype=torch.float64)
     count = queries.shape[:-1].numel()
-    # One position has nothing to choose from: its entropy is 0, as is the log that it would be divided by.
+    # With a single key the entropy is 0, as is the log that it would be divided by.
     return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(keys.shape[2]) or 1.0))
 
 
 def _centers(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
-    """Give the rows and columns of a map's positions on the grid of another that shows the same [grid positions]."""
+    """Return the rows and columns of a map's positions on the grid of another that shows the same [grid positions]."""
     rows, columns = (
         (torch.arange(size, device=grid.device) + 0.5) * (whole / size)
         for size, whole in zip(feature_map.shape[2:], grid.shape[2:], strict=True)
@@ -71,7 +71,7 @@ def _centers(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positio
 
 
 def uniform_distance(queries: Position, keys: Position) -> float:
-    """Give the mean attention distance of uniform attention [query positions].
+    """Return the mean attention distance of uniform attention [query positions].
 
     Args:
         queries: Height and width of the query's map [positions].

@@ -1,4 +1,4 @@
-"""``fagan-hf directions``: what to add to a latent so that its picture shows more of a label."""
+"""``fagan-hf directions``: find the latent-space directions of labels."""
 
 import argparse
 from pathlib import Path
@@ -16,24 +16,24 @@ from fagan_hf.commands.pictures import check_picture, save_picture
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Find the direction of the latent space along which pictures show more of each label of the data, for models "
-        "that know no labels themselves. A run folder keeps them, and a demo of it gets sliders."
+        "Find the direction in latent space for each label of the data, for unconditional models. They are saved in "
+        "the run folder, and the demo shows a slider for each."
     )
     add_model(parser, is_positional=True)
     add_images(parser)
-    parser.add_argument("--out", type=Path, help="file for the directions: .safetensors (default: in a run folder)")
-    parser.add_argument("--picture", type=Path, help="draw one seed moved along all of them")
-    parser.add_argument("--seed", type=int, default=0, help="of that picture (default: 0)")
-    parser.add_argument("--num-images", type=int, default=4096, help="so many are generated (default: 4096)")
+    parser.add_argument("--out", type=Path, help="output file, .safetensors (default: in the run folder)")
+    parser.add_argument("--picture", type=Path, help="save a grid of one seed moved along each direction")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that grid (default: 0)")
+    parser.add_argument("--num-images", type=int, default=4096, help="number of generated images (default: 4096)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Find them, print how well they hold, and keep them."""
+    """Find the directions, print how well they fit, and save them."""
     from fagan_hf.hub.repository import DIRECTIONS
 
     check_picture(options.picture)
     if options.out is None and not is_run_folder(Path(options.model)):
-        raise ValueError(f"{options.model} is no run folder to keep the directions in; say where: --out")
+        raise ValueError(f"{options.model} is not a run folder to save the directions in; use --out")
     out = options.out or Path(options.model) / DIRECTIONS
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {str(out)!r}; it must end in .safetensors")
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     generator = load_generator(options)
     source = image_source(options, generator.config.image_size)
     if not source.label_columns:
-        raise ValueError(f"name the labels of {source.dataset} whose directions are wanted: --label-columns")
+        raise ValueError(f"choose the labels of {source.dataset} to find directions for: --label-columns")
     images = prepare_images(source)
     found = find_directions(
         generator, np.asarray(images.array), images.labels, images.label_names, num_images=options.num_images
@@ -55,6 +55,6 @@ def run(options: argparse.Namespace) -> None:
     width = max(map(len, found.names))
     for name, correlation in zip(found.names, found.correlations, strict=True):
         print(f"{name:<{width}}  {correlation:.2f}")
-    print(f"{len(found.names)} directions, and how much of each label follows its own, from 0 to 1; in {out}")
+    print(f"{len(found.names)} directions, with the correlation of each label with its direction (0 to 1); in {out}")
     if options.picture is not None:
         save_picture(directions_picture(generator, found, options.seed, scale=3), options.picture, make_folder=True)

@@ -1,4 +1,4 @@
-"""``fagan-hf evaluate``: numbers that say how good a model is, and the real pictures nearest to its own."""
+"""``fagan-hf evaluate``: metrics of a model, and the real images nearest to its own."""
 
 import argparse
 from pathlib import Path
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Compare a model's pictures with real ones: Fréchet and kernel distance, precision and recall, density and "
-        "coverage, and the real pictures that are nearest to generated ones. A run folder keeps the numbers: in "
-        "metrics.json, nearest.png and its card."
+        "Compare a model's images with real ones: Fréchet and kernel distance, precision and recall, density and "
+        "coverage, and the real images nearest to generated ones. For a run folder the results are saved in it: "
+        "metrics.json, nearest.png and the model card."
     )
     add_model(parser, is_positional=True)
     add_images(parser)
     parser.add_argument(
         "--num-images",
         type=int,
-        help="so many generated ones, and real ones (default: 2048 for effnetlite0, 50000 for inception)",
+        help="number of generated images, and of real ones (default: 2048 for effnetlite0, 50000 for inception)",
     )
     parser.add_argument(
         "--features",
         default="effnetlite0",
-        help="what pictures are seen through: effnetlite0 (default), which needs no download, or inception, for the "
+        help="feature extractor: effnetlite0 (default), which needs no download, or inception, for the "
         "published protocol",
     )
-    parser.add_argument("--picture", type=Path, help="draw the nearest real pictures here (default: in a run folder)")
+    parser.add_argument("--picture", type=Path, help="save the nearest real images here (default: in the run folder)")
     add_batch_size(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print, and write into the run folder if it is one."""
+    """Evaluate, print the results, and save them if the model is a run folder."""
     check_picture(options.picture)
 
     from fagan_hf.data.prepare import prepare_images
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     from fagan_hf.utils.allocator import keep_freed_memory
 
     keep_freed_memory()
-    extractor = build_features(options.features)  # a missing package is told before anything is loaded
+    extractor = build_features(options.features)  # report a missing package before loading anything
     generator = load_generator(options)
     images = prepare_images(image_source(options, generator.config.image_size))
     evaluation = evaluate(
@@ -70,11 +70,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _keep(folder: Path, evaluation: "Evaluation") -> None:
-    """Write numbers, picture and card."""
+    """Save metrics, picture and card."""
     from fagan_hf.hub.card import write_card
     from fagan_hf.hub.repository import CARD, METRICS, NEIGHBORS, write_text
 
     evaluation.keep(folder)
     card = folder / CARD
     write_text(card, write_card(folder, existing=card.read_text(encoding="utf-8") if card.is_file() else None))
-    print(f"in {folder / METRICS}, {NEIGHBORS} and {CARD}")
+    print(f"saved in {folder / METRICS}, {NEIGHBORS} and {CARD}")

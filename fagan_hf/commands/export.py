@@ -1,4 +1,4 @@
-"""``fagan-hf export``: a generator to one file that runs without this package."""
+"""``fagan-hf export``: export a generator to a single file that runs without this package."""
 
 import argparse
 import shutil
@@ -14,34 +14,34 @@ from fagan_hf.hub.repository import EXPORTS
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Write the generator as one file that runs without this package, and compare its images with the model's."
+        "Export the generator to a single file that runs without this package, and verify it against the model."
     )
     add_model(parser, is_positional=True, has_device=False)
     parser.add_argument(
-        "--format", choices=EXPORTS, required=True, help="onnx: ONNX Runtime, in browsers too; torch: torch alone"
+        "--format", choices=EXPORTS, required=True, help="onnx: ONNX Runtime, also in browsers; torch: torch only"
     )
     defaults = " or ".join(f"MODEL/{file}" for file in EXPORTS.values())
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"default: {defaults}; of a Hub id, in the current folder"
+        "--out", type=Path, metavar="FILE", help=f"default: {defaults}; for a Hub id, in the current folder"
     )
-    add_switch(parser, "--push", "push the file beside the weights, of a Hub id")
+    add_switch(parser, "--push", "push the file to the model's Hub repository")
     parser.set_defaults(device="cpu")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Load, export, and say how to run it."""
+    """Export a generator, and print how to run it."""
     path = options.out or _default_path(options.model, options.format)
     if path.is_dir():
         name = Path(EXPORTS[options.format]).name
-        raise ValueError(f"--out is {str(path)!r}, which is a folder; give a file, like {path / name}")
+        raise ValueError(f"--out is {str(path)!r}, which is a folder; use a file, like {path / name}")
     if options.push and Path(options.model).expanduser().is_dir():
-        raise ValueError(f"--push is for a Hub id; `fagan-hf push {options.model} user/name` takes the export along")
+        raise ValueError(f"--push needs a Hub id; `fagan-hf push {options.model} user/name` includes the export")
 
     from fagan_hf.export import export_onnx, export_torch
     from fagan_hf.hub.snapshot import resolve, split_revision
 
     repo_id = options.model
-    if options.push:  # all of one commit: the export belongs to the weights that are there
+    if options.push:  # all from one commit: the export must match the weights in the repository
         repo_id, options.revision = split_revision(repo_id, options.revision)
         options.model = str(resolve(repo_id, allow_patterns=["*"], revision=options.revision).folder)
     generator = load_generator(options)
@@ -49,14 +49,14 @@ def run(options: argparse.Namespace) -> None:
     result = export(generator, path)
     opset = f", opset {result.opset}" if result.opset else ""
     print(f"{result.path}: {result.num_bytes / 1e6:.2f} MB{opset}")
-    print(f"its images, from -1 to 1, differ from the model's by at most {result.max_difference:.1e}; run it with")
+    print(f"its images, in [-1, 1], differ from the model's by at most {result.max_difference:.1e}; run it with")
     print("\n".join(_lines(options.format, path, generator.config)))
     if options.push:
         print(f"pushed: {_push(repo_id, options.revision, Path(options.model), path, options.format)}")
 
 
 def _push(repo_id: str, revision: str | None, snapshot: Path, export: Path, format_name: str) -> str:
-    """Publish what is there once more, with the export; nothing else changes but the card, which names it."""
+    """Publish the repository's contents with the export; only the card, which mentions it, changes as well."""
     from fagan_hf.hub.publishing import publish
 
     with TemporaryDirectory() as name:
@@ -75,7 +75,7 @@ def _default_path(model: str, format_name: str) -> Path:
 
 
 def _lines(format_name: str, path: Path, config: Any) -> list[str]:
-    """Give Python that draws four images."""
+    """Return Python code that generates four images."""
     labels = f"  # each from 0 to 1: {', '.join(config.label_names)}" if config.num_labels else ""
     if format_name == "onnx":
         more = f', "labels": np.zeros((4, {config.num_labels}), np.float32)' if config.num_labels else ""

@@ -1,4 +1,4 @@
-"""``fagan-hf generate``: seeds to pictures."""
+"""``fagan-hf generate``: generate images from seeds."""
 
 import argparse
 from pathlib import Path
@@ -11,25 +11,25 @@ from fagan_hf.commands.switches import add_switch
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.description = "Make pictures. A seed is a picture: the same on every run, device and batch size."
+    parser.description = "Generate images. Each seed maps to one image, on any device and for any batch size."
     add_model(parser)
     add_latents(parser, default_seeds="0-15")
     parser.add_argument(
-        "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder of single pictures"
+        "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder for single images"
     )
-    parser.add_argument("--columns", type=int, help="pictures in a row of the grid (default: about a square)")
-    add_switch(parser, "--by-label", "a row for each value of each label")
-    parser.add_argument("--scale", type=int, default=1, help="enlarge the grid's pictures so many times (default: 1)")
+    parser.add_argument("--columns", type=int, help="images per row of the grid (default: roughly square)")
+    add_switch(parser, "--by-label", "one row for each value of each label")
+    parser.add_argument("--scale", type=int, default=1, help="integer upscaling of the grid's images (default: 1)")
     add_batch_size(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw, and write a grid or single files."""
+    """Generate images, and save a grid or single files."""
     is_grid = is_picture(options.out)
     if not is_grid and options.out.suffix and not options.out.is_dir():
         raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
     if options.by_label and (not is_grid or options.label or options.columns):
-        raise ValueError("--by-label draws a grid by itself; give it neither --label nor --columns, nor a folder")
+        raise ValueError("--by-label makes its own grid; don't combine it with --label, --columns or a folder")
     with drawing(load_generator(options), options) as (generator, latents, labels):
         write = _write_grid if is_grid else _write_folder
         write(generator, latents, labels, options)

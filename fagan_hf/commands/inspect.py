@@ -1,4 +1,4 @@
-"""``fagan-hf inspect``: what a model's attention does, as a table and in pictures."""
+"""``fagan-hf inspect``: inspect a model's attention, as a table and as images."""
 
 import argparse
 import json
@@ -25,29 +25,29 @@ PICTURES = 4
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Print a table of a model's layers: what they cost, how much of their output comes from attention, and how far "
-        "it reaches. With --out, draw where pixels look."
+        "Print a table of a model's layers: their cost, attention's share of their output, and how far attention "
+        "reaches. With --out, save attention maps."
     )
     add_model(parser, is_positional=True)
     add_latents(parser, default_seeds="0-15")
-    add_switch(parser, "--kernels", "print how each layer's attention is computed on this device, too")
-    parser.add_argument("--out", type=Path, help="folder for pictures of attention and the table as layers.json")
+    add_switch(parser, "--kernels", "also print which kernel computes each layer's attention on this device")
+    parser.add_argument("--out", type=Path, help="folder for attention maps and the table as layers.json")
     parser.add_argument(
         "--pixels",
         type=_pixels,
         metavar="'ROW,COLUMN ...'",
-        help="which pixels' attention is drawn, like '12,16 20,9' (default: five, spread over the image)",
+        help="query pixels of the attention maps, like '12,16 20,9' (default: five, spread over the image)",
     )
-    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"of so many seeds (default: {PICTURES})")
-    add_switch(parser, "--alpha-sweep", "draw the seeds with other gates: alpha-sweep.png")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"number of seeds shown (default: {PICTURES})")
+    add_switch(parser, "--alpha-sweep", "generate the seeds with other gate values: alpha-sweep.png")
     parser.add_argument(
         "--alphas",
         type=_alphas,
         metavar="'NUMBER,...'",
-        help="of the sweep (default: 0,0.25,0.5,0.75,1; 0 to 2 if relative)",
+        help="gate values of the sweep (default: 0,0.25,0.5,0.75,1; 0 to 2 if relative)",
     )
-    add_switch(parser, "--relative", "the sweep's numbers multiply the trained gates")
-    parser.add_argument("--layer", action="append", help="the sweep's only layer, like layers.2; may be repeated")
+    add_switch(parser, "--relative", "multiply the trained gates by the sweep's values")
+    parser.add_argument("--layer", action="append", help="restrict the sweep to a layer, like layers.2; repeatable")
 
 
 def _pixels(text: str) -> list[tuple[int, int]]:
@@ -66,7 +66,7 @@ def _alphas(text: str) -> list[float]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table; write the pictures."""
+    """Print the table, and save the images."""
     _check_flags(options)
 
     import torch
@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     from fagan_hf.sampling.images import sample
 
     with drawing(load_generator(options), options) as (generator, latents, labels):
-        _check_wishes(generator, options)
-        discriminator = load_discriminator(options, "the generator only is looked into")
+        _check_request(generator, options)
+        discriminator = load_discriminator(options, "only the generator is inspected")
         if discriminator is not None:
             discriminator = discriminator.to(generator.dtype)
         with torch.inference_mode():
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
                 print(f"{name}: {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs\n{_layer_table(layers)}\n")
                 if options.kernels and (table := _kernel_table(name, layers)):
                     print(f"{table}\n")
-            print(f"FLOPs are of one image forward, a multiply-add counts as 2; means are over {len(latents)} seeds.")
+            print(f"FLOPs are per image and forward pass, a multiply-add counts as 2; means over {len(latents)} seeds.")
             if options.out is not None:
                 _write(options.out / "layers.json", lambda path: _write_json(path, reports))
                 _write_gates(options)
@@ -103,18 +103,18 @@ def run(options: argparse.Namespace) -> None:
 def _check_flags(options: argparse.Namespace) -> None:
     if options.out is None and (options.pixels or options.alpha_sweep):
         flag = "--pixels" if options.pixels else "--alpha-sweep"
-        raise ValueError(f"{flag} draws pictures; say which folder they go to with --out")
+        raise ValueError(f"{flag} saves images; choose a folder with --out")
     for flag in ("alphas", "layer", "relative"):
         if getattr(options, flag) and not options.alpha_sweep:
-            raise ValueError(f"--{flag} belongs to --alpha-sweep; give that, too")
+            raise ValueError(f"--{flag} requires --alpha-sweep")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out is {str(options.out)!r}, which is a file; it must be a folder")
     if options.pictures < 1:
         raise ValueError(f"--pictures is {options.pictures}; it must be a whole number of at least 1")
 
 
-def _check_wishes(generator: Any, options: argparse.Namespace) -> None:
-    """Find what this generator can't give before any work is done."""
+def _check_request(generator: Any, options: argparse.Namespace) -> None:
+    """Refuse requests that this generator can't fulfill, before any work is done."""
     from fagan_hf.attention_maps.positions import check_positions
     from fagan_hf.layers import override_alpha
 
@@ -156,7 +156,7 @@ KERNEL_COLUMNS: dict[str, Callable[["LayerReport", "KernelReport"], str]] = {
 
 
 def _positions(layer: "LayerReport") -> str:
-    """Give queries and, where they differ, the keys that each attends to."""
+    """Format the queries and, if they differ, the keys that each attends to."""
     queries, keys = (_or_dash(count, ",") for count in (layer.positions, layer.key_positions))
     return queries if queries == keys else f"{queries} of {keys}"
 
@@ -174,7 +174,7 @@ def _layer_table(layers: Sequence["LayerReport"]) -> str:
 
 
 def _kernel_table(name: str, layers: Sequence["LayerReport"]) -> str:
-    """Say how the layers attend; nothing where none does."""
+    """Format how the layers' attention is computed; empty if there are none with attention."""
     found = [(layer, layer.kernel) for layer in layers if layer.kernel is not None]
     if not found:
         return ""
@@ -184,7 +184,7 @@ def _kernel_table(name: str, layers: Sequence["LayerReport"]) -> str:
 
 
 def _table(headings: list[str], rows: Sequence[list[str]]) -> str:
-    """Lay out as text: names, which the first two columns are, to the left, numbers to the right."""
+    """Format a text table: the first two columns (names) left-aligned, numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = []
     for row in (headings, *rows):
@@ -214,7 +214,7 @@ def _write_png(path: Path, picture: "Image.Image") -> None:
 
 
 def _write_gates(options: argparse.Namespace) -> None:
-    """Draw the gates over training, where MODEL is the folder of the run."""
+    """Plot the gates over training, if MODEL is a run folder."""
     from fagan_hf.viz.plots import plot_gates, read_metrics
 
     lines = read_metrics(Path(options.model) / "metrics.jsonl")
@@ -222,12 +222,12 @@ def _write_gates(options: argparse.Namespace) -> None:
         return
     try:
         _write(options.out / "alpha.png", lambda aside: plot_gates(aside, lines))
-    except ImportError as error:  # everything else can be drawn without
-        print(f"left out {options.out / 'alpha.png'}: {error}")
+    except ImportError as error:  # everything else works without
+        print(f"skipped {options.out / 'alpha.png'}: {error}")
 
 
 def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argparse.Namespace) -> None:
-    """Draw where pixels look, one picture for each seed and pixel, the networks side by side."""
+    """Draw attention maps, one image for each seed and pixel, with the networks side by side."""
     from fagan_hf.attention_maps.capture import capture_attention
     from fagan_hf.attention_maps.pictures import attention_picture
     from fagan_hf.layers import gates
@@ -235,7 +235,7 @@ def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argpars
 
     networks = {name: network for name, network in networks.items() if gates(network[0])}
     if not networks:
-        raise ValueError(f"{options.model} has no attention layer, so there are no pictures of attention to draw")
+        raise ValueError(f"{options.model} has no attention layers, so there are no attention maps to draw")
     pixels = options.pixels or _spread_pixels(images.shape[-1])
     for index, seed in enumerate(options.seeds[: options.pictures]):
         own = slice(index, index + 1)
@@ -252,7 +252,7 @@ def _write_pictures(networks: Mapping[str, tuple], images: Any, options: argpars
 
 
 def _spread_pixels(size: int) -> list[tuple[int, int]]:
-    """Choose the middle and the middles of the quarters."""
+    """Choose the center and the centers of the quadrants."""
     low, middle, high = size // 4, size // 2, size * 3 // 4
     return [(middle, middle), (low, low), (low, high), (high, low), (high, high)]
 

@@ -1,4 +1,4 @@
-"""``fagan-hf interpolate``: a film from picture to picture."""
+"""``fagan-hf interpolate``: a video that interpolates between images."""
 
 import argparse
 from pathlib import Path
@@ -10,26 +10,26 @@ from fagan_hf.commands.switches import add_switch
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Make a film that goes from seed to seed along the sphere on which latents lie, and back to the first. Labels "
-        "of a conditional model change evenly on the way, those given with --label not at all."
+        "Make a video that interpolates from seed to seed along the sphere of latents, and back to the first. Labels "
+        "of a conditional model are interpolated linearly; those given with --label stay fixed."
     )
     add_model(parser)
     add_latents(parser, default_seeds="0-5")
-    parser.add_argument("--out", type=Path, required=True, help="film: .gif, .webp, or .mp4, which takes ffmpeg")
-    parser.add_argument("--frames", type=int, default=30, help="frames from picture to picture (default: 30)")
-    parser.add_argument("--frames-per-second", type=float, default=30, help="speed (default: 30)")
+    parser.add_argument("--out", type=Path, required=True, help="video: .gif, .webp, or .mp4, which needs ffmpeg")
+    parser.add_argument("--frames", type=int, default=30, help="frames between two images (default: 30)")
+    parser.add_argument("--frames-per-second", type=float, default=30, help="frame rate (default: 30)")
     add_switch(parser, "--loop", "return from the last seed to the first", default=True)
-    parser.add_argument("--scale", type=int, help="enlarge so many times (default: to at least 256 pixels)")
+    parser.add_argument("--scale", type=int, help="integer upscaling (default: to at least 256 pixels)")
     add_batch_size(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Walk, draw, and write the film."""
+    """Interpolate, generate the frames, and save the video."""
     from fagan_hf.viz.films import check_film, write_film
 
     check_film(options.out, options.frames_per_second)
     if len(set(options.seeds)) < 2:
-        raise ValueError(f"--seeds are {options.seeds}; a way needs at least two different ones, like '0-5'")
+        raise ValueError(f"--seeds are {options.seeds}; interpolation needs at least two different ones, like '0-5'")
 
     from fagan_hf.latent_space.walks import lerp, walk
     from fagan_hf.sampling.images import generate_images

@@ -1,4 +1,4 @@
-"""Flags that commands share, and what becomes of them."""
+"""Flags shared by several commands, and their handling."""
 
 import argparse
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False, has_device: bool = True) -> None:
-    """Add what says which model it is, and where it runs."""
+    """Add the flags that select a model and its device."""
     name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
     parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     add_imports(parser)
     if has_device:
-        parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest there is)")
+        parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest available)")
 
 
 def add_imports(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +35,12 @@ def add_imports(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE or MODULE",
-        help="your own Python that registers layers of the model; may be repeated",
+        help="your Python file or module that registers custom layers; may be repeated",
     )
 
 
 def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:
-    """Add the flags that say what is drawn, and how exactly: seeds, truncation, labels, gates, dtype."""
+    """Add the flags of image generation: seeds, truncation, labels, gates, dtype."""
     add_seeds(parser, default_seeds)
     parser.add_argument("--truncation", type=float, default=1.0, help="below 1: less varied (default: 1)")
     add_labels(parser)
@@ -49,20 +49,20 @@ def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:
         action="append",
         type=_alpha,
         metavar="NUMBER or LAYER=NUMBER",
-        help="other gates than the trained ones: 0 convolution only, 1 attention only; may be repeated",
+        help="override the trained gates: 0 convolution only, 1 attention only; may be repeated",
     )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="what networks compute in (default: what the model was saved in, usually float32); bfloat16 is faster on "
-        "GPUs and on CPUs with instructions for it, on others slower, and colors differ by a few levels of 256",
+        help="dtype of the computation (default: as saved, usually float32); bfloat16 is faster on GPUs and on CPUs "
+        "with bfloat16 instructions, slower on others, and colors differ by a few of 256 levels",
     )
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch-size``."""
     parser.add_argument(
-        "--batch-size", type=int, help="pictures at a time; changes memory and speed only (default: as many as fit)"
+        "--batch-size", type=int, help="images per batch; affects only memory and speed (default: as many as fit)"
     )
 
 
@@ -78,12 +78,12 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_label,
         metavar="NAME=VALUE",
-        help="what shall be seen, of a conditional model: like beard=1 or hair=red; may be repeated",
+        help="label of a conditional model, like beard=1 or hair=red; may be repeated",
     )
 
 
 def seeds(text: str) -> list[int]:
-    """Read seeds for argparse, which prints an `ArgumentTypeError` and ends."""
+    """Parse seeds for argparse, which prints an `ArgumentTypeError` and exits."""
     try:
         return parse_seeds(text)
     except ValueError as error:
@@ -97,20 +97,20 @@ def _label(text: str) -> str:
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that name real pictures."""
-    data = parser.add_argument_group("real pictures", "by default the data that a run folder's recipe names")
+    """Add the flags that select real images."""
+    data = parser.add_argument_group("real images", "by default the data in the recipe of the run folder")
     data.add_argument("--dataset", help="avatars, avatars:STYLE, a folder, or a Hub id")
-    data.add_argument("--split", help="of a Hub data set; of avatars train or test")
-    data.add_argument("--dataset-revision", help="branch, tag or commit of a Hub data set")
-    data.add_argument("--image-column", help="of a Hub data set")
-    data.add_argument("--label-columns", nargs="+", help="what a conditional model was trained with")
-    data.add_argument("--num-avatars", type=int, help="how many avatars of the train split there are (default: 8192)")
+    data.add_argument("--split", help="split of a Hub dataset; for avatars train or test")
+    data.add_argument("--dataset-revision", help="branch, tag or commit of a Hub dataset")
+    data.add_argument("--image-column", help="image column of a Hub dataset")
+    data.add_argument("--label-columns", nargs="+", help="label columns that a conditional model was trained with")
+    data.add_argument("--num-avatars", type=int, help="number of avatars in the train split (default: 8192)")
     data.add_argument("--crop", type=int, help="side of the center square that is kept [pixels]")
-    add_switch(data, "--upscale", "enlarge smaller pictures", default=None)
+    add_switch(data, "--upscale", "enlarge smaller images", default=None)
 
 
 def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
-    """Read the data's flags; what is not given is the recipe's, if it names the same data set."""
+    """Read the flags of the data; missing ones come from the recipe, if it has the same dataset."""
     from fagan_hf.data.sources import ImageSource
     from fagan_hf.hub.repository import read_recipe
 
@@ -130,28 +130,28 @@ def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
         known = {field.name for field in fields(ImageSource)}
         wanted = {name: value for name, value in recipe.items() if name in known and value is not None} | wanted
     if "dataset" not in wanted:
-        raise ValueError(f"{options.model} has no recipe that names its data; say what to compare with: --dataset")
+        raise ValueError(f"{options.model} has no recipe with a dataset; choose the images to compare with: --dataset")
     return ImageSource(resolution=resolution, **wanted)
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Is there a model in it, with facts that a card is made of?"""
+    """Return whether a folder contains a model, and the facts for its card."""
     from fagan_hf.hub.repository import FACTS, weights_hash
 
     return (folder / FACTS).is_file() and weights_hash(folder) is not None
 
 
 def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:
-    """Read ``--label`` as wishes; which part is the name and which the value, the model's labels decide."""
+    """Parse ``--label``; the model's labels determine which part is the name and which the value."""
     from fagan_hf.sampling.labels import read_wish
 
-    wishes: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for text in options.label or ():
         name, value = read_wish(generator.config.label_names, text)
-        if name in wishes:
-            raise ValueError(f"--label gives {name} twice, {wishes[name]!r} and {value!r}; give it once")
-        wishes[name] = value
-    return wishes
+        if name in labels:
+            raise ValueError(f"--label gives {name} twice, {labels[name]!r} and {value!r}; give it once")
+        labels[name] = value
+    return labels
 
 
 def _alpha(text: str) -> tuple[str | None, float]:
@@ -163,7 +163,7 @@ def _alpha(text: str) -> tuple[str | None, float]:
 
 
 def load_generator(options: argparse.Namespace) -> Any:
-    """Load the generator that the flags of `add_model` name, onto their device."""
+    """Load the generator selected by the flags of `add_model`, onto their device."""
     from fagan_hf.architectures.own_code import import_code
     from fagan_hf.models import Generator
 
@@ -173,7 +173,7 @@ def load_generator(options: argparse.Namespace) -> Any:
 
 
 def load_discriminator(options: argparse.Namespace, otherwise: str) -> Any:
-    """Load the discriminator beside it; where there is none, say what is done instead, and give none."""
+    """Load the discriminator of the model; if there is none, print what is done instead, and return ``None``."""
     from fagan_hf.models import Discriminator
 
     try:
@@ -186,11 +186,11 @@ def load_discriminator(options: argparse.Namespace, otherwise: str) -> Any:
 
 @contextmanager
 def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, Any, Any]]:
-    """Make ready what the flags of `add_latents` ask for.
+    """Prepare what the flags of `add_latents` ask for.
 
     Yields:
-        The generator as it draws fastest, measured anew where latents are truncated and with its gates turned as long
-        as this lasts; the latents; the labels, or ``None``.
+        The generator in its fastest form, recalibrated for truncated latents, with its gates overridden inside this
+        context; the latents; the labels, or ``None``.
     """
     import torch
 
@@ -199,8 +199,8 @@ def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, 
 
     latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
     labels = labels_from_seeds(generator, options.seeds, wished_labels(generator, options))
-    # In this order: `FAGANPipeline` measures in channels_last too, so that its pictures are the same to the pixel, and
-    # weights are divided by their norms before they are rounded. Gates last, for they are turned of one network only.
+    # In this order: `FAGANPipeline` recalibrates in channels_last too, so its images are identical, and weights are
+    # divided by their norms before they are rounded. Gates last, because an override applies to one network object.
     generator = recalibrated(generator.to(memory_format=torch.channels_last), options.truncation).fold()
     if options.dtype:
         generator = generator.to(getattr(torch, options.dtype))
@@ -209,7 +209,7 @@ def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, 
 
 
 def turned_gates(generator: Any, options: argparse.Namespace) -> AbstractContextManager[None]:
-    """Override the gates as ``--alpha`` says."""
+    """Override the gates as given by ``--alpha``."""
     from fagan_hf.layers import gates, override_alpha
 
     alpha: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""``fagan-hf project``: a picture back to its latent."""
+"""``fagan-hf project``: find the latent of an image."""
 
 import argparse
 from pathlib import Path
@@ -10,24 +10,24 @@ from fagan_hf.commands.options import add_labels, add_model, load_discriminator,
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "Find the latent of which a model draws a picture most alike to the given one. What the model never learned to "
-        "draw can't come back: see comparison.png."
+        "Find the latent of the generated image closest to a given one. Content that the model never learned can't be "
+        "reconstructed: see comparison.png."
     )
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="any picture; its center square is taken")
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="any image; its center square is used")
     add_model(parser)
     add_labels(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the latent and the pictures")
-    parser.add_argument("--steps", type=int, default=200, help="at most, from each start (default: 200)")
-    parser.add_argument("--starts", type=int, default=2, help="random latents to start from (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="which random latents are tried (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the latent and the images")
+    parser.add_argument("--steps", type=int, default=200, help="maximum steps from each start (default: 200)")
+    parser.add_argument("--starts", type=int, default=2, help="number of random latents to start from (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random latents (default: 0)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Search, and write what was found."""
+    """Find the latent, and save the results."""
     if not options.picture.is_file():
-        raise FileNotFoundError(f"{str(options.picture)!r} is no file; give a picture, such as a .png or .jpg")
+        raise FileNotFoundError(f"{str(options.picture)!r} is not a file; give an image, such as a .png or .jpg")
     if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out is {str(options.out)!r}, a file; it must be a folder, made if need be")
+        raise ValueError(f"--out is {str(options.out)!r}, which is a file; it must be a folder")
 
     import torch
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     found = project(
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
-        discriminator=load_discriminator(options, "pixels alone are compared"),
+        discriminator=load_discriminator(options, "only pixels are compared"),
         labels=wished_labels(generator, options),
         steps=options.steps,
         starts=options.starts,
@@ -48,19 +48,19 @@ def run(options: argparse.Namespace) -> None:
     if found.labels is not None:
         named = zip(generator.config.label_names, found.labels[0].tolist(), strict=True)
         held = [name if number == 1 else f"{name} {number:g}" for name, number in named if number]
-        print(f"With the labels {', '.join(held) or 'none'}; others by --label")
+        print(f"With the labels {', '.join(held) or 'none'}; choose others with --label")
     print(f"Mean squared error {found.distance:.5f} of pixels in [-1, 1]: see {options.out / 'comparison.png'}")
-    print(f'Draw it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
+    print(f'Generate it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
 
 
 def _read(picture: Path, size: int) -> Any:
-    """Read a picture as training does: uint8 ``[3, size, size]``."""
+    """Read an image as training does: uint8 ``[3, size, size]``."""
     from fagan_hf.data.decode import UnusableImageError, decode_image
 
     try:
         return decode_image(picture, resolution=size, crop=None, upscale=True)
     except UnusableImageError as error:
-        raise ValueError(f"{str(picture)!r} {error}; give a picture, such as a .png or .jpg") from error
+        raise ValueError(f"{str(picture)!r} {error}; give an image, such as a .png or .jpg") from error
 
 
 def _write(folder: Path, given: Any, found: Any) -> Path:

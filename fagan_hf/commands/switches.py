@@ -1,4 +1,4 @@
-"""Flags that are true or false, written in one style: ``--upscale``, ``--no-upscale``, ``--upscale true``."""
+"""Boolean flags: ``--upscale``, ``--no-upscale``, ``--upscale true``."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ _WORDS = {"true": True, "false": False}
 
 
 class Switch(argparse.Action):
-    """Takes ``--name=true``, ``--name=false``, ``--no-name=true``; `spelled_out` writes the other forms so."""
+    """Accepts ``--name=true``, ``--name=false``, ``--no-name=true``; `spelled_out` converts the other forms."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
         negated = [f"--no-{each.removeprefix('--')}" for each in option_strings]
@@ -21,7 +21,7 @@ class Switch(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Store what was given."""
+        """Store the value."""
         [word] = values
         if word.lower() not in _WORDS:
             parser.error(f"{option_string} is {word!r}; it must be true or false")
@@ -30,12 +30,12 @@ class Switch(argparse.Action):
 
 
 def add_switch(parser: Any, name: str, help: str, *, default: bool | None = False) -> None:  # noqa: A002
-    """Add a flag that is true or false."""
+    """Add a boolean flag."""
     parser.add_argument(name, action=Switch, default=default, help=help)
 
 
 def spelled_out(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Give every switch of a command its value, so that what follows one is not taken for it."""
+    """Attach an explicit value to every switch, so that the next argument is not mistaken for it."""
     names = {option for action in parser._actions if isinstance(action, Switch) for option in action.option_strings}
     result: list[str] = []
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""``fagan-hf train``: a recipe to a model; its flags are the recipe's fields."""
+"""``fagan-hf train``: train a model from a recipe; the flags are the recipe's fields."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise ImportError(f"training needs {', '.join(missing)}; install them: pip install 'fagan-hf[train]'")
+        raise ImportError(f"training needs {', '.join(missing)}: pip install 'fagan-hf[train]'")
     from fagan_hf.training.command import main
 
     main(arguments, program="fagan-hf train")

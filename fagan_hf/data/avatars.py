@@ -1,14 +1,14 @@
-"""Draw the embedded data set: cartoon portraits, one per seed, with labels known because we choose them.
+"""Draw the built-in dataset: cartoon portraits, one per seed, with labels known because we choose them.
 
 The drawings come from DiceBear (https://www.dicebear.com): `dicebear-styles` ships each style as a JSON file,
-`dicebear-core` makes an SVG of it, `resvg-py` rasterizes that. Nothing is downloaded. The default style,
+`dicebear-core` turns it into an SVG, `resvg-py` rasterizes that. Nothing is downloaded. The default style,
 `toon-head`, is a remix of "ToonHead" by Johan Melin, CC BY 4.0
 (https://www.figma.com/community/file/1589627891082866389). `attribution` reads title, creator and license of
-every style from the style's own metadata; whatever shows or ships the pictures has to say so too.
+every style from the style's metadata; anything that shows or ships the images must include it too.
 
-For `toon-head` our own seeded generator picks the parts, from the tables below, so that people look natural;
-every other style is drawn as DiceBear's own seed draws it. Drawing needs the extra `fagan-hf[train]`, inference
-does not: the packages are imported when the first picture is drawn.
+For `toon-head` our own seeded generator picks the parts from the tables below, so that people look natural;
+every other style is drawn from DiceBear's own seed. Drawing needs the extra `fagan-hf[train]`, inference
+does not: the packages are imported when the first avatar is drawn.
 """
 
 import importlib
@@ -33,17 +33,17 @@ DEFAULT_STYLE = "toon-head"
 TRAIN_SEEDS = range(8192)
 TEST_SEEDS = range(8192, 10240)
 
-_VERSION = 1  # raise it whenever a table or a line below changes a picture
+_VERSION = 1  # increment it whenever a table or a line below changes an image
 _PACKAGES = ("dicebear-core", "dicebear-styles", "resvg-py")
 _ABSENT = "none"
-_SMALL = 64  # [pixels] up to here drawn twice as large and averaged: half the aliasing
+_SMALL = 64  # [pixels] up to this size drawn twice as large and averaged: half the aliasing
 
 Weights = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Say whose drawings a style shows, under which license. `str()` gives the line to print."""
+    """Creator and license of a style's drawings. `str()` returns the line to print."""
 
     title: str
     creator: str
@@ -58,15 +58,15 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _Hairdo:
-    """Name DiceBear's two hair components, how common the hairdo is, and what goes with it."""
+    """A hairdo: DiceBear's two hair components, how common it is, and what goes with it."""
 
     front: str | None
     rear: str | None
     weight: float
     beard_rate: float
     dress_rate: float
-    zoom: float = 1.24  # times the style's own framing: head and hair fill the picture
-    shift: float = 1.0  # how far down it then moves [% of the picture's height]
+    zoom: float = 1.24  # relative to the style's own framing: head and hair fill the image
+    shift: float = 1.0  # then shifted down by [% of the image height]
 
 
 # fmt: off
@@ -134,7 +134,7 @@ _CLOTHES_COLORS = {
     "gray":   "#6c727c", "white":  "#eceae4",
 }
 
-# Two neighbors make a gradient. No mixture is near a skin tone or a hair color: heads stand out clearly.
+# Two neighbors form a gradient. No mixture is close to a skin tone or a hair color, so heads stand out clearly.
 _BACKGROUNDS = (
     "#f4b9cf", "#efbfe4", "#d6c2f3", "#bcc5f5", "#a9d4f5", "#a3e0e6", "#a5e3cd", "#bfe6b4", "#e3ecab", "#f6e8a6",
 )
@@ -154,21 +154,21 @@ _LABELS: dict[str, tuple[str, ...] | None] = {
 
 
 def train_seeds(count: int) -> list[int]:
-    """Return the seeds of a training split of ``count`` avatars: the first ones, without those of the test split."""
+    """Return the seeds of a training split of ``count`` avatars: the first ones that are not in the test split."""
     rest = range(TEST_SEEDS.stop, TEST_SEEDS.stop + max(0, count - len(TRAIN_SEEDS)))
     return [*TRAIN_SEEDS[:count], *rest]
 
 
 def style_names() -> tuple[str, ...]:
-    """Name every style that `dicebear-styles` ships, sorted.
+    """List the styles in `dicebear-styles`, sorted.
 
-    Raises ImportError, with what to install, where the package is missing.
+    Raises ImportError, with what to install, if the package is missing.
     """
     return tuple(sorted(_style_files()))
 
 
 def attribution(style: str = DEFAULT_STYLE) -> Attribution:
-    """Read title, creator, license and source of a style from the style's own metadata.
+    """Read title, creator, license and source of a style from the style's metadata.
 
     Raises ValueError for an unknown style.
     """
@@ -185,8 +185,8 @@ def attribution(style: str = DEFAULT_STYLE) -> Attribution:
 def draw_avatar(seed: int, *, style: str = DEFAULT_STYLE, size: int = 128) -> np.ndarray:
     """Draw the portrait of a seed: RGB, uint8 in [0, 255], [size, size, 3].
 
-    A seed is the same portrait at every size and in every process. Raises ValueError for a seed that is no
-    non-negative integer, a size under 8 pixels, or an unknown style; ImportError where a package is missing.
+    Each seed maps to the same portrait at every size and in every process. Raises ValueError for a seed that is not a
+    non-negative integer, a size under 8 pixels, or an unknown style; ImportError if a package is missing.
     """
     seed = _at_least(0, "seed", seed)
     size = _at_least(8, "size", size)
@@ -197,9 +197,9 @@ def draw_avatar(seed: int, *, style: str = DEFAULT_STYLE, size: int = 128) -> np
 
 
 def avatar_labels(seed: int, *, style: str = DEFAULT_STYLE) -> dict[str, str | bool]:
-    """Say what `draw_avatar(seed, style=style)` shows; the keys are those of `label_values(style)`.
+    """Return the labels of `draw_avatar(seed, style=style)`; the keys are those of `label_values(style)`.
 
-    For other styles than the default: the variant of each component that can differ, "none" where absent.
+    For styles other than the default: the variant of each component that can vary, "none" where absent.
     Raises ValueError and ImportError like `draw_avatar`.
     """
     seed = _at_least(0, "seed", seed)
@@ -210,7 +210,7 @@ def avatar_labels(seed: int, *, style: str = DEFAULT_STYLE) -> dict[str, str | b
 
 
 def label_values(style: str = DEFAULT_STYLE) -> dict[str, tuple[str, ...] | None]:
-    """List the possible values of each label of a style; None stands for a boolean.
+    """List the possible values of each label of a style; None means boolean.
 
     Raises ValueError for an unknown style.
     """
@@ -225,21 +225,21 @@ def label_values(style: str = DEFAULT_STYLE) -> dict[str, tuple[str, ...] | None
 
 
 def drawing_version(style: str = DEFAULT_STYLE) -> str:
-    """Identify how a style is drawn, for cache keys: it changes whenever pictures may change.
+    """Identify how a style is drawn, for cache keys: it changes whenever images may change.
 
-    Raises ValueError for an unknown style, ImportError where a package is missing.
+    Raises ValueError for an unknown style, ImportError if a package is missing.
     """
     _definition(style)
     return "-".join([style, f"v{_VERSION}", *(f"{name}-{_installed(name)}" for name in _PACKAGES)])
 
 
-# The person: labels, and the options that make DiceBear draw them.
+# The person: labels, and the corresponding DiceBear options.
 
 
 class _Dice:
-    """Draw from one seeded stream.
+    """Samples from one seeded stream.
 
-    It uses PCG64's uniform numbers only: these are the same in every NumPy, other methods may change.
+    It uses PCG64's uniform numbers only: these are the same in every NumPy version, other methods may change.
     """
 
     def __init__(self, seed: int) -> None:
@@ -257,7 +257,7 @@ class _Dice:
 
 
 def _person(seed: int) -> tuple[dict[str, str | bool], dict[str, Any]]:
-    """Choose a person by seed: labels, and DiceBear's options that draw exactly these."""
+    """Choose a person by seed: labels, and the DiceBear options that draw exactly these."""
     dice = _Dice(seed)
     skin_tone = dice.pick({name: weight for name, (_, weight) in _SKIN_TONES.items()})
     hair_color = dice.pick(_HAIR_COLORS_OF_SKIN[skin_tone])
@@ -305,11 +305,11 @@ def _component(name: str, variant: str | None) -> dict[str, Any]:
 
 
 def _framing(dice: _Dice, hairdo: _Hairdo) -> dict[str, Any]:
-    """Fill the picture with head and hair: moved, rolled and zoomed a little, mirrored half of the time."""
+    """Fill the image with head and hair: shifted, rotated and zoomed slightly, mirrored half of the time."""
     return {
         "scale": hairdo.zoom * dice.between(0.96, 1.04),
         "rotate": dice.between(-5, 5),  # [degrees]
-        "translateX": dice.between(-2.5, 2.5),  # [% of the picture's width]
+        "translateX": dice.between(-2.5, 2.5),  # [% of the image width]
         "translateY": hairdo.shift + dice.between(-2, 2),
         "flip": "horizontal" if dice.chance(0.5) else "none",
     }
@@ -330,16 +330,16 @@ def _background(dice: _Dice) -> dict[str, Any]:
 
 
 def _avatar(seed: int, style: str) -> Any:
-    """Let DiceBear draw a seed: our person in the default style, its own choice in any other."""
+    """Have DiceBear draw a seed: our person in the default style, its own choice in any other."""
     options = _person(seed)[1] if style == DEFAULT_STYLE else {}
     return _module("dicebear").Avatar(_style(style), {"seed": str(seed), **options})
 
 
 def _rasterize(svg: str, size: int) -> np.ndarray:
-    """Turn an SVG into pixels, [size, size, 3]; what it leaves open becomes white.
+    """Rasterize an SVG, [size, size, 3]; transparent areas become white.
 
-    DiceBear clips to the whole picture, which shows nowhere and costs a third of the time, so the clip goes.
-    Fonts of the machine play no part: the styles that write initials find none in a number.
+    DiceBear clips to the whole image, which has no effect and takes a third of the time, so the clip is removed.
+    Installed fonts don't matter: the styles that write initials find none in a number.
     """
     png = _module("resvg_py").svg_to_bytes(
         svg_string=re.sub(r' clip-path="url\(#clip-[0-9a-f]+\)"', "", svg),
@@ -361,7 +361,7 @@ def _style(name: str) -> Any:
 def _definition(name: str) -> dict[str, Any]:
     files = _style_files()
     if name not in files:
-        raise ValueError(f"unknown avatar style {name!r}: {suggest(str(name), files)}")
+        raise ValueError(f"unknown avatar style {name!r}; {suggest(str(name), files)}")
     return json.loads(files[name].read_text(encoding="utf-8"))
 
 

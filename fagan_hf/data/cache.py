@@ -1,7 +1,7 @@
-"""Keep prepared images on disk: a folder that is complete or absent, memory-mapped when it is read.
+"""Cache prepared images on disk: a folder that is complete or absent, memory-mapped when it is read.
 
-A cache folder holds `images.npy` (uint8 [N, 3, R, R]), `labels.npy` (float32 [N, L]) and `about.json`. It is
-written aside, synced and renamed, so that an interruption leaves nothing that could be taken for a cache.
+A cache folder contains `images.npy` (uint8 [N, 3, R, R]), `labels.npy` (float32 [N, L]) and `about.json`. It is
+written to a temporary folder, synced and renamed, so that an interruption never leaves a partial cache.
 """
 
 import errno
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     import torch
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_SPARE_BYTES = 1 << 20  # headers, about.json, the file system's own blocks
+_SPARE_BYTES = 1 << 20  # for headers, about.json and the file system's blocks
 
 
 class Images:
-    """Hold prepared images as they lie on disk, memory-mapped: opened at once, and shared by processes.
+    """Prepared images on disk, memory-mapped: opened instantly, and shared by processes.
 
     Attributes:
         array: uint8 [N, 3, R, R], read only.
         labels: float32 [N, L], 0 or 1.
-        label_names: What each of the L columns claims.
+        label_names: Names of the L columns.
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same pixels.
-        content: Identifies pixels and labels, wherever they come from: a SHA-256 of them.
+        content: SHA-256 of pixels and labels, independent of their source.
         description: Facts for a card: dataset, split, revision, license, attribution, count, preprocessing,
             and the options that differ from the defaults.
-        folder: Where all this lies.
+        folder: The cache folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Images:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Give the shape of an image, (3, R, R)."""
+        """The shape of an image, (3, R, R)."""
         return (3, *self.array.shape[2:])
 
     def __len__(self) -> int:
@@ -64,13 +64,13 @@ class Images:
         return f"<Images {self.description['dataset']}: {size}, labels {self.label_names}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Images, (self.folder,)  # a process that receives it maps the file again instead of copying it
+        return Images, (self.folder,)  # a process that unpickles it maps the file again instead of copying it
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Copy some images and their labels out of the file.
+        """Copy some images and their labels from the file.
 
         Args:
-            indices: B positions in [0, N), in any order; a negative one counts from the end.
+            indices: B positions in [0, N), in any order; negative ones count from the end.
 
         Returns:
             uint8 [B, 3, R, R] in [0, 255], and float32 [B, L] of 0 and 1.
@@ -85,13 +85,13 @@ class Images:
 
 
 def cache_root(cache_dir: Path | None) -> Path:
-    """Choose where caches lie: `cache_dir`, else `$FAGAN_CACHE`, else `~/.cache/fagan_hf`."""
+    """Return the folder of caches: `cache_dir`, else `$FAGAN_CACHE`, else `~/.cache/fagan_hf`."""
     root = cache_dir or os.environ.get("FAGAN_CACHE") or Path("~/.cache/fagan_hf")
     return Path(root).expanduser()
 
 
 def open_cache(folder: Path) -> Images | None:
-    """Open a cache folder if it is complete: no file is missing, each is as long as it should be."""
+    """Open a cache folder if it is complete: no file is missing, and each has the expected length."""
     try:
         images = Images(folder)
         is_complete = (
@@ -108,8 +108,8 @@ def open_cache(folder: Path) -> Images | None:
 def only_one_process(folder: Path, *, tell: bool) -> Iterator[None]:
     """Let one process at a time prepare a cache folder; the others wait here, then find it ready.
 
-    The lock ends with the process that holds it, however that ends. So what lies aside once it is ours was left
-    by a process that died, and is removed.
+    The lock is released when the process that holds it ends, however it ends. So any temporary folder that exists
+    once we hold the lock was left by a process that died, and is removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -117,7 +117,7 @@ def only_one_process(folder: Path, *, tell: bool) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if tell:
-            print(f"Waiting for another process that prepares {folder} ...", file=sys.stderr)
+            print(f"Waiting for another process that is preparing {folder} ...", file=sys.stderr)
         lock.acquire()
     try:
         remove_abandoned_folders(folder)
@@ -134,25 +134,25 @@ def write_cache(
     labels: np.ndarray,
     about: dict[str, Any],
 ) -> Images:
-    """Write a cache folder, aside first: it is complete or absent.
+    """Write a cache folder, first to a temporary one: it is complete or absent.
 
     Args:
-        folder: Where it shall be. What is there is replaced.
+        folder: Target folder; replaced if it exists.
         chunks: uint8 [any, 3, R, R] each, together `shape`.
-        shape: Of all images, [N, 3, R, R].
+        shape: Shape of all images, [N, 3, R, R].
         labels: float32 [N, L].
         about: `label_names`, `fingerprint`, `description`.
 
     Raises:
         OSError: The disk is too small; says how many bytes are needed. Nothing is left behind.
-        ValueError: Chunks or labels are not as many as announced.
+        ValueError: The number of images in the chunks, or of labels, does not match `shape`.
     """
     needed_bytes = int(np.prod(shape)) + labels.nbytes + _SPARE_BYTES
     _check_free_space(folder.parent, needed_bytes)
     try:
         with replacing_folder(folder, is_complete=_is_complete) as aside:
             with (aside / "images.npy").open("xb") as file:
-                # Plain writes: on a full disk they raise OSError; a writable memory map would die of SIGBUS.
+                # Plain writes: on a full disk they raise OSError; a writable memory map would crash with SIGBUS.
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 content = hashlib.sha256(json.dumps([shape, about["label_names"]]).encode())
@@ -165,7 +165,7 @@ def write_cache(
             about = {**about, "content": content.hexdigest()}
             (aside / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             if not _is_complete(aside):
-                raise ValueError("the chunks and labels do not make up the announced shape")
+                raise ValueError("the chunks and labels do not match the declared shape")
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise _disk_full(folder.parent, needed_bytes) from error
@@ -185,8 +185,8 @@ def _check_free_space(root: Path, needed_bytes: int) -> None:
 def _disk_full(root: Path, needed_bytes: int) -> OSError:
     return OSError(
         errno.ENOSPC,
-        f"Too little disk space for the prepared images: they need {needed_bytes:,} bytes, "
-        f"{shutil.disk_usage(root).free:,} are free. Free some, or set the environment variable FAGAN_CACHE "
+        f"Not enough disk space for the prepared images: they need {needed_bytes:,} bytes, but "
+        f"{shutil.disk_usage(root).free:,} are free. Free some space, or set the environment variable FAGAN_CACHE "
         "to a folder on another disk",
         str(root),
     )

@@ -1,7 +1,7 @@
-"""Decode one image file: whatever Pillow reads becomes an upright RGB square of the model's size.
+"""Decode one image file: anything that Pillow reads becomes an upright RGB square of the model's resolution.
 
-Color profiles are ignored, as in the published preprocessing of CelebA and its kind; of an animation
-the first frame is read. A truncated file is an error: half a gray face must not become training data.
+Color profiles are ignored, as in the published preprocessing of CelebA and similar datasets; of an animation
+the first frame is read. A truncated file is an error: a half-gray face must not become training data.
 """
 
 import io
@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What the pictures look like depends on this file: raise it with every change that alters a pixel.
+# Increment it with every change to this file that alters a pixel.
 PREPROCESSING_VERSION = 1
 
-# Pillow registers these too, but they start other programs (Ghostscript) or have no decoder of their own.
+# Pillow registers these too, but they start other programs (Ghostscript) or have no built-in decoder.
 _NOT_IMAGES = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 class UnusableImageError(ValueError):
-    """Say why one image can't be used, and in `hint` what its owner can do about it."""
+    """An image can't be used; the message says why, and `hint` what to do about it."""
 
     def __init__(self, message: str, hint: str):
         super().__init__(message, hint)
@@ -31,15 +31,15 @@ class UnusableImageError(ValueError):
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """Name the formats that this Pillow decodes by itself."""
+    """List the formats that this Pillow decodes without external programs."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - _NOT_IMAGES))
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """List the file suffixes of `readable_formats`, in lower case with their dot."""
-    formats = {*readable_formats(), "MPO"}  # several JPEGs in one file: the JPEG reader opens it
+    """List the file suffixes of `readable_formats`, in lower case with the dot."""
+    formats = {*readable_formats(), "MPO"}  # several JPEGs in one file: opened by the JPEG reader
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
@@ -47,16 +47,16 @@ def decode_image(content: Path | bytes, *, resolution: int, crop: int | None, up
     """Read an image file, or the bytes of one, as an upright RGB square.
 
     Args:
-        content: Path of the file, or what is in it.
+        content: Path of the file, or its contents.
         resolution: Side of the result in pixels.
         crop: Side in pixels of the center square that is kept; `None` keeps the largest.
-        upscale: Whether a square smaller than `resolution` is enlarged or refused.
+        upscale: Whether a square smaller than `resolution` is enlarged instead of refused.
 
     Returns:
         uint8 [3, resolution, resolution].
 
     Raises:
-        UnusableImageError: The content is no image, is damaged or too small.
+        UnusableImageError: The content is not an image, is damaged, or is too small.
     """
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
@@ -67,18 +67,18 @@ def decode_image(content: Path | bytes, *, resolution: int, crop: int | None, up
     except UnusableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnusableImageError("is not an image", "Remove or replace what is not an image.") from error
+        raise UnusableImageError("is not an image", "Remove or replace the files that are not images.") from error
     except Image.DecompressionBombError as error:
         raise UnusableImageError(
             f"is too large to be decoded safely ({error})", "Shrink the largest images first."
         ) from error
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except Exception as error:  # for damaged files Pillow raises nearly anything
         message = f"can't be decoded ({type(error).__name__}: {error})"
         raise UnusableImageError(message, "Replace or remove the damaged images.") from error
 
 
 def check_size(size: tuple[int, int], *, resolution: int, crop: int | None, upscale: bool) -> None:
-    """Refuse an image that can't fill the square, before the work of decoding it.
+    """Refuse an image that is too small for the square, before decoding it.
 
     Raises:
         UnusableImageError: The image is smaller than `crop`, or than `resolution` while `upscale` is off.
@@ -87,17 +87,17 @@ def check_size(size: tuple[int, int], *, resolution: int, crop: int | None, upsc
     if crop is not None and min(size) < crop:
         raise UnusableImageError(
             f"has {width}x{height} pixels, too few to crop {crop}x{crop}",
-            "A smaller `--crop`, or none, keeps the largest center square.",
+            "Use a smaller `--crop`, or leave it out to keep the largest center square.",
         )
     if min(size) < resolution and not upscale:
         raise UnusableImageError(
             f"has {width}x{height} pixels, fewer than the target of {resolution}x{resolution}",
-            "`--upscale true` enlarges small images; a model with a smaller resolution needs none of it.",
+            "Use `--upscale true` to enlarge small images, or a model with a smaller resolution.",
         )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency shows white, 16-bit gray and floats in [0, 1] are scaled."""
+    """Convert any mode to RGB: transparency becomes white, 16-bit gray and floats in [0, 1] are scaled."""
     if image.mode.startswith("I"):  # 16-bit PNG, TIFF and PGM
         return _gray(np.asarray(image), white=65535)
     if image.mode == "F":
@@ -109,14 +109,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(values: np.ndarray, white: int) -> Image.Image:
-    """Scale numbers in [0, white] to gray: no guessing, since a guess would differ from image to image."""
+    """Scale values in [0, white] to gray: the range is not guessed, since a guess would vary between images."""
     if not (values.min() >= 0 and values.max() <= white):  # a NaN is refused too
-        raise ValueError(f"gray values from {values.min()} to {values.max()}, allowed are 0 to {white}")
+        raise ValueError(f"gray values are from {values.min()} to {values.max()}; they must be from 0 to {white}")
     return Image.fromarray(np.rint(values / white * 255).astype(np.uint8)).convert("RGB")
 
 
 def square(image: Image.Image, *, resolution: int, crop: int | None) -> np.ndarray:
-    """Cut the center square out of an RGB image and resize it with an antialiasing Lanczos filter.
+    """Crop the center square of an RGB image and resize it with an antialiasing Lanczos filter.
 
     Returns:
         uint8 [3, resolution, resolution].

@@ -1,35 +1,36 @@
-"""Encode the label columns of a data set as numbers in {0, 1}."""
+"""Encode the label columns of a dataset as numbers in {0, 1}."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-MAX_CLASSES = 1024  # one column each: more is an identity or a file name rather than a class
+MAX_CLASSES = 1024  # one column each: a column with more values is an identity or a file name rather than a class
 
 
 class LabelColumn(NamedTuple):
-    """The values of one column, and the classes they come from where the data set declares them."""
+    """The values of one column, and its classes if the dataset declares them."""
 
     values: Sequence[Any]
     classes: Sequence[str | int] | None = None
 
 
 def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.ndarray]:
-    """Encode one column: claims (bool, 0/1, CelebA's -1/1) as they are, classes as one column each.
+    """Encode one column: a binary attribute (bool, 0/1, CelebA's -1/1) as it is, classes as one column each.
 
     Returns:
         Names (`name`, or `name=class` for each class) and float32 [values, names] of 0 and 1.
 
     Raises:
-        ValueError: A value is missing, is no bool, int or str, is no declared class; or classes are too many.
+        ValueError: A value is missing, is not a bool, int or str, or is not a declared class; or there are too many
+            classes.
     """
     values, classes = column
     for row, value in enumerate(values):
         if not isinstance(value, bool | int | str | np.bool_ | np.integer):
             raise ValueError(
-                f"Label column {name!r} holds {value!r} ({type(value).__name__}) in row {row}; "
-                "a label is a bool, an int or a str."
+                f"Label column {name!r} contains {value!r} ({type(value).__name__}) in row {row}; "
+                "a label must be a bool, an int or a str."
             )
     distinct = set(values)
     if classes is None and (distinct <= {0, 1} or distinct <= {-1, 1}):  # True == 1
@@ -37,13 +38,13 @@ def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.n
     if classes is None:
         classes = sorted(distinct, key=lambda value: (isinstance(value, str), value))
     if unknown := distinct - set(classes):
-        raise ValueError(f"Label column {name!r} holds {unknown.pop()!r}, which is none of {list(classes)}.")
+        raise ValueError(f"Label column {name!r} contains {unknown.pop()!r}, which is not one of {list(classes)}.")
     if len(classes) > MAX_CLASSES:
         raise ValueError(f"Label column {name!r} has {len(classes)} classes; at most {MAX_CLASSES} are allowed.")
     names = tuple(f"{name}={value}" for value in classes)
     if len(set(names)) < len(names):
         raise ValueError(
-            f"Label column {name!r} has classes that are written alike, such as 1 and '1': {list(classes)}."
+            f"Label column {name!r} has classes with the same spelling, such as 1 and '1': {list(classes)}."
         )
     position = {value: index for index, value in enumerate(classes)}
     one_hot = np.zeros((len(values), len(classes)), np.float32)

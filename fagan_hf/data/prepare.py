@@ -1,4 +1,4 @@
-"""Prepare the images of a run: each is decoded once, into a cache that training maps into memory.
+"""Prepare the images of a run: each is decoded once, into a cache that training memory-maps.
 
 Example:
     images = prepare_images(ImageSource("avatars", resolution=32, label_columns=("beard",)))
@@ -34,7 +34,7 @@ from fagan_hf.utils.devices import available_cores
 __all__ = ["ImageSource", "Images", "prepare_images"]
 
 _CHUNK_IMAGES = 64
-_FEW_IMAGES = 256  # starting processes takes longer than preparing these
+_FEW_IMAGES = 256  # up to this many, starting processes takes longer than preparing the images
 _NAMED_PROBLEMS = 10
 
 
@@ -45,21 +45,21 @@ def prepare_images(
     progress: bool = True,
     num_processes: int | None = None,
 ) -> Images:
-    """Decode, crop and resize every image of a source, or open what an earlier call left.
+    """Decode, crop and resize every image of a source, or open the cache of an earlier call.
 
     Args:
         source: What to read and how to preprocess it.
-        cache_dir: Where caches lie; default `$FAGAN_CACHE`, else `~/.cache/fagan_hf`.
+        cache_dir: Folder of caches; default `$FAGAN_CACHE`, else `~/.cache/fagan_hf`.
         progress: Whether to show a progress bar on stderr.
-        num_processes: How many processes decode; default one per available core.
+        num_processes: Number of decoding processes; default one per available core.
 
     Returns:
         The images, memory-mapped.
 
     Raises:
-        ValueError: Images that can't be used (the first ten by name, how many in all, what to try), no
+        ValueError: Some images can't be used (lists the first ten, their number, and what to try), there are no
             images, or an unknown style, split or column.
-        FileNotFoundError: No such folder, or no such data set on the Hub.
+        FileNotFoundError: No such folder, or no such dataset on the Hub.
         ImportError: A package of the extra `train` is missing.
         OSError: The disk is full; says how many bytes are needed.
     """
@@ -73,7 +73,7 @@ def prepare_images(
     if images is not None:
         return images
     with only_one_process(folder, tell=progress):
-        images = open_cache(folder)  # of the process we waited for
+        images = open_cache(folder)  # written by the process we waited for
         if images is None:
             about = {
                 "fingerprint": identity,
@@ -103,7 +103,7 @@ def _write(
         problems.raise_any()  # before the cache is complete
 
     shape = (listing.count, 3, source.resolution, source.resolution)
-    with closing(chunks()) as stream:  # whatever happens, the processes end before this returns
+    with closing(chunks()) as stream:  # in any case, the processes end before this returns
         return write_cache(folder, stream, shape=shape, labels=labels, about={**about, "label_names": label_names})
 
 
@@ -118,7 +118,7 @@ def _encode_labels(source: ImageSource, listing: Listing) -> tuple[list[str], np
 
 
 def _describe(source: ImageSource, listing: Listing) -> dict[str, Any]:
-    """Say how many images were prepared, and how, for a card."""
+    """Describe for a card how many images were prepared, and how."""
     is_drawn = isinstance(next(iter(listing.contents(0, 1))), Drawing)
     drawn = f"drawn at {source.resolution}x{source.resolution}"
     preprocessing = drawn if is_drawn else describe_decoding(source)
@@ -136,7 +136,7 @@ class _Problems:
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._lines: list[str] = []
-        self._hints: dict[str, None] = {}  # a set that keeps its order
+        self._hints: dict[str, None] = {}  # used as an ordered set
         self._first: UnusableImageError | None = None
 
     def add(self, start: int, prepared: "_Prepared") -> None:
@@ -166,7 +166,7 @@ class _Problems:
 
 @dataclass
 class _Prepared:
-    """Hold what became of a chunk: the images that could be used, and the others' errors by their offset."""
+    """The result of a chunk: the usable images, and the errors of the others by offset."""
 
     count: int
     images: np.ndarray
@@ -186,7 +186,7 @@ def _prepare_all(source: ImageSource, listing: Listing, num_processes: int) -> I
             contents = listing.contents(start, start + _CHUNK_IMAGES)
             with _hidden_main():
                 waiting.append((start, pool.submit(_prepare_chunk, source, contents)))
-            if len(waiting) > 2 * num_processes:  # enough to keep all busy; more would only fill the memory
+            if len(waiting) > 2 * num_processes:  # enough to keep all busy; more would only use memory
                 position, future = waiting.popleft()
                 yield position, future.result()
         for position, future in waiting:
@@ -205,9 +205,9 @@ def _prepare_chunk(source: ImageSource, contents: Sequence[Content]) -> _Prepare
 
 
 def _prepare(source: ImageSource, content: Content) -> np.ndarray:
-    """Make one image, uint8 [3, R, R], from whatever it is made from."""
+    """Prepare one image, uint8 [3, R, R], from its content."""
     if content is None:
-        raise UnusableImageError("has no image", "Leave out the rows without an image.")
+        raise UnusableImageError("has no image", "Remove the rows without an image.")
     if isinstance(content, Drawing):
         return draw_avatar(content.seed, style=content.style, size=source.resolution).transpose(2, 0, 1)
     return decode_image(content, resolution=source.resolution, crop=source.crop, upscale=source.upscale)
@@ -215,14 +215,14 @@ def _prepare(source: ImageSource, content: Content) -> np.ndarray:
 
 @contextmanager
 def _process_pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Start fresh processes: a fork of one in which torch has threads and locks, or CUDA, can hang."""
+    """Start fresh processes: a fork of a process in which torch holds threads, locks or CUDA can hang."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "A process that prepared images was killed, perhaps for lack of memory; try num_processes=1."
+            "A process that was preparing images was killed, perhaps because memory ran out; try num_processes=1."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -232,9 +232,8 @@ def _process_pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
 def _hidden_main() -> Iterator[None]:
     """Keep new processes from running the caller's script again.
 
-    A fresh process imports the main module of its parent, to find functions that were defined there. Ours are
-    defined here; and a script without `if __name__ == "__main__"` would start processes from its processes,
-    and fail.
+    A fresh process imports its parent's main module, to find functions defined there. Ours are defined here, and a
+    script without `if __name__ == "__main__"` would recursively start processes, and fail.
     """
     main: Any = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -245,7 +244,7 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it: workers would wait for ever once it is killed."""
+    """Leave Ctrl-C to the parent, and exit with it: otherwise workers would wait forever after it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,7 +1,7 @@
-"""List the images of a data set: the embedded avatars, a folder, or a data set of the Hub.
+"""List the images of a dataset: the built-in avatars, a folder, or a dataset on the Hub.
 
-Listing reads no image. It says how many there are, what each is called in an error message, where its bytes
-come from, which label columns exist, and what identifies the whole in the name of a cache.
+Listing reads no image. It determines how many images there are, how error messages name each of them, where its bytes
+come from, which label columns exist, and what identifies the dataset in the name of a cache.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ from fagan_hf.utils.suggest import suggest
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Name the images of a run and how they are preprocessed; everything that a cache depends on.
+    """The images of a run and their preprocessing; everything that a cache depends on.
 
     Args:
-        dataset: `avatars`, `avatars:<style>`, a folder, or the id of a data set on the Hub.
-        resolution: Side of the prepared squares in pixels.
-        split: Of a Hub data set; of avatars `train` or `test`. A folder has none.
-        image_column: Of a Hub data set.
-        label_columns: Columns to learn as labels; a folder offers `class`, the names of its sub-folders.
+        dataset: `avatars`, `avatars:<style>`, a folder, or the id of a dataset on the Hub.
+        resolution: Side of the prepared square images in pixels.
+        split: Split of a Hub dataset; for avatars `train` or `test`. A folder has none.
+        image_column: Image column of a Hub dataset.
+        label_columns: Columns to use as labels; a folder offers `class`, the names of its subfolders.
         crop: Side in pixels of the center square that is kept, 178 for CelebA; `None` keeps the largest.
         upscale: Whether smaller images are enlarged; otherwise they are an error.
-        revision: Branch, tag or commit of a Hub data set.
-        num_avatars: How many avatars of the training split are drawn; `None` for its 8,192.
+        revision: Branch, tag or commit of a Hub dataset.
+        num_avatars: Number of avatars in the training split; `None` for the default of 8,192.
 
     Raises:
         ValueError: A number is not positive, or `crop` is smaller than `resolution` without `upscale`.
@@ -54,7 +54,7 @@ class ImageSource:
 
     def __post_init__(self) -> None:
         if isinstance(self.label_columns, str):
-            raise ValueError(f"label_columns must be a tuple of names, got the text {self.label_columns!r}")
+            raise ValueError(f"label_columns must be a tuple of names, got the string {self.label_columns!r}")
         object.__setattr__(self, "label_columns", tuple(self.label_columns))
         for name in ("resolution", "crop"):
             value = getattr(self, name)
@@ -68,20 +68,20 @@ class ImageSource:
                 "try a larger crop, `--upscale true`, or a smaller model"
             )
         if not str(self.dataset).strip():
-            raise ValueError("dataset is empty; name `avatars`, a folder, or the id of a data set on the Hub")
+            raise ValueError("dataset is empty; use `avatars`, a local folder, or the id of a dataset on the Hub")
 
     def options(self) -> dict[str, Any]:
-        """Give what was asked for beyond data set, split and resolution; JSON."""
+        """Return the options that differ from the defaults, except dataset, split and resolution; JSON."""
         names = ("revision", "image_column", "label_columns", "crop", "upscale", "num_avatars")
         defaults = {field.name: field.default for field in fields(self)}
         asked = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
-        # Through JSON, for a tuple is a list there; redacted, for facts are published, and people mistake flags.
+        # Through JSON because a tuple is a list there; redacted because facts are published and flags get mixed up.
         return json.loads(redact(json.dumps(asked)))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Stand for an image that is drawn instead of read."""
+    """An image that is drawn by a program instead of read from a file."""
 
     seed: int
     style: str
@@ -92,16 +92,16 @@ Content = Path | bytes | Drawing | None  # None: the row has no image
 
 @dataclass(frozen=True)
 class Listing:
-    """Say what a data set holds.
+    """The contents of a dataset.
 
     Args:
         count: Number of images.
-        name: What an error message calls image number i.
-        contents: What images i to j (exclusive) are made from.
-        columns: Readers of the label columns by name: a column costs nothing until it is asked for.
-        identity: Whatever changes when an image or a label may change; JSON.
+        name: Returns the name of image i for error messages.
+        contents: Returns the contents of images i to j (exclusive).
+        columns: Readers of the label columns by name: a column costs nothing until it is read.
+        identity: Changes whenever an image or a label may have changed; JSON.
         facts: For cards: dataset, split, revision, license, attribution; JSON.
-        action: What preparing them is, for the progress bar.
+        action: Name of the preparation, for the progress bar.
     """
 
     count: int
@@ -117,29 +117,29 @@ def list_images(source: ImageSource) -> Listing:
     """List the images of a source, and check that it has the label columns.
 
     Raises:
-        ValueError: No images, or no such style, split, image or label column, with the names there are.
-        FileNotFoundError: No such folder, or no such data set on the Hub.
+        ValueError: No images, or no such style, split, image or label column; lists the available names.
+        FileNotFoundError: No such folder, or no such dataset on the Hub.
         ImportError: A package of the extra `train` is missing.
     """
     kinds = {"avatars": _list_avatars, "folder": _list_folder, "hub": _list_hub}
     if source.num_avatars is not None and kind_of_source(source.dataset) != "avatars":
         raise ValueError(
-            f"num_avatars is {source.num_avatars}, but {source.dataset} is not drawn here: it has the images that "
-            "it has; leave num_avatars out"
+            f"num_avatars is {source.num_avatars}, but it applies to avatars only, not to {source.dataset}; leave "
+            "num_avatars out"
         )
     listing = kinds[kind_of_source(source.dataset)](source)
     if listing.count == 0:
-        raise ValueError(f"{source.dataset} ({source.split}) holds no images.")
+        raise ValueError(f"{source.dataset} ({source.split}) contains no images.")
     check_label_columns(source, listing.columns)
     return listing
 
 
 def kind_of_source(dataset: str) -> Literal["avatars", "folder", "hub"]:
-    """Tell avatars, folders and Hub ids apart: a Hub id has at most one slash and begins like a word.
+    """Tell avatars, folders and Hub ids apart: a Hub id has at most one slash and begins with a letter or digit.
 
     Raises:
         ValueError: It is a file.
-        FileNotFoundError: It is a path at which nothing is.
+        FileNotFoundError: It is a path that does not exist.
     """
     path = Path(dataset).expanduser()
     if dataset == "avatars" or dataset.startswith("avatars:"):
@@ -147,17 +147,17 @@ def kind_of_source(dataset: str) -> Literal["avatars", "folder", "hub"]:
     if path.is_dir():
         return "folder"
     if path.exists():
-        raise ValueError(f"{dataset} is a file; name the folder that holds the images.")
+        raise ValueError(f"{dataset} is a file; give the folder that contains the images.")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset):
-        raise FileNotFoundError(f"There is no folder {path.absolute()}. Is the path right?")
+        raise FileNotFoundError(f"The folder {path.absolute()} does not exist. Is the path correct?")
     return "hub"
 
 
 def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:
-    """Refuse a label column that is not among those there are.
+    """Refuse a label column that does not exist.
 
     Raises:
-        ValueError: Names the column, and those there are.
+        ValueError: There is no such column; lists the available ones.
     """
     for column in source.label_columns:
         if column not in columns:
@@ -165,13 +165,13 @@ def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:
 
 
 def describe_decoding(source: ImageSource) -> str:
-    """Say for a card how the images of a folder or of the Hub are preprocessed."""
+    """Describe for a card how the images of a folder or of the Hub are preprocessed."""
     crop = "largest center square" if source.crop is None else f"center {source.crop}x{source.crop}"
     return f"upright RGB, {crop}, Lanczos to {source.resolution}x{source.resolution} (Pillow {PIL.__version__})"
 
 
 def fingerprint(source: ImageSource, identity: Any) -> str:
-    """Hash everything that the pixels and labels depend on; `identity` is that of the data, JSON."""
+    """Hash everything that pixels and labels depend on; `identity` is that of the data, JSON."""
     parts = {
         "identity": identity,
         "resolution": source.resolution,
@@ -190,7 +190,7 @@ def _list_avatars(source: ImageSource) -> Listing:
     if source.split not in splits:
         raise ValueError(f"avatars have no split {source.split!r}: {suggest(source.split, splits)}.")
     if source.crop is not None:
-        raise ValueError(f"avatars are drawn at the size that is needed: unset crop, got {source.crop}.")
+        raise ValueError(f"crop is {source.crop}, but avatars are drawn at the requested size; leave crop out.")
     _refuse_revision(source)
     seeds = splits[source.split]
     if source.num_avatars is not None:
@@ -228,7 +228,7 @@ def _list_avatars(source: ImageSource) -> Listing:
 def _list_folder(source: ImageSource) -> Listing:
     if source.split != "train":
         raise ValueError(
-            f"A folder has no splits, got split {source.split!r}. Name the sub-folder as the data set, "
+            f"A folder has no splits, got split {source.split!r}. Use the subfolder as the dataset, "
             f"for example {Path(source.dataset) / source.split}."
         )
     _refuse_revision(source)
@@ -236,7 +236,7 @@ def _list_folder(source: ImageSource) -> Listing:
     paths, others = _walk(root)
     if not paths:
         found = f", but {others} other files" if others else ", it is empty"
-        raise ValueError(f"{root} holds no images{found}. Images end in .jpg, .png, .webp, .pgm ...")
+        raise ValueError(f"{root} contains no images{found}. Images end in .jpg, .png, .webp, .pgm ...")
     names = [path.relative_to(root).as_posix() for path in paths]
     stats = [path.stat() for path in paths]
     lines = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in zip(names, stats, strict=True))
@@ -246,7 +246,7 @@ def _list_folder(source: ImageSource) -> Listing:
     def read_class() -> LabelColumn:
         if "." in classes:
             stray = paths[classes.index(".")]
-            raise ValueError(f"{stray} lies in no sub-folder, so it has no class. Move it into one.")
+            raise ValueError(f"{stray} is not in a subfolder, so it has no class. Move it into one.")
         return LabelColumn(classes, sorted(set(classes)))
 
     return Listing(
@@ -260,13 +260,13 @@ def _list_folder(source: ImageSource) -> Listing:
 
 
 def _walk(root: Path) -> tuple[list[Path], int]:
-    """Find the images under a folder, sorted, and count the other files. What is hidden is skipped.
+    """Find the images under a folder, sorted, and count the other files. Hidden files and folders are skipped.
 
-    Links to folders are not followed: they may lead in circles.
+    Links to folders are not followed because they may form cycles.
     """
 
     def fail(error: OSError) -> None:
-        raise error  # os.walk would leave out what it can't read
+        raise error  # os.walk would silently skip what it can't read
 
     paths, others = [], 0
     for folder, subfolders, files in os.walk(root, onerror=fail):
@@ -304,31 +304,31 @@ def _list_hub(source: ImageSource) -> Listing:
 
 @contextmanager
 def opening_from_hub(source: ImageSource) -> Iterator[Any]:
-    """Import `datasets` for a block that opens a data set of the Hub, and say in words what is missing.
+    """Import `datasets` for a block that opens a dataset on the Hub, with readable errors.
 
     Raises:
-        FileNotFoundError: There is no such data set.
-        ImportError: There is no `datasets`.
+        FileNotFoundError: There is no such dataset.
+        ImportError: `datasets` is not installed.
     """
     try:
         import datasets
     except ImportError as error:
-        message = f'{source.dataset} is no folder here; data sets of the Hub need: pip install "fagan-hf[train]"'
+        message = f'{source.dataset} is not a local folder, and datasets on the Hub need: pip install "fagan-hf[train]"'
         raise ImportError(message) from error
     try:
         yield datasets
     except FileNotFoundError as error:  # DatasetNotFoundError is one
         raise FileNotFoundError(
-            f"{source.dataset!r} is no folder here, and no data set on the Hub that this login can read. "
-            "A path is clearest when it begins with ./ or /."
+            f"{source.dataset!r} is neither a local folder nor a dataset on the Hub that this login can read. "
+            "If it is a path, start it with ./ or /."
         ) from error
 
 
 def find_image_columns(source: ImageSource, features: Any) -> list[str]:
-    """Name the columns of a Hub data set that hold images.
+    """List the columns of a Hub dataset that contain images.
 
     Raises:
-        ValueError: The image column of `source` is none of them.
+        ValueError: The image column of `source` is not among them.
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
     if source.image_column not in images:
@@ -338,7 +338,7 @@ def find_image_columns(source: ImageSource, features: Any) -> list[str]:
 
 
 def hub_facts(source: ImageSource, info: Any, commit: str | None) -> dict[str, Any]:
-    """Say for a card what a data set of the Hub says about itself in its `DatasetInfo`."""
+    """Collect for a card the facts in the `DatasetInfo` of a Hub dataset."""
     return {
         "source": "hub",
         "dataset": source.dataset,
@@ -350,13 +350,13 @@ def hub_facts(source: ImageSource, info: Any, commit: str | None) -> dict[str, A
 
 
 def _commit_of(rows: Any) -> str | None:
-    """Find the commit that a data set came from: the folder of its cache is named after it."""
+    """Find the commit that a dataset came from: its cache folder is named after it."""
     names = (Path(file["filename"]).parent.name for file in rows.cache_files)
     return next((name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)), None)
 
 
 def _holds_images(feature: Any) -> bool:
-    """Recognize the Hub's image type, and what plain Parquet files keep images in."""
+    """Recognize the Hub's image type, and how plain Parquet files store images."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) == "binary"
@@ -374,4 +374,4 @@ def _class_name(feature: Any, value: int | None) -> str | None:
 
 def _refuse_revision(source: ImageSource) -> None:
     if source.revision is not None:
-        raise ValueError(f"Only data sets of the Hub have revisions; {source.dataset} got {source.revision!r}.")
+        raise ValueError(f"Only datasets on the Hub have revisions; {source.dataset} got {source.revision!r}.")

@@ -1,8 +1,8 @@
-"""Stream the images of a run: read and decoded while it trains, never all on the disk.
+"""Stream the images of a run: read and decoded during training, never all on disk.
 
-`fagan_hf.data.prepare` keeps every image of a run, decoded, in a cache; this is for data larger than the disk. The
-pixels are the same. What a stream can't do is look at everything before the start: images that can't be used are
-skipped when they come, and the values of a label must be known from its type.
+`fagan_hf.data.prepare` caches every image of a run, decoded; this is for data larger than the disk. The pixels are the
+same. But a stream can't inspect everything up front: unusable images are skipped when they are reached, and the
+values of a label must be known from its type.
 
 Example:
     with open_stream(ImageSource("alice/portraits", resolution=64), seed=0) as stream:
@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageStream", "open_stream"]
 
-SAMPLE_IMAGES = 1024  # whose labels say how often each holds
-# Images of the Hub wait here, still encoded, for their random turn. 10,000 JPEGs of CelebA's size are 100 MB; larger
-# ones are fewer, so that a process never holds more than half a GB of them.
+SAMPLE_IMAGES = 1024  # their labels are used to estimate label frequencies
+# Shuffle buffer of encoded images from the Hub. 10,000 JPEGs of CelebA's size are 100 MB; for larger images the buffer
+# holds fewer, so that it never exceeds half a GB per process.
 BUFFER_IMAGES = 10_000
 BUFFER_BYTES = 1 << 29
 AHEAD_IMAGES = 256  # decoded and waiting for `take`: 12 MB at 128x128
-MOST_SKIPPED = 100  # in a row
+MOST_SKIPPED = 100  # consecutive
 _NAMED_SKIPS = 10
-_MOST_SHARDS = 1024  # a repository of image files has one for each
-_OPEN_SHARDS = 4  # each holds a row group, which in data sets of images are usually 100 rows
-_SAMPLE_SHARDS = 16  # shards may be sorted by class, so the sample takes some of more of them
-_JOIN_SECONDS = 2.0  # a thread that waits for the network can't be ended sooner than that answers
+_MOST_SHARDS = 1024  # a repository of image files has one shard per file
+_OPEN_SHARDS = 4  # each holds a row group, which in datasets of images are usually 100 rows
+_SAMPLE_SHARDS = 16  # shards may be sorted by class, so the sample is spread over several
+_JOIN_SECONDS = 2.0  # a thread that waits for the network can't end before the network answers
 
 logger = logging.getLogger(__name__)
 
@@ -64,54 +64,55 @@ logger = logging.getLogger(__name__)
 def open_stream(
     source: ImageSource, *, seed: int, process: int = 0, processes: int = 1, start: int = 0
 ) -> "ImageStream":
-    """Open the endless stream of a source's images, shuffled anew in each epoch.
+    """Open the endless stream of a source's images, reshuffled in each epoch.
 
-    Processes share the images: in one epoch none goes to two of them. What a resumed run sees depends on the source:
+    Processes share the images: within an epoch no image goes to two of them. What a resumed run sees depends on the
+    source:
 
-    - A folder's order is a function of seed and position, so a run goes on exactly where it was. Skipped images are
-      no part of `start`, though: as many of the last ones as were skipped before come again.
-    - A data set of the Hub can't be entered in the middle. A resumed run begins a new epoch whose order of shards and
-      images is drawn from seed and `start`. So around a resume images are repeated, and others missed until later;
-      with a single shard the first images are again from its beginning, in another order.
+    - A folder's order is a function of seed and position, so a run resumes exactly where it was. Skipped images don't
+      count in `start`, though: as many of the last images as were skipped before are repeated.
+    - A Hub dataset can't be entered in the middle. A resumed run begins a new epoch whose order of shards and images
+      depends on seed and `start`. So around a resume some images repeat, and others are missed until later; with a
+      single shard the first images are again from its beginning, in another order.
 
     Args:
-        source: A folder, or a data set of the Hub, and how its images are preprocessed.
-        seed: Of the order; not negative.
-        process: Number of this process, from 0.
-        processes: How many share the images. With fewer shards than processes, each downloads all of a Hub data set.
-        start: How many images the run has seen, in all processes together.
+        source: A folder or a Hub dataset, and the preprocessing of its images.
+        seed: Seed of the order; not negative.
+        process: Index of this process, from 0.
+        processes: Number of processes. With fewer shards than processes, each downloads all of a Hub dataset.
+        start: Number of images the run has seen, over all processes.
 
     Raises:
-        ValueError: The embedded avatars, which are not streamed; no such split, image or label column; a label whose
-            values can't be known; fewer images in a folder than processes; numbers out of range.
-        FileNotFoundError: No such folder, or no such data set on the Hub.
+        ValueError: The source is the built-in avatars, which are not streamed; no such split, image or label column; a
+            label whose values can't be known; fewer images in a folder than processes; numbers out of range.
+        FileNotFoundError: No such folder, or no such dataset on the Hub.
         ImportError: `datasets` is missing, from the extra `train`.
         OSError: The Hub can't be reached.
     """
     for name, value in (("seed", seed), ("start", start)):
         if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
+            raise ValueError(f"{name} is {value}; it must not be negative")
     if not 0 <= process < processes:
-        raise ValueError(f"process must be from 0 to {processes - 1}, as there are {processes}; got {process}")
+        raise ValueError(f"process is {process}; with {processes} processes it must be from 0 to {processes - 1}")
     kind = kind_of_source(source.dataset)
     if kind == "avatars":
-        raise ValueError(f"{source.dataset} are drawn here and small; they are not streamed. Leave out --streaming.")
+        raise ValueError(f"{source.dataset} can't be streamed: avatars are drawn locally. Leave out --streaming.")
     open_source = _open_folder if kind == "folder" else _open_hub
     return ImageStream(source, open_source(source, _Share(seed, process, processes, start)))
 
 
 class ImageStream:
-    """Hand out the images of one process, read and decoded ahead by a few threads.
+    """The images of one process, read and decoded ahead by a few threads.
 
     Attributes:
-        label_names: What each of the L columns claims.
+        label_names: Names of the L columns.
         labels: float32 [M, L] of 0 and 1, of a sample of M (up to 1,024) images, the same in every process and after
-            a resume: estimates how often each label holds. [0, 0] without labels.
-        description: Facts for a card, as those of `Images`; `count` is None if the data set does not say. Plus
-            `streamed`: True.
+            a resume: an estimate of the label frequencies. [0, 0] without labels.
+        description: Facts for a card, like those of `Images`, plus `streamed`: True; `count` is None if the dataset
+            does not declare it.
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same images.
         image_shape: (3, R, R).
-        skipped: How many images could not be used so far.
+        skipped: Number of unusable images so far.
     """
 
     def __init__(self, source: ImageSource, opened: "_Opened") -> None:
@@ -149,9 +150,9 @@ class ImageStream:
             uint8 [count, 3, R, R] in [0, 255], and float32 [count, L] of 0 and 1.
 
         Raises:
-            ValueError: More than a hundred images in a row can't be used, this process has none at all, or a label
-                has a value that was not announced.
-            OSError: The data can't be read on; its cause says why.
+            ValueError: More than a hundred images in a row can't be used, this process has no images, or a label
+                has an undeclared value.
+            OSError: Reading has failed; see its cause.
         """
         import torch
 
@@ -162,7 +163,7 @@ class ImageStream:
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     def close(self) -> None:
-        """End the threads. One that waits for the network ends as soon as that answers."""
+        """End the threads. One that waits for the network ends as soon as the network answers."""
         atexit.unregister(self.close)
         self._ahead.close()
 
@@ -174,8 +175,8 @@ class ImageStream:
                 raise ValueError(str(error)) from error
             except Exception as error:
                 raise OSError(
-                    f"{self.description['dataset']} can't be read on, {self._taken:,} images after this process "
-                    f"began: {type(error).__name__}: {error}"
+                    f"reading {self.description['dataset']} failed after {self._taken:,} images in this process: "
+                    f"{type(error).__name__}: {error}"
                 ) from error
             if not isinstance(prepared, _Skipped):
                 self._taken += 1
@@ -184,7 +185,7 @@ class ImageStream:
             self._skip(prepared)
 
     def _skip(self, image: "_Skipped") -> None:
-        """Go on without an image, unless there seem to be no others."""
+        """Skip an image, unless too many in a row can't be used."""
         self.skipped += 1
         self._skipped_in_a_row.append(f"{image.name} {image.error}. {image.error.hint}")
         if len(self._skipped_in_a_row) > MOST_SKIPPED:
@@ -193,16 +194,16 @@ class ImageStream:
                 f"{self._skipped_in_a_row[0]}"
             ) from image.error
         if self.skipped <= _NAMED_SKIPS:
-            more = " Others that can't be used won't be named." if self.skipped == _NAMED_SKIPS else ""
+            more = " Further skipped images won't be listed." if self.skipped == _NAMED_SKIPS else ""
             logger.warning("Skipped: %s%s", self._skipped_in_a_row[-1], more)
 
 
-# What a source opens to.
+# An opened source.
 
 
 @dataclass(frozen=True)
 class _Share:
-    """Say which images a process gets, and in which order."""
+    """Which images a process gets, and in which order."""
 
     seed: int
     process: int
@@ -212,7 +213,7 @@ class _Share:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Hold what one image is made from: `content` is read when its turn comes."""
+    """The source of one image: `content` is decoded when its turn comes."""
 
     name: str
     content: Path | bytes | Callable[[], bytes] | None
@@ -221,7 +222,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Column:
-    """Know every value of a label column, and the vector of 0 and 1 that it means."""
+    """All values of a label column, and the vector of 0 and 1 that encodes each."""
 
     name: str
     names: tuple[str, ...]
@@ -231,16 +232,16 @@ class _Column:
         if value in self.vectors:
             return self.vectors[value]
         if value is None or (value == -1 and len(self.names) > 1):  # -1: the Hub's "no class"
-            raise UnusableImageError(f"has no {self.name}", "Leave out the rows without a label.")
+            raise UnusableImageError(f"has no {self.name}", "Remove the rows without a label.")
         raise _RefusedError(
-            f"Label column {self.name!r} holds {value!r}, but everything before the start said that its values are "
-            f"{', '.join(map(str, self.vectors))}. A column of other values can be streamed as a ClassLabel."
+            f"Label column {self.name!r} contains {value!r}, but its type and first rows suggested the values "
+            f"{', '.join(map(str, self.vectors))}. To stream a column with other values, make it a ClassLabel."
         )
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """Be what streaming needs of a folder or a data set of the Hub."""
+    """What streaming needs from a folder or a Hub dataset."""
 
     columns: tuple[_Column, ...]
     labels: np.ndarray
@@ -251,7 +252,7 @@ class _Opened:
 
 
 class _RefusedError(ValueError):
-    """Say what is wrong with the data, in words that need no more."""
+    """A problem with the data; the message needs no further explanation."""
 
 
 def _classes(name: str, classes: Sequence[str | int]) -> _Column:
@@ -269,14 +270,14 @@ def _stack(labels: list[np.ndarray], columns: tuple[_Column, ...]) -> np.ndarray
     return np.array(labels, np.float32).reshape(len(labels), sum(len(column.names) for column in columns))
 
 
-# Folders: a list of files can be entered anywhere.
+# Folders: a list of files allows random access.
 
 
 def _open_folder(source: ImageSource, share: _Share) -> _Opened:
     listing = list_images(source)
     if listing.count < share.processes:
         raise ValueError(
-            f"{source.dataset} has {listing.count} images for {share.processes} processes, so some would have none. "
+            f"{source.dataset} has {listing.count} images for {share.processes} processes, so some would get none. "
             "Add images, or start fewer processes."
         )
     read = [listing.columns[name]() for name in source.label_columns]
@@ -298,7 +299,7 @@ def _open_folder(source: ImageSource, share: _Share) -> _Opened:
 
 
 def _positions(share: _Share, size: int) -> Iterator[int]:
-    """Deal the endless order of all epochs out to the processes, from position `start` on."""
+    """Distribute the endless order of all epochs over the processes, from position `start` on."""
     position = share.start + share.process
     while True:
         epoch, offset = divmod(position, size)
@@ -311,7 +312,7 @@ def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-# Data sets of the Hub: shards, each read from its beginning.
+# Hub datasets: shards, each read from its beginning.
 
 
 def _open_hub(source: ImageSource, share: _Share) -> _Opened:
@@ -321,16 +322,16 @@ def _open_hub(source: ImageSource, share: _Share) -> _Opened:
     if source.split not in splits:
         raise ValueError(f"{source.dataset} has no split {source.split!r}: {suggest(source.split, splits)}.")
     rows = splits[source.split]
-    if rows.features is None:  # CSV and JSON declare none: the first rows tell
+    if rows.features is None:  # CSV and JSON declare none: infer them from the first rows
         rows = rows._resolve_features()
     images = find_image_columns(source, rows.features)
     check_label_columns(source, [name for name in rows.features if name not in images])
-    rows = rows.decode(False)  # or reading labels would fetch images
+    rows = rows.decode(False)  # otherwise reading labels would fetch images
     columns, labels = _read_labels(source, rows, share.seed)
     rows = rows.select_columns([source.image_column, *source.label_columns])
     rows = rows.cast_column(source.image_column, datasets.Image(decode=False))  # plain bytes too
     split = (rows.info.splits or {}).get(source.split)
-    commit = builder.hash  # what load_dataset names the folder of its cache after
+    commit = builder.hash  # load_dataset names its cache folder after it
     return _Opened(
         columns,
         labels,
@@ -342,7 +343,7 @@ def _open_hub(source: ImageSource, share: _Share) -> _Opened:
 
 
 def _hub_samples(source: ImageSource, rows: Any, share: _Share) -> Generator[_Sample]:
-    """Read epoch after epoch of what is this process's."""
+    """Read this process's share, epoch after epoch."""
     for epoch in count():
         samples = (_sample(source, row) for row in _hub_rows(rows, share, epoch, _OPEN_SHARDS))
         is_empty = True
@@ -352,18 +353,18 @@ def _hub_samples(source: ImageSource, rows: Any, share: _Share) -> Generator[_Sa
         if is_empty:
             raise _RefusedError(
                 f"Process {share.process} of {share.processes} found no image of {source.dataset} ({source.split}) "
-                "in a whole epoch. Start fewer processes, or use a data set with more images."
+                "in a whole epoch. Start fewer processes, or use a dataset with more images."
             )
 
 
 def _hub_rows(rows: Any, share: _Share, epoch: int, width: int) -> Iterator[Mapping[str, Any]]:
-    """Deal the shards out to the processes in random order; or the rows, where there are fewer shards.
+    """Distribute the shards over the processes in random order; or the rows, if there are fewer shards.
 
-    `datasets` would deal out rows unless the shards are a multiple of the processes, and shuffle shards with threads
-    that it waits for at the end, however long the network takes.
+    `datasets` would distribute rows unless the number of shards is a multiple of the number of processes, and shuffle
+    shards with threads that it waits for at exit, however long the network takes.
     """
     num_shards = min(rows.num_shards, _MOST_SHARDS)
-    # No number of this process is in the seed: in two orders, two processes would have the same shard.
+    # The seed must not depend on the process: with different orders two processes would get the same shard.
     order = np.random.default_rng([share.seed, share.start, epoch]).permutation(num_shards).tolist()
     shards = (rows.shard(num_shards, index, contiguous=False) for index in order)
     if num_shards >= share.processes:
@@ -372,7 +373,7 @@ def _hub_rows(rows: Any, share: _Share, epoch: int, width: int) -> Iterator[Mapp
 
 
 def _in_turn(shards: Iterator[Any], width: int) -> Iterator[Mapping[str, Any]]:
-    """Give a row of each of `width` shards in turn; the next shard takes the place of one that ends."""
+    """Yield a row of each of `width` shards in turn; the next shard replaces one that ends."""
     open_shards = deque(iter(shard) for shard in islice(shards, width))
     while open_shards:
         rows = open_shards.popleft()
@@ -389,7 +390,7 @@ def _sample(source: ImageSource, row: Mapping[str, Any]) -> _Sample:
     values = tuple(row[name] for name in source.label_columns)
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
         return _Sample("a row", None, values)
-    if cell["bytes"] is None:  # a repository of image files: its rows are addresses
+    if cell["bytes"] is None:  # a repository of image files: its rows are URLs
         return _Sample(cell["path"], lambda: _fetch(cell["path"]), values)
     return _Sample(cell["path"] or f"an image of {len(cell['bytes']):,} bytes", cell["bytes"], values)
 
@@ -402,10 +403,10 @@ def _fetch(address: str) -> bytes:
 
 
 def _shuffled(samples: Iterator[_Sample], random: np.random.Generator) -> Iterator[_Sample]:
-    """Mix as far as the buffer reaches: each that comes out makes room for the next.
+    """Shuffle within a buffer: each sample that leaves it is replaced by the next.
 
-    That of `datasets` counts no bytes, so photographs could fill the memory; and it hands out half of what it holds
-    at once, so a training would wait for the other half.
+    The buffer of `datasets` does not count bytes, so photographs could fill the memory; and it yields half of its
+    contents at once, so training would wait for the other half.
     """
     buffer: list[_Sample] = []
     held_bytes = 0
@@ -431,7 +432,7 @@ def _num_bytes(sample: _Sample) -> int:
 
 
 def _read_labels(source: ImageSource, rows: Any, seed: int) -> tuple[tuple[_Column, ...], np.ndarray]:
-    """Learn the label columns from their types, and from a sample which of two spellings a claim has."""
+    """Infer the label columns from their types, and from a sample how binary attributes are encoded."""
     names = list(source.label_columns)
     if not names:
         return (), _stack([], ())
@@ -460,26 +461,26 @@ def _check_type(source: ImageSource, name: str, feature: Any) -> None:
 def _hub_column(source: ImageSource, name: str, feature: Any, seen: set[Any]) -> _Column:
     if type(feature).__name__ == "ClassLabel":
         column = _classes(name, feature.names)
-        return replace(column, vectors=dict(enumerate(column.vectors.values())))  # rows hold their numbers
+        return replace(column, vectors=dict(enumerate(column.vectors.values())))  # rows contain class indices
     if not (seen <= {0, 1} or seen <= {-1, 1}):  # True == 1
-        raise _unknowable(source, name, f"holds {', '.join(map(str, sorted(seen)[:5]))}{' ...' * (len(seen) > 5)}")
-    false = seen - {1} or {0, -1}  # where all of the sample are true, either may follow
+        raise _unknowable(source, name, f"contains {', '.join(map(str, sorted(seen)[:5]))}{' ...' * (len(seen) > 5)}")
+    false = seen - {1} or {0, -1}  # if all of the sample are true, either may follow
     return _Column(name, (name,), {value: np.array([value == 1], np.float32) for value in sorted({1, *false})})
 
 
 def _unknowable(source: ImageSource, name: str, found: str) -> ValueError:
     return ValueError(
-        f"Label column {name!r} of {source.dataset} {found}; all its values would have to be read before the start. "
-        "Columns that can be streamed are bool, 0 and 1, -1 and 1, or a ClassLabel. Leave out --streaming otherwise."
+        f"Label column {name!r} of {source.dataset} {found}, so all its values would have to be read before training. "
+        "Columns that can be streamed are bool, 0 and 1, -1 and 1, or a ClassLabel. Otherwise leave out --streaming."
     )
 
 
-# Decoding, ahead of the training.
+# Decoding, ahead of training.
 
 
 @dataclass(frozen=True)
 class _Skipped:
-    """Stand for an image that can't be used."""
+    """An image that can't be used."""
 
     name: str
     error: UnusableImageError
@@ -489,12 +490,12 @@ _Prepared = tuple[np.ndarray, np.ndarray] | _Skipped
 
 
 def _prepare(source: ImageSource, opened: _Opened, sample: _Sample) -> _Prepared:
-    """Make the pixels and labels of one image, uint8 [3, R, R] and float32 [L]."""
+    """Prepare the pixels and labels of one image, uint8 [3, R, R] and float32 [L]."""
     content = sample.content() if callable(sample.content) else sample.content
     try:
         labels = _encode(opened.columns, sample.values)
         if content is None:
-            raise UnusableImageError("has no image", "Leave out the rows without an image.")
+            raise UnusableImageError("has no image", "Remove the rows without an image.")
         options = {"resolution": source.resolution, "crop": source.crop, "upscale": source.upscale}
         return decode_image(content, **options), labels
     except UnusableImageError as error:
@@ -502,11 +503,11 @@ def _prepare(source: ImageSource, opened: _Opened, sample: _Sample) -> _Prepared
 
 
 class _Ahead:
-    """Prepare samples in threads, and hand them out in order.
+    """Prepares samples in threads, and returns them in order.
 
-    Each thread in its turn takes the next sample and queues a promise of it, then keeps it while others have theirs.
-    So the order is that of the samples, and the queue's length bounds what is read ahead. The threads are daemons: a
-    process that ends does not wait for the network.
+    The threads take turns: each takes the next sample and queues a future for it, then prepares it while others take
+    theirs. So the order of the samples is kept, and the queue's length bounds the read-ahead. The threads are daemons:
+    a process that ends does not wait for the network.
     """
 
     def __init__(self, samples: Generator[_Sample], prepare: Callable[[_Sample], _Prepared]) -> None:
@@ -525,7 +526,7 @@ class _Ahead:
             thread.start()
 
     def get(self) -> _Prepared:
-        """Wait for the next one. After a failure there is none: every later call fails alike."""
+        """Wait for the next sample. After a failure every later call fails with the same error."""
         promise = self._failed or self._promises.get()
         if promise.exception() is not None:
             self._failed = promise
@@ -536,16 +537,16 @@ class _Ahead:
         self._end()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS / len(self._threads))
-        if self._turn.acquire(blocking=False):  # otherwise a thread still reads
+        if self._turn.acquire(blocking=False):  # otherwise a thread is still reading
             with suppress(Exception):
                 self._samples.close()  # and with it the files it reads
             self._turn.release()
         if self._failed is None:
             self._failed = Future()
-            self._failed.set_exception(_RefusedError("The stream is closed; open another one."))
+            self._failed.set_exception(_RefusedError("The stream is closed; open a new one."))
 
     def _end(self) -> None:
-        """Let the threads end: whoever waits for room in the queue gets it, and then sees that all is over."""
+        """Let the threads end: a thread that waits for room in the queue gets it, and then sees the end."""
         self._has_ended = True
         with suppress(queue.Empty):
             while True:
@@ -556,7 +557,7 @@ class _Ahead:
             promise, sample = job
             try:
                 promise.set_result(self._prepare(sample))
-            except BaseException as error:  # the consumer's to handle
+            except BaseException as error:  # raised to the consumer
                 promise.set_exception(error)
 
     def _next_job(self) -> tuple[Future[_Prepared], _Sample] | None:

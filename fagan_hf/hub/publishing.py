@@ -103,9 +103,7 @@ def publish(
             gone = (name for name in existing.hashes if describes_weights(name) and name not in contents)
             contents |= dict.fromkeys(gone)
         is_bare = not any(describes_weights(name) for name in contents if name != FACTS)
-        if (
-            is_bare and weights_there == weights and not replace_card and CARD in existing.texts
-        ):  # it has more facts
+        if is_bare and weights_there == weights and not replace_card and CARD in existing.texts:  # it has more facts
             contents.pop(FACTS, None)
             return contents
         there = None if replace_card else existing.texts.get(CARD)

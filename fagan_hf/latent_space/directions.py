@@ -1,7 +1,7 @@
-"""Directions of the latent space: what to add to a latent so that its picture shows more of a label.
+"""Latent-space directions: what to add to a latent to increase a label's score in its image.
 
-An unconditional generator knows no labels, but its data may have some. A classifier learns them from real pictures and
-reads them off generated ones; the direction of a label is the one along which what it reads rises.
+An unconditional generator has no labels, but its data may. A classifier trained on real images scores generated ones;
+the direction of a label is the one along which its score increases.
 """
 
 import json
@@ -25,7 +25,7 @@ from fagan_hf.utils.files import replacing
 from fagan_hf.viz.grids import enlarged, image_grid
 
 NUM_IMAGES = 4096
-FIRST_SEED = 2_000_000  # far from the seeds that people look at
+FIRST_SEED = 2_000_000  # far from the seeds that users look at
 
 _NAMES, _VECTORS, _CORRELATIONS = "names", "vectors", "correlations"
 
@@ -35,10 +35,10 @@ class Directions:
     """Directions of one generator's latent space.
 
     Attributes:
-        names: Of the labels, such as ``"beard"`` or ``"hair=red"``.
-        vectors: One of length 1 for each; a latent changes visibly along 1 to 3 of them.
-        correlations: How much of what the classifier reads off generated pictures follows the direction, from 0, none,
-            to 1, all: what is far below that of the others is hardly one direction.
+        names: Names of the labels, such as ``"beard"`` or ``"hair=red"``.
+        vectors: A unit vector for each; moving a latent by 1 to 3 of them changes its image visibly.
+        correlations: Correlation of the classifier's scores of generated images with the direction, from 0 to 1: if far
+            below the others, a single direction does not capture the label.
     """
 
     names: tuple[str, ...]
@@ -48,9 +48,9 @@ class Directions:
     def move(
         self, latents: Float[Tensor, "count latent_dim"], strengths: dict[str, float]
     ) -> Float[Tensor, "count latent_dim"]:
-        """Move latents along some directions, and bring each back to its length.
+        """Move latents along some directions, and rescale each to its original length.
 
-        Latents of one length are those that the generator knows; see `fagan_hf.latent_space.walks.slerp`.
+        The generator was trained on latents of similar length; see `fagan_hf.latent_space.walks.slerp`.
 
         Raises:
             ValueError: There is no such direction.
@@ -64,17 +64,17 @@ class Directions:
         return moved * (lengths / moved.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def save(self, path: Path) -> None:
-        """Write them; the file is complete or not there."""
+        """Save the directions atomically."""
         tensors = {_VECTORS: self.vectors.contiguous(), _CORRELATIONS: torch.tensor(self.correlations)}
         with replacing(path, make_folder=True) as aside:
             save_file(tensors, aside, metadata={_NAMES: json.dumps(self.names)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Load directions that `save` wrote.
 
         Raises:
-            ValueError: It is no such file, or a broken one.
+            ValueError: The file does not contain directions, or is corrupt.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -82,10 +82,10 @@ class Directions:
                 vectors, correlations = file.get_tensor(_VECTORS), file.get_tensor(_CORRELATIONS)
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{str(path)!r} holds no directions ({error}); `fagan-hf directions` writes them"
+                f"{str(path)!r} does not contain directions ({error}); create it with `fagan-hf directions`"
             ) from error
         if vectors.ndim != 2 or not len(names) == len(vectors) == len(correlations):
-            raise ValueError(f"{str(path)!r} has {len(names)} names for {list(vectors.shape)} numbers; write it again")
+            raise ValueError(f"{str(path)!r} has {len(names)} names for vectors {list(vectors.shape)}; create it again")
         return cls(names, vectors, tuple(correlations.tolist()))
 
 
@@ -100,28 +100,28 @@ def find_directions(
 ) -> Directions:
     """Find the direction of each label.
 
-    What the classifier reads off generated pictures is fitted by a linear map of their latents, and the direction is
-    the one along which that rises most steeply.
+    The classifier's scores of generated images are fitted by a linear function of their latents, and the direction is
+    that of steepest ascent.
 
     Args:
-        generator: Of the pictures' size.
-        images: Real pictures.
-        labels: What they show, 0 or 1 for each label.
-        names: Of the labels.
-        num_images: So many pictures are generated.
-        progress: Show a bar?
+        generator: A generator of the images' resolution.
+        images: Real images.
+        labels: Their labels, 0 or 1.
+        names: Names of the labels.
+        num_images: Number of images to generate.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: There are no labels, or the pictures are of another size.
+        ValueError: There are no labels, or the images have another size.
 
     Reference:
         A linear boundary in the latent space for each attribute: Shen et al., arXiv:1907.10786 (InterFaceGAN).
     """
     size = generator.config.image_size
     if not names or labels.shape != (len(images), len(names)):
-        raise ValueError(f"{len(names)} names for labels {list(labels.shape)} of {len(images)} pictures; give one each")
+        raise ValueError(f"{len(names)} names for labels {list(labels.shape)} of {len(images)} images; they must match")
     if images.shape[1:] != (3, size, size):
-        raise ValueError(f"pictures are {list(images.shape)}; this generator's are [3, {size}, {size}]")
+        raise ValueError(f"images are {list(images.shape)}; this generator's are [3, {size}, {size}]")
     classifier = LinearClassifier(images, labels)
     seeds = range(FIRST_SEED, FIRST_SEED + num_images)
     latents = latents_from_seeds(seeds, generator.config.latent_dim)
@@ -144,14 +144,14 @@ def directions_picture(
     strengths: Sequence[float] = (-3.0, -1.5, 0.0, 1.5, 3.0),
     scale: int = 1,
 ) -> Image.Image:
-    """Draw one seed moved along every direction: a row for each, a column for each strength.
+    """Generate a grid of one seed moved along each direction: one row per direction, one column per strength.
 
     Args:
-        generator: Whose directions they are.
+        generator: The generator of the directions.
         directions: At least one.
-        seed: Of the latent that is moved.
-        strengths: How far, in both directions.
-        scale: How often each pixel is repeated, in both directions.
+        seed: Seed of the latent.
+        strengths: Distances to move, of either sign.
+        scale: Integer upscaling factor.
     """
     latents = latents_from_seeds([seed], generator.config.latent_dim)
     moved = [directions.move(latents, {name: strength}) for name in directions.names for strength in strengths]

@@ -1,4 +1,4 @@
-"""Labels read off pixels by a linear map: no network to download, and nothing to train but one equation."""
+"""Linear classification of labels from pixels: no network to download, and a single equation to solve."""
 
 import numpy as np
 import torch
@@ -6,22 +6,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-RIDGE = 10.0  # beside a mean square of pixels of about a tenth, summed over thousands of images
+RIDGE = 10.0  # compared with a mean square of pixels of about 0.1, summed over thousands of images
 LARGEST = 32
-"""Larger images are averaged down to it [pixels]: there are three times its square of unknowns."""
+"""Size that larger images are downsampled to [pixels]: the number of unknowns is three times its square."""
 
 _IMAGES_AT_ONCE = 1024
 
 
 class LinearClassifier:
-    """Reads labels off pixels: ridge regression.
+    """Ridge regression from pixels to labels.
 
     Args:
-        images: To learn from, square, uint8.
-        labels: What they show, 0 or 1 for each label.
+        images: Training images, square, uint8.
+        labels: Their labels, 0 or 1.
 
     Attributes:
-        size: Height and width that images are averaged down to [pixels].
+        size: Height and width that images are downsampled to [pixels].
     """
 
     def __init__(self, images: UInt8[np.ndarray, "images 3 size size"], labels: Float[np.ndarray, "images num_labels"]):
@@ -37,7 +37,7 @@ class LinearClassifier:
         self._weights = torch.linalg.solve(products, targets)
 
     def scores(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images num_labels"]:
-        """Give about 1 where a label holds and about 0 where it does not."""
+        """Return scores: about 1 if a label is true and about 0 if it is not."""
         parts = [
             self._pixels(images[start : start + _IMAGES_AT_ONCE]) @ self._weights
             for start in range(0, len(images), _IMAGES_AT_ONCE)

@@ -14,9 +14,9 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.labels import check_label_range, check_labels
 from fagan_hf.sampling.images import LabelSpec, eval_mode, labels_from_seeds, to_uint8
 
-CANDIDATES = 128  # random latents among which the starts of a projection are looked for
+CANDIDATES = 128  # random latents from which the starts of a projection are selected
 
-FEATURE_WEIGHT = 0.5  # of the discriminator's features, beside 1 for the pixels
+FEATURE_WEIGHT = 0.5  # weight of the discriminator's features; pixels have weight 1
 
 PRIOR_WEIGHT = 0.01
 
@@ -25,14 +25,14 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Projection:
-    """What `project` found.
+    """Result of `project`.
 
     Attributes:
         latents: ``[1, latent_dim]``, float32 on the CPU.
-        labels: ``[1, num_labels]`` that they belong to, float32 on the CPU; ``None`` for an unconditional generator.
-        reconstruction: What the generator draws of them, uint8 ``[height, width, 3]``.
-        distance: Mean squared difference between the picture and its reconstruction, for pixels in [-1, 1].
-        history: Loss of the start that won, and of its every step.
+        labels: ``[1, num_labels]``, float32 on the CPU; ``None`` for an unconditional generator.
+        reconstruction: The image generated from them, uint8 ``[height, width, 3]``.
+        distance: Mean squared difference between image and reconstruction, for pixels in [-1, 1].
+        history: Loss of the best start, initially and after each step.
     """
 
     latents: Float[Tensor, "1 latent_dim"]
@@ -54,26 +54,27 @@ def project(
     progress: bool = True,
     on_step: Callable[[], object] | None = None,
 ) -> Projection:
-    """Find the latent that a generator draws a given picture of, as nearly as it can.
+    """Find the latent of the generated image closest to a given image.
 
-    The best of many random latents are moved by L-BFGS, and the best that any of them came by is kept. The loss is
-    the mean squared difference of pixels, plus that of the discriminator's feature maps, each relative to the mean
-    square of the given picture's, plus a weak pull toward the length that the generator's latents have.
+    The best of many random latents are optimized by L-BFGS, and the best result is kept. The loss is the mean squared
+    difference of pixels, plus that of the discriminator's feature maps, each relative to the mean square of the given
+    image's, plus a weak regularization toward the typical length of latents.
 
     Args:
-        generator: Works in eval mode and comes back as it was.
+        generator: Run in eval mode, then restored.
         image: In [-1, 1], of the generator's `image_size`.
-        discriminator: The generator's own; comes back as it was. Without it only pixels are compared.
-        labels: What the picture shows, for a conditional generator: ``{"beard": True}``, or a label vector. What is
-            left open is drawn for each random latent, as often as it holds in the training data.
-        steps: At the most, of each start; one step costs a picture and its gradient. 0 gives the best random latent.
-        starts: Latents that are moved, one after the other.
-        seed: Decides which random latents are tried.
-        progress: Show a bar?
-        on_step: Called before each evaluation of the loss; what it raises ends the projection and is passed on.
+        discriminator: The generator's discriminator; restored afterward. Without it only pixels are compared.
+        labels: Labels of the image, for a conditional generator: ``{"beard": True}``, or a label vector. Unspecified
+            labels are sampled for each random latent, with their frequencies in the training data.
+        steps: Maximum number of steps for each start; a step costs one image and its gradient. 0 returns the best
+            random latent.
+        starts: Number of latents to optimize, one after the other.
+        seed: Seed of the random latents.
+        progress: Whether to show a progress bar.
+        on_step: Called before each evaluation of the loss; its exceptions end the projection and are propagated.
 
     Returns:
-        The latent, and how near it came.
+        The latent, and its distance.
 
     Raises:
         ValueError: The image has another shape or range, the labels don't fit, or a number is out of range.
@@ -114,7 +115,7 @@ Loss = Callable[[Tensor, Tensor | None], Tensor]  # latents [count, latent_dim],
 def _candidates(
     generator: Generator, count: int, seed: int, labels: LabelSpec | Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Draw random latents, and labels for each where the generator takes them."""
+    """Sample random latents, and labels for each if the generator is conditional."""
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(count, generator.config.latent_dim, generator=random).to(generator.device)
     if isinstance(labels, Tensor):
@@ -138,17 +139,17 @@ def _check_image(image: Tensor, generator: Generator) -> Tensor:
             f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], as generated"
         )
     low, high = image.min().item(), image.max().item()
-    if not image.is_floating_point() or not (low >= -1.001 and high <= 1.001):  # a NaN is refused too
+    if not image.is_floating_point() or not (low >= -1.001 and high <= 1.001):  # also refuses NaN
         raise ValueError(
             f"image is {image.dtype} from {low:g} to {high:g}; it must be floating point in [-1, 1]: "
-            "bytes / 127.5 - 1 makes it so"
+            "convert bytes with bytes / 127.5 - 1"
         )
     return image.detach().reshape(1, 3, size, size).to(generator.device, torch.float32)
 
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Spare a network's parameters their gradients; afterward each requires one as before."""
+    """Disable gradients of a network's parameters, and restore them afterward."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
@@ -166,7 +167,7 @@ def _draw(generator: Generator, latents: Tensor, labels: Tensor | None) -> Tenso
 def _build_loss(
     generator: Generator, discriminator: Discriminator | None, image: Tensor, on_step: Callable[[], object] | None
 ) -> Loss:
-    """Make what is minimized, with the features of the given picture seen once."""
+    """Build the loss, with the features of the given image computed once."""
     with torch.no_grad():
         wanted = [] if discriminator is None else _features(discriminator, image)
     energies = [feature_map.square().mean().clamp(min=1e-8) for feature_map in wanted]
@@ -190,9 +191,9 @@ def _mean_square(differences: Tensor) -> Tensor:
 
 
 def _features(discriminator: Discriminator, images: Tensor) -> list[Tensor]:
-    """Give what a discriminator's layers make of images, as far as they ask for no labels.
+    """Return what a discriminator's layers make of images, as far as they ask for no labels.
 
-    Not the last layer, whose logit says nothing about likeness.
+    Not the last layer, whose logit does not measure similarity.
     """
     feature_map, found = images.to(discriminator.device, discriminator.dtype), []
     config = discriminator.config
@@ -207,7 +208,7 @@ def _features(discriminator: Discriminator, images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _best_rows(loss_of: Loss, latents: Tensor, labels: Tensor | None, count: int) -> list[slice]:
-    """Find the best of many random latents, the very best first."""
+    """Find the best of many random latents, in ascending order of loss."""
     batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(latents), _BATCH_SIZE)]
     losses = torch.cat([loss_of(latents[batch], _rows(labels, batch)) for batch in batches])
     return [slice(row, row + 1) for row in losses.argsort(stable=True)[:count].tolist()]
@@ -216,10 +217,10 @@ def _best_rows(loss_of: Loss, latents: Tensor, labels: Tensor | None, count: int
 def _descend(
     loss_of: Loss, start: Tensor, labels: Tensor | None, steps: int, bar: tqdm
 ) -> tuple[Tensor, tuple[float, ...]]:
-    """Move a latent downhill, and give the best that was come by, and the loss of the start and of every step."""
+    """Optimize a latent; return the best one found, and the losses of the start and of every step."""
     latents = start.clone().requires_grad_()
     best, losses = start, []
-    # Adam takes about five times as many steps to come as near: there are few unknowns here, and no noise.
+    # Adam needs about five times as many steps for the same loss: the problem is small and noise-free.
     lbfgs = torch.optim.LBFGS(
         [latents], max_iter=steps, max_eval=steps + 1, history_size=20, line_search_fn="strong_wolfe"
     )
@@ -235,5 +236,5 @@ def _descend(
         return loss
 
     lbfgs.step(evaluate)
-    bar.update(max(0, steps + 1 - len(losses)))  # nothing more to gain
+    bar.update(max(0, steps + 1 - len(losses)))  # converged early
     return best, tuple(losses)

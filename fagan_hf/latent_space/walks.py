@@ -1,4 +1,4 @@
-"""Walks: between two latents, and along several of them."""
+"""Interpolation between two latents, and along several of them."""
 
 from collections.abc import Callable
 
@@ -6,25 +6,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_PARALLEL = 1e-4  # [radians] vectors closer than this to one line span no circle that numbers could resolve
+_PARALLEL = 1e-4  # [radians] vectors closer to collinear than this span no circle within rounding
 
 
 def slerp(
     start: Float[Tensor, "*rows latent_dim"], end: Float[Tensor, "*rows latent_dim"], share: float | Tensor
 ) -> Float[Tensor, "*rows latent_dim"]:
-    """Interpolate on the sphere: the direction turns at a constant angular speed, the length changes linearly.
+    """Interpolate on the sphere: the direction rotates at constant angular speed, the length changes linearly.
 
-    Standard normal latents lie near a sphere. The straight line between two of them cuts through its inside, where the
-    generator has seen nothing.
+    Standard normal latents lie near a sphere. The straight line between two of them passes through its interior, where
+    the generator was not trained.
 
     Args:
-        start: What share 0 gives, exactly.
-        end: What share 1 gives, exactly; it is broadcast with ``start``.
-        share: How far to go, usually from 0 to 1: a number, or a tensor that is broadcast with the vectors' leading
-            dimensions. Shares ``[frames]`` between two vectors ``[latent_dim]`` give ``[frames, latent_dim]``.
+        start: Result for share 0, exactly.
+        end: Result for share 1, exactly; broadcast with ``start``.
+        share: Position between them, usually from 0 to 1: a number, or a tensor that is broadcast with the vectors'
+            leading dimensions. Shares ``[frames]`` between two vectors ``[latent_dim]`` give ``[frames, latent_dim]``.
 
     Returns:
-        In the dtype of ``start``. Vectors on one line span no circle: they are interpolated linearly.
+        In the dtype of ``start``. Collinear vectors are interpolated linearly.
 
     Reference:
         Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985; White, arXiv:1609.04468.
@@ -34,10 +34,10 @@ def slerp(
     a_length, b_length = (vector.norm(dim=-1, keepdim=True) for vector in (a, b))
     tiny = torch.finfo(a.dtype).tiny
     a_unit, b_unit = a / a_length.clamp(min=tiny), b / b_length.clamp(min=tiny)
-    # By the sum and the difference: the arc cosine of the product loses half of the digits of small angles.
+    # From sum and difference: for small angles, the arc cosine of the product loses half of the digits.
     angle = 2 * torch.atan2((a_unit - b_unit).norm(dim=-1, keepdim=True), (a_unit + b_unit).norm(dim=-1, keepdim=True))
     is_line = (angle < _PARALLEL) | (angle > torch.pi - _PARALLEL)
-    angle = torch.where(is_line, 1.0, angle)  # no division by zero on the way that is not taken
+    angle = torch.where(is_line, 1.0, angle)  # avoids a division by zero in the unused branch
     length = torch.lerp(a_length, b_length, share)
     a_share = torch.sin((1 - share) * angle) / torch.sin(angle) * length / a_length.clamp(min=tiny)
     b_share = torch.sin(share * angle) / torch.sin(angle) * length / b_length.clamp(min=tiny)
@@ -59,23 +59,23 @@ def walk(
     is_loop: bool = True,
     interpolation: Callable[[Tensor, Tensor, Tensor], Tensor] = slerp,
 ) -> Float[Tensor, "frames length"]:
-    """Go through all latents, or label vectors, in their order.
+    """Interpolate along all latents, or label vectors, in order.
 
     Args:
         points: At least two.
-        frames_per_step: Frames from each point up to the next, whose own frame is not counted; at least 1.
-        is_loop: Go from the last point back to the first? Its frame is not repeated, so a film can start over.
+        frames_per_step: Frames from each point to the next, excluding the latter; at least 1.
+        is_loop: Return from the last point to the first. Its frame is not repeated, so a video can loop seamlessly.
             Otherwise the last frame is the last point.
         interpolation: `slerp` for latents, `lerp` for label vectors.
 
     Returns:
-        ``count * frames_per_step`` frames of a loop, otherwise ``(count - 1) * frames_per_step + 1``.
+        ``count * frames_per_step`` frames for a loop, otherwise ``(count - 1) * frames_per_step + 1``.
 
     Raises:
         ValueError: There are fewer than two points, or ``frames_per_step`` is not positive.
     """
     if points.ndim != 2 or len(points) < 2:
-        raise ValueError(f"points are {list(points.shape)}; a walk needs at least two of them: [count, length]")
+        raise ValueError(f"points are {list(points.shape)}; interpolation needs at least two: [count, length]")
     if isinstance(frames_per_step, bool) or not isinstance(frames_per_step, int) or frames_per_step < 1:
         raise ValueError(f"frames_per_step is {frames_per_step!r}; it must be a whole number of at least 1")
     shares = torch.arange(frames_per_step, dtype=torch.float64) / frames_per_step

@@ -1,4 +1,4 @@
-"""Activations by name, as they stand in a config."""
+"""Activations by name, as written in a config."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ _MODULES = {
 }
 
 
-# Those whose derivative follows from what they give, so that nobody misses what came in.
+# Activations whose derivative can be computed from the output, so the input need not be kept.
 _IN_PLACE = {"relu", "leaky_relu"}
 
 
@@ -24,11 +24,11 @@ def build_activation(text: str, *, may_overwrite: bool = False) -> nn.Module:
 
     Args:
         text: Its name.
-        may_overwrite: Will nobody else, a backward pass least of all, look at what comes in? Then what goes out may
-            take its memory.
+        may_overwrite: Whether the input is used by nothing else, including backward passes, so that the output may
+            overwrite it.
 
     Raises:
-        ValueError: The name is unknown, or its number is missing, unwanted or no number.
+        ValueError: The name is unknown, or its number is missing, not allowed or not a number.
     """
     name, number = parse_activation(text)
     arguments = [] if number is None else [number]
@@ -38,7 +38,7 @@ def build_activation(text: str, *, may_overwrite: bool = False) -> nn.Module:
 
 
 class Activation(nn.Module):
-    """An activation as a layer of its own.
+    """An activation as a separate layer.
 
     Args:
         activation: A name such as ``"leaky_relu(0.2)"``.
@@ -51,5 +51,5 @@ class Activation(nn.Module):
     def forward(
         self, feature_map: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the activated feature map."""
+        """Return the activated feature map."""
         return self.activation(feature_map)

@@ -1,4 +1,4 @@
-"""The two attention layers: SAGAN's, on top of a feature map, and FAGAN's, which makes the feature map itself."""
+"""The two attention layers: SAGAN's, on top of a feature map, and FAGAN's, which computes the feature map itself."""
 
 from typing import ClassVar
 
@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
-from fagan_hf.layers.conditional_norm import normalize
-from fagan_hf.layers.conv import normalized
+from fagan_hf.layers.conditional_norm import apply_norm
+from fagan_hf.layers.conv import maybe_spectral_norm
 from fagan_hf.layers.functional import attention
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.layers.similarity import build_similarity
@@ -18,14 +18,14 @@ from fagan_hf.layers.upsampling import UpsamplingConv2d
 
 
 class AttentionLayer(nn.Module):
-    """What attention layers have in common: two branches and a gate between them.
+    """Base class of attention layers: two branches and a gate between them.
 
-    Whatever derives from it is found by `gates`, turned by `override_alpha` and seen by `capture_attention`.
+    Subclasses are found by `gates`, overridden by `override_alpha` and recorded by `capture_attention`.
 
     Attributes:
         gate_name: Name of the gate, a scalar parameter.
-        query, key: Modules that make the query and the key of the input.
-        heads: Number of groups of channels that attend on their own.
+        query, key: Modules that compute the query and the key from the input.
+        heads: Number of attention heads.
     """
 
     gate_name: ClassVar[str]
@@ -35,30 +35,30 @@ class AttentionLayer(nn.Module):
 
     @property
     def gate(self) -> Tensor | float:
-        """The gate as it stands, overridden or trained."""
+        """The current gate, overridden or trained."""
         return current_gate(getattr(self, self.gate_name))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the two maps whose products the softmax is taken of; the key's may have fewer positions."""
+        """Return query and key, whose products go into the softmax; the key may have fewer positions."""
         return self.query(feature_map), self.key(feature_map)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Give what the layer outputs without attention, and what attention gathers, of the same shape."""
+        """Return the output without attention, and the output of attention, of the same shape."""
         raise NotImplementedError
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the two terms, one of each branch, whose sum is the layer's output."""
+        """Return the two terms, one per branch, whose sum is the layer's output."""
         raise NotImplementedError
 
 
 class SelfAttention(AttentionLayer):
-    """Add to a feature map what its positions gather from each other: ``gamma * f(attention(x)) + x``.
+    """Add attention over its positions to a feature map: ``gamma * f(attention(x)) + x``.
 
     Args:
-        in_channels: Channels that come in and go out.
+        in_channels: Input and output channels.
         squeeze_factor: Query and key have ``in_channels // squeeze_factor`` channels.
-        heads: Number of groups of channels that attend on their own; the paper has one.
-        bias: Do query, key and value have a bias?
+        heads: Number of attention heads; the paper has one.
+        bias: Whether query, key and value have a bias.
         activation: f, a name such as ``"leaky_relu(0.2)"``; the paper has none.
 
     Attributes:
@@ -90,18 +90,18 @@ class SelfAttention(AttentionLayer):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Give the feature map itself, and what its positions gather."""
+        """Return the feature map itself, and the output of attention."""
         gathered = attention(*self.query_and_key(feature_map), self.value(feature_map), self.heads)
         return feature_map, self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``x`` and ``gamma * attention``."""
+        """Return ``x`` and ``gamma * attention``."""
         return plain, self.gate * gathered
 
     def forward(
         self, feature_map: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch in_channels height width"]:
-        """Give the feature map with what it attended to added."""
+        """Return the feature map plus the gated attention."""
         plain, gathered = self.branches(feature_map)
         return self.gate * gathered + plain
 
@@ -109,42 +109,43 @@ class SelfAttention(AttentionLayer):
 class FullAttention(AttentionLayer):
     """Extract features and attend at once: ``alpha * f(attention(x)) + (1 - alpha) * f(batch_norm(conv(x)))``.
 
-    Query, key and value are k x k convolutions (or transposed ones) like the convolution path's own, so the layer
-    shrinks or enlarges in both paths alike. Spectral and batch norm act on the convolution path only, the activation f
-    on both paths before they are blended.
+    Query, key and value are k x k convolutions (or transposed ones) like that of the convolution path, so both paths
+    downsample or upsample alike. Spectral and batch norm apply to the convolution path only, the activation f to both
+    paths before they are blended.
 
     Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         kernel_size: Height and width of all four kernels [pixels].
-        stride: Their step [pixels].
+        stride: Stride of all four convolutions [pixels].
         padding: Zeros around the input [pixels].
-        transposed: Enlarge, by transposed convolutions?
+        transposed: Upsample with transposed convolutions.
         squeeze_factor: Query and key have ``in_channels // squeeze_factor`` channels.
-        bias: Do the four convolutions have a bias?
-        spectral_norm: Divide the convolution path's weight by its spectral norm?
-        spectral_norm_dim: The weight's dimension that counts as rows for that norm.
-        batch_norm: Normalize the convolution path over the batch?
-        num_labels: Width of the label vectors that steer the batch norm; 0 for a plain one.
+        bias: Whether the four convolutions have a bias.
+        spectral_norm: Divide the convolution path's weight by its spectral norm.
+        spectral_norm_dim: The weight's dimension used as the rows for that norm.
+        batch_norm: Apply batch norm to the convolution path.
+        num_labels: Width of the label vectors that condition the batch norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
-        heads: Number of groups of channels that attend on their own; the original has one.
-        similarity: What the softmax is taken of: ``"dot_product"``, the original's, ``"cosine"`` or
+        heads: Number of attention heads; the original has one.
+        similarity: Input of the softmax: ``"dot_product"``, as in the original, ``"cosine"`` or
             ``"negative_distance"``; see `fagan_hf.layers.similarity`.
-        key_pooling: Key and value are made of means over squares of this side [pixels of the input, doubled if it is],
-            so there are fewer of them by its square. 1 is the original's. SAGAN's published code has 2, by maxima
-            behind its convolutions.
-        upsample: Double height and width of the input by nearest neighbor first? The convolutions must then be no
-            transposed ones, of stride 1, with a padding of half the kernel, and ``key_pooling`` 1 or even.
-        initial_alpha: What the gate starts at. 0 is the original's: the layer begins as a convolution. From there
-            chance decides its sign, which matters where the output has bounds, for below 0 it exceeds them.
+        key_pooling: Key and value are computed from means over squares of this side [pixels of the (doubled) input],
+            which divides their number by its square. The original has 1. SAGAN's published code has 2, by max pooling
+            after its convolutions.
+        upsample: Double height and width of the input by nearest neighbor first. The convolutions must then not be
+            transposed, with stride 1 and a padding of half the kernel, and ``key_pooling`` must be 1 or even.
+        initial_alpha: Initial value of the gate. The original has 0: the layer begins as a convolution. From there its
+            sign is decided by chance, which matters if the output is bounded: with a negative gate it exceeds the
+            bounds.
 
     Attributes:
-        query, key, value: The attention path's convolutions.
-        similarity: What makes query and key comparable.
-        residual: The convolution path's.
-        batch_norm: Behind `residual`; an identity where there is none.
+        query, key, value: Convolutions of the attention path.
+        similarity: Transforms query and key before their product.
+        residual: Convolution of the convolution path.
+        batch_norm: Follows `residual`; an identity if there is none.
         alpha: The gate, a trained scalar. It is unbounded, as in the original, so a network may also learn to subtract
-            what attention finds.
+            attention.
 
     Reference:
         FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
@@ -177,7 +178,7 @@ class FullAttention(AttentionLayer):
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
         squeezed = in_channels // squeeze_factor
-        # A doubled map that is pooled again by an even number is the map itself, pooled by half of it.
+        # Doubling a map and pooling it by an even number equals pooling the map by half that number.
         is_pooled_undoubled = upsample and key_pooling > 1
 
         def conv(channels: int, is_doubled: bool = upsample) -> nn.Module:
@@ -191,28 +192,28 @@ class FullAttention(AttentionLayer):
         self.value = conv(out_channels, upsample and not is_pooled_undoubled)
         self.similarity = build_similarity(similarity, heads)
         self.key_pooling = key_pooling // 2 if is_pooled_undoubled else key_pooling
-        self.residual = normalized(conv(out_channels), spectral_norm, spectral_norm_dim)
+        self.residual = maybe_spectral_norm(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
-        # Attention's backward pass needs what attention gives; nobody needs what the batch norm gives.
+        # Attention's backward pass needs its output; nothing needs the output of the batch norm.
         self.activation = build_activation(activation)
         self.residual_activation = build_activation(activation, may_overwrite=True)
         self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the two maps whose products the softmax is taken of; the key's has fewer positions if it is pooled."""
+        """Return query and key, whose products go into the softmax; a pooled key has fewer positions."""
         return self.similarity(self.query(feature_map), self.key(self._pooled(feature_map)))
 
     def _pooled(self, feature_map: Tensor) -> Tensor:
         return functional.avg_pool2d(feature_map, self.key_pooling) if self.key_pooling > 1 else feature_map
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Give the convolution path's output and the attention path's, both activated."""
+        """Return the outputs of the convolution path and the attention path, both activated."""
         gathered = attention(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)), self.heads)
-        convolved = normalize(self.batch_norm, self.residual(feature_map), labels)
+        convolved = apply_norm(self.batch_norm, self.residual(feature_map), labels)
         return self.residual_activation(convolved), self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``(1 - alpha) * convolution`` and ``alpha * attention``."""
+        """Return ``(1 - alpha) * convolution`` and ``alpha * attention``."""
         return (1 - self.gate) * plain, self.gate * gathered
 
     def forward(
@@ -220,8 +221,8 @@ class FullAttention(AttentionLayer):
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        """Give the blend of both paths."""
+        """Return the blend of both paths."""
         convolved, gathered = self.branches(feature_map, labels)
         gate = self.gate
-        # One pass over both. It takes no numbers of two precisions, which there are under autocast.
+        # A single pass over both. It does not support mixed dtypes, which occur under autocast.
         return torch.lerp(convolved, gathered, gate.to(gathered.dtype) if isinstance(gate, Tensor) else gate)

@@ -1,16 +1,16 @@
-"""Batch norm, plain or steered by labels."""
+"""Batch norm, plain or conditioned on labels."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.layers.conditional_norm import ConditionalNorm, normalize
+from fagan_hf.layers.conditional_norm import ConditionalNorm, apply_norm
 
 
 class ConditionalBatchNorm(ConditionalNorm):
     """Batch norm whose scale and shift depend on labels, see `ConditionalNorm`.
 
     Args:
-        channels: Channels that come in and go out.
+        channels: Input and output channels.
         num_labels: Width of the label vectors.
     """
 
@@ -19,18 +19,18 @@ class ConditionalBatchNorm(ConditionalNorm):
 
 
 def build_batch_norm(channels: int, is_normalized: bool, num_labels: int) -> nn.Module:
-    """Make the batch norm of a layer: none, a plain one, or one that takes labels."""
+    """Build the batch norm of a layer: none, a plain one, or a conditional one."""
     if not is_normalized:
         return nn.Identity()
     return ConditionalBatchNorm(channels, num_labels) if num_labels else nn.BatchNorm2d(channels)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm as a layer of its own.
+    """Batch norm as a separate layer.
 
     Args:
-        in_channels: Channels that come in and go out.
-        num_labels: Width of the label vectors that steer it; 0 for a plain one.
+        in_channels: Input and output channels.
+        num_labels: Width of the label vectors that condition it; 0 for a plain one.
     """
 
     def __init__(self, in_channels: int, *, num_labels: int = 0):
@@ -42,5 +42,5 @@ class BatchNorm(nn.Module):
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch in_channels height width"]:
-        """Give the normalized feature map."""
-        return normalize(self.batch_norm, feature_map, labels)
+        """Return the normalized feature map."""
+        return apply_norm(self.batch_norm, feature_map, labels)

@@ -1,4 +1,4 @@
-"""Residual blocks: a layer, and beside it what came in."""
+"""Residual blocks: a layer with a shortcut around it."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from fagan_hf.architectures.specs import NORMS
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.attention import FullAttention
 from fagan_hf.layers.batch_norm import build_batch_norm
-from fagan_hf.layers.conditional_norm import normalize
-from fagan_hf.layers.conv import Conv, normalized
+from fagan_hf.layers.conditional_norm import apply_norm
+from fagan_hf.layers.conv import Conv, maybe_spectral_norm
 from fagan_hf.layers.rms_norm import build_rms_norm
 
 _KERNELS = {
@@ -29,23 +29,22 @@ def _build_norm(name: str, channels: int, num_labels: int) -> nn.Module:
 
 
 class ConvBlock(nn.Module):
-    """A feature map, and what a convolution adds to it: ``shortcut(x) + branch(activation(norm(x)))``.
+    """A residual block with one convolution: ``shortcut(x) + branch(activation(norm(x)))``.
 
-    Where the block enlarges, both paths are doubled by nearest neighbor first, see `UpsamplingConv2d`. Where it
-    shrinks, the branch takes steps of two pixels, and the shortcut means of 2x2.
+    To upsample, both paths are first doubled by nearest neighbor, see `UpsamplingConv2d`. To downsample, the branch has
+    stride 2, and the shortcut averages 2x2 pixels.
 
     Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out; where there are as many, nothing is between input and sum on the shortcut
-            but the change of size.
+        in_channels: Input channels.
+        out_channels: Output channels; if equal to `in_channels`, the shortcut only changes the size.
         resample: ``"up"`` doubles height and width, ``"down"`` halves them, ``"none"`` keeps them.
-        spectral_norm: Divide the weights of the convolution and of the shortcut by their spectral norms?
-        norm: Of what comes in: ``"none"``, ``"batch"``, or ``"rms"``, each position's own, see `ChannelRMSNorm`.
-        num_labels: Width of the label vectors that steer the norm; 0 for a plain one.
+        spectral_norm: Divide the weights of the convolution and of the shortcut by their spectral norms.
+        norm: Norm of the input: ``"none"``, ``"batch"``, or ``"rms"`` at each position, see `ChannelRMSNorm`.
+        num_labels: Width of the label vectors that condition the norm; 0 for a plain one.
         activation: A name such as ``"leaky_relu(0.2)"``.
 
     Attributes:
-        branch: A `Conv`, 3x3, or 4x4 where the block shrinks.
+        branch: A `Conv`, 3x3, or 4x4 for downsampling.
         shortcut: A 1x1 convolution, or an identity.
 
     Reference:
@@ -69,7 +68,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.norm = _build_norm(norm, in_channels, num_labels)
-        # What a norm gives is nobody else's; what comes in goes over the shortcut too.
+        # The output of a norm is used only here; the input is also used by the shortcut.
         self.activation = build_activation(activation, may_overwrite=norm != "none")
         self.branch = self.branch_class(
             in_channels,
@@ -82,29 +81,31 @@ class ConvBlock(nn.Module):
         )
         self.shortcut = nn.Identity()
         if in_channels != out_channels:
-            self.shortcut = normalized(nn.Conv2d(in_channels, out_channels, kernel_size=1), spectral_norm, dim=0)
+            self.shortcut = maybe_spectral_norm(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1), spectral_norm, dim=0
+            )
 
     def forward(
         self,
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        """Give the sum of both paths."""
-        activated = self.activation(normalize(self.norm, feature_map, labels))
+        """Return the sum of both paths."""
+        activated = self.activation(apply_norm(self.norm, feature_map, labels))
         if self.resample == "down":
             feature_map = functional.avg_pool2d(feature_map, 2)
         shortcut = self.shortcut(feature_map)
-        if self.resample == "up":  # after a 1x1 convolution, which is cheaper and the same
+        if self.resample == "up":  # after a 1x1 convolution, which is cheaper and equivalent
             shortcut = functional.interpolate(shortcut, scale_factor=2.0)
         return shortcut + self.branch(activated)
 
 
 class FullAttentionBlock(ConvBlock):
-    """`ConvBlock` with full attention where that has a convolution.
+    """`ConvBlock` with full attention instead of the convolution.
 
     Args:
-        squeeze_factor, heads, similarity, key_pooling: The branch's, see `FullAttention`. Keys are pooled from what
-            comes in or, where the block enlarges, from that at double size.
+        squeeze_factor, heads, similarity, key_pooling: Arguments of the branch, see `FullAttention`. Keys are pooled
+            from the input, or from the doubled input if the block upsamples.
         in_channels, out_channels, resample, spectral_norm, norm, num_labels, activation: As in `ConvBlock`.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Attention in chunks of queries, in torch's own operations: exact, linear in memory, and twice differentiable.
+"""Attention in chunks of queries, in plain torch operations: exact, linear in memory, and twice differentiable.
 
-Feature maps keep their order here, ``[groups, channels, positions]``, a group being one head of one image. Query and
-key have few channels, and products as thin as theirs are several times as fast when positions lie side by side.
+Feature maps keep their memory layout here, ``[groups, channels, positions]``, a group being one head of one image.
+Query and key have few channels, and such thin products are several times faster when positions are contiguous.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 WEIGHTS_PER_CORE = 2**19
-"""Attention weights that a CPU core has at a time, 2 MB of them: so they stay in its caches from pass to pass."""
+"""Attention weights that a CPU core processes at a time, 2 MB: they stay in its caches between passes."""
 WEIGHTS_PER_KERNEL = 2**24
-"""The same for a whole accelerator, which wants few and large kernels; 64 MB."""
+"""The same for a whole accelerator, which prefers few and large kernels; 64 MB."""
 
 
 def chunked_attention(
@@ -22,11 +22,11 @@ def chunked_attention(
     key: Float[Tensor, "groups key_channels keys"],
     value: Float[Tensor, "groups channels keys"],
 ) -> Float[Tensor, "groups channels queries"]:
-    """Give each query the mean of all values, weighted by ``softmax(query . key)`` over the keys.
+    """Return for each query the mean of all values, weighted by ``softmax(query . key)`` over the keys.
 
-    Where all weights fit into one chunk this is the formula as it stands; otherwise a chunk holds all weights of some
-    queries. The backward pass computes them again. It has a derivative itself, the last one there is. Half precision is
-    computed in single, as the fused kernels do.
+    If all weights fit into one chunk the formula is computed directly; otherwise a chunk holds all weights of some
+    queries. The backward pass recomputes them. It is differentiable once more, but no further. Half precision is
+    computed in single precision, as in the fused kernels.
     """
     dtype = torch.promote_types(value.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
@@ -35,7 +35,7 @@ def chunked_attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps inputs and output, no weights."""
+    """Saves inputs and output for the backward pass, but not the weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class _Attention(torch.autograd.Function):
         for groups, rows in scratch.chunks:
             [weights] = scratch.take(groups, rows)
             _weigh(query[groups, :, rows], key[groups], weights)
-            if is_channels_last:  # or what is computed would be transposed when it is written
+            if is_channels_last:  # otherwise the result would be transposed when it is written
                 output.mT[groups, rows] = weights @ value[groups].mT
             else:
                 output[groups, :, rows] = value[groups] @ weights.mT
@@ -60,15 +60,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, output = ctx.saved_tensors
-        # The output follows from the other three, so a second derivative must not take it for an input of its own.
+        # The output depends on the other three, so a second derivative must not treat it as an independent input.
         return _AttentionGradients.apply(query, key, value, *gradients, output.detach())
 
 
 class _AttentionGradients(torch.autograd.Function):
-    """The backward pass of `_Attention`, which has one itself.
+    """The backward pass of `_Attention`, itself with a backward pass.
 
-    Results are written into tensors made beforehand: a small one kept from each chunk would split the memory that the
-    chunk gave back, and the next chunk could not use it again. (For that reason no `torch.utils.checkpoint` either.)
+    Results are written into preallocated tensors: keeping a small tensor from each chunk would fragment the memory that
+    the chunk freed, so the next chunk could not reuse it. (For that reason no `torch.utils.checkpoint` either.)
     """
 
     @staticmethod
@@ -80,13 +80,13 @@ class _AttentionGradients(torch.autograd.Function):
         scratch = _Scratch(query, key, buffers=2)
         with torch.autocast(query.device.type, enabled=False):
             for groups, rows in scratch.chunks:
-                weights, scores = scratch.take(groups, rows)  # of the latter the gradient
+                weights, scores = scratch.take(groups, rows)  # the gradient of the latter
                 chunk_query, chunk_gradient = query[groups, :, rows], gradient[groups, :, rows]
                 _weigh(chunk_query, key[groups], weights)
-                torch.bmm(chunk_gradient.mT, value[groups], out=scores)  # first that of the weights
-                beta = min(rows.start, 1)  # with 0 a sum begins, whatever is in memory
+                torch.bmm(chunk_gradient.mT, value[groups], out=scores)  # first the gradient of the weights
+                beta = min(rows.start, 1)  # 0 starts a sum, ignoring the memory's content
                 for_value[groups].baddbmm_(chunk_gradient, weights, beta=beta)
-                # Through the softmax: each row's mean gradient, as weighted, is what the output makes of it.
+                # Through the softmax: each row's weighted mean gradient can be computed from the output.
                 mean = (chunk_gradient * output[groups, :, rows]).sum(1)
                 scores.sub_(mean[..., None]).mul_(weights)
                 for_query[groups, :, rows] = key[groups] @ scores.mT
@@ -115,23 +115,23 @@ class _AttentionGradients(torch.autograd.Function):
 
 
 class _Scratch:
-    """Which groups and which of their queries are computed at a time, and where their weights go.
+    """The partition into chunks of groups and queries, and buffers for their weights.
 
-    Memory is taken once: taken and given back for every chunk, it would cost more time than what is computed in it.
+    Memory is allocated once: allocating it for every chunk would take longer than the computation.
 
     Args:
-        query: Of all groups.
-        key: The same.
-        buffers: How many tensors of a chunk's weights are held.
+        query: Query of all groups.
+        key: Key of all groups.
+        buffers: Number of weight buffers.
 
     Attributes:
-        chunks: Slices of groups and of queries, in order; a query's weights are never divided.
+        chunks: Slices of groups and of queries, in order; a query's weights are never split.
     """
 
     def __init__(self, query: Tensor, key: Tensor, buffers: int = 0):
         groups, _, queries = query.shape
         self.keys = key.shape[2]
-        # Each core works at groups of its own, which needs no agreement with others.
+        # Each core processes separate groups, without synchronization.
         cores = torch.get_num_threads() if query.device.type == "cpu" else 1
         weights = cores * WEIGHTS_PER_CORE if query.device.type == "cpu" else WEIGHTS_PER_KERNEL
         at_once = max(1, min(groups, cores))  # a batch may be empty
@@ -145,7 +145,7 @@ class _Scratch:
         self._buffers = [query.new_empty(self.groups * self.rows * self.keys) for _ in range(buffers)]
 
     def take(self, groups: slice, rows: slice) -> list[Float[Tensor, "groups rows keys"]]:
-        """Give the buffers as tensors of a chunk's shape, with whatever is in them."""
+        """Return the buffers as uninitialized tensors of a chunk's shape."""
         shape = (groups.stop - groups.start, rows.stop - rows.start, self.keys)
         return [buffer[: shape[0] * shape[1] * shape[2]].view(shape) for buffer in self._buffers]
 
@@ -157,12 +157,12 @@ def _weigh(query: Tensor, key: Tensor, weights: Tensor) -> None:
 
 
 def _like(tensor: Tensor) -> Tensor:
-    """Make room for a gradient: contiguous, so that products are added in place."""
+    """Allocate a gradient: contiguous, so that products can be added in place."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _second_gradients(inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Give what the gradients of the three results of `_gradients` pass on to its four inputs."""
+    """Return the gradients of the four inputs of `_gradients`, given those of its three results."""
     inputs = tuple(tensor.detach().requires_grad_() for tensor in inputs)
     with torch.enable_grad():
         outputs = _gradients(*inputs)
@@ -179,9 +179,9 @@ def _gradients(
     Float[Tensor, "groups key_channels keys"],
     Float[Tensor, "groups channels keys"],
 ]:
-    """Give what some queries' output gradient passes on to these queries, all keys and all values.
+    """Return the gradients of some queries, all keys and all values, given the queries' output gradient.
 
-    The same as the forward pass of `_AttentionGradients`, written so that autograd can follow.
+    Equals the forward pass of `_AttentionGradients`, written in operations that autograd can differentiate.
     """
     weights = (query.mT @ key).softmax(-1)
     weights_gradient = gradient.mT @ value

@@ -1,4 +1,4 @@
-"""A norm that is steered by labels, whatever norm it is."""
+"""Any norm, conditioned on labels."""
 
 import torch
 from jaxtyping import Float
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 class ConditionalNorm(nn.Module):
     """A norm whose scale and shift depend on labels: ``norm(x) * (1 + scale(labels)) + shift(labels)``.
 
-    Both maps are linear in the labels and start at 0, so the layer begins as the norm alone. Labels may be several
-    at once, and anything between 0 and 1.
+    Both maps are linear in the labels and start at 0, so the layer begins as the plain norm. Several labels may be
+    active at once, with any values between 0 and 1.
 
     Args:
-        norm: Takes and gives ``[batch, channels, height, width]``.
-        channels: Channels that come in and go out.
+        norm: Maps ``[batch, channels, height, width]`` to the same shape.
+        channels: Input and output channels.
         num_labels: Width of the label vectors.
 
     Attributes:
@@ -38,7 +38,7 @@ class ConditionalNorm(nn.Module):
         feature_map: Float[Tensor, "batch channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the normalized feature map.
+        """Return the normalized feature map.
 
         Raises:
             ValueError: The labels are missing.
@@ -51,6 +51,6 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(normalized + shift, normalized, scale)
 
 
-def normalize(norm: nn.Module, feature_map: Tensor, labels: Tensor | None) -> Tensor:
+def apply_norm(norm: nn.Module, feature_map: Tensor, labels: Tensor | None) -> Tensor:
     """Apply a norm with the labels if it takes them."""
     return norm(feature_map, labels) if isinstance(norm, ConditionalNorm) else norm(feature_map)

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Set channels to zero at random while training, and scale the others up to keep the mean.
+    """Zero channels at random during training, and scale up the others to keep the mean.
 
     Args:
-        probability: Of a channel to be dropped, from 0 to 1.
+        probability: Probability of dropping a channel, from 0 to 1.
     """
 
     def __init__(self, *, probability: float):
@@ -18,5 +18,5 @@ class Dropout(nn.Module):
     def forward(
         self, feature_map: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the feature map with what is left of it."""
+        """Return the feature map with some channels dropped."""
         return self.dropout(feature_map)

@@ -1,4 +1,4 @@
-"""Attention over positions, exact, with memory that grows linearly with them, by whichever way is the fastest."""
+"""Exact attention over positions, with memory linear in their number, by the fastest available kernel."""
 
 import math
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from fagan_hf.layers.chunked_attention import chunked_attention
 from fagan_hf.layers.setting import Setting
 
 Kernel = Literal["fused", "chunked"]
-"""Ways to compute attention: torch's fused kernels, or `chunked_attention`, which can be differentiated twice."""
+"""Kernels of attention: torch's fused ones, or `chunked_attention`, which is twice differentiable."""
 
-# From where on ours is faster than torch's on a CPU. Torch's computes query and key at the value's size, for the zeros
-# that are added; ours does not, but goes over the weights more often. benchmarks/speed.py compares them.
+# Above this, ours is faster than torch's on a CPU. Torch's computes query and key at the value's size, because of the
+# zero padding; ours does not, but makes more passes over the weights. benchmarks/speed.py compares them.
 _LARGE_HEAD = 48
 _FEW_POSITIONS = 256
 
@@ -27,10 +27,10 @@ _forced: Setting[Kernel | None] = Setting("forced_attention_kernel", default=Non
 
 @contextmanager
 def attention_kernel(kernel: str) -> Iterator[None]:
-    """Let `attention` be computed one way, whatever `choose_kernel` would choose, in this block and thread.
+    """Force the kernel of `attention`, whatever `choose_kernel` would choose, inside this block and thread.
 
     Args:
-        kernel: ``"fused"`` or ``"chunked"``; the innermost block decides.
+        kernel: ``"fused"`` or ``"chunked"``; the innermost block takes precedence.
 
     Raises:
         ValueError: There is no such kernel.
@@ -42,23 +42,23 @@ def attention_kernel(kernel: str) -> Iterator[None]:
 
 
 def twice_differentiable() -> AbstractContextManager[None]:
-    """Let `attention` be differentiated twice: what is computed in this context has a second derivative.
+    """Make `attention` twice differentiable inside this context.
 
-    No fused kernel has a double backward, so a gradient penalty, which trains on a gradient, cannot use them. The
-    chunked way has one, and memory stays linear in positions in the first and second backward pass as well. It holds in
-    the thread that entered it only; the backward passes may run anywhere.
+    No fused kernel has a double backward, so a gradient penalty, which trains on a gradient, can't use them. The
+    chunked kernel has one, and memory stays linear in positions in the first and second backward pass as well. The
+    context applies only to the thread that entered it; the backward passes may run anywhere.
     """
     return attention_kernel("chunked")
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """How attention of some shape is computed.
+    """How attention of a given shape is computed.
 
     Attributes:
-        kernel: The way.
-        key_size: Channels of a head's query and key as the kernel gets them, with the zeros that are added.
-        value_size: The same of the value.
+        kernel: The kernel.
+        key_size: Channels of a head's query and key in the kernel, including zero padding.
+        value_size: Channels of a head's value in the kernel, including zero padding.
     """
 
     kernel: Kernel
@@ -69,15 +69,16 @@ class KernelChoice:
 def choose_kernel(
     device: torch.device, dtype: torch.dtype, positions: int, key_size: int, value_size: int
 ) -> KernelChoice:
-    """Say how `attention` computes something here, forced or by choice.
+    """Choose how `attention` is computed here, unless it is forced.
 
-    The fused kernels don't take everything. Torch would fall back, in silence, to a path that holds all N x N weights:
-    on CPUs for unequal head sizes, on CUDA for sizes that fill no 16 bytes. So zeros are added, which change no result.
+    The fused kernels don't support everything. Torch would silently fall back to a path that holds all N x N weights:
+    on CPUs for unequal head sizes, on CUDA for sizes that are not multiples of 16 bytes. So zeros are padded, which
+    don't change the result.
 
     Args:
-        device: Where the tensors are.
-        dtype: Of the tensors as they come, under autocast its.
-        positions: Keys, over which the softmax goes.
+        device: Device of the tensors.
+        dtype: Dtype of the tensors, or of autocast if enabled.
+        positions: Number of keys, over which the softmax is taken.
         key_size: Channels of query and key in each head.
         value_size: Channels of the value in each head.
     """
@@ -91,15 +92,15 @@ def choose_kernel(
         return chunked
     is_half = dtype in (torch.bfloat16, torch.float16)
     largest = max(key_size, value_size)
-    is_wished = _forced.get() == "fused" or torch.compiler.is_compiling()  # a compiler would unroll our loop
+    is_wished = _forced.get() == "fused" or torch.compiler.is_compiling()  # compilers would unroll our loop
     if device.type == "cuda":
-        # Flash attention is for half precision and sizes up to 256; the memory-efficient kernel takes the others, but
-        # no double precision.
+        # Flash attention supports half precision and sizes up to 256; the memory-efficient kernel supports the others,
+        # except double precision.
         choice = fused(8, is_equal=largest <= 256) if is_half else fused(4, is_equal=False)
         has_kernel = dtype != torch.float64
     else:
         choice = fused(16, is_equal=True)
-        # Elsewhere than on a CPU nobody has looked whether torch's kernels are linear in memory.
+        # On other devices than CPUs and CUDA it is untested whether torch's kernels are linear in memory.
         has_kernel = device.type == "cpu" and (is_half or (positions > _FEW_POSITIONS and largest < _LARGE_HEAD))
     return choice if has_kernel or is_wished else chunked
 
@@ -110,17 +111,17 @@ def attention(
     value: Float[Tensor, "batch channels *key_positions"],
     heads: int = 1,
 ) -> Float[Tensor, "batch channels *positions"]:
-    """Give each position the mean of all values, weighted by ``softmax(query . key)`` over the keys.
+    """Return for each position the mean of all values, weighted by ``softmax(query . key)`` over the keys.
 
     There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The weights of all queries are never held at once,
-    whichever kernel `choose_kernel` takes. Not every one has a second derivative; `twice_differentiable` is for where
-    one is needed. The weights themselves are given by `fagan_hf.attention_maps.capture.capture_attention`.
+    whichever kernel `choose_kernel` chooses. Not every kernel has a second derivative; use `twice_differentiable` where
+    one is needed. `fagan_hf.attention_maps.capture.capture_attention` records the weights themselves.
 
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).
-        key: As many channels; fewer positions where keys and values were pooled.
-        value: The key's positions, its own number of channels.
-        heads: Number of groups of channels that attend on their own.
+        key: As many channels; fewer positions if keys and values are pooled.
+        value: As many positions as the key; any number of channels.
+        heads: Number of attention heads.
 
     Returns:
         The value's channels at the query's positions.
@@ -146,10 +147,10 @@ def _fused_attention(
     value: Float[Tensor, "batch heads value_size keys"],
     choice: KernelChoice,
 ) -> Float[Tensor, "batch heads value_size positions"]:
-    """Attend by torch's fused kernels, which want channels last."""
+    """Compute attention with torch's fused kernels, which expect channels last."""
 
     def padded(tensor: Tensor, size: int) -> Tensor:
-        # A transposed view would send torch to its slow path, with N x N weights; on CUDA one that is not aligned.
+        # With a transposed view torch would use its slow path, with N x N weights; on CUDA with an unaligned one.
         return functional.pad(tensor.mT, (0, size - tensor.shape[2])).contiguous()
 
     inputs = padded(query, choice.key_size), padded(key, choice.key_size), padded(value, choice.value_size)

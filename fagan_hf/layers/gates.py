@@ -1,4 +1,4 @@
-"""The gates: how much of each layer's output comes from attention, read and turned."""
+"""Read and override the gates: how much of each layer's output comes from attention."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fagan_hf.layers.setting import Setting
 from fagan_hf.utils.suggest import suggest
 
-# Gates by identity -> what stands in for them. Threads that share a model don't see each other's.
+# Gates by identity -> their overrides. Threads that share a model don't see each other's overrides.
 _OVERRIDES: Setting[Mapping[int, float]] = Setting("overridden_gates", default={})
 
 
@@ -30,26 +30,26 @@ def gates(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def current_gate(gate: nn.Parameter) -> Tensor | float:
-    """Give a gate as it stands: the trained one, or what `override_alpha` put in its place."""
+    """Return the current value of a gate: the trained one, or the override by `override_alpha`."""
     overrides = _OVERRIDES.get()
     return overrides.get(id(gate), gate) if overrides else gate
 
 
 def overridden(network: nn.Module) -> dict[str, float]:
-    """Give the gates that are overridden here, by name: what `override_alpha` takes for a copy of the network."""
+    """Return the overrides in effect here, by name, for use with `override_alpha` on a copy of the network."""
     overrides = _OVERRIDES.get()
     return {name: overrides[id(gate)] for name, gate in gates(network).items() if id(gate) in overrides}
 
 
 @contextmanager
 def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> Iterator[None]:
-    """Let a network draw with other gates than its trained ones; the parameters themselves stay as they are.
+    """Override the trained gates of a network inside this context; its parameters are not modified.
 
-    It holds for this network, not for copies that are made of it meanwhile, and in this thread.
+    It applies to this network, not to copies made inside the context, and to this thread only.
 
-    For a `FullAttention` 0 is the convolution alone, 1 the attention alone. For a `SelfAttention`, whose gate is
-    gamma, 0 is the feature map as it came in and 1 adds all of what attention gathers. Other numbers are allowed:
-    training does not bound the gates either.
+    For a `FullAttention` 0 is convolution only, 1 attention only. For a `SelfAttention`, whose gate is gamma, 0 leaves
+    the feature map unchanged and 1 adds the full attention output. Other values are allowed: training does not bound
+    the gates either.
 
     Args:
         network: Any module with attention layers in it, or such a layer.
@@ -80,10 +80,10 @@ def _find_gate(found: Mapping[str, nn.Parameter], name: str) -> nn.Parameter:
 
 
 def _check_finite(name: str, value: Any) -> float:
-    """Take numbers of any kind, a tensor's or an array's single one too."""
+    """Accept numbers of any kind, including single-element tensors and arrays."""
     try:
         number = float("nan") if isinstance(value, bool | str) else float(value)
-    except (TypeError, ValueError, RuntimeError):  # what torch raises for more than one number
+    except (TypeError, ValueError, RuntimeError):  # torch raises the last one for more than one element
         number = float("nan")
     if not math.isfinite(number):
         raise ValueError(f"alpha of {name} is {value!r}; it must be a finite number, usually from 0 to 1")

@@ -1,4 +1,4 @@
-"""Which layer a spec is built as; open to layers of others."""
+"""Registry of the layer class for each spec; custom layers can be added."""
 
 import dataclasses
 import sys
@@ -30,30 +30,30 @@ LAYERS: dict[str, type[nn.Module]] = {
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:
-    """Make the layer that a spec describes."""
+    """Build the layer that a spec describes."""
     return LAYERS[spec.type](**spec.arguments())
 
 
 def _definition(spec_class: type) -> tuple[str, str]:
-    """Say where a class is defined: in which file, or module if it has none, and under which name."""
+    """Return where a class is defined: its file, or module if it has none, and its name."""
     module = sys.modules.get(spec_class.__module__)
     return getattr(module, "__file__", None) or spec_class.__module__, spec_class.__qualname__
 
 
 def register_layer(spec_class: type[LayerSpec], layer_class: type[nn.Module]) -> None:
-    """Make a layer of your own known by its spec's `type`, for configs in Python and in JSON.
+    """Register a custom layer under its spec's `type`, for configs in Python and in JSON.
 
-    The same definition again, of a notebook's cell run once more or of a file imported twice, takes the older one's
-    place.
+    If the same definition is registered again, by rerunning a notebook cell or importing a file twice, it replaces the
+    older one.
 
     Args:
         spec_class: A frozen dataclass derived from `LayerSpec` (``@dataclass(frozen=True, kw_only=True)``) with a
-            `type` of its own. Its fields are the layer's keyword arguments.
-        layer_class: What is built from it. Its forward takes the feature map ``[B, C, H, W]``, and the labels
+            unique `type`. Its fields are the layer's keyword arguments.
+        layer_class: The layer built from it. Its forward takes the feature map ``[B, C, H, W]``, and the labels
             ``[B, num_labels]`` as a second argument if the spec has a field `num_labels` above 0.
 
     Raises:
-        ValueError: ``spec_class`` is no such dataclass, or its `type` is another layer's already.
+        ValueError: ``spec_class`` is not such a dataclass, or another layer already has its `type`.
     """
     name: Any = getattr(spec_class, "type", None)
     params: Any = getattr(spec_class, "__dataclass_params__", None)

@@ -1,24 +1,24 @@
-"""RMS norm over channels, plain or steered by labels."""
+"""RMS norm over channels, plain or conditioned on labels."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.layers.conditional_norm import ConditionalNorm, normalize
+from fagan_hf.layers.conditional_norm import ConditionalNorm, apply_norm
 
 _EPSILON = 1e-6
 
 
 class ChannelRMSNorm(nn.RMSNorm):
-    """Divide each position's channels by the root of their mean square, and scale them: ``weight * x / rms(x)``.
+    """Divide each position's channels by their root mean square, and scale them: ``weight * x / rms(x)``.
 
-    An image's own numbers decide alone, in training as in evaluation: nothing is remembered, nothing crosses between
-    images or processes.
+    The result depends only on the image itself, in training as in evaluation: there are no running statistics, and no
+    exchange between images or processes.
 
     Args:
-        channels: Channels that come in and go out.
+        channels: Input and output channels.
 
     Attributes:
-        weight: The scale of each channel, from 1.
+        weight: The scale of each channel, initially 1.
 
     Reference:
         Zhang and Sennrich, arXiv:1910.07467; without a scale the pixel norm of Karras et al., arXiv:1710.10196.
@@ -31,23 +31,23 @@ class ChannelRMSNorm(nn.RMSNorm):
         self,
         x: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch channels height width"]:
-        """Give the normalized feature map."""
-        # Autocast on CUDA computes it in single precision; every convolution behind it would cast that again.
+        """Return the normalized feature map."""
+        # Autocast on CUDA computes it in single precision, which every following convolution would cast again.
         return super().forward(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
 
 def build_rms_norm(channels: int, num_labels: int) -> nn.Module:
-    """Make an RMS norm, a plain one or one that takes labels."""
+    """Build an RMS norm, plain or conditional."""
     norm = ChannelRMSNorm(channels)
     return ConditionalNorm(norm, channels, num_labels) if num_labels else norm
 
 
 class RMSNorm(nn.Module):
-    """RMS norm as a layer of its own.
+    """RMS norm as a separate layer.
 
     Args:
-        in_channels: Channels that come in and go out.
-        num_labels: Width of the label vectors that steer it; 0 for a plain one.
+        in_channels: Input and output channels.
+        num_labels: Width of the label vectors that condition it; 0 for a plain one.
     """
 
     def __init__(self, in_channels: int, *, num_labels: int = 0):
@@ -59,5 +59,5 @@ class RMSNorm(nn.Module):
         feature_map: Float[Tensor, "batch in_channels height width"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
     ) -> Float[Tensor, "batch in_channels height width"]:
-        """Give the normalized feature map."""
-        return normalize(self.norm, feature_map, labels)
+        """Return the normalized feature map."""
+        return apply_norm(self.norm, feature_map, labels)

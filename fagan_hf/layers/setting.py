@@ -1,4 +1,4 @@
-"""Values that hold for what runs inside a `with` block, in the thread that entered it."""
+"""Settings that apply inside a `with` block, in the thread that entered it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class Setting(Generic[T]):
-    """A context variable that costs nothing while nobody has set it.
+    """A context variable that costs nothing while it is not set.
 
-    `torch.compile` can't trace a context variable and would break its graph at every read. A plain counter it can: as
-    long as no thread is inside of `holding`, the variable is not touched.
+    `torch.compile` can't trace a context variable and would break its graph at every read. It can trace a plain
+    counter: as long as no thread is inside `holding`, the variable is not read.
 
     Args:
-        name: For error messages of Python's own.
-        default: What holds outside.
+        name: Name of the context variable, for Python's own error messages.
+        default: Value outside of any block.
     """
 
     def __init__(self, name: str, default: T):
@@ -27,12 +27,12 @@ class Setting(Generic[T]):
         self._lock = Lock()
 
     def get(self) -> T:
-        """Give what holds here."""
+        """Return the current value."""
         return self._variable.get() if self._holders else self._default
 
     @contextmanager
     def holding(self, value: T) -> Iterator[None]:
-        """Let a value hold inside of this block, in this thread."""
+        """Set a value inside this block, in this thread."""
         token = self._variable.set(value)
         with self._lock:
             self._holders += 1

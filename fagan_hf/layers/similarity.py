@@ -1,4 +1,4 @@
-"""How alike a query and a key are: what attention's softmax is taken of."""
+"""Similarity of query and key: the input of attention's softmax."""
 
 import torch
 from jaxtyping import Float
@@ -6,25 +6,25 @@ from torch import Tensor, nn
 
 from fagan_hf.architectures.specs import SIMILARITIES
 
-_INITIAL_SCALE = 8.0  # of cosines: from e^-8 to e^8 weights can be almost one-hot, and are even at first
+_INITIAL_SCALE = 8.0  # of cosines: factors from e^-8 to e^8 allow almost one-hot weights, uniform at first
 _EPSILON = 1e-6
 
 
 class DotProduct(nn.Module):
-    """``query . key`` as it is, unscaled and unbounded: SAGAN's and FAGAN's."""
+    """The plain ``query . key``, unscaled and unbounded, as in SAGAN and FAGAN."""
 
     def forward(
         self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels rows columns"]]:
-        """Give query and key as they came."""
+        """Return query and key unchanged."""
         return query, key
 
 
 class Cosine(nn.Module):
-    """The cosine of the angle between both, times a trained scale of each head: bounded by it.
+    """The cosine of the angle between query and key, times a trained scale per head, which bounds it.
 
     Args:
-        heads: Number of groups of channels that attend on their own.
+        heads: Number of attention heads.
 
     Attributes:
         log_scale: Logarithm of each head's scale.
@@ -41,7 +41,7 @@ class Cosine(nn.Module):
     def forward(
         self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels rows columns"]]:
-        """Give both at length 1 in each head, the query times the scale."""
+        """Return both normalized to length 1 in each head, the query times the scale."""
         heads = len(self.log_scale)
         by_head = query.unflatten(1, (heads, -1)), key.unflatten(1, (heads, -1))
         query, key = (each * (each.square().sum(2, keepdim=True) + _EPSILON).rsqrt() for each in by_head)
@@ -49,12 +49,12 @@ class Cosine(nn.Module):
 
 
 class NegativeDistance(nn.Module):
-    """Minus the squared distance of both, divided by the root of their channels: never above 0.
+    """The negative squared distance of query and key, divided by the root of their channels: never above 0.
 
-    Written as a product: ``2 q.k - |k|^2`` differs from ``-|q - k|^2`` by what is the same for all keys.
+    Written as a product: ``2 q.k - |k|^2`` differs from ``-|q - k|^2`` by a term that is the same for all keys.
 
     Args:
-        heads: Number of groups of channels that attend on their own.
+        heads: Number of attention heads.
 
     Reference:
         The Lipschitz Constant of Self-Attention, Kim et al., arXiv:2006.04710, equation 9; in GANs ViTGAN,
@@ -68,7 +68,7 @@ class NegativeDistance(nn.Module):
     def forward(
         self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
     ) -> tuple[Float[Tensor, "batch longer height width"], Float[Tensor, "batch longer rows columns"]]:
-        """Give both with one channel more in each head."""
+        """Return both with one additional channel in each head."""
         query, key = query.unflatten(1, (self.heads, -1)), key.unflatten(1, (self.heads, -1))
         query = query * (2 * query.shape[2] ** -0.5)
         squares = key.square().sum(2, keepdim=True) * (key.shape[2] ** -0.5)
@@ -77,11 +77,11 @@ class NegativeDistance(nn.Module):
 
 
 def build_similarity(name: str, heads: int) -> nn.Module:
-    """Make what turns query and key into tensors whose products are how alike they are.
+    """Build the module that transforms query and key such that their products are the similarity.
 
     Args:
         name: ``"dot_product"``, ``"cosine"`` or ``"negative_distance"``.
-        heads: Number of groups of channels that attend on their own.
+        heads: Number of attention heads.
     """
     assert name in SIMILARITIES, name
     return {

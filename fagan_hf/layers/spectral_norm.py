@@ -1,8 +1,8 @@
 """Spectral normalization as a parametrization (Miyato et al., arXiv:1802.05957, algorithm 1).
 
-Why not torch's own: torch updates u before v, the original attn-gan-pytorch v before u as the paper does, and the two
-agree only once the iteration has converged. In this order a fresh network agrees with the original to rounding.
-Unlike the original's, ours leaves u and v alone in eval mode, so the same input gives the same output.
+Why not torch's: torch updates u before v, the original attn-gan-pytorch v before u as in the paper, and the two agree
+only once the iteration has converged. In this order a new network agrees with the original up to rounding. Unlike the
+original, u and v are not updated in eval mode, so the same input gives the same output.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ def _unit(vector: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
 class SpectralNorm(nn.Module):
     """Divide a weight by an estimate of its largest singular value.
 
-    One power iteration a call in training mode moves the estimate; eval mode uses it as it is.
+    In training mode each call updates the estimate by one power iteration; in eval mode it is not updated.
 
     Args:
         weight: The weight, for its shape and dtype.
-        dim: The weight's dimension that counts as rows; all others together are the columns.
+        dim: The weight's dimension used as rows; all others together are the columns.
 
     Attributes:
         u: Left singular vector ``[rows]``, of length 1.
@@ -45,10 +45,10 @@ class SpectralNorm(nn.Module):
         self.register_buffer("v", _unit(torch.randn(columns, device=weight.device, dtype=weight.dtype)))
 
     def _matrix(self, weight: Tensor) -> tuple[Float[Tensor, "rows columns"], Tensor]:
-        """Give the weight as a matrix, and `v` as a view whose entries are in the order of its columns.
+        """Return the weight as a matrix, and `v` as a view whose entries are in the order of its columns.
 
-        That is the order of the memory, which channels_last makes another than that of `v`: a matrix in `v`'s order
-        would be a copy of the weight in every call.
+        That is the memory order, which for channels_last differs from the order of `v`: a matrix in `v`'s order would
+        require a copy of the weight in every call.
         """
         rows = weight.movedim(self.dim, 0)
         order = sorted(range(1, rows.ndim), key=lambda dim: -rows.stride(dim))
@@ -61,39 +61,39 @@ class SpectralNorm(nn.Module):
         matrix, v = self._matrix(weight)
         for _ in range(iterations):
             unit = _unit(matrix.mT @ self.u)
-            # Copied in place: the buffers stay the same tensors, for a saved state and for other processes.
+            # Copied in place: the buffers must stay the same tensors, for state dicts and other processes.
             v.copy_(unit.view(v.shape))
             self.u.copy_(_unit(matrix @ unit))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight divided by its estimated norm, in the weight's shape."""
-        # In the weight's own precision, under autocast too: three digits are too few for a norm that everything is
-        # divided by.
+        """Return the weight divided by its estimated norm, in the weight's shape."""
+        # In the weight's precision even under autocast: half precision is too coarse for a norm that divides all
+        # weights.
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self.iterate(weight)
             return weight / self.sigma(weight)
 
     def sigma(self, weight: Tensor) -> Float[Tensor, ""]:
-        """Give the estimate of the weight's largest singular value."""
-        # Clones, for the next iteration overwrites the buffers while this call's gradient still needs them.
+        """Return the estimate of the weight's largest singular value."""
+        # Clones, because the next iteration overwrites the buffers while this call's gradient still needs them.
         matrix, v = self._matrix(weight)
         return torch.dot(self.u.clone(), matrix @ v.clone(memory_format=torch.contiguous_format).flatten())
 
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
-    """Normalize a module's weight by its spectral norm, along ``dim``; the module is changed and given back."""
+    """Normalize a module's weight by its spectral norm, along ``dim``; modifies and returns the module."""
     parametrize.register_parametrization(module, "weight", SpectralNorm(cast(Tensor, module.weight), dim))
     return module
 
 
 def hold_spectral_norms(network: nn.Module) -> list[SpectralNorm]:
-    """Keep forward passes in training mode from moving the estimates; `refresh_spectral_norms` still does.
+    """Keep forward passes in training mode from updating the estimates; `refresh_spectral_norms` still does.
 
-    A training loop that moves them once a step gets the same weights in every pass of the step, however many there are.
+    A training loop that updates them once per step uses the same weights in every pass of the step.
 
     Args:
-        network: Any module. Its own ``train()`` lets go again.
+        network: Any module. Calling its ``train()`` undoes this.
 
     Returns:
         The spectral norms in it.
@@ -102,11 +102,11 @@ def hold_spectral_norms(network: nn.Module) -> list[SpectralNorm]:
 
 
 def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
-    """Let the estimates of a network catch up with weights that were set from outside, such as averaged ones.
+    """Update the estimates of a network whose weights were set from outside, such as averaged ones.
 
     Args:
         network: Any module; each spectrally normalized weight in it is refreshed in place.
-        iterations: Power iterations; 20 bring the estimate of averaged weights to about 1e-3 of the true norm.
+        iterations: Power iterations; with 20 the estimate for averaged weights is within about 1e-3 of the true norm.
     """
     for _, norm, weight in _normalized_weights(network):
         norm.iterate(weight, iterations)
@@ -114,7 +114,7 @@ def refresh_spectral_norms(network: nn.Module, iterations: int = 20) -> None:
 
 @torch.no_grad()
 def spectral_norms(network: nn.Module) -> dict[str, Tensor]:
-    """Give the estimated largest singular value of every weight that is divided by it, by the layer's name."""
+    """Return the estimated largest singular value of every spectrally normalized weight, by the layer's name."""
     return {name: norm.sigma(weight) for name, norm, weight in _normalized_weights(network)}
 
 

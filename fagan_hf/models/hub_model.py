@@ -217,8 +217,8 @@ def _missing_files(
     refused = f" {pickles[0]} is refused: it is a pickle, which can run code when loaded." if pickles else ""
     listing = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return FileNotFoundError(
-        f"{path!r} is not a {name} repository: it needs {CONFIG} and {WEIGHTS} in {places}; found {listing or 'nothing'}."
-        f"{refused}{advice}"
+        f"{path!r} is not a {name} repository: it needs {CONFIG} and {WEIGHTS} in {places}; found "
+        f"{listing or 'nothing'}.{refused}{advice}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Labels of a conditional network: checked where they come in, and how often each holds."""
+"""Labels of a conditional network: input checks, and label frequencies."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from fagan_hf.utils.label_names import is_binary, label_groups
 
 
 def check_labels(labels: Tensor | None, names: tuple[str, ...], batch: int) -> Tensor | None:
-    """Let labels pass that fit a config.
+    """Return labels that match a config, and refuse others.
 
     Args:
         labels: ``[batch, len(names)]``, or none for an unconditional network.
         names: The config's `label_names`.
-        batch: Length of the batch that they belong to.
+        batch: Batch size.
 
     Raises:
-        ValueError: They are missing, not wanted, or of another shape.
+        ValueError: They are missing, not accepted, or of another shape.
     """
     if labels is None and not names:
         return None
@@ -30,20 +30,20 @@ def check_labels(labels: Tensor | None, names: tuple[str, ...], batch: int) -> T
 
 
 def check_label_range(labels: Tensor) -> None:
-    """Refuse numbers that no label has been trained with; it waits for the labels' device.
+    """Refuse label values outside the training range; this synchronizes with the labels' device.
 
     Raises:
-        ValueError: One is not from 0 to 1.
+        ValueError: A value is not from 0 to 1.
     """
     if not ((labels >= 0) & (labels <= 1)).all():
         raise ValueError(
-            f"labels go from {labels.min().item():g} to {labels.max().item():g}; each must be from 0, it does not "
-            "hold, to 1, it holds"
+            f"labels are from {labels.min().item():g} to {labels.max().item():g}; each must be from 0 (false) to 1 "
+            "(true)"
         )
 
 
 def even_frequencies(names: Sequence[str]) -> Float[Tensor, " num_labels"]:
-    """Say how often each label holds where nothing is known: claims half of the time, classes equally often."""
+    """Return default label frequencies: one half for binary attributes, equal ones for classes."""
     frequencies = torch.empty(len(names))
     for places in label_groups(names).values():
         frequencies[places] = 0.5 if is_binary(names, places) else 1 / len(places)

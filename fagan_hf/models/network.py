@@ -1,4 +1,4 @@
-"""What both networks are: a config turned into layers."""
+"""Base class of both networks: a config turned into layers."""
 
 import copy
 import dataclasses
@@ -16,16 +16,16 @@ from fagan_hf.models.hub_model import HubModel
 
 
 class Network(HubModel):
-    """Layers, one after the other, as a config describes them.
+    """A sequence of layers described by a config.
 
     Args:
         config: The architecture.
 
     Attributes:
-        layers: Built from the config's layer specs, in their order.
+        layers: Built from the config's layer specs, in order.
 
     Raises:
-        ValueError: ``config`` is the other network's, or none.
+        ValueError: ``config`` is the other network's, or not a config.
     """
 
     def __init__(self, config: GeneratorConfig | DiscriminatorConfig):
@@ -33,14 +33,14 @@ class Network(HubModel):
         self.layers = nn.Sequential(*map(build_layer, config.layers))
 
     def _run(self, feature_map: Tensor, labels: Tensor | None, layers: slice = slice(None)) -> Tensor:
-        """Send a feature map through some of the layers, with the labels for those that take them."""
+        """Apply some of the layers to a feature map, passing the labels to those that take them."""
         for spec, layer in zip(self.config.layers[layers], list(self.layers)[layers], strict=True):
             feature_map = layer(feature_map, labels) if spec.labels else layer(feature_map)
         return feature_map
 
     @classmethod
     def from_preset(cls, name: str) -> Self:
-        """Make the untrained network of a preset; `fagan_hf.architectures.presets.PRESETS` has the names.
+        """Create the untrained network of a preset; `fagan_hf.architectures.presets.PRESETS` lists the names.
 
         Raises:
             ValueError: There is no such preset.
@@ -50,15 +50,15 @@ class Network(HubModel):
 
     @torch.no_grad()
     def fold(self) -> Self:
-        """Make a copy for inference, in eval mode, whose spectrally normalized weights are plain numbers.
+        """Make a copy for inference, in eval mode, with spectral norms folded into the weights.
 
-        Each weight is divided by its norm once, not in every call: the same output, sooner. Folding can't be undone:
-        publish the network itself, which keeps weights and norms apart so that its training can go on.
+        Each weight is divided by its norm once instead of in every call: the same output, faster. Folding can't be
+        undone: publish the network itself, which keeps weights and norms separate so that training can be resumed.
 
         Returns:
-            The copy, which shares no tensor with this network and is on its device, in its dtype. Its config says
+            The copy, which shares no tensor with this network and is on its device, in its dtype. Its config has
             ``spectral_norm=False`` where a weight was folded, so it is saved and loaded like any other. What a config
-            can't say stays parametrized: the projection of a conditional discriminator, and layers of others that
+            can't express stays parametrized: the projection of a conditional discriminator, and custom layers that
             normalize without a field `spectral_norm`.
 
         Example:
@@ -74,11 +74,11 @@ class Network(HubModel):
 
 
 def _folded(spec: LayerSpec, layer: nn.Module) -> tuple[LayerSpec, nn.Module]:
-    """Give spec and layer without spectral norm; as they are where the spec could not build what would remain."""
+    """Return spec and layer without spectral norm; unchanged if the spec could not build the result."""
     if getattr(spec, "spectral_norm", None) is not True:
         return spec, layer
     plain_spec = dataclasses.replace(cast(Any, spec), spectral_norm=False)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # its first weights shall cost nobody random numbers
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # initialization must not advance the global generator
         plain_names = build_layer(plain_spec).state_dict().keys()
     folded = copy.deepcopy(layer)
     for module in list(folded.modules()):
@@ -88,14 +88,14 @@ def _folded(spec: LayerSpec, layer: nn.Module) -> tuple[LayerSpec, nn.Module]:
 
 
 def _fold_weights(module: nn.Module) -> None:
-    """Replace a module's parametrized weights by what they amount to."""
+    """Replace a module's parametrized weights by their values."""
     parametrizations: Any = module.parametrizations
     weights = {
         name: nn.Parameter(getattr(module, name), any(part.requires_grad for part in parts.parameters(recurse=False)))
         for name, parts in parametrizations.items()
     }
-    # `parametrize.remove_parametrizations` won't do: it takes the weight out of the class, which a copy shares with the
-    # network that it was made of.
+    # Not `parametrize.remove_parametrizations`: it removes the weight from the class, which a copy shares with the
+    # original network.
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations
     for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""From seeds to images: the same picture for a seed whatever the batch, the device and the day."""
+"""From seeds to images: each seed maps to the same image, whatever the batch size and device."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -20,31 +20,31 @@ from fagan_hf.sampling.seeds import MAX_SEED
 from fagan_hf.utils.label_names import label_values
 from fagan_hf.viz.grids import enlarged, image_grid
 
-PROGRESS_FROM_IMAGES = 256  # below, a job is over before a bar could be read
+PROGRESS_FROM_IMAGES = 256  # smaller jobs finish too quickly for a progress bar
 MAX_CPU_BATCH_SIZE = 64
-"""What a batch is at most on a CPU, unless asked for: 256 images at a time were no faster, one by one half as fast."""
+"""Maximum default batch size on a CPU: batches of 256 were no faster, single images half as fast."""
 MAX_BATCH_SIZE = 512
-"""The same elsewhere."""
-_SHARE_OF_MEMORY = 0.5  # the rest is for the pictures, and for whoever else is there
-_FACTOR_OF_MEMORY = 2  # for what no module puts out: scratch of convolutions, attention's copies in single precision
+"""Maximum default batch size on other devices."""
+_SHARE_OF_MEMORY = 0.5  # the rest is for the resulting images and for other programs
+_FACTOR_OF_MEMORY = 2  # for memory besides module outputs: convolution workspaces, single-precision copies in attention
 
 
 def latents_from_seeds(
     seeds: Sequence[int], latent_dim: int, truncation: float = 1.0
 ) -> Float[Tensor, "seeds latent_dim"]:
-    """Draw one latent per seed, each from a CPU generator of its own, so that no seed depends on another.
+    """Sample one latent per seed, each from a separate CPU generator, so that seeds are independent of each other.
 
     Args:
         seeds: Whole numbers from 0 to `MAX_SEED`.
         latent_dim: Length of a latent.
-        truncation: What the standard normal latents are multiplied with, above 0: below 1 for pictures nearer to the
-            mean and less varied.
+        truncation: Factor on the standard normal latents, above 0: below 1 for images closer to the mean and less
+            varied.
 
     Returns:
         float32, on the CPU.
 
     Raises:
-        ValueError: A seed is no whole number in the range, or ``truncation`` is not positive and finite.
+        ValueError: A seed is not an integer in the range, or ``truncation`` is not positive and finite.
     """
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
@@ -60,32 +60,32 @@ LabelSpec = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def labels_from_seeds(
-    generator: Generator, seeds: Sequence[int], wishes: LabelSpec | None = None
+    generator: Generator, seeds: Sequence[int], labels: LabelSpec | None = None
 ) -> Float[Tensor, "seeds num_labels"] | None:
-    """Draw the labels of a conditional generator's pictures, one vector per seed.
+    """Sample label vectors for a conditional generator, one per seed.
 
     Args:
-        generator: Knows its labels' names, and how often each holds in its training data.
-        seeds: Those of the latents; a wish changes neither the latent nor any other label of its seed.
-        wishes: What shall hold, such as ``{"beard": True, "hair": "red"}``, for all or as a list with one for each.
+        generator: Provides the names of its labels, and their frequencies in its training data.
+        seeds: Seeds of the latents; a requested label changes neither the latent nor any other label of its seed.
+        labels: Requested labels, such as ``{"beard": True, "hair": "red"}``, for all, or a list with one for each.
 
     Returns:
         float32 on the CPU; ``None`` for an unconditional generator.
 
     Raises:
-        ValueError: There is no such label; or the generator has none, and there are wishes.
+        ValueError: There is no such label; or labels are requested of an unconditional generator.
     """
     names = generator.config.label_names
     if generator.label_frequencies is None:
-        if wishes:
-            raise ValueError(f"labels are {wishes!r}, but this generator was trained without any")
+        if labels:
+            raise ValueError(f"labels are {labels!r}, but this generator is unconditional")
         return None
-    return draw_labels(names, generator.label_frequencies, seeds, wishes)
+    return draw_labels(names, generator.label_frequencies, seeds, labels)
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode and leave every module's mode as it was found."""
+    """Put a network into eval mode, and restore every module's mode afterward."""
     modes = {module: module.training for module in network.modules()}
     try:
         network.eval()
@@ -98,7 +98,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 def input_batches(
     network: Generator | Discriminator, inputs: Tensor, labels: Tensor | None, batch_size: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Cut a network's inputs, and their labels if there are any, into batches of its device and dtype."""
+    """Split a network's inputs, and their labels if any, into batches on its device and in its dtype."""
     for start in range(0, len(inputs), batch_size):
         yield _input_batch(network, inputs, labels, slice(start, start + batch_size))
 
@@ -121,20 +121,20 @@ def sample(
     """Turn latents into images, batch by batch.
 
     Args:
-        generator: On any device, in any mode: it works in eval mode and comes back as it was.
+        generator: On any device, in any mode: run in eval mode, then restored.
         latents: On any device.
-        labels: As many, for a conditional generator.
-        batch_size: Images at a time; changes memory and speed, not the pictures. By default the first image comes
-            alone, and by what it takes the others come as many at a time as fit into half of the memory that is free,
-            at most `MAX_CPU_BATCH_SIZE` or `MAX_BATCH_SIZE`. An accelerator that runs out of memory gets half as many.
-        progress: Show a bar, on jobs of some length?
+        labels: One per latent, for a conditional generator.
+        batch_size: Images per batch; affects only memory and speed. By default the first image is generated alone, and
+            its memory determines how many of the others fit into half of the free memory, at most `MAX_CPU_BATCH_SIZE`
+            or `MAX_BATCH_SIZE`. If an accelerator runs out of memory, the batch size is halved.
+        progress: Whether to show a progress bar on long jobs.
 
     Yields:
         Images in [-1, 1], float32, on the generator's device.
 
     Raises:
-        ValueError: ``batch_size`` is not positive, the latents have another length than the generator's, or the labels
-            don't fit.
+        ValueError: ``batch_size`` is not positive, the latents' length does not fit the generator, or the labels don't
+            fit.
         torch.OutOfMemoryError: Not even one image fits.
     """
     check_latents(latents, generator.config.latent_dim)
@@ -161,9 +161,9 @@ def sample(
 
 
 def _draw(generator: Generator, batch: tuple[Tensor, ...]) -> Float[Tensor, "batch 3 size size"] | None:
-    """Draw a batch, or give ``None`` where memory is too small for it; one image must fit.
+    """Generate a batch, or return ``None`` if memory is too small for it; a single image must fit.
 
-    In a function of its own, so that nothing of a failed batch is still held when a smaller one is drawn.
+    A separate function, so that no tensor of a failed batch is still alive when a smaller one is generated.
     """
     try:
         with eval_mode(generator), torch.inference_mode():
@@ -176,7 +176,7 @@ def _draw(generator: Generator, batch: tuple[Tensor, ...]) -> Float[Tensor, "bat
 
 @contextmanager
 def _output_sizes(network: nn.Module) -> Iterator[list[int]]:
-    """Record how large the modules' outputs are in a forward pass of this context [bytes each]."""
+    """Record the sizes of module outputs in forward passes inside this context [bytes each]."""
     sizes: list[int] = []
 
     def hook(module: nn.Module, args: tuple, output: Any) -> None:
@@ -184,28 +184,28 @@ def _output_sizes(network: nn.Module) -> Iterator[list[int]]:
 
     with ExitStack() as stack:
         for name, module in network.named_modules():
-            if "parametrizations" not in name:  # those put out weights, which don't grow with the batch
+            if "parametrizations" not in name:  # their outputs are weights, which don't grow with the batch
                 stack.enter_context(module.register_forward_hook(hook))
         yield sizes
 
 
 def fitting_batch_size(device: torch.device, bytes_per_image: int) -> int:
-    """Say how many images at a time fit into half of a device's free memory, at least 1.
+    """Return the number of images per batch that fit into half of a device's free memory, at least 1.
 
     Args:
-        device: Whose memory it is.
-        bytes_per_image: All that the modules put out for one image. Most of it is free again before the last of it is
-            made: a pass took 0.3 to 0.7 of it with each preset. It counts twice, for what other devices need beside it.
+        device: The device.
+        bytes_per_image: Total size of the module outputs for one image. Most of it is freed during the pass: with every
+            preset the peak was 0.3 to 0.7 of it. It is counted twice, for additional memory on other devices.
     """
     largest = MAX_CPU_BATCH_SIZE if device.type == "cpu" else MAX_BATCH_SIZE
     free = _free_memory(device)
-    if free is None:  # nobody says
+    if free is None:  # unknown
         return MAX_CPU_BATCH_SIZE
     return max(1, min(largest, int(_SHARE_OF_MEMORY * free / (_FACTOR_OF_MEMORY * max(1, bytes_per_image)))))
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Ask how much memory can still be taken on a device [bytes]."""
+    """Return the free memory of a device [bytes]; ``None`` if unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -219,7 +219,7 @@ def _free_memory(device: torch.device) -> int | None:
 
 
 def to_uint8(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Turn images in [-1, 1] into 8-bit RGB, rounded to the nearest."""
+    """Convert images in [-1, 1] to 8-bit RGB, rounded to nearest."""
     scaled = (images * 127.5 + 127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -232,7 +232,7 @@ def generate_images(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> UInt8[np.ndarray, "count height width 3"]:
-    """Turn latents into 8-bit RGB pictures; arguments and errors are those of `sample`."""
+    """Turn latents into 8-bit RGB images; arguments and errors are those of `sample`."""
     size = generator.config.image_size
     batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
     pictures = map(to_uint8, batches)
@@ -248,27 +248,27 @@ def label_grid(
     scale: int = 1,
     batch_size: int | None = None,
 ) -> Image.Image:
-    """Draw what each label does: a row for each value of each label, a column for each seed.
+    """Generate a grid that shows the effect of each label: one row per label value, one column per seed.
 
     Down a column everything but that label is the same.
 
     Args:
-        generator: A conditional one.
-        seeds: Of the columns.
-        rows: What is wished for in each; by default each value of each label.
-        truncation: See `latents_from_seeds`; the generator is taken as it is.
-        scale: How often each pixel is repeated, in both directions.
-        batch_size: Images at a time; see `sample`.
+        generator: A conditional generator.
+        seeds: Seeds of the columns.
+        rows: Requested labels of each row; by default each value of each label.
+        truncation: See `latents_from_seeds`; the generator is not recalibrated.
+        scale: Integer upscaling factor.
+        batch_size: Images per batch; see `sample`.
 
     Raises:
         ValueError: The generator is unconditional, or see `latents_from_seeds`.
     """
     rows = label_values(generator.config.label_names) if rows is None else rows
     if not rows:
-        raise ValueError("this generator was trained without labels; there is nothing to show row by row")
+        raise ValueError("this generator is unconditional, so there are no labels to show row by row")
     latents = latents_from_seeds(seeds, generator.config.latent_dim, truncation).repeat(len(rows), 1)
-    labels = torch.cat([_some(labels_from_seeds(generator, seeds, wishes)) for wishes in rows])
-    captions = [", ".join(f"{name}: {_word(value)}" for name, value in wishes.items()) for wishes in rows]
+    labels = torch.cat([_some(labels_from_seeds(generator, seeds, row)) for row in rows])
+    captions = [", ".join(f"{name}: {_word(value)}" for name, value in row.items()) for row in rows]
     images = generate_images(generator, latents, labels, batch_size=batch_size, progress=False)
     return image_grid(enlarged(images, scale), len(seeds), captions)
 

@@ -1,4 +1,4 @@
-"""Labels by name to label vectors: what is asked for, and the rest sampled as in the training data."""
+"""Convert labels by name to label vectors: unspecified labels are sampled as in the training data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,29 +11,29 @@ from torch import Tensor
 from fagan_hf.utils.label_names import is_binary, label_groups
 from fagan_hf.utils.suggest import suggest
 
-# Keeps the draws of labels apart from everything else that is drawn from the same seeds.
+# Separates the sampling of labels from everything else that is sampled from the same seeds.
 _STREAM = 0x1ABE15
 
 
-def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, float]:
-    """Turn wishes into numbers.
+def encode_labels(names: Sequence[str], labels: Mapping[str, Any]) -> dict[int, float]:
+    """Encode requested labels as components of a label vector.
 
     Args:
         names: A config's `label_names`.
-        wishes: Claims as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``, mixed as
-            ``{"hair=red": 0.5, "hair=gray": 0.5}``, or excluded as ``{"hair=red": False}``. Texts such as ``"true"``,
-            ``"0"`` and ``"0.5"`` are read.
+        labels: Binary attributes as ``{"beard": True}`` (or a number from 0 to 1), classes as ``{"hair": "red"}``,
+            mixed as ``{"hair=red": 0.5, "hair=gray": 0.5}``, or excluded as ``{"hair=red": False}``. Strings such as
+            ``"true"``, ``"0"`` and ``"0.5"`` are parsed.
 
     Returns:
-        Number by place in the label vector, for the places that the wishes decide.
+        Values by index in the label vector, for the specified components.
 
     Raises:
-        ValueError: There is no such label, a value is not allowed, or a column's classes don't add up to 1; lists what
-            there is.
+        ValueError: There is no such label, a value is not allowed, or a column's classes don't add up to 1; lists the
+            existing labels.
     """
     groups = label_groups(names)
     decided: dict[int, float] = {}
-    for name, value in wishes.items():
+    for name, value in labels.items():
         column = name.partition("=")[0]
         if name not in names and name not in groups:
             raise ValueError(f"unknown label {name!r}; {suggest(name, groups)}{_explain(names, groups)}")
@@ -54,27 +54,27 @@ def encode_labels(names: Sequence[str], wishes: Mapping[str, Any]) -> dict[int, 
 def _complete(
     column: str, names: Sequence[str], places: Sequence[int], decided: Mapping[int, float]
 ) -> dict[int, float]:
-    """Let the classes of a column that were not wished for be 0, where those that were make a whole."""
+    """Set the unspecified classes of a column to 0 if the specified ones add up to 1."""
     numbers = [decided[place] for place in places if place in decided]
     total = sum(numbers)
-    is_open = total == 0 and len(numbers) < len(places)  # some were excluded at the most
+    is_open = total == 0 and len(numbers) < len(places)  # at most, some classes were excluded
     if is_open:
         return {}
     if abs(total - 1) > 1e-6:
-        raise ValueError(f"labels {', '.join(names)} add up to {total:g}; one class of {column} holds, so it must be 1")
+        raise ValueError(f"labels {', '.join(names)} add up to {total:g}; the classes of {column} must add up to 1")
     return {place: decided.get(place, 0.0) for place in places}
 
 
 def read_wish(names: Sequence[str], text: str) -> tuple[str, str]:
-    """Split ``"beard=1"``, ``"hair=red"`` or ``"hair=red=0.5"`` into a name and a value, by the names that there are.
+    """Split ``"beard=1"``, ``"hair=red"`` or ``"hair=red=0.5"`` into a name and a value, given the existing names.
 
     Raises:
-        ValueError: There is no ``=`` in it.
+        ValueError: It contains no ``=``.
     """
     if "=" not in text:
         raise ValueError(f"label is {text!r}; write it like beard=1 or hair=red")
     column, _, value = text.partition("=")
-    if text in names:  # a class, which may have a = in its name
+    if text in names:  # a class whose name contains =
         return column, value
     name, _, number = text.rpartition("=")
     return (name, number) if name in names else (column, value)
@@ -84,33 +84,33 @@ def draw_labels(
     names: Sequence[str],
     frequencies: Float[Tensor, " num_labels"],
     seeds: Sequence[int],
-    wishes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    labels: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
 ) -> Float[Tensor, "count num_labels"]:
-    """Draw a label vector for each seed, and put wishes in.
+    """Sample a label vector for each seed, with the requested labels set.
 
-    What is not wished for is drawn, claim by claim and column by column, as often as it holds in the training data. A
-    wish changes no other label of its seed.
+    Unspecified binary attributes and columns are sampled independently, with their frequencies in the training data. A
+    requested label changes no other label of its seed.
 
     Args:
         names: A config's `label_names`.
-        frequencies: How often each label holds, from 0 to 1.
+        frequencies: Frequency of each label, from 0 to 1.
         seeds: One for each vector.
-        wishes: See `encode_labels`; for all vectors, or a list with wishes for each.
+        labels: See `encode_labels`; for all vectors, or a list with one mapping for each.
 
     Returns:
         float32, numbers from 0 to 1, on the CPU.
 
     Raises:
-        ValueError: See `encode_labels`; or there are not as many wishes as seeds.
+        ValueError: See `encode_labels`; or the numbers of mappings and seeds differ.
     """
-    if isinstance(wishes, Mapping) or wishes is None:
-        decided = [encode_labels(names, wishes or {})] * len(seeds)
-    elif isinstance(wishes, Sequence) and all(isinstance(each, Mapping) for each in wishes):
-        decided = [encode_labels(names, each) for each in wishes]
+    if isinstance(labels, Mapping) or labels is None:
+        decided = [encode_labels(names, labels or {})] * len(seeds)
+    elif isinstance(labels, Sequence) and all(isinstance(each, Mapping) for each in labels):
+        decided = [encode_labels(names, each) for each in labels]
     else:
-        raise ValueError(f"labels are {wishes!r}; they must be a mapping of names to values, or a list of such")
+        raise ValueError(f"labels are {labels!r}; they must be a mapping of names to values, or a list of mappings")
     if len(decided) != len(seeds):
-        raise ValueError(f"labels are {len(decided)} for {len(seeds)} pictures; give one mapping for all, or one each")
+        raise ValueError(f"labels are {len(decided)} for {len(seeds)} images; give one mapping for all, or one each")
     groups = list(label_groups(names).values())
     odds = frequencies.cpu().double().numpy()  # in this order: Apple's GPUs have no doubles
     vectors = np.zeros((len(seeds), len(names)), np.float32)
@@ -127,8 +127,8 @@ def draw_labels(
 
 
 def _draw_class(places: Sequence[int], odds: np.ndarray, draw: float) -> int:
-    """Choose one of the classes that are left, as often as they hold."""
-    left = odds[places] if odds[places].any() else np.ones(len(places))  # none of them holds in the data
+    """Sample one of the remaining classes with their relative frequencies."""
+    left = odds[places] if odds[places].any() else np.ones(len(places))  # none of them occurs in the data
     steps = np.cumsum(left)
     return places[min(int(np.searchsorted(steps, draw * steps[-1], side="right")), len(places) - 1)]
 

@@ -1,4 +1,4 @@
-"""Seeds as people write them."""
+"""Parse seeds from text."""
 
 import re
 
@@ -7,10 +7,10 @@ MAX_SEEDS = 1_000_000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read seeds and ranges of them: ``"0-15, 42"`` gives 0 to 15 and 42.
+    """Parse seeds and ranges: ``"0-15, 42"`` gives 0 to 15 and 42.
 
     Raises:
-        ValueError: A part is neither a number nor a range that rises, a seed is above `MAX_SEED`, or there are more
+        ValueError: A part is neither a number nor an ascending range, a seed is above `MAX_SEED`, or there are more
             than `MAX_SEEDS`.
     """
     seeds: list[int] = []
@@ -18,7 +18,7 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, flags=re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            culprit = f", of which {part!r} is none" if part != text else ""
+            culprit = f", but {part!r} is not a seed or range" if part != text else ""
             raise ValueError(f"seeds are {text!r}{culprit}; write them like '0-15, 42'")
         if last > MAX_SEED:
             raise ValueError(f"seed is {last}; it must be at most {MAX_SEED}")

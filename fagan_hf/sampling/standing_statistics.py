@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured for what a generator is about to be fed."""
+"""Batch-norm statistics recomputed for the latents that a generator is about to get."""
 
 import copy
 from collections.abc import Iterable
@@ -11,21 +11,21 @@ from fagan_hf.sampling.images import labels_from_seeds
 
 BATCHES = 16
 BATCH_SIZE = 64
-_SEED = 20_181_205  # any would do; always the same, so that a seed stays a picture
+_SEED = 20_181_205  # arbitrary but fixed, so that each seed keeps mapping to the same image
 
 
 def has_batch_statistics(generator: nn.Module) -> bool:
-    """Is there a batch norm in it?"""
+    """Return whether a generator contains a batch norm."""
     return any(isinstance(module, nn.BatchNorm2d) for module in generator.modules())
 
 
 @torch.no_grad()
 def measure_batch_statistics(generator: Generator, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-    """Replace a generator's batch-norm statistics by plain means over batches; it is left in eval mode.
+    """Replace a generator's batch-norm statistics by plain means over batches, and leave it in eval mode.
 
     Args:
-        generator: Changed in place; without batch norm nothing happens.
-        batches: Latents and labels, as its forward takes them, on any device.
+        generator: Modified in place; without batch norm nothing happens.
+        batches: Latents and labels for its forward, on any device.
     """
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     generator.eval()
@@ -45,17 +45,17 @@ def measure_batch_statistics(generator: Generator, batches: Iterable[tuple[Tenso
 
 
 def recalibrated(generator: Generator, truncation: float) -> Generator:
-    """Give a generator whose batch-norm statistics fit truncated latents.
+    """Return a generator whose batch-norm statistics fit truncated latents.
 
-    Statistics that were measured for latents of length 1 are wrong for shorter ones: activations come out too small and
-    pictures pale. BigGAN calls statistics measured for the latents at hand standing statistics.
+    Statistics of full-length latents are wrong for shorter ones: activations become too small and images pale.
+    Statistics measured for the actual latents are BigGAN's standing statistics.
 
     Args:
-        generator: In eval mode; stays as it is.
-        truncation: What the latents will be multiplied with.
+        generator: In eval mode; not modified.
+        truncation: Factor on the latents.
 
     Returns:
-        A copy, or the generator itself where nothing is to be measured: no batch norm, or a truncation of 1.
+        A copy, or the generator itself if there is nothing to recompute: no batch norm, or a truncation of 1.
 
     Reference:
         Brock et al., BigGAN, arXiv:1809.11096, section 3.1.
@@ -63,7 +63,7 @@ def recalibrated(generator: Generator, truncation: float) -> Generator:
     if truncation == 1.0 or not has_batch_statistics(generator):
         return generator
     dtype = generator.dtype
-    generator = copy.deepcopy(generator).float()  # half precision would measure too coarsely
+    generator = copy.deepcopy(generator).float()  # half precision would be too coarse for statistics
     random = torch.Generator().manual_seed(_SEED)
 
     def batches() -> Iterable[tuple[Tensor, Tensor | None]]:

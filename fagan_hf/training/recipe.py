@@ -1,4 +1,4 @@
-"""A recipe: everything that a training run is made of, as one flat dataclass."""
+"""A recipe: every setting of a training run, as one flat dataclass."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ FeaturesName = Literal["effnetlite0", "inception"]
 
 _MAY_BE_ZERO = {"warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty", "eval_every_images"}
 
-# Changing one of these continues the same run; changing any other makes it another one.
+# A run can be resumed with another value of these; changing any other field requires a new run.
 HOW_LONG_AND_WHERE = {
     "output_dir",
     "max_images",
@@ -58,146 +58,146 @@ class Recipe:
     name: str
     """Name of the run; its folder is <output_dir>/<name>."""
     model: str
-    """Architecture: the name of a preset, or a file of your own, see docs/cook-your-own.md."""
+    """Architecture: the name of a preset, or a file that you wrote (see docs/cook-your-own.md)."""
     dataset: str = "avatars"
-    """Images: "avatars", "avatars:<style>", a folder, or a data set id on the Hub."""
+    """Images: "avatars", "avatars:<style>", a local folder, or a dataset id on the Hub."""
     split: str = "train"
-    """Split of the data set; a folder has only "train"."""
+    """Split of the dataset; a folder has only "train"."""
     num_avatars: int | None = None
-    """How many avatars are drawn; none: 8,192. More of them keep a long run from learning them by heart."""
+    """Number of avatars to draw; none: 8,192. More avatars keep a long run from memorizing them."""
     revision: str | None = None
-    """Branch, tag or commit of a data set on the Hub."""
+    """Branch, tag or commit of a Hub dataset."""
     image_column: str = "image"
-    """Column of a Hub data set that holds the images."""
+    """Column of a Hub dataset that holds the images."""
     crop: int | None = None
-    """Side of the center square that is cut out before resizing [pixels]; none: the largest. CelebA's custom is 178."""
+    """Side of the center crop taken before resizing [pixels]; none: the largest square. For CelebA 178 is usual."""
     streaming: bool = False
-    """Read images while training, for data larger than the disk? Order and resuming are then approximate."""
+    """Read images while training, for data larger than the disk. Order and resuming are then approximate."""
     upscale: bool = False
-    """Accept images smaller than the model's, by enlarging them?"""
+    """Accept images smaller than the model's resolution and enlarge them."""
     horizontal_flip: bool = True
-    """Mirror every second real image, at random?"""
+    """Flip each real image horizontally with probability 1/2."""
     label_columns: tuple[str, ...] = ()
-    """Columns of the data set that the networks are conditioned on; a folder has "class", the name of a subfolder."""
+    """Columns of the dataset to condition the networks on; a folder has "class", the name of the subfolder."""
     conditioning: Conditioning = "projection"
-    """How labels enter: "projection" and conditional batch norm, or "concatenation" to latent and features."""
+    """How labels enter: "projection" with conditional batch norm, or "concatenation" to latent and features."""
     matching_aware: bool = False
-    """Teach the discriminator also that a real image under wrong labels is not real?"""
+    """Train the discriminator to reject real images with mismatched labels as well."""
     loss: LossName = "relativistic_hinge"
-    """What both networks minimize."""
+    """Adversarial loss of both networks."""
     r1_gamma: float = 0.0
-    """Weight of R1, the squared gradient at real images, halved as in the paper; 0: none."""
+    """Weight of R1, the squared gradient at real images, halved as in the paper; 0 disables it."""
     r2_gamma: float = 0.0
-    """The same at generated images."""
+    """Weight of R2, the squared gradient at generated images, halved as in the paper; 0 disables it."""
     wasserstein_penalty: float = 0.0
-    """Weight of WGAN-GP's penalty; 10 is its custom; 0: none."""
+    """Weight of the WGAN-GP gradient penalty; the paper uses 10; 0 disables it."""
     penalty_every_steps: int = 1
-    """Steps from one penalty to the next; their weights are multiplied by it. 16 is StyleGAN2's custom."""
+    """Lazy regularization: steps between penalties, whose weights are multiplied by it; StyleGAN2 uses 16."""
     approximate_penalties: bool = False
-    """Take a finite difference for R1 and R2 instead of the gradient: faster, and wrong at the kinks of leaky ReLU."""
+    """Approximate R1 and R2 by a finite difference: faster than the gradient, but wrong at the kinks of leaky ReLU."""
     approximation_sigma: float = 0.01
-    """Size of that difference, the standard deviation of the noise [images are in -1 to 1]."""
+    """Step of the finite difference: standard deviation of the noise, for images in [-1, 1]."""
     batch_size: int = 32
-    """Images of one step, over all processes and accumulation steps."""
+    """Images per step, over all processes and accumulation steps."""
     gradient_accumulation: int = 1
-    """Forward and backward passes that make one step; each takes batch_size / gradient_accumulation images."""
+    """Forward and backward passes per step; each takes batch_size / gradient_accumulation images."""
     generator_learning_rate: float = 1e-4
-    """Adam's step size for the generator."""
+    """Adam's learning rate for the generator."""
     discriminator_learning_rate: float = 4e-4
-    """Adam's step size for the discriminator."""
+    """Adam's learning rate for the discriminator."""
     betas: tuple[float, float] = (0.0, 0.9)
-    """Adam's decay rates of the gradient's mean and of its square, for both networks."""
+    """Adam's decay rates for the first and second moment, for both networks."""
     warmup_images: int = 0
-    """Learning rates rise linearly from 0 over so many images."""
+    """Linear learning-rate warmup from 0 over this many images."""
     decay_after_images: int | None = None
-    """From so many images on learning rates fall with one over the root of the images seen; none: never."""
+    """Start inverse-square-root decay of the learning rates after this many images; none: never."""
     max_gradient_norm: float | None = None
-    """Gradients longer than this are shortened to it; none: never."""
+    """Gradient-norm clip; none: no clipping."""
     augment: tuple[AugmentationName, ...] = ()
-    """Differentiable augmentation of real and fake: any of color, translation, cutout, in this order."""
+    """Differentiable augmentation of real and fake images: any of color, translation, cutout, in this order."""
     ema_half_life_images: int = 10_000
-    """Half-life of the averaged generator's memory; shorter while the run is young."""
+    """Half-life of the generator's moving average (EMA) [images]; shorter early in the run."""
     ema_ramp: float = 0.05
-    """While the run is young the half-life is this share of the images seen."""
+    """Early in the run the EMA half-life is this fraction of the images seen."""
     mixed_precision: MixedPrecision = "no"
-    """"bf16" computes the layers in bfloat16, on hardware that has it; losses and weights stay float32."""
+    """"bf16" computes the layers in bfloat16 on hardware that supports it; losses and weights stay float32."""
     compile: Compilation = "no"
     """For GPUs: "kernels" compiles the networks into fewer kernels; "cuda_graphs" launches a whole step at once."""
     seed: int = 0
-    """Of everything random: weights, order of the images, latents, augmentation."""
+    """Random seed for everything: initial weights, order of the images, latents, augmentation."""
     max_images: int = 1_000_000
-    """The run ends after so many real images."""
+    """Train until this many real images have been seen."""
     max_minutes: float | None = None
-    """The run also ends after so many minutes of training, over all its sessions."""
+    """Time limit in minutes of training, summed over all sessions of the run; none: no limit."""
     output_dir: str = "runs"
-    """Where run folders are made."""
+    """Parent of the run folders."""
     log_every_images: int = 1_000
-    """Interval between lines in metrics.jsonl."""
+    """Interval between lines of metrics.jsonl [images]."""
     sample_every_images: int = 10_000
-    """Interval between grids of samples and redrawn plots."""
+    """Interval between sample grids and plot updates [images]."""
     checkpoint_every_images: int = 20_000
-    """Interval between checkpoints; a run that is killed loses at most so much."""
+    """Interval between checkpoints [images]; a killed run loses at most this much."""
     eval_every_images: int = 0
-    """Interval between measurements of the averaged generator, the best is kept in best/; 0: none."""
+    """Interval between evaluations of the averaged generator [images]; the best model is kept in best/; 0: never."""
     eval_features: FeaturesName = "effnetlite0"
-    """What pictures are seen through: effnetlite0, or inception for the published protocol, which is downloaded."""
+    """Feature extractor: effnetlite0, or inception for the published protocol (its weights are downloaded)."""
     eval_num_images: int = 2048
-    """How many are drawn for it, and compared with as many real ones."""
+    """Generated images per evaluation, compared with as many real ones."""
     keep_checkpoints: int = 2
-    """The newest so many checkpoints stay."""
+    """Number of checkpoints to keep."""
     cpu_threads: int | None = None
-    """Threads of each process where it trains on the CPU; none: the machine's cores shared by its processes."""
+    """CPU threads per process when training on the CPU; none: the cores divided by the number of processes."""
     gif_frames: int = 60
-    """Frames of training_progress.gif at the most, spread over the run."""
+    """Maximum number of frames in training_progress.gif, spread over the run."""
     report_to: TrackerName = "none"
-    """Show numbers and grids elsewhere too: in TensorBoard, Trackio or Weights & Biases."""
+    """Experiment tracker that metrics and sample grids are also sent to: TensorBoard, Trackio or Weights & Biases."""
     accept_changed_data: bool = False
-    """Go on although the images are others than those the run began with?"""
+    """Resume even if the images have changed since the run began."""
     resume_from: str | None = None
-    """Go on with this model's training, a run folder or user/name on the Hub; its recipe is taken over."""
+    """Resume training this model, a run folder or user/name on the Hub, with its recipe."""
     finetune_from: str | None = None
-    """Start from this model's weights, for other images; its recipe is taken over but for the name."""
+    """Fine-tune this model's weights on other images; its recipe is reused, except for the name."""
     push_to_hub: str | None = None
-    """Push the run to this repository, user/name, at every checkpoint and at the end."""
+    """Push the run to this Hub repository, user/name, at every checkpoint and at the end."""
     hub_private: bool = False
-    """Make a new repository private?"""
+    """If the repository is created, make it private."""
     push_training_state: bool = False
-    """Push the checkpoint too, so that --resume_from goes on exactly?"""
+    """Push the newest checkpoint too, so that --resume_from resumes exactly."""
     weights_license: str | None = None
-    """License of the weights for the card, an identifier of the Hub like "mit"; none: what the data asks for."""
+    """License of the weights for the model card, a Hub license id such as "mit"; none: what the data requires."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
         load_architecture(self.model)
         if self.resume_from and self.finetune_from:
-            raise ValueError("resume_from goes on with a run, finetune_from starts another one; give one of them")
+            raise ValueError("resume_from resumes a run, finetune_from starts a new one; give only one of them")
         for name in ("push_to_hub", "resume_from", "finetune_from"):
             if getattr(self, name) == "":
-                raise ValueError(f"{name} is empty; give it a model like 'user/name', or leave it out")
+                raise ValueError(f"{name} is empty; set it to a model like 'user/name', or leave it out")
         if self.weights_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.weights_license):
             raise ValueError(
-                f"weights_license is {self.weights_license!r}; it must be an identifier of the Hub, like 'mit' or "
+                f"weights_license is {self.weights_license!r}; it must be a Hub license id, like 'mit' or "
                 "'cc-by-4.0' (https://huggingface.co/docs/hub/repositories-licenses)"
             )
         if self.push_training_state and not self.push_to_hub:
-            raise ValueError("push_training_state is true, but push_to_hub does not say where to")
+            raise ValueError("push_training_state is true, but push_to_hub is not set")
         if self.approximate_penalties and not (self.r1_gamma or self.r2_gamma):
             raise ValueError(
                 "approximate_penalties is true, but r1_gamma and r2_gamma are 0: there is nothing to approximate "
                 "(wasserstein_penalty is always exact)"
             )
         if self.matching_aware and not self.label_columns:
-            raise ValueError("matching_aware is true, but there are no label_columns whose labels could be wrong")
+            raise ValueError("matching_aware is true, but it needs labels; set label_columns")
         if self.matching_aware and self.streaming:
             raise ValueError(
-                "matching_aware needs the labels of all images at once, which a stream does not have; leave out one of "
-                "matching_aware and streaming"
+                "matching_aware needs the labels of all images up front, which a stream does not provide; leave out "
+                "either matching_aware or streaming"
             )
         if self.eval_every_images and self.streaming:
             raise ValueError(
-                "eval_every_images compares with the same real images each time, which a stream does not have; leave "
-                "out one of eval_every_images and streaming"
+                "eval_every_images compares with the same real images each time, which a stream does not provide; "
+                "leave out either eval_every_images or streaming"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
@@ -224,15 +224,15 @@ class Recipe:
         return Path(self.output_dir, self.name)
 
     def networks(self, label_names: Sequence[str] = ()) -> Architecture:
-        """Find what `model` names, conditional if the data has labels.
+        """Return the architecture that `model` names, made conditional if the data has labels.
 
         Raises:
-            ValueError: The architecture can't take them.
+            ValueError: The architecture can't be conditioned on these labels.
         """
         return with_labels(load_architecture(self.model), label_names, self.conditioning)
 
     def source(self) -> ImageSource:
-        """Say which images are read, and how they are cut and resized."""
+        """Return which images to read, and how to crop and resize them."""
         return ImageSource(
             dataset=self.dataset,
             resolution=load_architecture(self.model)[0].image_size,
@@ -246,11 +246,11 @@ class Recipe:
         )
 
     def to_yaml(self) -> str:
-        """Give the recipe as it stands in ``recipe.yaml``, every field resolved."""
+        """Return the recipe as the text of ``recipe.yaml``, with every field resolved."""
         return yaml.safe_dump(self.to_plain(), sort_keys=False)
 
     def to_plain(self) -> dict[str, Any]:
-        """Give the fields as YAML and JSON know them."""
+        """Return the fields as plain YAML and JSON values."""
         fields = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 

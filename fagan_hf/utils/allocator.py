@@ -1,8 +1,8 @@
-"""How glibc's malloc treats memory, for two kinds of programs.
+"""Settings of glibc's malloc for two kinds of programs.
 
 A training step on a CPU allocates the same feature maps again and again. glibc returns large ones to the kernel, which
 hands them out page by page, each filled with zeros first: tens of thousands of page faults in a step. A server's many
-threads each get an arena of their own instead, which holds on to what one request needed once.
+threads each get a separate arena, which retains the memory of its largest request.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
     Nothing is changed where another allocator is loaded or the environment sets malloc's own variables.
 
     Returns:
-        Was it done?
+        Whether the setting was applied.
     """
     return _set_malloc({_TRIM_THRESHOLD: _KEPT_BYTES, _MMAP_THRESHOLD: _KEPT_BYTES})
 
@@ -32,7 +32,7 @@ def share_memory_between_threads() -> bool:
     sets malloc's own variables.
 
     Returns:
-        Was it done?
+        Whether the setting was applied.
     """
     return _set_malloc({_ARENA_MAX: _SHARED_ARENAS})
 

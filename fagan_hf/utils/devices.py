@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""Devices and cores."""
 
 import os
 from typing import TYPE_CHECKING
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 
 def find_device(name: str | None) -> "torch.device":
-    """Find a device by name; by default the fastest there is.
+    """Return a device by name; by default the fastest available one.
 
     Raises:
-        ValueError: It is unknown, or not there.
+        ValueError: The device is unknown or not available.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and their hashes."""
+"""Atomic writes of files and folders, and hashes."""
 
 import hashlib
 import os
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
-    """Write a file aside and put it in place only when it is complete and on disk.
+    """Write a temporary file and move it into place only when it is complete and on disk.
 
     Args:
         path: Where the file goes.
-        make_folder: Make its folder, and those above, where they are missing? Otherwise that is an error, so that a
-            name that came from outside never makes any.
+        make_folder: Create missing parent folders. Otherwise they are an error, so that a name from an external source
+            never creates folders.
 
     Yields:
-        The path to write to, in the same folder. It is gone if the block raises, and what ``path`` held stays.
+        The path to write to, in the same folder. If the block raises it is removed, and ``path`` is unchanged.
     """
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,16 +40,16 @@ def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, *, is_complete: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """Fill a folder aside and put it in place only when it is complete and on disk.
+    """Fill a temporary folder and move it into place only when it is complete and on disk.
 
     Args:
         folder: Where it goes; its parent must exist.
-        is_complete: Returns whether what is in place already is as good, and stays; otherwise it is replaced.
+        is_complete: Returns whether an existing folder is equally complete and is kept; otherwise it is replaced.
 
     Yields:
-        The folder to fill. It is gone if the block raises, and what ``folder`` held stays.
+        The folder to fill. If the block raises it is removed, and ``folder`` is unchanged.
     """
-    # Processes of several machines may share a disk: a process number would not tell them apart.
+    # Processes on several machines may share a disk: process ids would not be unique.
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         aside.mkdir()
@@ -69,13 +69,13 @@ def replacing_folder(folder: Path, *, is_complete: Callable[[Path], bool] = lamb
 
 
 def remove_abandoned_folders(folder: Path) -> None:
-    """Remove what `replacing_folder` has left beside a folder where its process was killed; no other may be writing."""
+    """Remove temporary folders of killed processes next to a folder; no other process may be writing."""
     for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
         shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Have a file or a folder on disk, not in the system's memory only."""
+    """Flush a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,7 +84,7 @@ def sync(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what `replacing` has left in a folder, where its process was killed; what a living one writes stays."""
+    """Remove temporary files of killed processes in a folder; those of running processes are kept."""
     for path in folder.glob(".*"):
         process = path.suffix.removeprefix(".")
         if process.isdecimal() and path.is_file() and not _is_alive(int(process)):
@@ -104,7 +104,7 @@ def _is_alive(process: int) -> bool:
 
 
 def save_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file; where the system refuses, with its own error instead of the library's.
+    """Write a safetensors file, raising the system's `OSError` instead of the library's error.
 
     Raises:
         OSError: A full disk, for example.
@@ -123,7 +123,7 @@ def save_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: dict[str
 
 
 def sha256(path: Path) -> str:
-    """Give the SHA-256 of a file, in hexadecimal digits.
+    """Return the SHA-256 of a file, in hexadecimal digits.
 
     Raises:
         OSError: It can't be read.

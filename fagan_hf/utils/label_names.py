@@ -1,7 +1,7 @@
 """The names of labels: binary attributes such as ``beard``, and classes such as ``hair=red``.
 
-A model's config names each number of its label vectors. A name without ``=`` is a binary attribute. Names that share
-what stands before ``=`` are the classes of one column, of which one holds.
+A model's config names each component of its label vectors. A name without ``=`` is a binary attribute. Names with the
+same part before ``=`` are the mutually exclusive classes of one column.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def label_groups(names: Sequence[str]) -> dict[str, list[int]]:
-    """Find which places of a label vector belong together.
+    """Group the components of a label vector.
 
     Args:
         names: A config's `label_names`.
 
     Returns:
-        Places by claim or column, in order: ``("beard", "hair=red", "hair=black")`` gives
+        Indices by binary attribute or column, in order: ``("beard", "hair=red", "hair=black")`` gives
         ``{"beard": [0], "hair": [1, 2]}``.
     """
     groups: dict[str, list[int]] = {}
@@ -30,7 +30,7 @@ def is_binary(names: Sequence[str], places: Sequence[int]) -> bool:
 
 
 def label_values(names: Sequence[str]) -> list[dict[str, Any]]:
-    """List what can be wished for, one at a time: each claim false and true, each class.
+    """List all single labels that can be requested: each binary attribute false and true, each class.
 
     Returns:
         For example ``[{"beard": False}, {"beard": True}, {"hair": "red"}, {"hair": "black"}]``.

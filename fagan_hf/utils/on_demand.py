@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used, so that a package costs what is used of it."""
+"""Lazy imports: public names of a package are imported on first use."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -10,7 +10,7 @@ def on_demand(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[s
 
     Args:
         package: Its ``__name__``.
-        modules: Public names by the module of the package that has them.
+        modules: Public names by the module that defines them.
     """
     homes = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
 

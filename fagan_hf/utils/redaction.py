@@ -5,17 +5,17 @@ import re
 from huggingface_hub import get_token
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf_oauth_[A-Za-z0-9._-]{16,}|(?:hf|api_org)_[A-Za-z0-9]{16,})")
-# Whatever its form; not `token=os.environ[...]` nor `token=my_token`: a long word with a digit.
+# A long word with a digit after `token=`, of any form; excludes `token=os.environ[...]` and `token=my_token`.
 _GIVEN = re.compile(r"(token=[\"']?)(?=[A-Za-z_.-]*\d)[A-Za-z0-9._-]{20,}", re.IGNORECASE)
-_HIDDEN = "REMOVED-TOKEN"  # plain letters: brackets mean something to YAML and Markdown
+_HIDDEN = "REMOVED-TOKEN"  # plain letters: brackets are special in YAML and Markdown
 
 
 def redact(text: str, token: str | bool | None = None) -> str:
-    """Replace access tokens in a text: the given one, the stored one, and whatever looks like one.
+    """Replace access tokens in a text: the given one, the stored one, and anything that looks like one.
 
     Args:
         text: An error message, a command line, a card.
-        token: One that may not have a token's form.
+        token: A token that may not have the usual form.
     """
     for known in (token, get_token()):
         if isinstance(known, str) and known:

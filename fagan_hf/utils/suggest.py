@@ -1,15 +1,15 @@
-"""The end of an error message: what there is, and which of it was probably meant."""
+"""Suggestions for error messages: the available options, and the closest one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
-    """List what is allowed, led by the nearest match to a mistyped name.
+    """List the options, preceded by the closest match to a mistyped name.
 
     Args:
-        name: What arrived.
-        options: What would have been right.
+        name: The given name.
+        options: The valid names.
 
     Returns:
         For example ``"did you mean 'fagan-32'? There are: dcgan-64, fagan-32"``.

@@ -4,11 +4,11 @@ import os
 
 
 def yield_cores() -> None:
-    """Let waiting threads of torch give their core to other programs after a fifth of a millisecond.
+    """Make waiting threads of torch yield their core to other programs after a fifth of a millisecond.
 
-    GNU OpenMP's threads (on Linux) spin while they wait. Where another program wants a core too, they hold it for
-    nothing and a run falls to a fraction of its speed. For so short a time it pays: the next work comes sooner. To be
-    called before torch is imported, which reads it; an environment that says otherwise stays.
+    GNU OpenMP's threads (on Linux) spin while they wait. If another program needs the core, spinning wastes it, and a
+    run drops to a fraction of its speed. Spinning briefly pays off, because the next work usually follows soon. Call it
+    before importing torch, which reads the setting; an existing setting in the environment takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -1,4 +1,4 @@
-"""Frames to a film: an animated GIF or WebP by Pillow, an MP4 by the program ffmpeg."""
+"""Write frames as a video: an animated GIF or WebP with Pillow, an MP4 with ffmpeg."""
 
 import math
 import shutil
@@ -13,25 +13,25 @@ from PIL import Image
 from fagan_hf.utils.files import replacing
 
 FILM_SUFFIXES = (".gif", ".mp4", ".webp")
-MAX_GIF_FRAMES_PER_SECOND = 50  # GIF counts hundredths of a second, and browsers play those of one slowly
+MAX_GIF_FRAMES_PER_SECOND = 50  # GIF delays are in hundredths of a second, and browsers slow down delays of 1
 
-_PALETTE_PIXELS = 2**20  # that the common palette is made from; more change no color that one could see
+_PALETTE_PIXELS = 2**20  # pixels used for the common palette; more make no visible difference
 _LINES_OF_FFMPEG = 5
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
 
 def writable_suffixes() -> tuple[str, ...]:
-    """Name the films that can be written on this machine: all, or without ffmpeg all but MP4."""
+    """List the video formats that can be written on this machine: all, or without ffmpeg all but MP4."""
     return tuple(suffix for suffix in FILM_SUFFIXES if suffix != ".mp4" or _ffmpeg() is not None)
 
 
 def check_film(path: Path, frames_per_second: float) -> None:
-    """Refuse a film that can't be written, before the work of making its frames.
+    """Refuse a video that can't be written, before its frames are generated.
 
     Raises:
-        ValueError: The suffix is not among `FILM_SUFFIXES`, or the film too fast or too slow for it.
-        FileNotFoundError: It takes ffmpeg, which is not there.
+        ValueError: The suffix is not in `FILM_SUFFIXES`, or the frame rate is too high or low for it.
+        FileNotFoundError: It needs ffmpeg, which is not installed.
     """
     suffix = path.suffix.lower()
     if suffix not in FILM_SUFFIXES:
@@ -47,19 +47,19 @@ def check_film(path: Path, frames_per_second: float) -> None:
 
 
 def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, make_folder: bool = False) -> None:
-    """Write a film; a GIF and a WebP begin again when they end.
+    """Write a video atomically; GIF and WebP loop.
 
     Args:
-        path: Ends in ``.gif``, ``.mp4`` or ``.webp``. It is complete or not there.
-        frames: RGB, at least one. A GIF shows them in 256 colors in all, and equal neighbors as one longer frame; an
-            MP4 of an odd width or height repeats the last column or row.
-        frames_per_second: From 0.01 to 1000, of a GIF to 50.
-        make_folder: Make its folder where it is missing?
+        path: Ends in ``.gif``, ``.mp4`` or ``.webp``.
+        frames: RGB, at least one. A GIF uses 256 colors in total, and merges equal consecutive frames; an MP4 of odd
+            width or height repeats the last column or row.
+        frames_per_second: From 0.01 to 1000, for a GIF up to 50.
+        make_folder: Create its folder if missing.
 
     Raises:
-        ValueError: There are no frames, they have another shape or dtype, or see `check_film`.
-        FileNotFoundError: There is no such folder, or no program ``ffmpeg``, which an MP4 takes.
-        OSError: ffmpeg fails; with its own last words.
+        ValueError: There are no frames, their shape or dtype is wrong, or see `check_film`.
+        FileNotFoundError: The folder does not exist, or ffmpeg is needed for an MP4 but missing.
+        OSError: ffmpeg failed; includes the end of its output.
     """
     path = Path(path)
     check_film(path, frames_per_second)
@@ -74,13 +74,13 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, ma
 
 
 def _durations(frames: int, frames_per_second: float, unit: int) -> list[int]:
-    """Give every frame's milliseconds in whole units, such that their sum never drifts from the wanted speed."""
+    """Return every frame's milliseconds in whole units, such that their sum never drifts from the wanted speed."""
     ends = [round(1000 / unit * frame / frames_per_second) for frame in range(frames + 1)]
     return [unit * (end - start) for start, end in pairwise(ends)]
 
 
 def _write_gif(path: Path, frames: Frames, frames_per_second: float) -> None:
-    # One palette for all frames and no dithering: anything else flickers where nothing moves.
+    # One palette for all frames and no dithering: otherwise static areas flicker.
     step = math.ceil(frames.size / 3 / _PALETTE_PIXELS)
     sample = frames.reshape(-1, 1, 3)[::step]
     palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.FASTOCTREE)
@@ -98,7 +98,7 @@ def _write_webp(path: Path, frames: Frames, frames_per_second: float) -> None:
 
 
 def _write_mp4(path: Path, frames: Frames, frames_per_second: float) -> None:
-    # H.264 halves the resolution of colors, so it takes even sizes.
+    # H.264 halves the resolution of colors, so sizes must be even.
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     _, height, width, _ = frames.shape
     command = [
@@ -109,14 +109,14 @@ def _write_mp4(path: Path, frames: Frames, frames_per_second: float) -> None:
     result = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
     if result.returncode:
         words = "\n".join(result.stderr.decode(errors="replace").strip().splitlines()[-_LINES_OF_FFMPEG:])
-        raise OSError(f"ffmpeg can't write the film; a .gif needs no ffmpeg. It says:\n{words}")
+        raise OSError(f"ffmpeg can't write the video; a .gif needs no ffmpeg. Its output:\n{words}")
 
 
 def _find_ffmpeg() -> str:
     ffmpeg = _ffmpeg()
     if ffmpeg is None:
         raise FileNotFoundError(
-            "an .mp4 takes ffmpeg, which is not on the PATH; install it or imageio-ffmpeg, or write a .gif"
+            "an .mp4 needs ffmpeg, which is not on the PATH; install it or imageio-ffmpeg, or write a .gif"
         )
     return ffmpeg
 
@@ -128,5 +128,5 @@ def _ffmpeg() -> str | None:
         import imageio_ffmpeg  # brings the program along
 
         return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):  # not installed, or without a program for this machine
+    except (ImportError, RuntimeError):  # not installed, or without a binary for this machine
         return None

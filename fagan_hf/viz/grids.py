@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Image grids."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-CAPTION_SHARE = 0.4  # height of a caption's letters, of a row's height
-VISIBLE = 256  # height at which a picture can be looked at [pixels]
+CAPTION_SHARE = 0.4  # font size of captions, as a fraction of the row height
+VISIBLE = 256  # minimum height for comfortable viewing [pixels]
 MARGIN = 4  # around captions [pixels]
 
 
@@ -17,15 +17,15 @@ def image_grid(
     columns: int | None = None,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lay images out row by row.
+    """Arrange images in a grid, row by row.
 
     Args:
         images: RGB, at least one.
-        columns: Images in a row; by default as many as make the grid closest to a square, or wider.
-        captions: What stands to the left of each row.
+        columns: Images per row; by default the grid is roughly square, or wider.
+        captions: Caption to the left of each row.
 
     Returns:
-        One picture without gaps; places that no image fills are white.
+        One image without gaps; unused cells are white.
 
     Raises:
         ValueError: There are no images, ``columns`` is not positive, or there are not as many captions as rows.
@@ -47,11 +47,11 @@ def image_grid(
 def enlarged(
     images: UInt8[np.ndarray, "count height width 3"], scale: int | None = None
 ) -> UInt8[np.ndarray, "count tall wide 3"]:
-    """Repeat every pixel, so that small pictures can be seen and nothing is smoothed over.
+    """Upscale by repeating pixels, so that small images are visible without smoothing.
 
     Args:
         images: RGB.
-        scale: How often, in both directions; by default as often as makes them at least 256 pixels high.
+        scale: Integer upscaling factor; by default such that they are at least 256 pixels high.
 
     Raises:
         ValueError: ``scale`` is not positive.

@@ -1,4 +1,4 @@
-"""Plots of a run's numbers, from the lines of its ``metrics.jsonl``. They need matplotlib, of the extra ``train``."""
+"""Plots of a run's metrics, from its ``metrics.jsonl``. They need matplotlib, from the extra ``train``."""
 
 import json
 import math
@@ -9,14 +9,14 @@ from fagan_hf.utils.files import replacing
 
 Line = dict[str, float]
 GATE_NAMES = (".alpha", ".gamma")
-"""How the numbers end that are gates."""
+"""Suffixes of the names of gates."""
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """Read a ``metrics.jsonl``; a last line that was cut off by a crash is left out, a missing file has no lines.
+    """Read a ``metrics.jsonl``; a last line truncated by a crash is ignored, a missing file has no lines.
 
     Raises:
-        ValueError: A line before the last is none; says which.
+        ValueError: A line before the last is invalid; says which.
     """
     if not path.exists():
         return []
@@ -26,26 +26,26 @@ def read_metrics(path: Path) -> list[Line]:
         try:
             lines.append(json.loads(line))
         except ValueError as error:
-            if number == len(whole):  # a crash of the whole machine may leave anything there
+            if number == len(whole):  # a crash of the machine may leave garbage there
                 break
-            raise ValueError(f"line {number} of {path} is no JSON ({error}); mend it, or remove the line") from error
+            raise ValueError(f"line {number} of {path} is not valid JSON ({error}); fix or remove it") from error
     return lines
 
 
 def plot_lines(
     path: Path, lines: Sequence[Line], names: Sequence[str], label: str, legend: Callable[[str], str]
 ) -> None:
-    """Draw numbers over the images that were seen, as a PNG.
+    """Plot metrics over the images seen, as a PNG.
 
     Args:
-        path: Where to; complete or not at all.
-        lines: At least one, each with ``images``; a name that one lacks leaves a gap.
-        names: Which numbers; those of a discriminator are dashed.
-        label: What stands at the vertical axis.
-        legend: Turns a name into what the legend calls it.
+        path: Target file, written atomically.
+        lines: At least one, each with ``images``; a missing metric leaves a gap.
+        names: Metrics to plot; those of a discriminator are dashed.
+        label: Label of the vertical axis.
+        legend: Converts a name to its text in the legend.
 
     Raises:
-        ImportError: There is no matplotlib.
+        ImportError: matplotlib is not installed.
         ValueError: There are no lines.
     """
     # The plain classes instead of pyplot: no window, no global state, no backend to choose.
@@ -55,13 +55,13 @@ def plot_lines(
         raise ImportError(f'plots need matplotlib ({error}); pip install "fagan-hf[train]"') from error
 
     if not lines:
-        raise ValueError(f"there are no lines to draw {path} from; at least one is needed")
+        raise ValueError(f"there are no lines to plot in {path}; at least one is needed")
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     images = [line["images"] for line in lines]
     for name in names:
         style = "--" if name.startswith("discriminator") else "-"
-        # A gap where a line lacks the number: no step before it had a finite one.
+        # A gap where a line lacks the metric, because no step had a finite value.
         axes.plot(images, [line.get(name, math.nan) for line in lines], style, label=legend(name), linewidth=1.5)
     axes.axhline(0, color="gray", linewidth=0.5)
     axes.set(xlabel="real images seen", ylabel=label, xlim=(0, max(images)))
@@ -74,7 +74,7 @@ def plot_lines(
 
 
 def plot_gates(path: Path, lines: Sequence[Line]) -> None:
-    """Draw the gates of all layers over the images that were seen; arguments and errors are those of `plot_lines`."""
+    """Plot the gates of all layers over the images seen; arguments and errors are those of `plot_lines`."""
     names = [name for name in (lines[-1] if lines else ()) if name.endswith(GATE_NAMES)]
     plot_lines(path, lines, names, "gate (0: convolution only)", _gate_legend)
 

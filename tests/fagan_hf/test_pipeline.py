@@ -61,7 +61,7 @@ def test_latents(pipe):
         ({"seeds": 5}, r"seeds is 5; it must be a list: seeds=\[5\], or num_images=5"),
         ({"batch_size": 2.5}, "batch_size is 2.5; it must be a whole number"),
         ({"output_type": "jpg"}, "output_type is 'jpg'; it must be 'pil', 'np' or 'pt'"),
-        ({"latents": torch.zeros(1, 8), "truncation": 0.5}, "truncation is for seeds"),
+        ({"latents": torch.zeros(1, 8), "truncation": 0.5}, "truncation applies to seeds only"),
         ({"latents": torch.zeros(1, 9)}, "latents are"),
     ],
 )
@@ -157,7 +157,7 @@ def test_open_labels_are_drawn_by_seed(conditional):
     ("labels", "message"),
     [
         ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
-        ([{"beard": 1}], "labels are 1 for 2 pictures"),
+        ([{"beard": 1}], "labels are 1 for 2 images"),
         (torch.zeros(2, 2), r"labels are \[2, 2\]; they must be \[2, 3\], a column for each of beard, hair=red"),
     ],
 )
@@ -167,7 +167,7 @@ def test_labels_that_do_not_fit(conditional, labels, message):
 
 
 def test_an_unconditional_model_has_no_labels():
-    with pytest.raises(ValueError, match="this generator was trained without any"):
+    with pytest.raises(ValueError, match="this generator is unconditional"):
         FAGANPipeline(Generator(GENERATOR).eval())(labels={"beard": 1})
 
 
@@ -181,7 +181,7 @@ def test_label_frequencies_are_saved(conditional, tmp_path):
 
 @pytest.mark.parametrize("number", [-1.0, 1.5, float("nan")])
 def test_label_vectors_stay_in_their_range(conditional, number):
-    with pytest.raises(ValueError, match=r"labels go from .*each must be from 0, it does not hold, to 1"):
+    with pytest.raises(ValueError, match=r"labels are from .*each must be from 0 \(false\) to 1"):
         conditional(seeds=[1], labels=torch.tensor([[number, 1.0, 0.0]]))
 
 

@@ -243,8 +243,8 @@ def test_one_picture_as_it_is(handler, pipe):
             {"inputs": {"alpha": {"x" * 201: 1}}},
             'alpha of "xxx.*… is "xxx.*…; it must be text of at most 200 characters',
         ),
-        ({"inputs": {"labels": {"beard": True}}}, 'labels are {"beard": true}, but this model was trained without any'),
-        ({"inputs": {"labels": [{"beard": "x" * 199}]}}, "labels are .*but this model was trained without any"),
+        ({"inputs": {"labels": {"beard": True}}}, 'labels are {"beard": true}, but this model is unconditional'),
+        ({"inputs": {"labels": [{"beard": "x" * 199}]}}, "labels are .*but this model is unconditional"),
         ({"inputs": {"as_image": "yes"}}, 'as_image is "yes"; it must be true or false'),
         ({"inputs": {"as_image": True, "num_images": 2}}, "as_image is true for 2 pictures; ask for one"),
     ],
@@ -357,7 +357,7 @@ def test_one_request_draws_at_a_time(handler, monkeypatch):
 
 
 def test_nothing_but_a_folder_is_loaded(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'user/name' is no folder; give the folder of a downloaded"):
+    with pytest.raises(FileNotFoundError, match="'user/name' is not a folder; give the folder of a downloaded"):
         serving.EndpointHandler("user/name")
     with pytest.raises(FileNotFoundError):
         serving.EndpointHandler(tmp_path)

@@ -48,14 +48,14 @@ def test_a_repository_that_does_not_exist(load, door, name):
     refused(
         load(door, name, token=ALICE),
         *ELSEWHERE,
-        "the token in use must be allowed to read it (`hf auth whoami` says whose it is)",
+        "your token must have read access (`hf auth whoami` shows whose token it is)",
     )
 
 
 @pytest.mark.parametrize("door", OURS)
 @pytest.mark.parametrize("token", [BOB, STRANGER], ids=["bob", "invalid"])
 def test_a_private_repository_and_a_strangers_token(load, hub, private, door, token):
-    said = "the token in use must be allowed to read it (`hf auth whoami` says whose it is)"
+    said = "your token must have read access (`hf auth whoami` shows whose token it is)"
     refused(load(door, private, token=token), said)
     refused(load(door, private, token_of_environment=token), said)
     assert weights_sent(hub) == []
@@ -65,14 +65,14 @@ def test_a_private_repository_of_which_the_cache_holds_a_part(load, private):
     """The client then speaks of the cache; the cause is the token still."""
     assert load("Generator", private, token=READER).error is None
     refused(load("Discriminator", private), "if it is private, log in with `hf auth login`, or set HF_TOKEN")
-    refused(load("Discriminator", private, token=BOB), "the token in use must be allowed to read it")
+    refused(load("Discriminator", private, token=BOB), "your token must have read access")
 
 
 @pytest.mark.parametrize("door", OURS)
 def test_a_token_that_no_header_can_carry_is_not_shown(load, hub, gan, door):
     """The HTTP library's own error would quote it."""
     for token in (f"{ALICE}\nX", f"{ALICE} {BOB}", f"ü{ALICE}"):
-        refused(load(door, gan, token=token), "the token holds a character that no token has", error="ValueError")
+        refused(load(door, gan, token=token), "the token contains an invalid character", error="ValueError")
     assert hub.requests == []
 
 
@@ -81,7 +81,7 @@ def test_a_revision_that_does_not_exist(load, gan, door):
     for revision in ("nowhere", "0" * 40):
         refused(
             load(door, gan, revision=revision),
-            f"the repository is there, but has no branch, tag or commit {revision!r}",
+            f"the repository exists, but has no branch, tag or commit {revision!r}",
         )
 
 
@@ -91,7 +91,7 @@ NO_NAMES = ["../x", "user/../name", "user//name", "user/name/more", "/no/such/fo
 @pytest.mark.parametrize("door", OURS)
 def test_names_that_are_none(load, hub, door):
     for text in (*NO_NAMES, "u/" + "x" * 200, "~nobody/x"):
-        said = "letters, digits, '-', '_' and '.' are all that a name there may hold"
+        said = "a Hub id may contain only letters, digits, '-', '_' and '.'"
         assert "token" not in refused(load(door, text), repr(text), *ELSEWHERE, said).message
     refused(load(door, "/etc/passwd"), "'/etc/passwd' is a file; give the folder of a run")
     assert hub.requests == []
@@ -112,7 +112,8 @@ def test_a_repository_without_our_files_is_listed(load, hub, name, door):
     network = "Discriminator" if door == "Discriminator" else "Generator"
     refused(
         load(door, name),
-        f"{name!r} is no {network}: it needs config.json and model.safetensors in {network.lower()}/ or the top folder",
+        f"{name!r} is not a {network} repository: "
+        f"it needs config.json and model.safetensors in {network.lower()}/ or the top folder",
         "found .gitattributes, 00.txt, 01.txt, 02.txt, 03.txt, 04.txt, 05.txt, 06.txt, 07.txt, 08.txt and 2 more",
     )
 
@@ -124,9 +125,9 @@ def test_pickles_are_refused_and_never_fetched(load, hub, name, model, door):
     hub.commit(name, files | dict.fromkeys(pickles, b"cos\nsystem\n"))
     outcome = load(door, name)
     if door == "DiffusionPipeline":  # may fetch some, but it is our class that reads the network
-        refused(outcome, "is no Generator: it needs config.json and model.safetensors")
+        refused(outcome, "is not a Generator repository: it needs config.json and model.safetensors")
     else:
-        refused(outcome, "is a pickle, which can run code when it is read: it is refused")
+        refused(outcome, "is refused: it is a pickle, which can run code when loaded")
         assert [path for _, path, _ in hub.requests if path.endswith(".bin")] == []
 
 
@@ -141,7 +142,8 @@ def test_pickles_are_refused_and_never_fetched(load, hub, name, model, door):
 def test_another_librarys_model_is_named(load, hub, name, model, door, config, library):
     weights = model.files["generator/model.safetensors"]
     hub.commit(name, {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
-    refused(load(door, name), f"it is of the library {library}", "load the model with that", error="ValueError")
+    said = f"it belongs to the library {library}", "load the model with that library"
+    refused(load(door, name), *said, error="ValueError")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -151,7 +153,7 @@ def test_what_was_broken_before_its_upload_is_refused(load, hub, gan, model, doo
     broken = [b"\xff" * 8 + whole[8:], whole[:-50], whole[: len(whole) // 2], whole[:4], b"", b"<html>Not found</html>"]
     for data in broken:
         hub.commit(gan, {f"{network}/model.safetensors": data})
-        refused(load(door, gan), "model.safetensors is truncated or no safetensors file", error="ValueError")
+        refused(load(door, gan), "model.safetensors is truncated or not a safetensors file", error="ValueError")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -174,7 +176,7 @@ def test_names_of_files_that_lead_out_of_the_cache_write_nothing_there(load, hub
 @pytest.mark.parametrize("door", DOORS)
 def test_bytes_changed_on_the_way_are_refused_until_the_download_is_forced(load, hub, gan, model, door):
     hub.fault("GET", WEIGHTS, "corrupt", times=2)  # diffusers' own door fetches both networks
-    said = "model.safetensors is not what the Hub has: its content was changed on the way or on this disk"
+    said = "model.safetensors differs from the file on the Hub: it was corrupted during the download or on this disk"
     for _ in range(2):  # the second is from the cache
         refused(load(door, gan), said, "Load with force_download=True", error="ValueError")
     hub.faults.clear()
@@ -189,7 +191,7 @@ def test_bytes_changed_on_the_way_are_refused_until_the_download_is_forced(load,
 def test_a_cut_download_is_never_used(load, hub, gan, model, door, action):
     hub.fault("GET", WEIGHTS, action)
     hub.fault("GET", WEIGHTS, 500)  # the client asks once more after a cut that it noticed
-    said = {"truncate": "the Hub has trouble of its own: try again later", "truncate_silently": "try again"}[action]
+    said = {"truncate": "the Hub has a server error: try again later", "truncate_silently": "try again"}[action]
     refused(load(door, gan), *ELSEWHERE, said)
     assert load(door, gan, local_files_only=True).error == "FileNotFoundError"
     assert set(blobs(load, gan)) <= set(hub.files(gan).values())  # whole files only
@@ -202,7 +204,7 @@ def test_a_cut_download_is_never_used(load, hub, gan, model, door, action):
 @pytest.mark.parametrize("asked", ["/api/models/", WEIGHTS])
 def test_a_server_with_trouble_of_its_own(load, hub, gan, model, door, status, asked):
     hub.fault("GET", asked, status)
-    said = refused(load(door, gan), *ELSEWHERE, "the Hub has trouble of its own: try again later", str(status)).message
+    said = refused(load(door, gan), *ELSEWHERE, "the Hub has a server error: try again later", str(status)).message
     assert "if it is private" not in said
     hub.faults.clear()
     assert load(door, gan).digest == model.digests[door]
@@ -212,7 +214,7 @@ def test_a_server_with_trouble_of_its_own(load, hub, gan, model, door, status, a
 def test_a_connection_that_breaks(load, hub, gan, model, door):
     for action in ("drop", "truncate"):
         hub.fault("GET", "/api/models/", action)
-        refused(load(door, gan), *ELSEWHERE, "the connection did not last, or there is none: try again")
+        refused(load(door, gan), *ELSEWHERE, "there is no connection, or it was interrupted: try again")
     assert load(door, gan).digest == model.digests[door]
 
 
@@ -220,7 +222,8 @@ def test_a_connection_that_breaks(load, hub, gan, model, door):
 def test_an_answer_that_is_not_the_hubs(load, hub, gan, model, door):
     for action in ("truncate_silently", "corrupt"):
         hub.fault("GET", "/api/models/", action)
-        refused(load(door, gan), f"what answers at {hub.url} does not speak like the Hub: is a proxy or a login page")
+        said = f"the server at {hub.url} does not respond like the Hub: is there a proxy or a login page"
+        refused(load(door, gan), said)
     assert load(door, gan).digest == model.digests[door]
 
 
@@ -247,7 +250,7 @@ def test_a_server_that_restarts_in_the_middle_is_waited_for(load, hub, gan, mode
 
 def test_a_server_that_dies_in_the_middle_and_comes_back_later(load, hub, gan, model):
     hub.fault("GET", WEIGHTS, hub.stop)
-    refused(load("Generator", gan), "the connection did not last, or there is none: try again")
+    refused(load("Generator", gan), "there is no connection, or it was interrupted: try again")
     assert load("Generator", gan, local_files_only=True).error == "FileNotFoundError"
     hub.start()
     assert load("Generator", gan).digest == model.digests["Generator"]
@@ -257,9 +260,9 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_later(load, hub, gan, m
 def test_a_disk_that_cannot_be_written_to_is_not_called_a_broken_connection(load, gan, tmp_path, door):
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file/cache")
-    said = f"{gan!r} could not be kept in the cache ({cache}): "
+    said = f"{gan!r} could not be written to the cache ({cache}): "
     message = refused(
-        load(door, gan, cache_dir=cache), said, "Make room there or name another", error="OSError"
+        load(door, gan, cache_dir=cache), said, "Free some space there, or choose another", error="OSError"
     ).message
     assert "connection" not in message
 
@@ -282,6 +285,6 @@ def test_the_command_ends_with_status_2_and_one_sentence(client, private, tmp_pa
     assert len(lines) == 3, done.stderr
     assert all(line.startswith(f"fagan-hf: error: {private!r} is not a local folder") for line in lines)
     assert "log in with `hf auth login`, or set HF_TOKEN" in lines[0]
-    assert all("`hf auth whoami` says whose it is" in line for line in lines[1:])
+    assert all("`hf auth whoami` shows whose token it is" in line for line in lines[1:])
     assert not tokens_in(done.stdout + done.stderr)
     assert list(tmp_path.glob("*.png")) == []

@@ -103,17 +103,17 @@ def test_a_tag_or_a_commit_is_no_branch(hub, push):
     results = push(*(["alice/portraits", "--revision", each] for each in ("v1", "refs/tags/v1", tagged)), check=False)
     for (status, _, err), kind in zip(results, ("tag", "tag", "commit"), strict=True):
         assert status == 2
-        assert f"is a {kind} of 'alice/portraits'; name a branch, a new one or one of: main" in err
+        assert f"is a {kind} of 'alice/portraits'; give a branch, either a new one or one of: main" in err
     assert refs == before
 
 
 def test_names_and_folders(push, run, tmp_path):
     (tmp_path / "empty").mkdir()
     cases = [
-        (["alice/../portraits"], "no name for a repository"),
-        (["/etc/passwd"], "no name for a repository"),
-        (["push", str(run / "nowhere"), "alice/portraits"], "is no folder"),
-        (["push", str(tmp_path / "empty"), "alice/portraits"], "is no Generator"),
+        (["alice/../portraits"], "not a valid repository name"),
+        (["/etc/passwd"], "not a valid repository name"),
+        (["push", str(run / "nowhere"), "alice/portraits"], "is not a folder"),
+        (["push", str(tmp_path / "empty"), "alice/portraits"], "is not a Generator repository"),
         (["alice/portraits", "--training-state"], "no checkpoint of its weights"),
     ]
     for (status, _, err), (_, message) in zip(push(*(each for each, _ in cases), check=False), cases, strict=True):
@@ -134,7 +134,7 @@ def test_what_people_wrote_stays_and_what_is_broken_is_said(hub, push, run):
     hub.commit("alice/portraits", {"README.md": b"---\ntags: [a\n---\nMy notes.\n"})
     [[status, _, err]] = push(["alice/portraits"], check=False)
     assert status == 2
-    assert "README.md has broken YAML" in err
+    assert "README.md has invalid YAML" in err
     push(["alice/portraits", "--replace-card"])
     assert "My notes." not in hub.files("alice/portraits")["README.md"].decode()
 
@@ -193,7 +193,7 @@ def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(hub, push):
         hub.fault(*fault)
         [[status, _, err]] = push(["alice/portraits", "--create-pr"], check=False)
         assert len(hub.repositories["model", "alice/portraits"].pulls) == number
-        assert ("may have been opened all the same" in err, status) == ((True, 2) if number == 1 else (False, 0)), err
+        assert ("may have been opened anyway" in err, status) == ((True, 2) if number == 1 else (False, 0)), err
         assert number == 2 or f"{hub.url}/alice/portraits/discussions" in err
 
 
@@ -209,7 +209,7 @@ def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
     """
     done = client(code)
     assert "no connection to the Hub for 'alice/portraits'" in done.stdout
-    assert done.stderr.count("trying again in") == 1
+    assert done.stderr.count("retrying in") == 1
     assert ALICE not in done.stdout + done.stderr
 
 

@@ -47,8 +47,8 @@ def test_a_hub_that_refuses_ends_no_training(hub, train, tmp_path):
     """Somebody breaks the card while it trains: that is said, with what to do, and the run is whole."""
     hub.commit("alice/try", {"README.md": b"---\ntags: [a\n---\n"})
     done = train("--name", "try", "--max_images", 8, *PUSH)
-    assert "README.md has broken YAML" in done.stdout
-    assert f"The run is whole in {tmp_path / 'runs/try'}; push it by: fagan-hf push" in done.stdout
+    assert "README.md has invalid YAML" in done.stdout
+    assert f"The run is complete in {tmp_path / 'runs/try'}; push it with: fagan-hf push" in done.stdout
     assert (tmp_path / "runs/try/generator/model.safetensors").exists()
 
 

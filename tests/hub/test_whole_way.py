@@ -104,7 +104,7 @@ def test_a_data_set_of_the_hub_is_streamed_by_two_processes(celeba_like, train, 
     folder = tmp_path / "runs/streamed"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [4, 8, 12, 16]
-    warning = "The images are streamed: around this point some may come twice"
+    warning = "The images are streamed: around this point some may repeat"
     assert done.stdout.count(warning) == 1
     assert [warning in "".join(line.get("events", [])) for line in lines] == [False, False, True, False]
     assert ", 16 images, streamed |" in (folder / "README.md").read_text()

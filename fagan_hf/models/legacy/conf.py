@@ -1,7 +1,7 @@
 """The original's ``.conf`` files.
 
-A ``.conf`` is YAML with a list ``architecture``. The original makes one module of each entry and puts them into one
-`nn.Sequential` called ``model``, so an entry's place in the list is in the names of its weights: ``model.3.0.weight``.
+A ``.conf`` is YAML with a list ``architecture``. The original builds one module from each entry and puts them into an
+`nn.Sequential` called ``model``, so an entry's index is part of the names of its weights: ``model.3.0.weight``.
 """
 
 import math
@@ -33,8 +33,8 @@ class LegacyLayer:
     """One layer of a ``.conf``.
 
     Attributes:
-        spec: What it is here.
-        prefix: What the names of its weights begin with in the original's files: ``"model.3"``.
+        spec: The equivalent spec.
+        prefix: Prefix of the names of its weights in the original's files: ``"model.3"``.
     """
 
     spec: LayerSpec
@@ -42,13 +42,13 @@ class LegacyLayer:
 
 
 def quoted(path: str | Path | None) -> str:
-    """Return a path as error messages show it."""
+    """Format a path for error messages."""
     return "missing" if path is None else repr(str(path))
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Put the name of a file before an error's message."""
+    """Prefix error messages with the name of a file."""
     try:
         yield
     except ValueError as error:
@@ -58,8 +58,8 @@ def naming(path: str | Path) -> Iterator[None]:
 def read_conf(path: str | Path) -> tuple[LegacyLayer, ...]:
     """Read a ``.conf`` of the original.
 
-    Names are read in any case, as the original reads them, and keys that it never looks at are passed over.
-    ``ignore_attn_maps`` takes a place in the original's list and becomes nothing: our attention layers give no maps.
+    Names are case-insensitive, as in the original, and keys that it ignores are ignored. ``ignore_attn_maps`` occupies
+    an index in the original's list and is dropped: our attention layers return no maps.
 
     Args:
         path: The file.
@@ -69,7 +69,7 @@ def read_conf(path: str | Path) -> tuple[LegacyLayer, ...]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no YAML with a list ``architecture``, or a layer in there is not one of the original's; says
+        ValueError: It is not YAML with a list ``architecture``, or a layer in it is not one of the original's; says
             which layer, which key, and what is allowed.
     """
     path = Path(path)
@@ -91,7 +91,7 @@ def _read_architecture(path: Path) -> list[Any]:
     except FileNotFoundError as error:
         raise missing_file(path) from error
     except (yaml.YAMLError, ValueError) as error:  # a UnicodeDecodeError is one too
-        raise ValueError(f"it is no YAML: {error}") from error
+        raise ValueError(f"it is not valid YAML: {error}") from error
     architecture = data.get("architecture") if isinstance(data, dict) else None
     if not isinstance(architecture, list) or not architecture:
         raise ValueError("it has no layers; it must be YAML with a list of layers under 'architecture:'")
@@ -99,7 +99,7 @@ def _read_architecture(path: Path) -> list[Any]:
 
 
 def missing_file(path: Path) -> FileNotFoundError:
-    """Build the error for a file that is not there; names the nearest beside it."""
+    """Build the error for a missing file; suggests the closest name in its folder."""
     beside = (each.name for each in path.parent.glob(f"*{path.suffix}"))
     return FileNotFoundError(f"{str(path)!r} does not exist; {suggest(path.name, beside)}")
 
@@ -118,30 +118,30 @@ def _check_neighbors(names: Sequence[str], index: int) -> None:
     before = names[index - 1] if index else None
     behind = names[index + 1] if index + 1 < len(names) else None
     if names[index] == IGNORE_ATTENTION_MAPS and before not in _ATTENTION:
-        raise ValueError(f"it stands behind {before or 'nothing'}; it must stand right behind an attention layer")
+        raise ValueError(f"it follows {before or 'nothing'}; it must directly follow an attention layer")
     if names[index] in _ATTENTION and behind != IGNORE_ATTENTION_MAPS:
         raise ValueError(
-            f"{behind or 'nothing'} stands behind it; it must be {IGNORE_ATTENTION_MAPS}, for the original's attention "
-            "layers give their maps as well"
+            f"{behind or 'nothing'} follows it; it must be {IGNORE_ATTENTION_MAPS}, because the original's attention "
+            "layers also return their maps"
         )
 
 
 class _Entry:
-    """One layer of a ``.conf``, read key by key. A spec checks the types of what is only handed on."""
+    """One layer of a ``.conf``, read key by key. Values that are only passed on are checked by the spec."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._values = values
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            raise ValueError(f"{key!r} is missing; there are {', '.join(map(str, self._values))}")
+            raise ValueError(f"{key!r} is missing; the layer has {', '.join(map(str, self._values))}")
         return self._values[key]
 
     def get(self, key: str, default: Any) -> Any:
         return self._values.get(key, default)
 
     def pair(self, key: str) -> tuple[int, int]:
-        """Read ``(4, 2)``, which is text to YAML; a YAML list will do as well."""
+        """Read ``(4, 2)``, which YAML parses as a string; a YAML list works as well."""
         value = self[key]
         texts = re.fullmatch(r"[(\[]\s*(-?\d+)\s*,\s*(-?\d+)\s*,?\s*[)\]]", value) if isinstance(value, str) else None
         numbers = [int(text) for text in texts.groups()] if texts else value
@@ -153,11 +153,11 @@ class _Entry:
         """Read a pair of equal numbers as one."""
         height, width = self.pair(key)
         if height != width:
-            raise ValueError(f"{key} is {self[key]!r}; both numbers must be equal, for layers here are square")
+            raise ValueError(f"{key} is {self[key]!r}; both numbers must be equal because layers here are square")
         return height
 
     def convolution(self) -> dict[str, Any]:
-        """Read what all convolutions have."""
+        """Read the fields that all convolutions have."""
         in_channels, out_channels = self.pair("channels")
         return {
             "in_channels": in_channels,
@@ -169,7 +169,7 @@ class _Entry:
         }
 
     def optional_activation(self) -> str:
-        """Read the activation of an attention layer, which may have none."""
+        """Read the activation of an attention layer, which is optional."""
         return _activation(self["activation"]) if "activation" in self._values else "identity"
 
 
@@ -184,8 +184,8 @@ def _activation(text: Any) -> str:
     except ValueError:
         slope = math.nan
     if not math.isfinite(slope):
-        raise ValueError(f"activation is {text!r}; it must be written 'lrelu(0.2)', with its slope below 0")
-    # A slope of 1 on both sides is how the original writes that there is no activation.
+        raise ValueError(f"activation is {text!r}; it must be written like 'lrelu(0.2)', with its negative slope")
+    # The original expresses "no activation" as a slope of 1 on both sides.
     return "identity" if slope == 1 else f"leaky_relu({slope})"
 
 

@@ -8,15 +8,15 @@ from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.specs import LayerSpec
 from fagan_hf.models.legacy.conf import IGNORE_ATTENTION_MAPS, LegacyLayer
 
-LARGEST_IMAGE_SIZE = 1024  # up to which a discriminator's image size is looked for [pixels]
+LARGEST_IMAGE_SIZE = 1024  # upper end of the search for a discriminator's image size [pixels]
 
 
 def generator_config(layers: Sequence[LegacyLayer], label_names: Sequence[str] = ()) -> GeneratorConfig:
     """Make the config of a generator.
 
     Args:
-        layers: What `read_conf` gave.
-        label_names: Of a conditional network, whose first layer takes the labels behind the latent.
+        layers: Returned by `read_conf`.
+        label_names: Labels of a conditional network, whose first layer takes them after the latent.
 
     Raises:
         ValueError: The layers don't lead from a 1x1 feature map to an image.
@@ -26,7 +26,7 @@ def generator_config(layers: Sequence[LegacyLayer], label_names: Sequence[str] =
         try:
             size = layer.spec.output_size(size)
         except ValueError as error:
-            raise ValueError(f"{layer.prefix} ({layer.spec.type}): {error}; is it a discriminator's?") from error
+            raise ValueError(f"{layer.prefix} ({layer.spec.type}): {error}; is it a discriminator?") from error
     in_channels = next((layer.spec.channels[0] for layer in layers if layer.spec.channels is not None), 0)
     with _explaining_config("generator"):
         return GeneratorConfig(
@@ -42,13 +42,13 @@ def discriminator_config(
 ) -> DiscriminatorConfig:
     """Make the config of a discriminator.
 
-    Strides round down, so several image sizes may end at 1x1, and a ``.conf`` doesn't say which one is meant. It is
-    ``image_size`` if that is among them, else the largest power of two, else the smallest size.
+    Strides round down, so several image sizes may end at 1x1, and a ``.conf`` does not specify which one. We choose
+    ``image_size`` if it is among them, else the largest power of two, else the smallest size.
 
     Args:
-        layers: What `read_conf` gave.
-        label_names: Of a conditional network, whose last layer takes the labels behind the features.
-        image_size: The generator's [pixels], if it is known.
+        layers: Returned by `read_conf`.
+        label_names: Labels of a conditional network, whose last layer takes them after the features.
+        image_size: The generator's image size [pixels], if known.
 
     Raises:
         ValueError: The layers don't lead from any image size to 1x1, or not to one channel.
@@ -56,7 +56,8 @@ def discriminator_config(
     fitting = [size for size in range(1, LARGEST_IMAGE_SIZE + 1) if _ends_at_one(layers, size)]
     if not fitting:
         raise ValueError(
-            f"no image size from 1 to {LARGEST_IMAGE_SIZE} ends at 1x1, as a discriminator's must; is it a generator's?"
+            f"no image size from 1 to {LARGEST_IMAGE_SIZE} ends at 1x1, as required of a discriminator; "
+            "is it a generator?"
         )
     powers = [size for size in fitting if size.bit_count() == 1]
     with _explaining_config("discriminator"):
@@ -70,7 +71,7 @@ def discriminator_config(
 def _ends_at_one(layers: Iterable[LegacyLayer], size: int) -> bool:
     try:
         return reduce(lambda now, layer: layer.spec.output_size(now), layers, size) == 1
-    except ValueError:  # nothing is left on the way
+    except ValueError:  # some layer has an empty output
         return False
 
 
@@ -84,6 +85,6 @@ def _explaining_config(network: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(
-            f"the layers make no {network}: {error}. Layers are counted without {IGNORE_ATTENTION_MAPS} here; a "
+            f"the layers don't form a {network}: {error}. Layer indices don't count {IGNORE_ATTENTION_MAPS}; a "
             "conditional network needs the names of its labels"
         ) from error

@@ -24,21 +24,21 @@ def convert(
     discriminator_weights: str | Path | None = None,
     label_names: Sequence[str] = (),
 ) -> tuple[Generator, Discriminator | None]:
-    """Make networks that compute what the original's do in eval mode.
+    """Make networks with the same outputs as the original's in eval mode.
 
     Args:
         generator_conf: The generator's ``.conf``.
-        generator_weights: Its weights, as the original's training saves them (``GAN_GEN_10.pth``).
+        generator_weights: Its weights, as saved by the original's training (``GAN_GEN_10.pth``).
         discriminator_conf: The discriminator's ``.conf``; none: no discriminator.
         discriminator_weights: Its weights (``GAN_DIS_10.pth``).
-        label_names: Of a conditional pair, a name for each number of the label vectors, in their order.
+        label_names: For conditional networks, a name for each component of the label vectors, in order.
 
     Returns:
-        Generator and discriminator in eval mode, of the weights' own dtype.
+        Generator and discriminator in eval mode, in the dtype of the weights.
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A ``.conf`` can't be read, its layers make no such network, or weights are refused or don't fit
+        ValueError: A ``.conf`` can't be read, its layers don't form such a network, or weights are refused or don't fit
             their ``.conf``; says which file.
     """
     if (discriminator_conf is None) != (discriminator_weights is None):
@@ -57,10 +57,10 @@ def convert(
     with naming(discriminator_conf):
         discriminator = Discriminator(discriminator_config(layers, label_names, image_size))
         if discriminator.config.image_size != image_size:
-            judged = discriminator.config.image_size
+            size = discriminator.config.image_size
             raise ValueError(
-                f"it judges images of {judged}x{judged}, but {generator_conf} makes them {image_size}x{image_size}; "
-                "give two that were trained together"
+                f"it takes {size}x{size} images, but {generator_conf} generates {image_size}x{image_size}; "
+                "give two networks that were trained together"
             )
     if label_names:
         layers = (*layers[:-1], replace(layers[-1], prefix="last_module"))
@@ -72,7 +72,7 @@ def _load(network: _Network, layers: Sequence[LegacyLayer], path: str | Path) ->
     state = read_state_dict(path)
     with naming(path):
         converted = convert_state_dict(state, layers, network.state_dict())
-    # The widest there is, so that nothing is rounded.
+    # The widest dtype among them, so that nothing is rounded.
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in state.values() if tensor.is_floating_point()))
     network.to(dtype).load_state_dict(converted)
     network.eval()

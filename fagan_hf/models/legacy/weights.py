@@ -13,18 +13,18 @@ from fagan_hf.models.legacy.conf import LegacyLayer, missing_file
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read weights that the original saved, without running code: a pickle that names more than tensors is refused.
+    """Read weights that the original saved, without running code: a pickle of anything but tensors is refused.
 
     Args:
-        path: A file of ``torch.save(network.state_dict(), path)``, in today's format or the one before torch 1.6. The
-            prefix that `nn.DataParallel` puts before all names is taken away.
+        path: A file of ``torch.save(network.state_dict(), path)``, in the current format or the one before torch 1.6.
+            The prefix that `nn.DataParallel` adds to all names is removed.
 
     Returns:
         Tensors on the CPU by the original's names.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is refused, no checkpoint, or holds something else than weights.
+        ValueError: It is refused, is not a checkpoint, or contains something other than weights.
     """
     path = Path(path)
     try:
@@ -34,13 +34,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     with file:
         state = _load_without_code(path, file)
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds {type(state).__name__}; it must hold a mapping of names to tensors")
+        raise ValueError(f"{path} contains {type(state).__name__}; it must contain a mapping of names to tensors")
     if {"state", "param_groups"} <= state.keys():
-        raise ValueError(f"{path} holds an optimizer's state; a network's is in a file like GAN_GEN_10.pth")
+        raise ValueError(f"{path} contains the state of an optimizer; use that of a network, like GAN_GEN_10.pth")
     other = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if other or not state:
         what = f"{other[0]!r}: {type(state[other[0]]).__name__}" if other else "nothing"
-        raise ValueError(f"{path} holds {what}; it must hold a mapping of names to tensors")
+        raise ValueError(f"{path} contains {what}; it must contain a mapping of names to tensors")
     is_parallel = all(name.startswith("module.") for name in state)
     return {name.removeprefix("module.") if is_parallel else name: tensor for name, tensor in state.items()}
 
@@ -49,16 +49,16 @@ def _load_without_code(path: Path, file: BinaryIO) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        # torch's own message is left to the traceback: it goes on about how to run the code nevertheless.
+        # torch's message is left to the traceback: it explains how to run the code anyway.
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} is refused, and nothing in it was run: it names {named[1]}, and a pickle that names more than "
-                "tensors can run code when it is read. If it is your own whole network, save its state_dict() instead"
+                f"{path} was refused, and no code in it was run: it references {named[1]}, and a pickle of more than "
+                "tensors can run code when loaded. If it is a whole network of yours, save its state_dict() instead"
             ) from error
-        raise ValueError(f"{path} is truncated, or no file of torch.save(network.state_dict(), ...)") from error
+        raise ValueError(f"{path} is truncated or was not saved by torch.save(network.state_dict(), ...)") from error
 
 
-# Our names of a layer's parts -> the original's.
+# Our names of a layer's submodules -> the original's.
 _CONV_PARTS = {"conv": "0", "batch_norm": "1"}
 
 _SELF_ATTENTION_PARTS = {"query": "query_conv", "key": "key_conv", "value": "value_conv", "gamma": "gamma"}
@@ -80,7 +80,7 @@ _PARTS = {
     "batch_norm": {"batch_norm": ""},
 }
 
-# The same for what is in a convolution with spectral norm, which the original wraps into a module of its own.
+# The same for a convolution with spectral norm, which the original wraps in a separate module.
 _NORMALIZED = {
     "parametrizations.weight.original": "module.weight_bar",
     "parametrizations.weight.0.u": "module.weight_u",
@@ -92,17 +92,16 @@ _NORMALIZED = {
 def convert_state_dict(
     state: Mapping[str, Tensor], layers: Sequence[LegacyLayer], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Give the original's weights our names.
+    """Rename the original's weights to our names.
 
-    The singular vectors of spectral norm stay exactly as they are. The batch norm that the original makes in every full
-    attention is left out where it is unused. Counters of batches, which torch has since 0.4.1, begin at 0 where they
-    are missing.
+    The singular vectors of spectral norm are kept exactly. The batch norm that the original creates in every full
+    attention is dropped where it is unused. Batch counters, which torch has since 0.4.1, start at 0 where missing.
 
     Args:
-        state: What `read_state_dict` gave.
-        layers: What `read_conf` gave.
-        expected: The state dict of our network, for its names and shapes. What has no counterpart in the original, such
-            as the frequencies of labels, is taken from here.
+        state: Returned by `read_state_dict`.
+        layers: Returned by `read_conf`.
+        expected: The state dict of our network, for its names and shapes. Tensors without a counterpart in the
+            original, such as the label frequencies, are taken from here.
 
     Returns:
         Tensors by our names.
@@ -131,7 +130,7 @@ def convert_state_dict(
         else:
             converted[name] = found.detach().reshape(wanted.shape)
     unused = tuple(f"{layer.prefix}.batch_norm." for layer in layers if _has_unused_batch_norm(layer.spec))
-    problems += [f"{name} is not known" for name in remaining if not name.startswith(unused)]
+    problems += [f"{name} is unknown" for name in remaining if not name.startswith(unused)]
     if problems:
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError("the weights do not fit the .conf:\n  " + "\n  ".join(problems[:10]) + more)
@@ -139,7 +138,7 @@ def convert_state_dict(
 
 
 def _legacy_name(name: str, layers: Sequence[LegacyLayer]) -> str | None:
-    """Say what the original calls one of our weights; ``None`` for what it does not have."""
+    """Return the original's name of one of our weights; ``None`` if it has no counterpart."""
     collection, *rest = name.split(".")
     if collection != "layers":
         return None

@@ -1,4 +1,4 @@
-"""Batch norm over all processes: the statistics are those of the whole micro-batch, on any device."""
+"""Batch norm synchronized over all processes: statistics of the whole micro-batch, on any device."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
-    """Add up a tensor over the processes. What each makes of the sum depends on it, so gradients add up as well."""
+    """All-reduce a tensor by summing. Every process uses the sum, so the backward pass sums the gradients as well."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum(gradients[0])  # which can be differentiated again
+        return _sum(gradients[0])  # itself differentiable
 
 
 def _sum(tensor: Tensor) -> Tensor:
@@ -26,15 +26,15 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 class SynchronizedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose training pass sees the images of all processes, each of which has as many.
+    """Batch norm whose training pass sees the images of all processes; each process must have equally many.
 
-    torch's `SyncBatchNorm` runs on GPUs only and has no second derivative, which gradient penalties need. This one is
-    made of operations that have all derivatives, at the price of a few kernels more. It is the plain layer in eval
-    mode, and in what is saved.
+    torch's `SyncBatchNorm` runs on GPUs only and has no second derivative, which gradient penalties need. This one
+    consists of operations with derivatives of any order, at the cost of a few more kernels. In eval mode, and in the
+    state dict, it is identical to the plain layer.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, torch's name
-        """Give the normalized feature map ``[batch, channels, height, width]``."""
+        """Return the normalized feature map ``[batch, channels, height, width]``."""
         if not self.training:
             return super().forward(input)
         processes = distributed.get_world_size()
@@ -48,7 +48,7 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
-        """Move the running statistics, as torch does: with the variance of a sample."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             return
         self.running_mean.lerp_(mean, self.momentum)
@@ -58,16 +58,16 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:
-    """Let every batch norm of a network see all processes; its parameters and buffers stay what they are.
+    """Synchronize every batch norm of a network over all processes; its parameters and buffers are kept.
 
     Raises:
-        ValueError: There is one of another kind.
+        ValueError: The network has a batch norm of another type.
     """
     for name, module in network.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SynchronizedBatchNorm
         elif isinstance(module, _BatchNorm):
             raise ValueError(
-                f"{name} is a {type(module).__name__}, which would see the images of one process only; with several "
-                "processes a layer of your own may use torch.nn.BatchNorm2d, which is made to see all"
+                f"{name} is a {type(module).__name__}, which would see the images of one process only; for training "
+                "with several processes use torch.nn.BatchNorm2d in custom layers, which is synchronized automatically"
             )

@@ -1,4 +1,4 @@
-"""What the launcher of a process has said about it."""
+"""Settings that the process's launcher has passed in the environment."""
 
 import os
 
@@ -7,19 +7,19 @@ from fagan_hf.utils.devices import available_cores
 
 
 def check_launcher(recipe: Recipe) -> None:
-    """Refuse a precision that was given to `accelerate launch` and that the recipe would overrule in silence.
+    """Refuse a precision passed to `accelerate launch` that the recipe would silently override.
 
     Raises:
-        ValueError: Says where the flag belongs.
+        ValueError: The two differ; says where the flag belongs.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", recipe.mixed_precision):
         raise ValueError(
-            f"accelerate launch was given mixed precision {launched!r}, the recipe has {recipe.mixed_precision!r}; "
-            "give --mixed_precision behind training/train.py"
+            f"accelerate launch was given mixed precision {launched!r}, but the recipe has "
+            f"{recipe.mixed_precision!r}; pass --mixed_precision to the training script, not to accelerate launch"
         )
 
 
 def cores_of_a_process() -> int:
-    """Count the cores that each process of this machine can have; launchers set one thread where they are not told."""
+    """Count the cores available to each process of this machine; by default launchers set one thread per process."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

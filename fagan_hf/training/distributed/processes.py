@@ -1,4 +1,4 @@
-"""The processes of a run: how they share a step, agree, and wait for each other without hanging."""
+"""The processes of a run: how they share a step, agree on values, and wait for each other without hanging."""
 
 import os
 import threading
@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, distributed, nn
 from torch.distributed import distributed_c10d
@@ -19,23 +20,23 @@ from torch.distributed.rendezvous import rendezvous
 
 from fagan_hf.training.distributed.batch_norm import synchronize_batch_norm
 
-START_SECONDS = 600.0  # processes of different machines may start that far apart
-PATIENCE_SECONDS = 60.0  # a process that is silent for so long counts as dead
-BEAT_SECONDS = 5.0  # how often one that is busy by itself shows that it lives
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between looks at the others
+START_SECONDS = 600.0  # processes on different machines may start this far apart
+PATIENCE_SECONDS = 60.0  # a process that is silent for this long is considered dead
+BEAT_SECONDS = 5.0  # interval of heartbeats during uneven work
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between checks on the others
 
 T = TypeVar("T")
 
 
 class OtherProcessError(RuntimeError):
-    """Another process has failed, or is silent."""
+    """Another process has failed or stopped responding."""
 
 
-_meetings = count(1)  # of this process, as many as of the others: the store remembers what was said in each
+_meetings = count(1)  # numbered alike in all processes: they are part of the store's keys
 
 
 class Processes:
-    """All processes of a run as one of them sees them; a run of one process has nothing to wait for.
+    """All processes of a run, as seen from one of them; a run with one process never waits.
 
     Every method that is not about one network must be called by all processes, in the same order.
 
@@ -45,17 +46,17 @@ class Processes:
 
     Attributes:
         accelerator: Of this process.
-        count: How many there are, over all machines.
-        index: Number of this one, from 0.
-        is_main: Is it the one that writes and tells?
-        device: Where it computes.
+        count: Number of processes, over all machines.
+        index: Index of this process, from 0.
+        is_main: Whether this process writes files and prints messages.
+        device: Device of this process.
     """
 
     def __init__(self, mixed_precision: str = "no", **options: Any):
         _begin_anew()
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
-            # Not told that there is no GPU, Accelerate takes several processes for so many runs of one process each.
+            # Without an explicit CPU setting, Accelerate treats several processes as independent single-process runs.
             cpu=not torch.accelerator.is_available(),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS))],
             **options,
@@ -65,56 +66,56 @@ class Processes:
         self.is_main: bool = self.accelerator.is_main_process
         self.device: torch.device = self.accelerator.device
         if self.count > 1:
-            # From here on all processes do the same things at the same time: whoever keeps the others waiting is dead,
-            # or its network is. What one of them does alone stands in `uneven_work`.
+            # From here on all processes do the same things at the same time: a process that keeps the others waiting is
+            # dead, or its network is. Work that only one of them does is wrapped in `uneven_work`.
             distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_SECONDS))
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Make a network ready for training on this device, together with its copies in the other processes."""
-        # channels_last is what convolutions are fastest in, on CPU and GPU.
+        """Prepare a network for training on this device, together with its replicas in the other processes."""
+        # Convolutions are fastest in channels_last, on CPU and GPU.
         network = network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.count > 1:
             synchronize_batch_norm(network)
         wrapped = self.accelerator.prepare_model(network)
         if self.count > 1:
-            # Buffers are equal in all processes: spectral norms follow from weights, batch statistics are of the whole
-            # batch. Sending them around would change them between two forward passes and their backward pass.
+            # Buffers are equal in all processes: spectral norms depend on weights only, batch statistics are those of
+            # the whole batch. Broadcasting them would modify them between two forward passes and their backward pass.
             wrapped.broadcast_buffers = False  # pyright: ignore[reportArgumentType]
         return wrapped
 
     def unwrap(self, network: nn.Module) -> Any:
-        """Give the network inside of what `prepare` made."""
+        """Return the network inside the wrapper that `prepare` returned."""
         return self.accelerator.unwrap_model(network)
 
     def backward(self, objective: Tensor) -> None:
-        """Compute gradients; they are averaged over the processes, but inside of `no_sync`."""
+        """Compute gradients; they are averaged over the processes, except inside `no_sync`."""
         self.accelerator.backward(objective)
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Keep gradients in this process for now."""
+        """Accumulate gradients locally, without synchronizing them."""
         return self.accelerator.no_sync(network)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Collect a tensor of all processes along its first dimension, in their order."""
+        """Concatenate a tensor from all processes along its first dimension, in process order."""
         if self.count == 1:
             return tensor
-        if not tensor.numel():  # Accelerate can't give an empty one its shape back, but on gloo
+        if not tensor.numel():  # except on gloo, Accelerate can't restore the shape of an empty tensor
             return tensor.new_empty(self.count * len(tensor), *tensor.shape[1:])
         return cast(Tensor, self.accelerator.gather(tensor))
 
     def sums(self, numbers: list[float]) -> list[float]:
-        """Add up numbers over the processes, each by itself. It costs a wait for the device."""
+        """Sum numbers elementwise over the processes; this synchronizes with the device."""
         return cast(Tensor, self.accelerator.reduce(torch.tensor(numbers, device=self.device), "sum")).tolist()
 
     def broadcast_from_main(self, value: Any) -> Any:
-        """Give what the main process has, anything that can be pickled but tensors."""
+        """Return the main process's value, which may be anything picklable except tensors."""
         return broadcast_object_list([value])[0] if self.count > 1 else value
 
     def share(self, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Give every process the tensors that the main one has, on the CPU.
+        """Return the main process's tensors, on the CPU, in every process.
 
         Args:
-            files: Tensors by two names; looked at in the main process only.
+            files: Tensors by file and name; used in the main process only.
         """
         if self.count == 1:
             return {name: dict(tensors) for name, tensors in files.items()}
@@ -135,10 +136,10 @@ class Processes:
 
     @contextmanager
     def uneven_work(self) -> Iterator[None]:
-        """Do a block that may take one process much longer than the others; it ends when all are through.
+        """Run a block that may take one process much longer than the others; it ends when all have finished.
 
         Raises:
-            OtherProcessError: A process has failed in it, or has not been heard of for `PATIENCE_SECONDS`.
+            OtherProcessError: Another process has failed in the block, or has been silent for `PATIENCE_SECONDS`.
         """
         if self.count == 1:
             yield
@@ -155,27 +156,35 @@ class Processes:
         meeting.wait_for_all()
 
     def run_on_main(self, work: Callable[[], T]) -> T | None:
-        """Let the main process do something, however long it takes, while the others wait; they get ``None``."""
+        """Run a function in the main process, however long it takes, while the others wait; they get ``None``."""
         with self.uneven_work():
             return work() if self.is_main else None
 
     def end(self) -> None:
-        """Leave the others, at the end of a run, not before they know that it is over: one of them keeps the store."""
+        """Leave the process group at the end of a run, once all have finished: one of the processes hosts the store."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
+    def leave(self) -> None:
+        """Forget what Accelerate remembers of a run of one process: the next one in this process may be another kind.
+
+        `accelerate.notebook_launcher`, too, refuses to start where it remembers something.
+        """
+        if self.count == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)
+
 
 def _begin_anew() -> None:
-    """Keep what a start that died has left in torchrun's store from being taken for this one's.
+    """Keep leftovers of a crashed start in torchrun's store from being mistaken for this start's.
 
-    torchrun has one store for all restarts, and torch's rendezvous (2.13) reads addresses of the dead there. So would
-    meetings, which would be over before they began. Accelerate takes the process group that it finds.
+    torchrun keeps one store for all restarts, and torch's rendezvous (2.13) would read addresses of dead processes
+    there. So would meetings, which would end before they began. Accelerate uses an existing process group.
     """
     is_on_gpu = torch.cuda.is_available()
     if distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
     if torch.accelerator.is_available() and not is_on_gpu:
-        return  # backends that only Accelerate knows
+        return  # a backend that only Accelerate supports
     patience = timedelta(seconds=START_SECONDS)
     store, index, count = next(rendezvous("env://", timeout=patience))
     distributed.init_process_group(
@@ -188,19 +197,19 @@ def _begin_anew() -> None:
 
 
 def name_of_start(store: distributed.Store, index: int, count: int, patience_seconds: float = START_SECONDS) -> str:
-    """Agree with the other processes on a name that no earlier start has had, whatever those have left in the store.
+    """Agree with the other processes on a name that no earlier start has used, whatever those have left in the store.
 
-    Counting restarts would not do: every machine's launcher has a count of its own. So process 0 thinks of a name and
-    answers everyone who has come; the dead, whose questions are still there, don't say that they have heard.
+    Counting restarts would not work: each machine's launcher counts separately. So process 0 chooses a name and answers
+    every process that has asked; dead processes, whose requests are still in the store, never acknowledge it.
 
     Args:
-        store: Of all processes, and of all that were before them.
-        index: Number of this process.
-        count: How many there are.
+        store: Shared by all processes, including those of earlier starts.
+        index: Index of this process.
+        count: Number of processes.
         patience_seconds: How long to wait for the others.
 
     Raises:
-        OtherProcessError: Not all have come.
+        OtherProcessError: Not all processes have arrived in time.
     """
     mine, deadline = uuid4().hex, time.monotonic() + patience_seconds
     if index:
@@ -214,19 +223,19 @@ def name_of_start(store: distributed.Store, index: int, count: int, patience_sec
             if store.check([f"came/{other}"]):
                 store.set(f"answer/{store.get(f'came/{other}').decode()}", mine)
         if time.monotonic() > deadline:
-            raise OtherProcessError(f"not all of {count} processes have come within {patience_seconds:.0f} seconds")
+            raise OtherProcessError(f"not all {count} processes have started within {patience_seconds:.0f} seconds")
         time.sleep(FIRST_PAUSE_SECONDS)
     return mine
 
 
 class _Meeting(threading.Thread):
-    """Tells the others through the store that this process lives, then how it has ended, and listens for the same.
+    """Sends heartbeats through the store, then how this process has ended, and listens for the same from the others.
 
-    In a thread of its own, for the store has no timeout: where a network swallows everything it never answers.
+    Runs in a separate thread because the store has no timeout: over a dead network a request never returns.
 
     Args:
-        index: Number of this process.
-        count: How many there are.
+        index: Index of this process.
+        count: Number of processes.
     """
 
     def __init__(self, index: int, count: int):
@@ -236,12 +245,12 @@ class _Meeting(threading.Thread):
         self._failure_here: str | None = None
         self._is_through, self._is_over = threading.Event(), threading.Event()
         others = [each for each in range(count) if each != index]
-        self._beats = dict.fromkeys(others, 0)  # of those that are not known to be through
-        self._heard = dict.fromkeys(others, time.monotonic())  # when a beat was new
+        self._beats = dict.fromkeys(others, 0)  # of processes that have not finished yet
+        self._heard = dict.fromkeys(others, time.monotonic())  # time of the last new heartbeat
         self._failure: str | None = None
 
     def end(self, failure: str | None = None) -> None:
-        """Tell how the block has ended here."""
+        """Report how the block has ended in this process."""
         self._failure_here = failure
         self._is_through.set()
 
@@ -255,7 +264,7 @@ class _Meeting(threading.Thread):
             else:
                 self._store.set("failed", f"process {self._index} has failed: {self._failure_here}")
         except RuntimeError as error:  # the store's own
-            self._failure = f"the launcher or the main process, whichever keeps the store, is gone: {error}"
+            self._failure = f"the launcher or the main process, whichever hosts the store, is gone: {error}"
         self._is_over.set()
 
     def _listen(self) -> None:
@@ -279,10 +288,10 @@ class _Meeting(threading.Thread):
                 self._beats[index], self._heard[index] = now, time.monotonic()
 
     def wait_for_all(self) -> None:
-        """Wait for the others, as long as they are heard of.
+        """Wait for the others while they send heartbeats.
 
         Raises:
-            OtherProcessError: Says which one is not, or has failed.
+            OtherProcessError: Names the process that is silent or has failed.
         """
         came = time.monotonic()
         while not self._is_over.wait(BEAT_SECONDS):
@@ -291,7 +300,7 @@ class _Meeting(threading.Thread):
             if seconds >= PATIENCE_SECONDS:
                 raise OtherProcessError(
                     f"process {index} has been silent for {seconds:.0f} seconds; it, its machine or the network is "
-                    "gone. The same command goes on from the newest checkpoint"
+                    "down. Run the same command to resume from the newest checkpoint"
                 )
         if self._failure is not None:
             raise OtherProcessError(self._failure)

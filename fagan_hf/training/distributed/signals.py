@@ -1,4 +1,4 @@
-"""Being asked to end: Ctrl-C, preemption, and a launcher that dies."""
+"""Stop requests: Ctrl-C, preemption, and a launcher that dies."""
 
 import ctypes
 import os
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# A terminal sends Ctrl-C to a launcher and to the run, and the launcher passes it on: those are one wish.
+# A terminal sends Ctrl-C to both launcher and run, and the launcher forwards it: together they are one request.
 SAME_WISH_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_PARENT = os.getppid()  # when this is imported: the launcher, if it lives
+_PARENT = os.getppid()  # at import time: the launcher, if it is alive
 
 
 class StopRequest:
-    """Remembers that the run was asked to end; whoever asks a second time ends it at once."""
+    """Remembers that the run was asked to stop; a second request ends it immediately."""
 
     def __init__(self) -> None:
         self.is_made = False
@@ -27,8 +27,8 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for requests inside of the block; in another thread than the main one nothing."""
-        if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        """Treat SIGINT and SIGTERM as requests inside the block; outside the main thread this does nothing."""
+        if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
             yield
             return
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -50,12 +50,12 @@ class StopRequest:
 
 
 def _outlive_no_launcher() -> None:
-    """Let the kernel ask this process to end when its launcher dies, who does not pass every signal on.
+    """Have the kernel signal this process when its launcher dies, because launchers don't forward every signal.
 
-    Otherwise a run whose ``accelerate launch`` was killed would train on, alone and unseen. Linux only; a run without a
+    Otherwise a run whose ``accelerate launch`` was killed would keep training unnoticed. Linux only; a run without a
     launcher may outlive its shell.
     """
-    # What launchers set for their children, and nobody in a shell.
+    # Launchers set these for their children; an interactive shell does not.
     is_launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if sys.platform == "linux" and is_launched:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

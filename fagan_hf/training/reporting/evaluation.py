@@ -1,4 +1,4 @@
-"""Measure the averaged generator while it is trained, and keep the best one."""
+"""Evaluate the averaged generator during training, and keep the best one."""
 
 import math
 from pathlib import Path
@@ -15,22 +15,22 @@ from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
 
 BEST = "best"
-"""Folder within the run's, for the model with the least Fréchet distance; it has the layout of a model itself."""
+"""Subfolder of the run folder for the model with the lowest Fréchet distance, with the layout of a model repository."""
 
 
 class Evaluator:
-    """Draws and looks on all processes, each at its share; the main one compares.
+    """Generates images and extracts features in all processes, each its share; the main process compares them.
 
     Args:
-        images: The run's.
-        features: Name of what they are seen through.
-        num_images: How many are drawn, and compared with as many real ones.
-        processes: Of the run.
+        images: Images of the run.
+        features: Name of the feature extractor.
+        num_images: Number of generated images, compared with as many real ones.
+        processes: Processes of the run.
 
     Raises:
-        ValueError: There are too few images, or there are no features of that name.
-        ImportError: The features need a package.
-        OSError: Their weights can't be downloaded.
+        ValueError: There are too few images, or the feature extractor is unknown.
+        ImportError: The feature extractor needs a package.
+        OSError: Its weights can't be downloaded.
     """
 
     def __init__(self, images: Images, features: str, num_images: int, processes: Processes):
@@ -38,15 +38,15 @@ class Evaluator:
         self.extractor = build_features(features)
         check_counts(num_images, images, self.extractor)
         rows = chosen_rows(len(images))
-        self._real: RealFeatures | None = None  # of the main process
-        # All draw equally many, so that they can be collected; what is beyond the last image is dropped.
+        self._real: RealFeatures | None = None  # in the main process only
+        # All processes generate equally many, so that features can be gathered; surplus images are dropped.
         share = -(-num_images // processes.count)
         mine = range(processes.index * share, (processes.index + 1) * share)
         self._seeds = [FIRST_SEED + index for index in mine]
         self._labels = labels_of(images, rows[[index % num_images for index in mine]])
 
     def measure(self, generator: Generator) -> Evaluation | None:
-        """Measure a generator that is the same in all processes; the main one gets what was found."""
+        """Evaluate a generator that is the same in all processes; the main process gets the result."""
         processes = self.processes
         with processes.uneven_work():
             features, seconds = generated_features(generator, self.extractor, self._seeds, self._labels, progress=False)
@@ -61,27 +61,27 @@ class Evaluator:
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
-    """Give the numbers as a line of ``metrics.jsonl`` has them."""
+    """Return the metrics as a line of ``metrics.jsonl`` names them."""
     return {each.type: each.value for each in evaluation.metrics()}
 
 
 def keep_if_best(
     run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
 ) -> None:
-    """Write a model that is better than the one in `BEST`, with its numbers and card."""
+    """Save a model that is better than the one in `BEST`, with its metrics and card."""
     folder = run_dir / BEST
     if not _is_better(evaluation, folder):
         return
-    (folder / METRICS).unlink(missing_ok=True)  # of the one before, and perhaps damaged
+    (folder / METRICS).unlink(missing_ok=True)  # of the previous model, perhaps damaged
     save_repository(folder, generator, discriminator, facts)
     evaluation.keep(folder)
     write_text(folder / CARD, write_card(folder))
 
 
 def _is_better(evaluation: Evaluation, folder: Path) -> bool:
-    """Compare with the model in a folder; one that is damaged, or was measured otherwise, counts for nothing.
+    """Compare with the model in a folder; one that is damaged, or was measured differently, is ignored.
 
-    What is there decides, not what a run remembers: it may have gone back since, or gone on in another folder.
+    The folder decides, not the run's state: the run may have been rolled back, or resumed in another folder.
     """
     try:
         weights, known = weights_hash(folder), read_measurements(folder)

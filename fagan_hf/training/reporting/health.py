@@ -1,4 +1,4 @@
-"""Is the run well? Steps that had to be skipped, and symptoms that the numbers of its lines show."""
+"""Health of a run: skipped steps, and symptoms that show in its metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,34 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SKIPPED_IN_A_ROW = 10  # then the run is lost, and goes back
+SKIPPED_IN_A_ROW = 10  # after this many the run has diverged and is rolled back
 MAX_ROLLBACKS = 3
-LR_BACKOFF = 0.5  # by what learning rates are multiplied at every return
-PATIENCE_LINES = 5  # a symptom is one when so many lines in a row show it
+LR_BACKOFF = 0.5  # factor on the learning rates at every rollback
+PATIENCE_LINES = 5  # consecutive lines that must show a symptom before it is reported
 
-COLLAPSED = 0.05  # of the variance of real pixels
-CERTAIN = 0.999  # of the discriminator's judgments
+COLLAPSED = 0.05  # fraction of the variance of real pixels
+CERTAIN = 0.999  # accuracy of the discriminator
 LARGEST_GATE = 3.0
 LARGEST_SIGMA = 1000.0
 
 
 class DivergedError(RuntimeError):
-    """Training does not come right by going back any more."""
+    """Training has diverged, and rolling back has not helped."""
 
 
 class SkippedSteps:
-    """Counts the steps that were skipped, on the device.
+    """Counts skipped steps on the device.
 
     Args:
-        device: Where steps tell whether they were.
+        device: Device of the training step.
     """
 
     def __init__(self, device: torch.device):
-        # In a row until now; then since the last line: the longest row, the discriminator's steps, the generator's.
+        # Current streak; then since the last line: longest streak, discriminator steps, generator steps.
         self.counts = torch.zeros(4, device=device)
 
     def add(self, discriminator: Tensor, generator: Tensor) -> None:
-        """Count a step of both, each given as 1 for skipped or 0."""
+        """Count one step of both players, each given as 1 for skipped or 0."""
         in_a_row, longest, discriminators, generators = self.counts
         was_skipped = torch.maximum(discriminator, generator)
         in_a_row = (in_a_row + 1) * was_skipped
@@ -43,96 +43,97 @@ class SkippedSteps:
         )
 
     def read(self) -> tuple[dict[str, int], bool]:
-        """Give how many were skipped since the last line, and whether the run is lost; then begin another line."""
+        """Return the skipped steps since the last line and whether the run has diverged; then reset the counts."""
         in_a_row, longest, discriminators, generators = self.counts.tolist()
         self.counts = torch.tensor([in_a_row, in_a_row, 0.0, 0.0], device=self.counts.device)
         skipped = {"discriminator_skipped_steps": int(discriminators), "generator_skipped_steps": int(generators)}
         return skipped, longest >= SKIPPED_IN_A_ROW
 
     def begin_again(self) -> None:
-        """Forget the rows, not the counts: the run stands where it was well."""
+        """Reset the streaks but not the counts: the run is back at a healthy checkpoint."""
         self.counts = self.counts * self.counts.new_tensor([0.0, 0.0, 1.0, 1.0])
 
     @property
     def is_skipping(self) -> bool:
-        """Was the last step skipped? Then this is no moment to come back to."""
+        """Return whether the last step was skipped, in which case no checkpoint should be saved now."""
         return self.counts[0].item() > 0
 
 
 def symptoms_of(line: Mapping[str, Any]) -> dict[str, str]:
-    """Look for what goes wrong with GANs.
+    """Look for common failure modes of GANs.
 
     Args:
-        line: Of `metrics.jsonl`.
+        line: A line of `metrics.jsonl`.
 
     Returns:
-        A sentence for each symptom, by its name.
+        A description of each symptom, by its name.
     """
     found = {}
     real, fake = line.get("real_variance"), line.get("fake_variance")
     if real is not None and fake is not None and fake < COLLAPSED * real:
         found["collapse"] = (
-            f"the generated images hardly differ from each other: the variance of their pixels is {fake:.2g}, that of "
-            f"real images {real:.2g}. Try a smaller learning rate, r1_gamma, or augmentation"
+            f"the generated images hardly differ from each other (mode collapse): their pixel variance is {fake:.2g}, "
+            f"that of real images {real:.2g}. Try a smaller learning rate, r1_gamma, or augmentation"
         )
     if min(line.get("real_accuracy", 0.0), line.get("fake_accuracy", 0.0)) >= CERTAIN:
         found["certainty"] = (
-            "the discriminator is right about every image, so the generator learns little from it. Try r1_gamma, "
-            "augmentation, or a smaller discriminator_learning_rate"
+            "the discriminator classifies every image correctly, so the generator learns little from it. Try "
+            "r1_gamma, augmentation, or a smaller discriminator_learning_rate"
         )
     for name, value in line.items():
         if name.endswith((".alpha", ".gamma")) and abs(value) > LARGEST_GATE:
-            found[name] = f"the gate {name} is {value:.3g}, far from what blends: 0 is no attention, 1 attention alone"
+            found[name] = f"the gate {name} is {value:.3g}, far outside 0 (no attention) to 1 (attention only)"
         if name.endswith(".largest_sigma") and value > LARGEST_SIGMA:
             player = name.removesuffix(".largest_sigma")
             found[name] = (
-                f"the largest singular value of the {player}'s weights is {value:.3g}: they grow, and are divided by "
-                "it, so learning slows down. Try a smaller learning rate"
+                f"the largest singular value of the {player}'s weights is {value:.3g}: the weights keep growing, and "
+                "since they are divided by it, learning slows down. Try a smaller learning rate"
             )
     return found
 
 
 def diagnose(line: Mapping[str, Any], held: Mapping[str, int]) -> tuple[dict[str, int], list[str], list[str]]:
-    """Tell symptoms from bad moments.
+    """Tell persistent symptoms from momentary ones.
 
     Args:
-        line: The newest of `metrics.jsonl`.
-        held: For how many lines in a row each symptom had held before it.
+        line: The newest line of `metrics.jsonl`.
+        held: For how many consecutive lines each symptom had been present before it.
 
     Returns:
-        The same after it; warnings, as long as they hold; and what is new in this line, both ways.
+        The updated `held`; the warnings that currently apply; and messages about warnings that began or were resolved
+        with this line.
     """
     found = symptoms_of(line)
     now = {name: held.get(name, 0) + 1 for name in found}
     warnings = [found[name] for name, lines in now.items() if lines >= PATIENCE_LINES]
     news = [f"Warning: {found[name]}." for name, lines in now.items() if lines == PATIENCE_LINES]
-    news += [f"Over: {name}." for name, lines in held.items() if lines >= PATIENCE_LINES and name not in found]
+    news += [f"Resolved: {name}." for name, lines in held.items() if lines >= PATIENCE_LINES and name not in found]
     return now, warnings, news
 
 
 def describe_loss(line: Mapping[str, Any]) -> str:
-    """Say why a run is lost, from its newest line."""
+    """Describe why a run has diverged, from its newest line."""
     skipped = {player: line[f"{player}_skipped_steps"] for player in ("discriminator", "generator")}
-    counts = " and ".join(f"{steps} of the {player}" for player, steps in skipped.items())
+    counts = ", ".join(f"{player} {steps}" for player, steps in skipped.items())
     return (
-        f"losses or gradients of {SKIPPED_IN_A_ROW} steps in a row were not finite before {line['images']:,} images "
-        f"(steps skipped since the line before: {counts})"
+        f"losses or gradients were not finite for {SKIPPED_IN_A_ROW} consecutive steps, at {line['images']:,} images "
+        f"(steps skipped since the previous line: {counts})"
     )
 
 
 def report_failure(line: Mapping[str, Any], returns: int, run_dir: Path) -> str:
-    """Say that a run has ended for good, what its numbers were, and what to try.
+    """Return the message for a run that has diverged for good: its last metrics and what to try.
 
     Args:
-        line: The newest.
-        returns: How often it went back.
-        run_dir: Its folder, where the newest checkpoint is from before.
+        line: The newest line of metrics.
+        returns: Number of rollbacks.
+        run_dir: The run folder, whose newest checkpoint predates the divergence.
     """
     numbers = "\n".join(f"  {name}: {value}" for name, value in line.items() if name not in ("events", "warnings"))
     return (
-        f"Training has diverged: {describe_loss(line)}, after {returns} returns to a checkpoint, with learning rates "
-        f"down to {LR_BACKOFF**returns:g} times the recipe's.\nThe last line:\n{numbers}\n"
-        f"The model and the checkpoints in {run_dir} are from before that. Try smaller learning rates, "
+        f"Training has diverged: {describe_loss(line)}, after {returns} rollbacks to a checkpoint, with learning rates "
+        f"down to {LR_BACKOFF**returns:g} times the recipe's.\nLast metrics:\n{numbers}\n"
+        f"The model and the checkpoints in {run_dir} are from before the divergence. Try smaller learning rates, "
         "max_gradient_norm, warmup_images, r1_gamma, or float32 instead of bf16, under another --name; "
-        f"--finetune_from {run_dir} starts from the model as it was"
+        f"--finetune_from {run_dir} starts from the last good model"
     )

@@ -1,4 +1,4 @@
-"""Means of what steps tell, summed up on the device: nothing waits for it before a line is written."""
+"""Means of the metrics of training steps, accumulated on the device: no synchronization until a line is written."""
 
 import math
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from torch.nn import functional
 
 
 class Means:
-    """Sums of numbers by name since the last line; numbers that are not finite are left out.
+    """Sums of metrics by name since the last line; values that are not finite are left out.
 
     Args:
-        device: Where the numbers are.
+        device: Device of the values.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         self._columns: dict[str, int] = {}
         self._table = torch.zeros(2, 0, device=device)  # sums and counts, by column
-        self._indices: dict[tuple[str, ...], Tensor] = {}  # names told together -> their columns
+        self._indices: dict[tuple[str, ...], Tensor] = {}  # names added together -> their columns
 
     def add(self, numbers: Mapping[str, Tensor]) -> None:
         """Add the scalars of a step."""
@@ -32,19 +32,19 @@ class Means:
                 self._columns.setdefault(name, len(self._columns))
             self._table = functional.pad(self._table, (0, len(self._columns) - self._table.shape[1]))
             self._indices[names] = torch.tensor([self._columns[name] for name in names], device=self.device)
-        # In the order in which they come, whether they were taken up in between or not: rounding is the same.
+        # In order of arrival, whether or not the run was resumed in between: rounding stays the same.
         self._table = self._table.index_add(1, self._indices[names], rows)
 
     def names(self) -> list[str]:
-        """Give the names of all numbers, each once, in the order in which they came."""
+        """Return the distinct names of all metrics, in order of arrival."""
         return list(self._columns)
 
     def table(self) -> Tensor:
-        """Give sums and counts as ``[2, names]``, in the order of `names`."""
+        """Return sums and counts as ``[2, names]``, in the order of `names`."""
         return self._table
 
     def restore(self, names: list[str], table: Tensor) -> None:
-        """Go on from what `names` and `table` gave."""
+        """Restore the state from what `names` and `table` returned."""
         self._columns = {name: column for column, name in enumerate(names)}
         self._table, self._indices = table.to(self.device), {}
 
@@ -54,10 +54,10 @@ class Means:
 
 
 def means_of(names: list[str], tables: Tensor) -> dict[str, float]:
-    """Combine the tables of all processes, ``[processes, 2, names]``: the mean of each process's mean counts the same.
+    """Combine the tables of all processes, ``[processes, 2, names]``: each process's mean has the same weight.
 
     Returns:
-        What was finite at least once.
+        The means of all metrics that were finite at least once.
     """
     sums, counts = tables.double().unbind(1)
     has_any = counts > 0
@@ -65,5 +65,5 @@ def means_of(names: list[str], tables: Tensor) -> dict[str, float]:
     return {
         name: mean
         for name, mean, known in zip(names, means.tolist(), has_any.any(0).tolist(), strict=True)
-        if known and math.isfinite(mean)  # sums of finite numbers may be too large
+        if known and math.isfinite(mean)  # sums of finite values may overflow
     }

@@ -1,4 +1,4 @@
-"""What a run shows of itself: lines of numbers, grids, plots, and the film of its progress."""
+"""A run's reports: metrics, sample grids, plots, and the training GIF."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ class Report:
     """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``loss.png``, ``alpha.png``, ``samples.png``.
 
     Args:
-        folder: The run's.
+        folder: The run folder.
     """
 
     def __init__(self, folder: Path):
@@ -31,14 +31,14 @@ class Report:
         self.samples_folder = folder / "samples"
 
     def rewind(self, images_seen: int, lines: int | None = None) -> list[dict[str, Any]]:
-        """Forget what was written after a checkpoint, for it will be written again.
+        """Drop everything written after a checkpoint, because it will be written again.
 
         Args:
-            images_seen: At the checkpoint.
-            lines: How many there were then; if it is not known, those of so many images.
+            images_seen: Images seen at the checkpoint.
+            lines: Number of lines at the checkpoint; if unknown, all lines up to `images_seen` are kept.
 
         Returns:
-            The lines that are forgotten.
+            The dropped lines.
         """
         written = self.lines()
         kept = [line for line in written if line["images"] <= images_seen] if lines is None else written[:lines]
@@ -65,24 +65,24 @@ class Report:
                 line = json.dumps(numbers).encode() + b"\n"
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
-                os.fsync(file.fileno())  # a checkpoint counts on it, which is synced as well
+                os.fsync(file.fileno())  # checkpoints, which are synced too, rely on it
             except OSError:
                 file.truncate(end)
                 raise
 
     def add_samples(self, images_seen: int, grid: Image.Image) -> None:
-        """Save a grid of samples, both as this moment's and as the newest.
+        """Save a grid of samples, both under its own name and as the newest one.
 
         Args:
-            images_seen: Names the file.
-            grid: The samples side by side.
+            images_seen: Images seen, used as the file name.
+            grid: The samples as one image.
         """
         with replacing(self.samples_folder / f"images-{images_seen:08d}.png", make_folder=True) as path:
             grid.save(path, format="PNG")
         self.show_samples(grid)
 
     def show_samples(self, grid: Image.Image) -> None:
-        """Save a grid of samples as the newest only."""
+        """Save a grid of samples as the newest one only."""
         with replacing(self.folder / SAMPLES) as path:
             grid.save(path, format="PNG")
 
@@ -96,7 +96,7 @@ class Report:
         plot_gates(self.folder / GATES, lines)
 
     def make_gif(self, frames: int) -> Path | None:
-        """Make ``training_progress.gif`` of at most so many of the grids, spread evenly over the run.
+        """Write ``training_progress.gif`` from at most ``frames`` of the grids, spread evenly over the run.
 
         Returns:
             Its path; ``None`` if there are no grids.
@@ -115,12 +115,12 @@ class Report:
 
 
 def _images_of(grid: Path) -> int:
-    """Read off a grid's name how many images had been seen."""
+    """Parse the number of images seen from a grid's file name."""
     return int(grid.stem.removeprefix("images-"))
 
 
 def summary(recipe: Recipe, images_seen: int, seconds: float) -> str:
-    """Say what a finished run has left, and how to use it."""
+    """Return a summary of a finished run's outputs, and how to use them."""
     folder = recipe.run_dir
     is_own_code = recipe.model.endswith(".py")
     note = f"  (import {recipe.model} first, if it registers layers)" if is_own_code else ""
@@ -132,7 +132,7 @@ def summary(recipe: Recipe, images_seen: int, seconds: float) -> str:
   progress   {folder / "training_progress.gif"}
   model      {folder}
 
-Make images:{note}
+Generate images:{note}
 
   from fagan_hf import FAGANPipeline
   images = FAGANPipeline.from_pretrained("{folder}")(num_images=16).images

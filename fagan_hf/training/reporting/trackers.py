@@ -1,13 +1,13 @@
-"""Experiment tracking: what ``metrics.jsonl`` and ``samples/`` hold, sent to a dashboard as well, through Accelerate.
+"""Experiment tracking: the contents of ``metrics.jsonl`` and ``samples/`` sent to a dashboard, through Accelerate.
 
-A tracker looks on. Whatever fails in one (network, login, a full disk, its own bug) is told and never ends a run; what
-a run needs is in its own files.
+A tracker only observes. If one fails (network, login, a full disk, a bug of its own), the failure is logged and the run
+continues; everything that a run needs is in its own files.
 
 TensorBoard: in ``<run>/trackers/tensorboard``; ``tensorboard --logdir runs`` shows all runs.
-Trackio: in its own folder, ``TRACKIO_DIR``, by default in Hugging Face's cache; ``trackio show --project fagan_hf``.
+Trackio: in its own folder, ``TRACKIO_DIR``, by default in the Hugging Face cache; ``trackio show --project fagan_hf``.
 ``TRACKIO_SPACE_ID`` sends it to a Space.
-W&B: on its website where ``wandb login`` was done, else as with ``WANDB_MODE=offline``, to be sent by ``wandb sync``.
-Its files are in ``<run>/trackers/wandb`` or ``WANDB_DIR``; ``WANDB_PROJECT`` and ``WANDB_NAME`` name the run otherwise.
+W&B: on its website after ``wandb login``, otherwise as with ``WANDB_MODE=offline``, for a later ``wandb sync``. Its
+files are in ``<run>/trackers/wandb`` or ``WANDB_DIR``; ``WANDB_PROJECT`` and ``WANDB_NAME`` override project and name.
 """
 
 import io
@@ -29,58 +29,58 @@ from fagan_hf.hub.repository import read_json, write_json
 from fagan_hf.training.recipe import TrackerName
 from fagan_hf.utils.redaction import redact
 
-FOLDER = "trackers"  # of a run folder; nothing in it is published
+FOLDER = "trackers"  # in the run folder; never published
 PROJECT = "fagan_hf"
-PATIENCE = 3  # failures in a row, after which a tracker is left alone
+PATIENCE = 3  # consecutive failures after which a tracker is disabled
 
-# How wandb is set up where the user's environment says nothing else.
+# Defaults for wandb; the user's environment takes precedence.
 WANDB_DEFAULTS = {
-    "WANDB_SILENT": "true",  # our own line says where to look
-    "WANDB_CONSOLE": "off",  # else it takes hold of the output, progress bar and all, and uploads it
+    "WANDB_SILENT": "true",  # we log the location ourselves
+    "WANDB_CONSOLE": "off",  # otherwise it captures and uploads the output, including the progress bar
     "WANDB_DISABLE_CODE": "true",
-    "WANDB_DISABLE_GIT": "true",  # the address of a remote may hold a token
+    "WANDB_DISABLE_GIT": "true",  # the URL of a remote may contain a token
     "WANDB_X_DISABLE_META": "true",  # and so may the command line
     "WANDB_ERROR_REPORTING": "false",
-    "WANDB_INIT_TIMEOUT": "20",  # seconds that an unreachable server delays a run by
-    "WANDB_FINISH_TIMEOUT": "20",  # the same at its end; who asks a run to end kills after half a minute or so
-    "WANDB_FINISH_TIMEOUT_RAISES": "true",  # so that we can tell
+    "WANDB_INIT_TIMEOUT": "20",  # maximum delay by an unreachable server [seconds]
+    "WANDB_FINISH_TIMEOUT": "20",  # the same at the end; schedulers usually kill after about half a minute
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",  # so that we notice
 }
 
-# What a number of a player is, is the end of its name: ``generator_loss`` stands beside ``discriminator_loss``.
+# The suffix of a player's metric names its kind: ``generator_loss`` and ``discriminator_loss`` share a chart.
 _KINDS = ("loss", "logit", "accuracy", "variance", "gradient_norm", "skipped", "penalty")
 _GROUPS = {"r1": "penalty", "r2": "penalty", "seconds": "speed", "images_per_second": "speed"}
 
 
 def check_tracker(name: TrackerName) -> None:
-    """Find out early whether a tracker is installed.
+    """Check early that a tracker is installed.
 
     Raises:
-        ImportError: It is not; names the extra.
+        ImportError: It is not installed; names the extra.
     """
-    # Accelerate would take tensorboardX too, which has no hyperparameters; and one that is absent it leaves out.
+    # Accelerate would also accept tensorboardX, which has no hyperparameters, and silently skip an absent tracker.
     if name != "none" and find_spec(name) is None:
         raise ImportError(f'--report_to {name} needs {name}, which is not installed: pip install "fagan-hf[{name}]"')
 
 
 def accelerator_options(name: TrackerName, run_dir: Path) -> dict[str, Any]:
-    """Give what the ``Accelerator`` must be made with for a `Tracker` to work."""
+    """Return the arguments that the ``Accelerator`` needs for a `Tracker`."""
     if name == "none":
         return {}
     return {"log_with": name, "project_config": ProjectConfiguration(logging_dir=str(run_dir / FOLDER))}
 
 
 class Tracker:
-    """Sends a run's numbers and grids to a tracker; only the main process does, and without a tracker nobody.
+    """Sends a run's metrics and sample grids to a tracker, from the main process only.
 
-    A folder is a run: started again it goes on as the same run of the tracker. What a killed session had logged after
-    its last checkpoint is replaced in TensorBoard, but for texts. Trackio and W&B can't take anything back: there those
-    points stay, and the resumed session logs from where they end.
+    A run folder maps to one run of the tracker, also after a resume. What a killed session had logged after its last
+    checkpoint is replaced in TensorBoard, except for text. Trackio and W&B can't delete points: there they stay, and
+    the resumed session logs from where they end.
 
     Args:
-        accelerator: Made with `accelerator_options`.
+        accelerator: Created with `accelerator_options`.
         name: The tracker.
-        run_dir: The run's folder.
-        config: The recipe, shown beside the numbers.
+        run_dir: The run folder.
+        config: The recipe, shown beside the metrics.
         tell: Shows a message to the user.
     """
 
@@ -101,26 +101,26 @@ class Tracker:
         self._is_on = name != "none" and accelerator.is_main_process
         self._is_open = False
         self._images_seen = 0  # at the start of this session
-        self._known: dict[str, Any] = {}  # the run's id in the tracker, and the last point that it has
+        self._known: dict[str, Any] = {}  # the run's id in the tracker, and its last logged point
         self._had = -1  # that point at the start of this session
-        self._failures = 0  # in a row
+        self._failures = 0  # consecutive
         self._has_told = False
 
     def start(self, images_seen: int) -> None:
-        """Begin, or go on.
+        """Start tracking, or resume.
 
         Args:
-            images_seen: Where the run stands; later points of an earlier session are not doubled.
+            images_seen: Current progress of the run; later points of an earlier session are not logged twice.
         """
         self._images_seen = images_seen
         self._attempt(lambda: None)
 
     def log(self, numbers: Mapping[str, Any], images_seen: int) -> None:
-        """Send a line of ``metrics.jsonl``; texts under ``events`` become one text.
+        """Send a line of ``metrics.jsonl``; the entries of ``events`` are joined into one text.
 
         Args:
-            numbers: What was measured, by name.
-            images_seen: When.
+            numbers: Metrics by name.
+            images_seen: Images seen at this line.
         """
         self._send(images_seen, lambda: self.accelerator.log(values_of(numbers), step=images_seen))
 
@@ -128,19 +128,19 @@ class Tracker:
         """Send a grid of samples.
 
         Args:
-            grid: The samples side by side.
-            images_seen: When.
+            grid: The samples as one image.
+            images_seen: Images seen at this grid.
         """
         self._send(images_seen, lambda: self._show(grid, images_seen))
 
     def finish(self) -> None:
-        """Let the tracker write what it still holds; it waits for an unreachable server for a while only."""
+        """Flush and close the tracker, with a time limit for an unreachable server."""
         if self._is_open and self._is_on:
             self._attempt(self._close)
         elif self._is_open:
-            with suppress(Exception):  # it was given up, which has been told
+            with suppress(Exception):  # it was disabled, which has been logged
                 self._close()
-        # `Accelerator.end_training` would finish it a second time, and let its errors through.
+        # `Accelerator.end_training` would finish it a second time and propagate its errors.
         self.accelerator.trackers.clear()
         self._is_on = self._is_open = False
 
@@ -154,21 +154,21 @@ class Tracker:
         self._attempt(send)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do something with the tracker, which is opened first if need be; a failure is told and counted."""
+        """Run an action on the tracker, opening it first if necessary; failures are logged and counted."""
         if not self._is_on:
             return
         try:
             if not self._is_open:
                 self._open()
             action()
-        except Exception as error:  # whatever it is, it must not end a run
+        except Exception as error:  # no error here may end a run
             self._failures += 1
             if not self._has_told:
                 self._has_told = True
-                self._say(f"{self.name} failed, the run goes on: {str(error).strip() or type(error).__name__}")
+                self._say(f"{self.name} failed, training continues: {str(error).strip() or type(error).__name__}")
             if self._failures >= PATIENCE:
                 self._is_on = False
-                self._say(f"{self.name} failed {PATIENCE} times in a row: nothing more is sent to it.")
+                self._say(f"{self.name} failed {PATIENCE} times in a row: tracking is disabled.")
         else:
             self._failures = 0
 
@@ -181,26 +181,26 @@ class Tracker:
                 if self.name == "tensorboard":
                     self._add_hyperparameters()
         except BaseException:
-            self.accelerator.trackers.clear()  # Accelerate has it in the list before it works
+            self.accelerator.trackers.clear()  # Accelerate adds a tracker before it has started
             if self.name == "wandb":
                 import wandb
 
-                wandb.teardown()  # else the run stays "in use", and no second try can have it
+                wandb.teardown()  # otherwise the run stays "in use" and a retry can't open it
             raise
         self._is_open = True
-        self._say(f"Tracked by {self.name}: {self._where()}")
+        self._say(f"Tracking with {self.name}: {self._where()}")
 
     def _close(self) -> None:
         with self._silence():
             if self.name == "trackio":
                 import trackio
 
-                trackio.finish()  # Accelerate's leaves it to be finished, and told of, once more when Python exits
+                trackio.finish()  # Accelerate's finish would leave it to finish, and print, once more when Python exits
             else:
                 self.accelerator.get_tracker(self.name).finish()
 
     def _silence(self) -> AbstractContextManager[Any]:
-        """Keep Trackio from printing half a screen; W&B may have to take hold of the real output."""
+        """Silence Trackio, which prints half a screen; W&B may need the real output."""
         return redirect_stdout(io.StringIO()) if self.name == "trackio" else nullcontext()
 
     def _options_of_tensorboard(self) -> tuple[str, dict[str, Any]]:
@@ -208,7 +208,7 @@ class Tracker:
 
     def _options_of_trackio(self) -> tuple[str, dict[str, Any]]:
         self._recall()
-        # It knows runs by their names, and those of other folders may be called the same.
+        # Trackio identifies runs by name, and runs in other folders may have the same name.
         name = f"{self.run_dir.name}-{self._known['id']}"
         return PROJECT, {"name": name, "resume": "allow", "config": self.config, "embed": False}
 
@@ -219,7 +219,7 @@ class Tracker:
 
         self._recall()
         mode = wandb.setup().settings.mode
-        # A login that is missing would be asked for, a server that did not answer keeps its silence.
+        # Without a login wandb would prompt for one, and a server that did not answer once won't answer now.
         if mode in ("online", "shared", "run") and (self._failures or not wandb.login(prompt=False, verify=False)):
             mode = "offline"
         folder = os.environ.get("WANDB_DIR") or str(self.folder)
@@ -228,7 +228,7 @@ class Tracker:
         return os.environ.get("WANDB_PROJECT") or PROJECT, options
 
     def _add_hyperparameters(self) -> None:
-        """Write the config into the run itself; `SummaryWriter.add_hparams` makes a run of its own for it each time."""
+        """Write the config into the run itself; `SummaryWriter.add_hparams` would create a separate run each time."""
         from torch.utils.tensorboard.summary import hparams
 
         writer = cast(TensorBoardTracker, self.accelerator.get_tracker("tensorboard")).writer
@@ -250,7 +250,7 @@ class Tracker:
             tracker.log_images({"samples": [grid]}, step=images_seen)
 
     def _recall(self) -> None:
-        """Read which run of the tracker this folder is, and up to where the tracker has it."""
+        """Read which run of the tracker belongs to this folder, and its last logged point."""
         self._known = read_json(self._memory) or {"id": secrets.token_hex(4), "images_seen": -1}
         self._had = self._known["images_seen"]
         write_json(self._memory, self._known)
@@ -271,7 +271,7 @@ class Tracker:
             return os.environ.get("TRACKIO_SPACE_ID") or f"trackio show --project {PROJECT}"
         run: Any = self.accelerator.get_tracker("wandb").tracker  # pyright: ignore[reportAttributeAccessIssue]
         if run.disabled:
-            return "switched off by its settings"
+            return "disabled by its settings"
         return run.url or f"offline; wandb sync {Path(run.dir).parent}"
 
     def _say(self, text: str) -> None:
@@ -280,7 +280,7 @@ class Tracker:
 
 
 def group(name: str) -> str:
-    """Name a number for a dashboard, which draws those with the same first part together.
+    """Name a metric for a dashboard, which groups charts by the part before the slash.
 
     For example ``generator_loss`` becomes ``loss/generator``, and a gate ``gates/generator.layers.0.alpha``.
     """
@@ -293,7 +293,7 @@ def group(name: str) -> str:
 
 
 def values_of(numbers: Mapping[str, Any]) -> dict[str, float | str]:
-    """Give a line of ``metrics.jsonl`` as trackers take it: numbers in groups, events as one text, nothing else."""
+    """Convert a line of ``metrics.jsonl`` for trackers: grouped metrics, events as one text, nothing else."""
     values: dict[str, float | str] = {
         group(name): value for name, value in numbers.items() if name != "images" and isinstance(value, int | float)
     }
@@ -303,7 +303,7 @@ def values_of(numbers: Mapping[str, Any]) -> dict[str, float | str]:
 
 
 def plain(value: Any) -> bool | int | float | str:
-    """Turn a field of a recipe into what every tracker can show, without tokens; lists and nothing become words."""
+    """Convert a recipe field to a value that every tracker can show, without tokens; lists and None become text."""
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """Differentiable augmentation (DiffAugment, Zhao et al., arXiv:2006.10738): one policy for real and fake.
 
-The strength of every distortion is drawn first, for each image, as plain numbers on the CPU; applying them is a
-deterministic, differentiable function of the images. So a step's randomness does not depend on device or processes.
+The strength of every augmentation is sampled first, for each image, on the CPU; applying it is a deterministic,
+differentiable function of the images. So a step's randomness does not depend on device or number of processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-TRANSLATION = 1 / 8  # of the image's size, at most, in each direction
-CUTOUT = 1 / 2  # of the image's size: side of the erased square
-DRAWS = 3  # numbers in [0, 1) that one distortion of one image takes
+TRANSLATION = 1 / 8  # maximum shift in each direction, as a fraction of the image size
+CUTOUT = 1 / 2  # side of the erased square, as a fraction of the image size
+DRAWS = 3  # random numbers in [0, 1) per augmentation and image
 
 
 def color(images: Tensor, draws: Tensor) -> Tensor:
-    """Change brightness by up to 0.5 either way, saturation by a factor up to 2, contrast by one of 0.5 to 1.5."""
+    """Change brightness by up to ±0.5, saturation by a factor of up to 2, contrast by a factor from 0.5 to 1.5."""
     brightness, saturation, contrast = (draws[:, i, None, None, None] for i in range(3))
     images = images + (brightness - 0.5)
     gray = images.mean(1, keepdim=True)
@@ -27,7 +27,7 @@ def color(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def translation(images: Tensor, draws: Tensor) -> Tensor:
-    """Shift by up to an eighth of the size in each direction; zeros come in from outside."""
+    """Shift by up to an eighth of the size in each direction, with zero padding."""
     size = images.shape[-1]
     reach = round(size * TRANSLATION)
     shifts = (draws[:, :2] * (2 * reach + 1)).long() - reach
@@ -41,7 +41,7 @@ def translation(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, draws: Tensor) -> Tensor:
-    """Set a square of half the size to 0; its center may be anywhere, so part of it may lie outside."""
+    """Set a square of half the size to 0; its center may be anywhere, so it may extend beyond the image."""
     size = images.shape[-1]
     side = round(size * CUTOUT)
     positions = torch.arange(size, device=images.device)
@@ -61,7 +61,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def draw_augmentation(
     random: torch.Generator, count: int, policy: Sequence[str]
 ) -> Float[Tensor, "count distortions 3"]:
-    """Draw how each image of a batch will be distorted."""
+    """Sample the augmentation parameters of each image in a batch."""
     return torch.rand(count, len(policy), DRAWS, generator=random)
 
 
@@ -70,12 +70,12 @@ def augment(
     draws: Float[Tensor, "batch distortions 3"],
     policy: Sequence[str],
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Distort images, each in its own way, one distortion of the policy after the other.
+    """Augment images individually, applying the augmentations of the policy in order.
 
     Args:
-        images: In [-1, 1]; what comes out may leave that range.
+        images: In [-1, 1]; the result may exceed that range.
         draws: From `draw_augmentation`, on the images' device.
-        policy: Names out of `AUGMENTATIONS`; empty changes nothing.
+        policy: Keys of `AUGMENTATIONS`; if empty, images are unchanged.
     """
     for index, name in enumerate(policy):
         images = AUGMENTATIONS[name](images, draws[:, index])
@@ -85,5 +85,5 @@ def augment(
 def flip(
     images: Float[Tensor, "batch 3 height width"], draws: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Mirror the images whose draw is below one half."""
+    """Flip the images whose random number is below one half."""
     return torch.where((draws < 0.5)[:, None, None, None], images.flip(-1), images)

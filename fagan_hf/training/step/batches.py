@@ -1,4 +1,4 @@
-"""The batches of a run: each process's part of each step's images and draws, on its device."""
+"""The batches of a run: each process's share of a step's images and random numbers, on its device."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -18,28 +18,28 @@ from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.steps import MicroBatch
 
 Draws = dict[str, Tensor]
-"""What a step takes, by name, a row for each image."""
+"""Inputs of a step by name, with one row per image."""
 AUGMENT_STREAMS = ("real_augment", "fake_augment", "generator_real_augment", "generator_fake_augment")
 PENALTY_DRAWS = tuple(field.name for field in fields(PenaltyDraws))
 
 
 @dataclass
 class Batches:
-    """Makes batches as a function of the images seen, and of nothing that came before.
+    """Makes batches as a pure function of the images seen.
 
-    Every process draws the whole batch's random numbers, which are few, and keeps the rows that are its own. So the
-    batch is the same however many processes share it.
+    Every process samples the random numbers of the whole batch, which are few, and keeps its own rows. So the batch is
+    the same for any number of processes.
 
     Attributes:
         images: The data, on disk or streamed.
         recipe: Batch size, accumulation, flips, augmentation, seed.
-        latent_dim: Of the generator.
-        device: Where batches go.
-        process: Number of this process, from 0.
-        processes: How many there are.
-        attempt: Which draws: another number gives another order of the images and other random numbers.
-        prefetch: Make the next step's batch in a thread? By default where the device is not the CPU, which has better
-            to do.
+        latent_dim: Latent size of the generator.
+        device: Device of the batches.
+        process: Index of this process, from 0.
+        processes: Number of processes.
+        attempt: Part of the seed: another value gives another order of the images and other random numbers.
+        prefetch: Whether to prepare the next step's batch in a thread. By default only if the device is not the CPU,
+            which is busy training otherwise.
     """
 
     images: Images | ImageStream
@@ -62,18 +62,18 @@ class Batches:
         if isinstance(self.images, Images) and len(self.images) < self.recipe.batch_size:
             raise ValueError(
                 f"{self.recipe.dataset!r} has {len(self.images)} images, fewer than a batch of "
-                f"{self.recipe.batch_size}; add images or give a smaller --batch_size"
+                f"{self.recipe.batch_size}; add images or use a smaller --batch_size"
             )
 
-        _ = self._mismatcher  # refuses labels that can't be wrong, before training
+        _ = self._mismatcher  # refuses data without mismatched labels, before training
 
     def go_to(self, images_seen: int, attempt: int) -> None:
-        """Go on from a point of the run; a stream has to be opened anew for it."""
+        """Continue from a point of the run; a stream is reopened for it."""
         has_moved = images_seen > 0 or attempt != self.attempt
         self.attempt = attempt
         if isinstance(self.images, ImageStream) and has_moved:
             self.images.close()
-            # The stream finds `start` in the order of its seed: another seed here would be another order.
+            # The stream's position `start` refers to the order of its seed: another seed would mean another order.
             seed = random_seed(self.recipe.seed, "order", 0, attempt) if attempt else self.recipe.seed
             self.images = open_stream(
                 self.recipe.source(), seed=seed, process=self.process, processes=self.processes, start=images_seen
@@ -81,7 +81,7 @@ class Batches:
 
     @property
     def content(self) -> str:
-        """Identify the images by all of their pixels and labels; a stream, of which nobody has those, by its source."""
+        """Identify the images by all of their pixels and labels; a stream, where those are unknown, by its source."""
         return self.images.content if isinstance(self.images, Images) else self.images.fingerprint
 
     def close(self) -> None:
@@ -96,9 +96,9 @@ class Batches:
         return Mismatcher(self.images.labels) if self.recipe.matching_aware else None
 
     def make(self, images_seen: int) -> tuple[list[MicroBatch], list[MicroBatch]]:
-        """Make the micro-batches of the discriminator's step and of the generator's, which share their real images.
+        """Return the micro-batches of the discriminator's and the generator's step, which share their real images.
 
-        Where the device is no CPU a thread makes those of the next step meanwhile.
+        If the device is not the CPU, a thread prepares those of the next step meanwhile.
         """
         prepared = self._ahead.take((images_seen, self.attempt)) if self._ahead else None
         prepared = prepared or self._prepare(images_seen)
@@ -110,12 +110,12 @@ class Batches:
 
     @cached_property
     def _ahead(self) -> Ahead[list[Draws]] | None:
-        """A stream has an order of its own, which can't be asked ahead, and threads of its own."""
+        """The prefetcher; a stream needs none, because it is sequential and has its own threads."""
         is_ahead = self.prefetch and not isinstance(self.images, ImageStream)
         return Ahead() if is_ahead else None
 
     def _prepare(self, images_seen: int) -> list[Draws]:
-        """Read and draw what a step takes, a dictionary of host tensors for each micro-batch of this process."""
+        """Read and sample the inputs of a step: a dictionary of host tensors per micro-batch of this process."""
         size, policy = self.recipe.batch_size, self.recipe.augment
         order = self._order(images_seen)
 
@@ -138,7 +138,7 @@ class Batches:
         return [self._draws_of(part, order, draws) for part in self._parts()]
 
     def _draws_of(self, part: np.ndarray, order: np.ndarray | None, draws: Draws) -> Draws:
-        """Keep some rows of the draws, and read the images that belong to them."""
+        """Select some rows of the random numbers, and read the corresponding images."""
         if isinstance(self.images, ImageStream):
             pixels, labels = self.images.take(len(part))
         else:
@@ -147,7 +147,7 @@ class Batches:
         mine = {"pixels": pixels, **{name: draw[part] for name, draw in draws.items()}}
         if self.images.label_names:
             mine["labels"] = labels
-        # From pinned memory a GPU fetches by itself, while the step before is still computed.
+        # Pinned memory allows asynchronous copies to the GPU, while the previous step is still running.
         return {name: tensor.pin_memory() for name, tensor in mine.items()} if self._is_pinned else mine
 
     @property
@@ -155,10 +155,10 @@ class Batches:
         return self.device.type == "cuda"
 
     def _on_device(self, draws: Draws) -> tuple[MicroBatch, MicroBatch]:
-        """Move a micro-batch to the device, and make images of its 8-bit pixels there."""
+        """Move a micro-batch to the device, and convert its 8-bit pixels to images there."""
         there = {name: tensor.to(self.device, non_blocking=self._is_pinned) for name, tensor in draws.items()}
         real = there["pixels"].float() / 127.5 - 1
-        if self._is_pinned:  # fakes lie like that as well; two layouts would be two variants of every kernel
+        if self._is_pinned:  # fakes have this layout too; two layouts would compile every kernel twice
             real = real.contiguous(memory_format=torch.channels_last)
         real = flip(real, there["flips"]) if self.recipe.horizontal_flip else real
         for_generator = MicroBatch(
@@ -179,13 +179,13 @@ class Batches:
         return for_discriminator, for_generator
 
     def _order(self, images_seen: int) -> np.ndarray | None:
-        """Say which images make the batch; a stream has an order of its own."""
+        """Return the indices of the batch's images; ``None`` for a stream, which has its own order."""
         if isinstance(self.images, ImageStream):
             return None
         return data_order(self.recipe.seed, images_seen, self.recipe.batch_size, len(self.images), self.attempt)
 
     def _penalty_draws(self, images_seen: int) -> dict[str, Tensor]:
-        """Draw what the penalties of a step take, if they take anything."""
+        """Sample the random numbers that the penalties of a step need, if any."""
         rules, size = Regularization.of(self.recipe), self.recipe.batch_size
         if not rules.is_due(images_seen // size):
             return {}
@@ -203,6 +203,6 @@ class Batches:
         return random_stream(self.recipe.seed, stream, images_seen, self.attempt)
 
     def _parts(self) -> np.ndarray:
-        """Say which rows of the batch this process takes, for each micro-batch."""
+        """Return the rows of the batch for this process, per micro-batch."""
         rows = np.arange(self.recipe.batch_size)
         return rows.reshape(self.recipe.gradient_accumulation, self.processes, -1)[:, self.process]

@@ -1,4 +1,4 @@
-"""Compiled networks: fewer and larger kernels, for GPUs that wait for the next one."""
+"""Compiled networks: fewer and larger kernels, for GPUs limited by kernel launches."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import torch
 from torch import nn
 
 OPTIONS: dict[str, Any] = {}
-"""What `torch.compile` is told."""
+"""Options of `torch.compile`."""
 
 
 def check_compilation(how: str, device: torch.device, *, processes: int = 1, accumulation: int = 1) -> None:
-    """Refuse what can't be done here.
+    """Refuse a compilation mode that is not supported here.
 
     Args:
-        how: A recipe's `compile`.
-        device: Where the run trains.
-        processes: How many share a step.
-        accumulation: Micro-batches of a step.
+        how: The recipe's `compile`.
+        device: Device of the run.
+        processes: Number of processes that share a step.
+        accumulation: Micro-batches per step.
 
     Raises:
         ValueError: CUDA graphs on another device, over several processes, or with gradient accumulation.
@@ -27,21 +27,21 @@ def check_compilation(how: str, device: torch.device, *, processes: int = 1, acc
         raise ValueError(f"compile is 'cuda_graphs', but the device is {device.type}; try 'kernels' or 'no'")
     if processes > 1:
         raise ValueError(
-            f"compile is 'cuda_graphs', but {processes} processes share a step: what they exchange can't be captured "
-            "yet; try 'kernels' or 'no'"
+            f"compile is 'cuda_graphs', but {processes} processes share a step, and their communication can't be "
+            "captured yet; try 'kernels' or 'no'"
         )
     if accumulation > 1:
         raise ValueError(
-            f"compile is 'cuda_graphs' and gradient_accumulation {accumulation}: a graph holds a step of one "
-            "micro-batch; try --gradient_accumulation 1, or --compile kernels"
+            f"compile is 'cuda_graphs' and gradient_accumulation is {accumulation}, but a graph supports only one "
+            "micro-batch per step; try --gradient_accumulation 1, or --compile kernels"
         )
 
 
 def compile_network(network: nn.Module, how: str) -> None:
-    """Let the forward passes of a network be compiled when they are first used; its weights stay what they are.
+    """Compile the forward passes of a network on first use; its weights are unchanged.
 
-    Copies are not compiled, and what is called past the network's own call is not either: gradient penalties, whose
-    second derivative compilers don't know.
+    Copies are not compiled, nor are calls that bypass the network's own call: gradient penalties, whose second
+    derivative compilers don't support.
     """
     if how == "kernels":
         network.compile(**OPTIONS)

@@ -1,8 +1,8 @@
-"""Both players' steps as one CUDA graph: thousands of small kernels, started by one call instead of one each.
+"""Both players' steps as one CUDA graph: thousands of small kernels with a single launch.
 
-A GPU that trains a small network waits for the CPU most of the time, which needs several microseconds to launch each
-kernel. A graph holds the kernels of a whole step with their arguments: forward and backward passes, penalties,
-gradient norms and optimizers.
+A GPU that trains a small network mostly waits for the CPU, which needs several microseconds to launch each kernel. A
+graph contains the kernels of a whole step with their arguments: forward and backward passes, penalties, gradient norms
+and optimizers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from torch import Tensor
 from fagan_hf.training.step.steps import MicroBatch, Trainer
 
 EAGER_STEPS = 3
-"""Steps of each kind that are taken eagerly before one is captured: libraries choose kernels and take memory first."""
+"""Eager steps of each kind before the capture, in which libraries choose kernels and allocate memory."""
 
 
 class GraphedSteps:
-    """Takes the steps of a `Trainer`, each kind of them captured once and then replayed: with penalties and without.
+    """Takes the steps of a `Trainer`, capturing each kind (with and without penalties) once and then replaying it.
 
-    A replay reads the batch, learning rates, weights and moments where they lay when it was captured. So batches are
-    copied there, optimizers need their learning rate in a tensor (`capturable=True`), and whoever puts other tensors
-    in the place of moments must call `forget`.
+    A replay reads batch, learning rates, weights and moments from their memory at capture time. So batches are copied
+    there, optimizers need their learning rate in a tensor (`capturable=True`), and code that replaces the moments by
+    other tensors must call `forget`.
 
     Args:
         trainer: On a CUDA device, in one process, without gradient accumulation.
@@ -37,22 +37,22 @@ class GraphedSteps:
         self._pool = torch.cuda.graph_pool_handle()
 
     def forget(self) -> None:
-        """Capture anew: the tensors that a replay would use are not those of the run any more."""
+        """Drop the captured graphs, because the tensors that they use have been replaced."""
         self._captured.clear()
         self._eager_steps.clear()
 
     def step(
         self, for_discriminator: Sequence[MicroBatch], for_generator: Sequence[MicroBatch], step: int
     ) -> dict[str, Tensor]:
-        """Teach both players with one batch, as `Trainer.step` does.
+        """Train both players with one batch, as `Trainer.step` does.
 
         Args:
             for_discriminator: One micro-batch.
             for_generator: One micro-batch.
-            step: Number of the step, from 0.
+            step: Index of the step, from 0.
 
         Returns:
-            What both steps return. The tensors are overwritten by the next step of the same kind.
+            The metrics of both steps. The tensors are overwritten by the next step of the same kind.
         """
         kind = self.trainer.regularization.is_due(step)
         batches = [*for_discriminator, *for_generator]
@@ -66,7 +66,7 @@ class GraphedSteps:
         return self._captured[kind].replay(batches)
 
     def _eager(self, batches: list[MicroBatch], step: int) -> dict[str, Tensor]:
-        """Take a step in a stream of its own, as it will be captured."""
+        """Take a step in a separate stream, as in the capture."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             numbers = _take_step(self.trainer, batches, step)
@@ -75,13 +75,13 @@ class GraphedSteps:
 
 
 class _Captured:
-    """One kind of step as a graph, with the memory that it reads its batch from."""
+    """The graph of one kind of step, with the memory that it reads its batch from."""
 
     def __init__(self, trainer: Trainer, batches: Sequence[MicroBatch], step: int, pool: Any):
         self._batches = _own(batches)
         self._inputs = list(_tensors(self._batches))
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as the one that pins the next batch's memory, may go on meanwhile.
+        # Other threads, such as the one that pins the next batch's memory, may continue meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._numbers = _take_step(trainer, self._batches, step)
 
@@ -98,7 +98,7 @@ def _take_step(trainer: Trainer, batches: Sequence[MicroBatch], step: int) -> di
 
 
 def _own(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Copy batches; tensors that they share are shared by the copies as well."""
+    """Copy batches; tensors shared between them are shared between the copies as well."""
     copies: dict[int, Tensor] = {}
 
     def copy(value: Any) -> Any:
@@ -112,7 +112,7 @@ def _own(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
 
 
 def _tensors(batches: Sequence[MicroBatch]) -> Iterator[Tensor]:
-    """Give the tensors of batches, each once, in the order of their fields."""
+    """Yield the distinct tensors of batches, in the order of their fields."""
     seen: set[int] = set()
 
     def of(value: Any) -> Iterator[Tensor]:

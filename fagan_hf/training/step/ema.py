@@ -1,4 +1,4 @@
-"""The averaged generator: what is shown, saved and published."""
+"""The averaged generator (EMA), which is sampled, saved and published."""
 
 import copy
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from fagan_hf.training.step.randomness import draw_latents, random_stream
 class AveragedGenerator:
     """An exponential moving average of a generator's parameters, with a half-life in images.
 
-    Parameters are averaged. Buffers are not: averaged singular vectors or batch statistics would belong to no network.
-    `refresh` measures them for the averaged parameters instead.
+    Parameters are averaged. Buffers are not: averaged singular vectors or batch statistics would not match any network.
+    `refresh` recomputes them for the averaged parameters instead.
 
     Args:
-        generator: The one that is trained.
-        half_life_images: After so many images a parameter's old value counts one half.
-        ramp: The half-life is at most this share of the images seen, so that a young average follows closely. The idea
-            is StyleGAN2's; 0.05 is what Karras et al. use in EDM.
+        generator: The trained generator.
+        half_life_images: Number of images after which the weight of an old value has halved.
+        ramp: The half-life is at most this fraction of the images seen, so that an early average follows closely. The
+            idea is from StyleGAN2; Karras et al. use 0.05 in EDM.
     """
 
     def __init__(self, generator: Generator, half_life_images: int, ramp: float = 0.05):
@@ -34,12 +34,12 @@ class AveragedGenerator:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, batch_size: int, images_seen: int) -> None:
-        """Move the average toward the generator after a step of ``batch_size`` images.
+        """Update the average after a step of ``batch_size`` images.
 
         Args:
-            generator: The trained one, unwrapped.
+            generator: The trained generator, unwrapped.
             batch_size: Images of the step, over all processes.
-            images_seen: Images of the run, with this step's.
+            images_seen: Images of the run, including this step.
         """
         half_life = min(self.half_life_images, self.ramp * images_seen)
         share = 1 - 0.5 ** (batch_size / max(half_life, 1e-8))
@@ -49,12 +49,12 @@ class AveragedGenerator:
     def refresh(
         self, generator: Generator, seed: int, labels: Float[np.ndarray, "images num_labels"] | None = None
     ) -> None:
-        """Measure spectral norms and batch statistics of the averaged parameters; the same however often it is called.
+        """Recompute spectral norms and batch statistics for the averaged parameters; idempotent.
 
         Args:
-            generator: The trained one, unwrapped: its singular vectors are where the measurement starts from.
-            seed: The run's, for the latents and labels that batch statistics are measured with.
-            labels: Those of the data set, for a conditional generator.
+            generator: The trained generator, unwrapped; its singular vectors are the starting point.
+            seed: Seed of the run, for the latents and labels used for batch statistics.
+            labels: Labels of the dataset, for a conditional generator.
         """
         for buffer, trained in zip(self.model.buffers(), generator.buffers(), strict=True):
             buffer.copy_(trained)

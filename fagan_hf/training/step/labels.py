@@ -1,4 +1,4 @@
-"""Labels of a run: those of the data, and wrong ones on purpose."""
+"""Mismatched labels for a matching-aware discriminator."""
 
 import numpy as np
 import torch
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class Mismatcher:
-    """Finds labels that an image does not have.
+    """Samples labels that an image does not have.
 
-    A matching-aware discriminator (Reed et al., arXiv:1605.05396) also learns that a real image under wrong labels is
-    not real. The original takes its wrong labels from rows of the same batch, some of which are right; these never are.
+    A matching-aware discriminator (Reed et al., arXiv:1605.05396) also learns to reject real images with wrong labels.
+    The original takes wrong labels from other rows of the batch, some of which happen to be right; these never are.
 
     Args:
-        labels: All label vectors of the data set.
+        labels: All label vectors of the dataset.
 
     Raises:
         ValueError: All images have the same labels, so none can be wrong.
@@ -23,19 +23,19 @@ class Mismatcher:
         self.kinds, self._kind_of, self._counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
         if len(self.kinds) < 2:
             raise ValueError(
-                "matching_aware is true, but all images have the same labels; it needs images that differ in them"
+                "matching_aware is true, but all images have the same labels; it needs images with different labels"
             )
         self._starts = np.cumsum(self._counts) - self._counts
 
     def draw(self, indices: np.ndarray, draws: Float[np.ndarray, " batch"]) -> Float[Tensor, "batch num_labels"]:
-        """Draw labels of other images, as often as they come among those that have different labels.
+        """Sample labels of other images, with their frequencies among the images with different labels.
 
         Args:
-            indices: Of the images.
-            draws: A number in [0, 1) for each.
+            indices: Indices of the images.
+            draws: A random number in [0, 1) for each.
         """
         kinds = self._kind_of[indices]
-        # All images in the order of their kinds, those of the own kind left out.
+        # Index into all images sorted by label vector, skipping those with the image's own.
         others = self._counts.sum() - self._counts[kinds]
         positions = (draws * others).astype(np.int64)
         positions += np.where(positions >= self._starts[kinds], self._counts[kinds], 0)

@@ -1,4 +1,4 @@
-"""The penalties of a run: which ones, how strong, how often."""
+"""The gradient penalties of a run: which ones, their weights and interval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from fagan_hf.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class PenaltyDraws:
-    """Random numbers that penalties take, those that a run needs.
+    """Random numbers for the penalties of a run.
 
     Attributes:
-        mix: Where between real and fake the Wasserstein penalty looks, in [0, 1).
-        noise: By which the approximated penalties move each image, standard normal; for real and fake images.
+        mix: Interpolation weights between real and fake for the Wasserstein penalty, in [0, 1).
+        noise: Standard normal perturbations for approximated penalties, of real and fake images.
     """
 
     mix: Float[Tensor, " batch"] | None = None
@@ -33,11 +33,11 @@ class Regularization:
     """Adds penalties to the discriminator's loss.
 
     Attributes:
-        r1_gamma: Weight of R1, of which half is taken, as in the paper; 0 for none.
-        r2_gamma: The same for R2.
-        wasserstein_weight: Weight of WGAN-GP's penalty; 0 for none.
-        every_steps: Steps from one to the next; the weights are multiplied by it, so that their mean stays.
-        sigma: Size of the finite difference that replaces R1's and R2's gradients; none: the gradients themselves.
+        r1_gamma: Weight of R1, halved as in the paper; 0 disables it.
+        r2_gamma: Weight of R2, halved as in the paper; 0 disables it.
+        wasserstein_weight: Weight of the WGAN-GP penalty; 0 disables it.
+        every_steps: Lazy regularization: steps between penalties, whose weights are multiplied by it.
+        sigma: Step of the finite difference that approximates R1's and R2's gradients; none: exact gradients.
     """
 
     r1_gamma: float = 0.0
@@ -48,7 +48,7 @@ class Regularization:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Regularization":
-        """Read what a recipe asks for."""
+        """Create the penalties of a recipe."""
         return cls(
             recipe.r1_gamma,
             recipe.r2_gamma,
@@ -58,7 +58,7 @@ class Regularization:
         )
 
     def is_due(self, step: int) -> bool:
-        """Say whether a step, counted from 0, has penalties."""
+        """Return whether a step, counted from 0, has penalties."""
         return any((self.r1_gamma, self.r2_gamma, self.wasserstein_weight)) and step % self.every_steps == 0
 
     def penalize(
@@ -68,12 +68,12 @@ class Regularization:
 
         Args:
             discriminator: Images to logits.
-            real: As the discriminator sees them, augmented.
-            fake: The same; no gradient reaches what made them.
+            real: Real images, augmented.
+            fake: Generated images, augmented; no gradient flows to the generator.
             draws: Random numbers.
 
         Returns:
-            Weight and penalty by name.
+            Weight and value of each penalty by name.
         """
         penalties = {}
         if self.r1_gamma:

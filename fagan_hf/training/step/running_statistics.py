@@ -1,4 +1,4 @@
-"""The running statistics of batch norms, remembered before a step and brought back if the step is skipped."""
+"""The running statistics of batch norms, saved before a step and restored if the step is skipped."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RunningStatistics:
-    """All running statistics of some networks, handled a few large tensors at a time, for there are many small ones.
+    """All running statistics of some networks, concatenated because there are many small tensors.
 
     Args:
-        networks: Whose batch norms are looked for; their buffers must stay where they are.
+        networks: Networks whose batch norms are included; their buffers must not be replaced.
     """
 
     def __init__(self, networks: Iterable[nn.Module]):
@@ -32,7 +32,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def keep_if(self, is_good: Bool[Tensor, ""], before: Sequence[Tensor]) -> None:
-        """Go back to what `remember` gave unless the step was good, which nothing waits to hear."""
+        """Restore what `remember` returned unless the step was good, without synchronizing with the device."""
         for statistics, remembered in zip(self._statistics, before, strict=True):
             chosen = torch.where(is_good, _joined(statistics), remembered)
             parts = chosen.split([statistic.numel() for statistic in statistics])

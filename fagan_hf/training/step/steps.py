@@ -1,7 +1,7 @@
-"""One step of each player: what happens to a batch, and nothing about when.
+"""One training step of each player.
 
-A step's gradient is that of the whole batch, however many processes share it and in however many parts each takes its
-share. So every process computes the loss of all logits, of which its own alone carry a graph.
+A step's gradient is that of the whole batch, for any number of processes and micro-batches. So every process computes
+the loss of all logits, of which only its own have a graph.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +26,12 @@ from fagan_hf.training.step.running_statistics import RunningStatistics
 
 @dataclass(frozen=True)
 class Player:
-    """A network, wrapped for as many processes as there are, and what trains it.
+    """A network, wrapped for distributed training, with its optimizer.
 
     Attributes:
-        network: As `Accelerator.prepare` gave it.
-        optimizer: Over the network's parameters; a fused one, which can be told on the device not to step.
-        max_gradient_norm: Gradients are shortened to it; ``None`` leaves them.
+        network: As returned by `Accelerator.prepare`.
+        optimizer: Optimizer of the network's parameters; a fused one, whose step can be skipped from the device.
+        max_gradient_norm: Gradient-norm clip; ``None`` for no clipping.
     """
 
     network: nn.Module
@@ -39,7 +39,7 @@ class Player:
     max_gradient_norm: float | None = None
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of the next step; one that lies in a tensor is changed there, where a CUDA graph reads it."""
+        """Set the learning rate of the next step; a tensor is updated in place, where a CUDA graph reads it."""
         [group] = self.optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -55,14 +55,14 @@ def make_player(
     compilation: str = "no",
     max_gradient_norm: float | None = None,
 ) -> Player:
-    """Make a network ready for training, with its optimizer.
+    """Prepare a network for training, with its optimizer.
 
     Args:
-        processes: Who share its steps.
-        network: The bare one; it is moved to their device.
-        rate: Learning rate to begin with.
+        processes: Processes that share its steps.
+        network: The unwrapped network; moved to the processes' device.
+        rate: Initial learning rate.
         betas: Adam's decay rates.
-        compilation: A recipe's `compile`.
+        compilation: The recipe's `compile`.
         max_gradient_norm: See `Player`.
     """
     wrapped = processes.prepare(network)
@@ -75,16 +75,16 @@ def make_player(
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward and backward pass of one process takes, all of it on the device.
+    """Inputs of one forward and backward pass of one process, on the device.
 
     Attributes:
         real: Images in [-1, 1].
-        real_augment: How each real image is distorted, see `fagan_hf.training.step.augment`.
-        latents: For as many fakes.
-        fake_augment: How each fake is distorted.
-        labels: What the real images show and the fakes shall; none in an unconditional run.
-        wrong_labels: What the real images don't show; none but for a matching-aware discriminator.
-        penalty_draws: Random numbers of the penalties.
+        real_augment: Augmentation parameters of each real image, see `fagan_hf.training.step.augment`.
+        latents: Latents of as many fakes.
+        fake_augment: Augmentation parameters of each fake.
+        labels: Labels of both real images and fakes; none in an unconditional run.
+        wrong_labels: Mismatched labels for the real images; only for a matching-aware discriminator.
+        penalty_draws: Random numbers for the penalties.
     """
 
     real: Float[Tensor, "batch 3 size size"]
@@ -97,16 +97,16 @@ class MicroBatch:
 
 
 Logits = dict[str, Tensor]
-"""Logits ``[batch]`` by what they are of: ``real``, ``fake``, ``wrong`` (real images under wrong labels)."""
+"""Logits ``[batch]`` by kind of image: ``real``, ``fake``, ``wrong`` (real images with wrong labels)."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a micro-batch is to lower.
+    """Objective of a micro-batch.
 
     Attributes:
         loss: Mean over the whole batch.
-        numbers: Scalars to show.
+        numbers: Scalar metrics.
         penalties: Weight and value by name, means over the micro-batch.
     """
 
@@ -116,21 +116,21 @@ class Objective:
 
 
 class Trainer:
-    """The two players and the rules of their game.
+    """Training steps of the two players.
 
-    Each network is synchronized between processes in its own step only: the discriminator's step takes its fakes from
-    the bare generator, the generator's step its logits from the bare discriminator, frozen. Spectral norms move once at
-    the beginning of their network's step and are the same in all passes of it.
+    Each network is synchronized between processes in its own step only: the discriminator's step gets its fakes from
+    the unwrapped generator, the generator's step its logits from the unwrapped, frozen discriminator. Spectral norms
+    are updated once at the beginning of their network's step and are the same in all passes of it.
 
-    A step whose loss or gradient is not finite leaves weights, moments and batch statistics as they were. That is
-    decided on the device; nothing waits for it.
+    A step whose loss or gradient is not finite leaves weights, moments and batch statistics unchanged. This is decided
+    on the device, without synchronization.
 
     Args:
-        processes: Made the players' networks ready.
-        generator: The one player.
-        discriminator: The other one.
-        loss: What both minimize.
-        policy: Names of the distortions, see `fagan_hf.training.step.augment`.
+        processes: The processes that prepared the players' networks.
+        generator: The generator, prepared for training.
+        discriminator: The discriminator, prepared for training.
+        loss: Adversarial loss of both players.
+        policy: Names of the augmentations, see `fagan_hf.training.step.augment`.
         regularization: Penalties of the discriminator.
     """
 
@@ -159,24 +159,24 @@ class Trainer:
     def step(
         self, for_discriminator: Sequence[MicroBatch], for_generator: Sequence[MicroBatch], step: int
     ) -> dict[str, Tensor]:
-        """Teach both players once; arguments and results are those of `discriminator_step` and `generator_step`."""
+        """Train both players once; arguments and results are those of `discriminator_step` and `generator_step`."""
         return self.discriminator_step(for_discriminator, step) | self.generator_step(for_generator)
 
     def discriminator_step(self, batches: Sequence[MicroBatch], step: int = 0) -> dict[str, Tensor]:
-        """Teach the discriminator with one batch, given in micro-batches.
+        """Train the discriminator with one batch, given as micro-batches.
 
         Args:
-            batches: What this process takes.
-            step: Number of the step, from 0: not every one has penalties.
+            batches: Micro-batches of this process.
+            step: Index of the step, from 0: with lazy regularization not every step has penalties.
 
         Returns:
             Detached scalars on the device: ``discriminator_loss`` without penalties; ``real_logit``, ``fake_logit``
             and, if it is matching-aware, ``wrong_label_logit`` (means); ``real_accuracy``, ``fake_accuracy``; each
-            penalty without its weight; ``real_variance``, ``fake_variance`` of a pixel from image to image, before
-            distortions, where there are two images at least; ``discriminator_gradient_norm``; and
+            penalty without its weight; ``real_variance``, ``fake_variance`` of pixels between images, before
+            augmentation, if there are at least two images; ``discriminator_gradient_norm``; and
             ``discriminator_skipped``, 1 or 0.
         """
-        before = self._statistics.remember()  # before the fakes are made, which moves those of the generator
+        before = self._statistics.remember()  # before generating fakes, which updates the generator's
         is_penalized = self.regularization.is_due(step)
         reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
         with torch.no_grad():
@@ -217,7 +217,7 @@ class Trainer:
         return numbers
 
     def generator_step(self, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
-        """Teach the generator with one batch, given in micro-batches; real images are used by relative losses only.
+        """Train the generator with one batch, given as micro-batches; only relativistic losses use the real images.
 
         Returns:
             Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
@@ -246,10 +246,10 @@ class Trainer:
         return numbers | self._update("generator", self.generator, numbers["generator_loss"], len(batches), before)
 
     def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Compute logits in full precision, for penalties: past the autocast of the wrapper that Accelerate makes.
+        """Compute logits in full precision, for penalties, bypassing the autocast of Accelerate's wrapper.
 
-        Between processes nothing is lost: the wrapper has prepared the gradients' exchange in the passes before, and it
-        happens where gradients arrive, at the parameters.
+        Gradients are still synchronized between processes: the wrapper has prepared the exchange in the previous
+        passes, and it happens when gradients are accumulated in the parameters.
         """
         return type(self.bare_discriminator).forward(self.bare_discriminator, images, labels)
 
@@ -260,29 +260,30 @@ class Trainer:
         compute_logits: Callable[[int, nn.Module], Logits],
         compute_loss: Callable[[int, Logits], Objective],
     ) -> dict[str, Tensor]:
-        """Add up the gradients of all micro-batches.
+        """Accumulate the gradients of all micro-batches.
 
-        Weights are divided by their spectral norms once in a micro-batch, for all passes through a network: that holds
-        until the graph of these passes is gone.
+        Weights are divided by their spectral norms once per micro-batch, for all passes through a network; the result
+        is cached until the graph of these passes is freed.
 
         Args:
-            player: Whose gradients.
-            parts: How many micro-batches there are.
-            compute_logits: Of a micro-batch of this process, by its number and the player's network.
-            compute_loss: Of a whole batch's logits; penalties are of the micro-batch alone.
+            player: The player to train.
+            parts: Number of micro-batches.
+            compute_logits: Computes the logits of a micro-batch of this process, given its index and the player's
+                network.
+            compute_loss: Computes the objective from the whole batch's logits; penalties are those of the micro-batch.
 
         Returns:
-            Means of the objectives' numbers and penalties over the micro-batches, detached.
+            Means of the objectives' metrics and penalties over the micro-batches, detached.
         """
         all_logits = None
-        if self.loss.compares_with_means and parts > 1:  # the means are those of the batch, so they are needed first
+        if self.loss.compares_with_means and parts > 1:  # the batch means are needed first
             all_logits = self._compute_all_logits(compute_logits, self.processes.unwrap(player.network), parts)
         numbers = []
         for index in self._synchronizing_last(player.network, parts):
             with parametrize.cached():
                 own = compute_logits(index, player.network)
                 place, rows = (0, [self._gather(own)]) if all_logits is None else (index, all_logits)
-                # The passes draw what `_compute_all_logits` drew, with penalties between them or not.
+                # The passes use the random numbers of `_compute_all_logits`, with or without penalties in between.
                 with nullcontext() if all_logits is None else self._same_draws():
                     objective = compute_loss(index, self._among_all(own, rows, place))
                 # A loss of this part alone is a share of the whole; one of all logits is the whole, in every part.
@@ -298,7 +299,7 @@ class Trainer:
     def _update(
         self, name: str, player: Player, loss: Tensor, parts: int, before: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """Step along the gradients, unless loss or gradient is not finite; then batch statistics are as `before`."""
+        """Take an optimizer step, unless loss or gradient is not finite; then restore batch statistics `before`."""
         norm = _gradient_norm(player)
         if self.loss.compares_with_means and parts > 1:  # rounded differently in each process; all skip the same steps
             loss = self.processes.gather(loss[None])[0]
@@ -312,26 +313,26 @@ class Trainer:
     def _compute_all_logits(
         self, compute_logits: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int
     ) -> list[Tensor]:
-        """Compute all logits without a graph, with the random numbers that the passes with one will draw."""
+        """Compute all logits without a graph, with the same random numbers as the later passes with one."""
         with torch.no_grad(), self._same_draws():
             return [self._gather(compute_logits(index, network)) for index in range(parts)]
 
     def _same_draws(self) -> AbstractContextManager[None]:
-        """Leave torch's own random numbers, after a block, where they were before it."""
+        """Restore the state of torch's global random generators after a block."""
         return torch.random.fork_rng([self.processes.device] if self.processes.device.type == "cuda" else [])
 
     def _gather(self, own: Logits) -> Float[Tensor, "processes names batch"]:
-        """Collect the logits of a micro-batch from all processes."""
+        """Gather the logits of a micro-batch from all processes."""
         return self.processes.gather(torch.stack([logits.detach() for logits in own.values()])[None])
 
     def _among_all(self, own: Logits, others: list[Tensor], index: int) -> Logits:
-        """Put logits that carry a graph in their place among those of all processes and micro-batches, in order."""
+        """Insert logits that have a graph among those of all processes and micro-batches, in order."""
         rows = [row for part in others for row in part]
         rows[index * self.processes.count + self.processes.index] = torch.stack(list(own.values()))
         return dict(zip(own, torch.cat(rows, dim=1), strict=True))
 
     def _synchronizing_last(self, network: nn.Module, parts: int) -> Iterator[int]:
-        """Count through the micro-batches; gradients cross between processes with the last one."""
+        """Iterate over the micro-batches; gradients are synchronized with the last one."""
         for index in range(parts - 1):
             with self.processes.no_sync(network):
                 yield index
@@ -339,12 +340,12 @@ class Trainer:
 
 
 def _gradient_norm(player: Player) -> Float[Tensor, ""]:
-    """Give the length of a player's gradient, and shorten it if it shall be shorter."""
+    """Return the norm of a player's gradient, and clip it if requested."""
     if player.max_gradient_norm is not None:
         return nn.utils.clip_grad_norm_(player.network.parameters(), player.max_gradient_norm)
     return nn.utils.get_total_norm([each.grad for each in player.network.parameters() if each.grad is not None])
 
 
 def _variance(images: Sequence[Float[Tensor, "batch 3 size size"]]) -> Float[Tensor, ""]:
-    """Say how much a pixel differs from image to image, on average over pixels and micro-batches."""
+    """Return the variance of pixels between images, averaged over pixels and micro-batches."""
     return torch.stack([each.var(0).mean() for each in images]).mean()

@@ -48,15 +48,15 @@ def with_layer(index, **changes):
         (generator(latent_dim=0), "latent_dim is 0; it must be a whole number of at least 1"),
         (generator(latent_dim=8.0), "latent_dim is 8.0"),
         (generator(image_size=True), "image_size is True"),
-        (generator(image_size=16), "ends with 3 channels at 8x8.*|gives 3 channels at 8x8, but .* 3 at 16x16"),
+        (generator(image_size=16), "ends with 3 channels at 8x8.*|outputs 3 channels at 8x8, but .* 3 at 16x16"),
         (generator(layers=[]), "layers is []; it must be a list of at least one layer"),
         (generator(layers={"type": "conv"}), "it must be a list"),
         (generator(label_names=["a", "a"]), "label_names is ['a', 'a']; it must be a list of different names"),
         (generator(label_names=["a"]), "layers[0] (full_attention): in_channels is 8, but the network's input has 9"),
-        (with_layer(1, in_channels=20), "layers[1] (self_attention): in_channels is 20, but layers[0] gives 16"),
+        (with_layer(1, in_channels=20), "layers[1] (self_attention): in_channels is 20, but layers[0] outputs 16"),
         (
             with_layer(0, type="full_atention"),
-            "type is 'full_atention', which is none of ours",
+            "type is 'full_atention', which is not a built-in layer",
         ),
         (with_layer(0, strides=2), "layers[0] (full_attention): unknown key 'strides'; did you mean 'stride'?"),
         (with_layer(0, stride=-1), "layers[0] (full_attention): stride is -1; it must be a whole number"),
@@ -93,7 +93,7 @@ def test_a_layer_without_type_lists_the_types():
 
 
 def test_a_discriminator_must_end_in_one_logit():
-    with pytest.raises(ValueError, match=r"gives 16 channels at 4x4, but the network must end with 1 at 1x1"):
+    with pytest.raises(ValueError, match=r"outputs 16 channels at 4x4, but the network must end with 1 at 1x1"):
         DiscriminatorConfig(image_size=8, layers=DISCRIMINATOR.layers[:1])
 
 

@@ -21,7 +21,9 @@ def test_a_preset_and_a_file_of_it(tmp_path):
 
 
 def test_a_mistyped_preset():
-    with pytest.raises(ValueError, match=r"model is 'fagan-23', which is no preset .* did you mean 'fagan-32'\?"):
+    with pytest.raises(
+        ValueError, match=r"model is 'fagan-23', which is neither a preset .* did you mean 'fagan-32'\?"
+    ):
         load_architecture("fagan-23")
 
 
@@ -45,8 +47,8 @@ def test_a_python_file_is_run_once(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("no.json", None, "is no preset and no file that ends in .json or .py"),
-        ("a.json", "{", "is no JSON file"),
+        ("no.json", None, "is neither a preset nor a file that ends in .json or .py"),
+        ("a.json", "{", "is not a valid JSON file"),
         ("b.json", "[]", "holds list; it must be a mapping with the keys 'generator' and 'discriminator'"),
         ("c.json", '{"generator": {}}', r"holds \['generator'\]"),
         ("d.json", '{"generator": {"layers": []}, "discriminator": {}}', "d.json: generator: missing 'image_size'"),

@@ -65,7 +65,7 @@ def test_the_table(model, generator, capsys):
     assert lines[6].startswith("discriminator: ")
     assert lines[9].split()[:2] == ["layers.1", "conv"]
     assert lines[9].split()[6:] == ["-"] * 5
-    assert "means are over 5 seeds" in lines[-1]
+    assert "means over 5 seeds" in lines[-1]
 
 
 def test_kernels(model, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_places_spread_over_the_image_are_the_default(generator_only, tmp_path, 
     pixels = ["2-2", "2-6", "4-4", "6-2", "6-6"]
     assert names(out) == [*(f"attention-1-{pixel}.png" for pixel in pixels), "layers.json"]
     printed = capsys.readouterr().out
-    assert f"{generator_only} has no discriminator: the generator only is looked into" in printed
+    assert f"{generator_only} has no discriminator: only the generator is inspected" in printed
     assert "discriminator:" not in printed.replace("no discriminator:", "")
 
 
@@ -196,7 +196,7 @@ def test_a_model_without_attention_has_a_table_and_no_pictures(without_attention
     assert main(["inspect", without_attention, "--seeds", "0", "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert captured.out.startswith("generator: ")
-    assert f"{without_attention} has no attention layer, so there are no pictures" in captured.err
+    assert f"{without_attention} has no attention layers, so there are no attention maps" in captured.err
     assert names(tmp_path / "out") == ["layers.json"]
 
 
@@ -223,7 +223,7 @@ def test_errors_are_words_and_nothing_is_written(model, tmp_path, capsys, change
 def test_pictures_need_a_folder(model, tmp_path, capsys):
     for flags in (["--alpha-sweep"], ["--pixels", "0,0"]):
         assert main(["inspect", model, *flags]) == 2
-        assert f"{flags[0]} draws pictures; say which folder" in capsys.readouterr().err
+        assert f"{flags[0]} saves images; choose a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["inspect", model, "--out", str(tmp_path / "file")]) == 2
     assert "which is a file; it must be a folder" in capsys.readouterr().err

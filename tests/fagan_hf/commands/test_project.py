@@ -54,7 +54,7 @@ def test_without_a_discriminator_pixels_are_compared(picture, tmp_path, capsys):
     save_repository(tmp_path / "bare", Generator(GENERATOR).eval())
     arguments = ["--model", str(tmp_path / "bare"), "--steps", "2", "--out", str(tmp_path / "found")]
     assert main(["project", str(picture), *arguments]) == 0
-    assert "has no discriminator: pixels alone are compared" in capsys.readouterr().out
+    assert "has no discriminator: only pixels are compared" in capsys.readouterr().out
 
 
 def test_any_picture_is_cut_and_resized(model, tmp_path):
@@ -76,7 +76,7 @@ def test_labels(picture, tmp_path, capsys):
     assert found["labels"][0, 1:].tolist() == [1, 0]
     assert found["labels"][0, 0] in (0, 1)
     held = "beard, hair=red" if found["labels"][0, 0] else "hair=red"
-    assert f"With the labels {held}; others by --label" in capsys.readouterr().out
+    assert f"With the labels {held}; choose others with --label" in capsys.readouterr().out
     [again] = FAGANPipeline.from_pretrained(tmp_path / "labeled")(**found).images
     assert np.array_equal(pixels(tmp_path / "found" / "reconstruction.png"), np.asarray(again))
 
@@ -94,12 +94,12 @@ def test_the_seed_reaches_the_search(model, picture, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("nowhere.png", [], "nowhere.png' is no file; give a picture"),
-        ("text.png", [], "text.png' is not an image; give a picture"),
+        ("nowhere.png", [], "nowhere.png' is not a file; give an image"),
+        ("text.png", [], "text.png' is not an image; give an image"),
         ("cut.png", [], "cut.png' can't be decoded"),
         ("given.png", ["--out", "text.png"], "--out is 'text.png', a file; it must be a folder"),
         ("given.png", ["--steps", "-1"], "steps is -1"),
-        ("given.png", ["--label", "beard=1"], "labels are {'beard': '1'}, but this generator was trained without any"),
+        ("given.png", ["--label", "beard=1"], "labels are {'beard': '1'}, but this generator is unconditional"),
         ("given.png", ["--model", "./nowhere"], "'./nowhere' is not a local folder"),
     ],
 )

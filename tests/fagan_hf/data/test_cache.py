@@ -149,7 +149,7 @@ def test_labels_of_another_size(tmp_path):
 
 
 def test_fewer_images_than_announced_are_no_cache(tmp_path):
-    with pytest.raises(ValueError, match="announced shape"):
+    with pytest.raises(ValueError, match="declared shape"):
         write(tmp_path / "cache", [ARRAY[:3]])
     assert list(tmp_path.iterdir()) == []
 

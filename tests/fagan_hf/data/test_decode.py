@@ -85,7 +85,7 @@ def test_float_and_one_bit(tmp_path):
     assert_corners(decode(save(floats, tmp_path / "float.tif")), gray([0, 51, 153, 255]))
     assert_corners(decode(save(GRAY.convert("1", dither=0), tmp_path / "bit.png")), gray([0, 0, 255, 255]))
     floats = Image.fromarray(quadrants([0, 0.2, 0.6, 255], np.float32))
-    with pytest.raises(UnusableImageError, match=r"from 0\.0 to 255\.0, allowed are 0 to 1"):
+    with pytest.raises(UnusableImageError, match=r"from 0\.0 to 255\.0; they must be from 0 to 1"):
         decode(save(floats, tmp_path / "range.tif"))
 
 

@@ -33,10 +33,10 @@ def test_declared_classes_keep_their_order_and_those_that_never_occur():
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (LabelColumn(["a", None]), r"holds None \(NoneType\) in row 1"),
-        (LabelColumn([0.5]), r"holds 0\.5 \(float\) in row 0; a label is a bool, an int or a str"),
-        (LabelColumn([[1]]), r"holds \[1\] \(list\)"),
-        (LabelColumn(["d"], ["a", "b"]), r"holds 'd', which is none of \['a', 'b'\]"),
+        (LabelColumn(["a", None]), r"contains None \(NoneType\) in row 1"),
+        (LabelColumn([0.5]), r"contains 0\.5 \(float\) in row 0; a label must be a bool, an int or a str"),
+        (LabelColumn([[1]]), r"contains \[1\] \(list\)"),
+        (LabelColumn(["d"], ["a", "b"]), r"contains 'd', which is not one of \['a', 'b'\]"),
         (LabelColumn(range(2000)), "has 2000 classes; at most 1024"),
     ],
 )
@@ -46,5 +46,5 @@ def test_refused(column, message):
 
 
 def test_classes_that_are_written_alike_are_refused():
-    with pytest.raises(ValueError, match=r"'size' has classes that are written alike, such as 1 and '1'"):
+    with pytest.raises(ValueError, match=r"'size' has classes with the same spelling, such as 1 and '1'"):
         encode_column("size", LabelColumn([1, "1", 2]))

@@ -86,7 +86,7 @@ def test_source_takes_a_list_of_columns_and_a_crop_that_is_enlarged():
 
 @pytest.mark.parametrize("dataset", ["./missing", "../missing", "~/missing", "/no/such", "a/b/missing", "a b"])
 def test_a_missing_folder(prepare, dataset):
-    with pytest.raises(FileNotFoundError, match="There is no folder /"):
+    with pytest.raises(FileNotFoundError, match="The folder /"):
         prepare(dataset)
 
 
@@ -98,7 +98,7 @@ def test_a_folder_in_the_home(prepare, tmp_path, monkeypatch):
 
 def test_a_file_instead_of_a_folder(prepare, tmp_path):
     picture(0).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png is a file; name the folder"):
+    with pytest.raises(ValueError, match=r"a\.png is a file; give the folder"):
         prepare(tmp_path / "a.png")
 
 
@@ -171,7 +171,7 @@ def test_folders_are_classes(prepare, tmp_path):
 
 def test_an_image_without_a_class(prepare, tmp_path):
     folder = folder_of(tmp_path / "set", {"cat/1.png": 1, "stray.png": 2})
-    with pytest.raises(ValueError, match=r"stray\.png lies in no sub-folder, so it has no class"):
+    with pytest.raises(ValueError, match=r"stray\.png is not in a subfolder, so it has no class"):
         prepare(folder, label_columns=("class",))
 
 
@@ -184,10 +184,10 @@ def test_unknown_label_column_of_a_folder(prepare, tmp_path):
 
 def test_an_empty_folder(prepare, tmp_path, cache):
     (tmp_path / "set").mkdir()
-    with pytest.raises(ValueError, match="set holds no images, it is empty"):
+    with pytest.raises(ValueError, match="set contains no images, it is empty"):
         prepare(tmp_path / "set")
     (tmp_path / "set" / "a.txt").touch()
-    with pytest.raises(ValueError, match="set holds no images, but 1 other files"):
+    with pytest.raises(ValueError, match="set contains no images, but 1 other files"):
         prepare(tmp_path / "set")
     assert entries(cache) == []
 
@@ -406,7 +406,7 @@ def test_wrong_avatars(prepare):
         prepare("avatars:")
     with pytest.raises(ValueError, match=r"no label column 'berd': did you mean 'beard'\? There are: beard, clothes"):
         prepare("avatars", label_columns=("berd",))
-    with pytest.raises(ValueError, match=r"unset crop, got 178"):
+    with pytest.raises(ValueError, match=r"crop is 178, but avatars are drawn at the requested size"):
         prepare("avatars", crop=178)
     with pytest.raises(ValueError, match=r"avatars got 'main'"):
         prepare("avatars", revision="main")
@@ -498,14 +498,14 @@ def test_hub_columns(prepare, hub):
 
 
 def test_hub_data_set_that_does_not_exist(prepare, hub):
-    with pytest.raises(FileNotFoundError, match="'photos/faces' is no folder here, and no data set") as caught:
+    with pytest.raises(FileNotFoundError, match="'photos/faces' is neither a local folder nor a dataset") as caught:
         prepare("photos/faces")
     assert isinstance(caught.value.__cause__, datasets.exceptions.DatasetNotFoundError)
 
 
 def test_hub_data_set_without_rows(prepare, hub, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub.select([]))
-    with pytest.raises(ValueError, match=r"user/faces \(train\) holds no images"):
+    with pytest.raises(ValueError, match=r"user/faces \(train\) contains no images"):
         prepare("user/faces", image_column="photo")
 
 
@@ -610,7 +610,7 @@ def test_a_number_of_avatars_names_another_cache():
         ({"dataset": "avatars", "num_avatars": 0}, "positive number of images, got 0"),
         ({"dataset": "avatars", "num_avatars": True}, "positive number of images, got True"),
         ({"dataset": "avatars", "split": "test", "num_avatars": 5}, "split 'test' always has the same 2,048"),
-        ({"dataset": ".", "num_avatars": 5}, "not drawn here"),
+        ({"dataset": ".", "num_avatars": 5}, "applies to avatars only"),
     ],
 )
 def test_a_number_of_avatars_that_means_nothing_is_refused(source, words):

@@ -185,7 +185,7 @@ def test_bad_images_are_skipped_and_named(open_, tmp_path, caplog):
     assert len(messages) == 10  # then it is quiet
     assert all(message.startswith(f"Skipped: {folder}/0") for message in messages)
     assert sum("png is not an image. Remove or replace" in message for message in messages) >= 9
-    assert ["won't be named" in message for message in messages] == [False] * 9 + [True]
+    assert ["won't be listed" in message for message in messages] == [False] * 9 + [True]
 
 
 def test_nothing_but_bad_images(open_, tmp_path):
@@ -210,15 +210,19 @@ def test_a_hundred_bad_ones_between_good_ones_are_no_failure(open_, tmp_path, mo
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"dataset": "avatars"}, ValueError, "avatars are drawn here and small.*Leave out --streaming"),
-        ({"dataset": "avatars:lorelei"}, ValueError, "avatars:lorelei are drawn here"),
-        ({"dataset": "./missing"}, FileNotFoundError, "There is no folder /"),
+        (
+            {"dataset": "avatars"},
+            ValueError,
+            "avatars can't be streamed: avatars are drawn locally.*Leave out --streaming",
+        ),
+        ({"dataset": "avatars:lorelei"}, ValueError, "avatars:lorelei can't be streamed"),
+        ({"dataset": "./missing"}, FileNotFoundError, "The folder /"),
         ({"split": "test"}, ValueError, "A folder has no splits, got split 'test'"),
         ({"label_columns": ("klass",)}, ValueError, "has no label column 'klass': There are: none"),
         ({"processes": 4}, ValueError, "has 3 images for 4 processes, so some would have none"),
-        ({"process": 2, "processes": 2}, ValueError, "process must be from 0 to 1, as there are 2; got 2"),
-        ({"seed": -1}, ValueError, "seed must not be negative, got -1"),
-        ({"start": -1}, ValueError, "start must not be negative, got -1"),
+        ({"process": 2, "processes": 2}, ValueError, "process is 2; with 2 processes it must be from 0 to 1"),
+        ({"seed": -1}, ValueError, "seed is -1; it must not be negative"),
+        ({"start": -1}, ValueError, "start is -1; it must not be negative"),
     ],
 )
 def test_refused(open_, tmp_path, options, error, message):
@@ -230,7 +234,7 @@ def test_refused(open_, tmp_path, options, error, message):
 def test_a_class_needs_a_sub_folder(open_, tmp_path):
     folder_of(tmp_path / "cat", 1)
     folder_of(tmp_path, 1)
-    with pytest.raises(ValueError, match=r"000\.png lies in no sub-folder, so it has no class"):
+    with pytest.raises(ValueError, match=r"000\.png is not in a subfolder, so it has no class"):
         open_(tmp_path, label_columns=("class",))
 
 
@@ -245,7 +249,7 @@ def test_what_a_thread_fails_with_arrives(open_, tmp_path, monkeypatch):
     stream.take(3)
     monkeypatch.setattr(streaming, "decode_image", fail)
     for _ in range(2):  # and again, instead of waiting for threads that have ended
-        with pytest.raises(OSError, match=r"set can't be read on, \d+ images after .* the cable was pulled") as caught:
+        with pytest.raises(OSError, match=r"reading .*set failed after \d+ images .* the cable was pulled") as caught:
             stream.take(1000)
         assert isinstance(caught.value.__cause__, ConnectionError)
     stream.close()
@@ -507,12 +511,14 @@ def test_what_the_hub_refuses_and_what_fails_on_the_way(client, hub):
     assert "ValueError: alice/faces has no split 'trian': did you mean 'train'? There are: train" in said["split"]
     assert "has no image column 'imgae': did you mean 'image'? There are: image" in said["image column"]
     assert "has no label column 'Smilling': did you mean 'Smiling'?" in said["label column"]
-    assert said["no such"].startswith("FileNotFoundError: 'alice/nothing' is no folder here, and no data set on the H")
+    assert said["no such"].startswith(
+        "FileNotFoundError: 'alice/nothing' is neither a local folder nor a dataset on the H"
+    )
     assert "Label column 'name' of alice/faces is of type string; all its values would" in said["text"]
-    assert "bool, 0 and 1, -1 and 1, or a ClassLabel. Leave out --streaming" in said["text"]
+    assert "bool, 0 and 1, -1 and 1, or a ClassLabel. Otherwise leave out --streaming" in said["text"]
     assert "Label column 'number' of alice/faces holds 0, 1, 2, 3, 4 ...; all" in said["numbers"]
     assert said["late"].startswith("ValueError: Label column 'late' holds 7, but")
     for message in said["network"]:
-        assert message.startswith("OSError: alice/broken can't be read on, 0 images after this process began: HfHubH")
+        assert message.startswith("OSError: reading alice/broken failed after 0 images in this process: HfHubH")
         assert "403" in message
     assert said["seconds"] < 20

@@ -134,7 +134,7 @@ def test_a_bare_generator_claims_nothing(bare):
     assert_sound(card)
     for claim in ("## Results", "samples.png", "Discriminator", "onnx", "Trained", "accelerate", "To reproduce"):
         assert claim not in card
-    assert "The publisher has not said under which license" in card
+    assert "The publisher has not specified a license" in card
     assert "Nothing is recorded about the training data" in card
     assert "3 of its generator's 3 layers attend" in card
     assert metadata(card) == {
@@ -185,7 +185,7 @@ def test_a_run(make_run, data, repo_id):
 @pytest.mark.parametrize(
     ("data", "keys", "sentence"),
     [
-        (AVATARS, {"license": "cc-by-4.0", "tags": "cartoon"}, "cartoon portraits that a program drew"),
+        (AVATARS, {"license": "cc-by-4.0", "tags": "cartoon"}, "cartoon portraits drawn by a program"),
         (CELEBA, {"license": "other", "license_name": "celeba-non-commercial-research"}, "do not use them"),
         (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of a few annotators"),
         (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "License: cc-by-2.0. @article{f, title={F} }."),
@@ -230,14 +230,14 @@ def test_a_conditional_model_shows_its_labels(make_run):
     assert_sound(card)
     assert 'labels={"beard": True, "hair": "red"}).images' in card
     assert "The labels: `beard`, `hair=red`, `hair=gray`." in card
-    assert "A row for each value of a label" in card
+    assert "One row per label value" in card
 
 
 def test_not_every_value_has_a_row_where_there_are_many(make_run):
     config, _ = with_labels((GENERATOR, DISCRIMINATOR), [f"claim {index}" for index in range(9)], "projection")
     card = write_card(make_run(config=config))
-    assert "A row for each value of a label" not in card
-    assert "Each row has a label in common" in card
+    assert "One row per label value" not in card
+    assert "Each row shares a label" in card
 
 
 def test_convolutions_alone_do_not_attend(make_run):
@@ -519,21 +519,21 @@ def test_results_of_weights_that_are_gone_are_taken_out(bare, make_run):
 @pytest.mark.parametrize(
     ("old", "reason"),
     [
-        ("---\na: [\n---\n", "broken YAML"),
-        ("---\ndate: 2024-13-45\n---\n", "broken YAML"),
-        ("---\na: \udcff\n---\n", "broken YAML"),
+        ("---\na: [\n---\n", "invalid YAML"),
+        ("---\ndate: 2024-13-45\n---\n", "invalid YAML"),
+        ("---\na: \udcff\n---\n", "invalid YAML"),
         ("---\n- a\n- b\n---\n", "list between its --- lines"),
         ("---\ntext\n---\n", "str between its --- lines"),
-        ("<!-- fagan_hf:begin use -->", "without its pair, fagan_hf:begin use"),
-        ("<!-- fagan_hf:end use -->", "without its pair, fagan_hf:end use"),
-        ("<!-- fagan_hf:begin use --><!-- fagan_hf:end limits -->", "without its pair, fagan_hf:begin use"),
-        ("<!-- fagan_hf:begin use --><!-- fagan_hf:begin use -->", "without its pair, fagan_hf:begin use"),
+        ("<!-- fagan_hf:begin use -->", "an unpaired mark, fagan_hf:begin use"),
+        ("<!-- fagan_hf:end use -->", "an unpaired mark, fagan_hf:end use"),
+        ("<!-- fagan_hf:begin use --><!-- fagan_hf:end limits -->", "an unpaired mark, fagan_hf:begin use"),
+        ("<!-- fagan_hf:begin use --><!-- fagan_hf:begin use -->", "an unpaired mark, fagan_hf:begin use"),
         ("<!-- fagan_hf:begin use\n text <!-- fagan_hf:end use -->", "does not end in -->"),
         ("<!-- fagan_hf:begin use --> text <!-- fagan_hf:end use-->", "does not end in -->"),
     ],
 )
 def test_a_broken_card_is_refused_with_the_way_out(bare, old, reason):
-    with pytest.raises(ValueError, match=r"^README.md has .*Mend it there, or push with --replace-card") as caught:
+    with pytest.raises(ValueError, match=r"^README.md has .*Fix it there, or push with --replace-card") as caught:
         write_card(bare, "user/name", old)
     assert reason in str(caught.value)
 
@@ -563,7 +563,7 @@ def test_whatever_people_write_is_kept_by_any_pushes(tmp_path_factory, texts, is
 def test_a_broken_file_of_facts_is_named(make_run):
     run = make_run()
     (run / "facts.json").write_text("{")
-    with pytest.raises(ValueError, match=r"facts.json is no JSON"):
+    with pytest.raises(ValueError, match=r"facts.json is not valid JSON"):
         write_card(run)
     (run / "facts.json").write_text(json.dumps({}))
     assert_sound(write_card(run))

@@ -92,7 +92,7 @@ def test_a_branch_that_moves_for_ever_is_not_followed_for_ever(clock):
     assert push(clock, refused(412), refused(412), "there") == "there"
     assert clock.pauses == []
     Api.commits.clear()
-    with pytest.raises(client.TemporaryHubError, match="committed to by somebody else"):
+    with pytest.raises(client.TemporaryHubError, match="has received another commit"):
         push(clock, refused(412), patience_seconds=3.5)
     assert len(Api.commits) == client.TRIES_AT_ONCE + 2
     assert len(clock.pauses) == 2
@@ -201,8 +201,8 @@ def test_a_publisher_ends_though_the_branch_always_moves(clock, run, monkeypatch
     pushing = publisher(run, said.append)
     pushing.push(8)
     pushing.finish()
-    assert "committed to by somebody else" in said[0]
-    assert "did not arrive" in said[1]
+    assert "has received another commit" in said[0]
+    assert "The last push failed" in said[1]
     assert leftovers(run) == []
 
 
@@ -233,7 +233,7 @@ def test_a_publisher_whose_thread_is_gone_is_not_waited_for(run, monkeypatch):
     monkeypatch.setattr(pushing, "_work", lambda: None)
     pushing.push(8)
     pushing.finish()
-    assert "Not waiting for the push" in said[-1]
+    assert "Stopped waiting for the push" in said[-1]
     assert leftovers(run) == []
 
 

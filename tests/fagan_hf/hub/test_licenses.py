@@ -58,7 +58,7 @@ def test_the_styles_there_are_have_names_that_the_hub_takes():
 def test_avatars_of_an_unknown_license_claim_none():
     found = terms([{"dataset": "avatars:x"}])
     assert (found.metadata, found.data) == ({}, None)
-    assert "has not said" in found.weights
+    assert "has not specified" in found.weights
 
 
 @pytest.mark.parametrize("dataset", ["flwrlabs/celeba", "nielsr/CelebA-faces", "celeba"])
@@ -85,7 +85,7 @@ def test_celeba_is_for_research(dataset, own):
 def test_other_data_does_not_license_weights(data, sentence):
     found = terms([data])
     assert (found.metadata, found.data) == ({}, sentence)
-    assert "has not said" in found.weights
+    assert "has not specified" in found.weights
     own = terms([data], "apache-2.0")
     assert (own.metadata, own.data) == ({"license": "apache-2.0"}, sentence)
     assert own.weights == "The weights are published under `apache-2.0`."
@@ -106,5 +106,5 @@ def test_what_was_learned_from_earlier_counts():
 def test_one_unknown_among_them_and_nothing_is_claimed(earlier):
     found = terms([DRAWN, earlier])
     assert found.metadata == {}
-    assert "has not said" in found.weights
+    assert "has not specified" in found.weights
     assert terms([DRAWN, DRAWN]).metadata == {"license": "cc0-1.0"}

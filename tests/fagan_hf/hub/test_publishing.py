@@ -340,7 +340,7 @@ def test_a_broken_card_stops_the_push_but_for_replace_card(hub, run):
     publish(run, REPO, message="First")
     (hub.root / REPO / "README.md").write_text("---\na: [\n---\n")
     before = contents(hub)
-    with pytest.raises(ValueError, match=r"README.md has broken YAML .*--replace-card"):
+    with pytest.raises(ValueError, match=r"README.md has invalid YAML .*--replace-card"):
         publish(run, REPO, message="Second")
     assert contents(hub) == before
     publish(run, REPO, message="Third", replace_card=True)
@@ -437,7 +437,7 @@ def test_none_is_pushed_unasked(hub, run):
 def test_a_state_of_another_moment_is_refused(hub, run, checkpoints):
     for images_seen in checkpoints:
         add_checkpoint(run, images_seen)
-    with pytest.raises(FileNotFoundError, match="no checkpoint of its weights after 100 images"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint of its weights at 100 images"):
         publish(run, REPO, message="First", with_training_state=True)
     assert hub.messages == []
 
@@ -478,7 +478,7 @@ def test_a_bare_generator_can_replace_the_card(hub, run, generator):
 def test_a_part_of_a_run_is_not_pushed_without_the_rest(hub, run, capsys):
     write_json(run / "facts.json", {"training": {"images_seen": 100}})
     assert main(["push", str(run / "generator"), REPO]) == 2
-    assert "is a part of try, whose card would be lost; push that" in capsys.readouterr().err
+    assert "is part of try, whose card would be lost; push that" in capsys.readouterr().err
 
 
 def test_a_pull_request_of_nothing_is_none(hub, run, capsys):

@@ -64,7 +64,7 @@ def test_they_are_kept(tmp_path):
     assert (loaded.names, loaded.correlations) == (directions.names, directions.correlations)
     assert torch.equal(loaded.vectors, directions.vectors)
     (tmp_path / "broken").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match=r"holds no directions .*`fagan-hf directions` writes them"):
+    with pytest.raises(ValueError, match=r"does not contain directions .*create it with `fagan-hf directions`"):
         Directions.load(tmp_path / "broken")
     Directions(("beard",), torch.randn(2, 4), (0.5, 0.25)).save(tmp_path / "short")
     with pytest.raises(ValueError, match=r"1 names for \[2, 4\] numbers"):
@@ -119,7 +119,7 @@ def test_the_command_says_what_is_missing(generator, tmp_path, capsys):
         ([model, "--dataset", "avatars"], "--label-columns"),
         ([model, "--dataset", "avatars", "--out", "x.npy"], "must end in .safetensors"),
         ([model, "--dataset", "avatars", "--picture", "x.txt"], "must end in .png"),
-        ([str(tmp_path / "bare"), "--dataset", "avatars"], "is no run folder to keep the directions in"),
+        ([str(tmp_path / "bare"), "--dataset", "avatars"], "is not a run folder to save the directions in"),
     ):
         assert main(["directions", *flags]) == 2
         assert words in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_labels_are_walked_linearly():
 @pytest.mark.parametrize(
     ("points", "frames", "message"),
     [
-        (torch.randn(1, 8), 5, r"points are \[1, 8\]; a walk needs at least two"),
+        (torch.randn(1, 8), 5, r"points are \[1, 8\]; interpolation needs at least two"),
         (torch.randn(8), 5, r"points are \[8\]"),
         (torch.randn(2, 8), 0, "frames_per_step is 0; it must be a whole number of at least 1"),
         (torch.randn(2, 8), 2.5, "frames_per_step is 2.5"),

@@ -144,7 +144,7 @@ def test_a_network_of_blocks_folds_and_saves(generator, tmp_path):
     [
         ({"resample": "sideways"}, "resample is 'sideways'; it must be one of none, up, down"),
         ({"similarity": "cosin"}, "similarity is 'cosin'; it must be one of dot_product, cosine, negative_distance"),
-        ({"num_labels": 2}, "num_labels is 2; it must be 0 where norm is 'none'"),
+        ({"num_labels": 2}, "num_labels is 2; it must be 0 if norm is 'none'"),
         ({"norm": "layer"}, "norm is 'layer'; it must be one of none, batch, rms"),
         ({"heads": 3}, "heads is 3; it must divide"),
         ({"key_pooling": 0}, "key_pooling is 0; it must be a whole number of at least 1"),
@@ -158,7 +158,7 @@ def test_nonsense_is_refused(fields, message):
 @pytest.mark.parametrize(("resample", "size"), [("down", 5), ("none", 9), ("up", 3)])
 def test_sizes_that_cannot_be_divided_are_refused(resample, size):
     spec = FullAttentionBlockSpec(in_channels=16, out_channels=8, resample=resample, key_pooling=4)
-    with pytest.raises(ValueError, match=f"{size}x{size} has no half|key_pooling is 4; it must divide"):
+    with pytest.raises(ValueError, match=f"{size}x{size} can't be halved|key_pooling is 4; it must divide"):
         spec.output_size(size)
 
 

@@ -99,7 +99,7 @@ def test_a_file_may_be_imported_under_two_names(tmp_path, monkeypatch):
     import_code(str(tmp_path / "registers.py"))
     assert import_code("registers").MySpec is LAYER_SPECS["test_scale"]
     monkeypatch.delitem(sys.modules, "registers")
-    with pytest.raises(ValueError, match=r"'nowhere.py' is no .py file and can't be imported: ModuleNotFoundError"):
+    with pytest.raises(ValueError, match=r"'nowhere.py' is not a .py file and can't be imported: ModuleNotFoundError"):
         import_code("nowhere.py")
     spec = parse_layer({"type": "test_scale"})
     assert parse_layer(json.loads(json.dumps(spec.to_dict()))) == spec  # tuples come back, whole numbers may be any
@@ -130,6 +130,7 @@ def test_what_is_no_spec():
 def test_an_unknown_layer_says_how_it_would_be_known():
     first, last = (layer.to_dict() for layer in DISCRIMINATOR.layers)
     with pytest.raises(
-        ValueError, match=r"type is 'test_scale', which is none of ours.*must be registered first: import the module"
+        ValueError,
+        match=r"type is 'test_scale', which is not a built-in layer.*must be registered first: import the module",
     ):
         DiscriminatorConfig.from_dict({"image_size": 8, "layers": [first, {"type": "test_scale"}, last]})

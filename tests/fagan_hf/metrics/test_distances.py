@@ -151,7 +151,7 @@ def test_the_nearest_other_one(monkeypatch):
     assert torch.equal(indices, expected.argmin(1))
     torch.testing.assert_close(distances, expected.amin(1))
     assert indices[3] == 55
-    with pytest.raises(ValueError, match="no images to look for"):
+    with pytest.raises(ValueError, match="no images to search for"):
         nearest(images[:1], images[:1], are_among=True)
 
 
@@ -175,7 +175,7 @@ def test_neighborhoods_in_parts_are_the_whole(monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_too_few_images_for_the_features(count):
-    with pytest.raises(ValueError, match=rf"{count} images have a covariance of rank {count - 1}.*at least 9 images"):
+    with pytest.raises(ValueError, match=rf"the covariance of {count} images has rank {count - 1}.*at least 9 images"):
         frechet_distance(normal(100), normal(count))
     frechet_distance(normal(100), normal(9))
 
@@ -185,7 +185,7 @@ def test_too_few_images_for_neighborhoods_and_kernels():
         neighborhoods(normal(50), normal(5))
     with pytest.raises(ValueError, match="3 real and 9 generated images"):
         kernel_distance(normal(3), normal(9))
-    with pytest.raises(ValueError, match="no images to look for"):
+    with pytest.raises(ValueError, match="no images to search for"):
         nearest(normal(3), normal(0))
 
 

@@ -249,7 +249,7 @@ def test_more_images_than_there_are(generator, images):
 
 def test_no_more_than_are_looked_at(generator, images, monkeypatch):
     monkeypatch.setattr(sys.modules[evaluate.__module__], "MAX_IMAGES", 80)
-    with pytest.raises(ValueError, match=r"of 150 no more than 80 are looked at as real images .*take 80 at most"):
+    with pytest.raises(ValueError, match=r"of 150 at most 80 are used as real images .*use 80 at most"):
         measure(generator, images, num_images=81)
 
 
@@ -366,4 +366,4 @@ def test_bad_input_is_told_in_words(run_folder, corners, capsys, arguments, told
 def test_without_a_recipe_the_data_must_be_named(tmp_path, generator, corners, capsys):
     generator.save_pretrained(tmp_path / "bare")
     assert evaluate_command(tmp_path / "bare") == 2
-    assert "say what to compare with: --dataset" in capsys.readouterr().err
+    assert "choose the images to compare with: --dataset" in capsys.readouterr().err

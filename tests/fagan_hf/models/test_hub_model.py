@@ -66,7 +66,7 @@ def test_dtype_is_kept_by_default(tmp_path, generator):
 
 @pytest.mark.parametrize("dtype", ["float31", "int8", torch.int64])
 def test_no_dtype(run, dtype):
-    with pytest.raises(ValueError, match=r"dtype is .*it must be a floating point one"):
+    with pytest.raises(ValueError, match=r"dtype is .*it must be a floating-point dtype"):
         Generator.from_pretrained(run, dtype=dtype)
 
 
@@ -88,14 +88,15 @@ def test_pickles_are_refused(run):
 
 def test_a_missing_config_is_named_with_what_was_found(run):
     (run / "generator/config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"is no Generator: it needs config.json and .*found discriminator/"):
+    said = r"is not a Generator repository: it needs config.json and .*found discriminator/"
+    with pytest.raises(FileNotFoundError, match=said):
         Generator.from_pretrained(run)
 
 
 def test_a_truncated_file_is_named(run):
     weights = run / "generator/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model.safetensors is truncated or no safetensors file"):
+    with pytest.raises(ValueError, match=r"model.safetensors is truncated or not a safetensors file"):
         Generator.from_pretrained(run)
 
 
@@ -108,7 +109,7 @@ def test_foreign_weights_are_listed_key_by_key(run):
     with pytest.raises(ValueError, match=r"does not fit its config.json") as caught:
         Generator.from_pretrained(run)
     assert "layers.0.alpha is missing" in str(caught.value)
-    assert "stranger is not known" in str(caught.value)
+    assert "stranger is unknown" in str(caught.value)
     assert "layers.0.query.bias is [7]; it must be [1]" in str(caught.value)
 
 
@@ -121,7 +122,7 @@ def test_many_mismatches_are_cut_short(run):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "config.json is no GeneratorConfig: Expecting property name"),
+        ("{", "config.json is not a valid GeneratorConfig: Expecting property name"),
         ("[]", "it is list"),
         ('{"color": "red"}', "unknown key 'color'"),
         ('{"architectures": ["BertModel"]}', r"of the library transformers \(architectures: \['BertModel'\]\)"),
@@ -136,9 +137,9 @@ def test_a_foreign_config_is_named(run, text, message):
 
 def test_the_wrong_network_is_refused(run):
     shutil.copytree(run / "discriminator", run.parent / "flat")
-    with pytest.raises(ValueError, match=r"is no GeneratorConfig: unknown key 'labels_at'"):
+    with pytest.raises(ValueError, match=r"is not a valid GeneratorConfig: unknown key 'labels_at'"):
         Generator.from_pretrained(run.parent / "flat")
-    with pytest.raises(ValueError, match=r"takes a GeneratorConfig \(there is also Generator.from_preset"):
+    with pytest.raises(ValueError, match=r"takes a GeneratorConfig \(see also Generator.from_preset"):
         Generator(DISCRIMINATOR)
 
 
@@ -185,7 +186,7 @@ def test_integers_for_weights_are_named(run):
 
 @pytest.mark.parametrize("subfolder", ["../elsewhere", "/etc", "a/../../b", "..\\elsewhere"])
 def test_a_subfolder_stays_inside(run, subfolder):
-    with pytest.raises(ValueError, match="must be a folder inside of the repository"):
+    with pytest.raises(ValueError, match="must be a folder inside the repository"):
         Generator.from_pretrained(run, subfolder=subfolder)
 
 
@@ -202,5 +203,5 @@ def test_a_download_that_was_changed_on_disk_is_refused(generator, tmp_path):
     blob.write_bytes(content)
     Generator.from_pretrained(snapshot)
     blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"is not what the Hub has: .* Load with force_download=True"):
+    with pytest.raises(ValueError, match=r"differs from the file on the Hub: .* Load with force_download=True"):
         Generator.from_pretrained(snapshot)

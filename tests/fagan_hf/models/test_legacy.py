@@ -162,14 +162,14 @@ def test_attention_with_and_without_an_activation(conf, entry):
         ([CONV | {"activation": "tahn"}], "activation is 'tahn'; did you mean 'tanh'?"),
         ([CONV | {"activation": "relu(2)"}], "activation is 'relu(2)'"),
         ([CONV | {"activation": None}], "activation is None"),
-        ([CONV | {"activation": "lrelu"}], "activation is 'lrelu'; it must be written 'lrelu(0.2)'"),
-        ([CONV | {"activation": "lrelu(x)"}], "activation is 'lrelu(x)'; it must be written 'lrelu(0.2)'"),
-        ([CONV | {"activation": "lrelu(inf)"}], "activation is 'lrelu(inf)'; it must be written 'lrelu(0.2)'"),
+        ([CONV | {"activation": "lrelu"}], "activation is 'lrelu'; it must be written like 'lrelu(0.2)'"),
+        ([CONV | {"activation": "lrelu(x)"}], "activation is 'lrelu(x)'; it must be written like 'lrelu(0.2)'"),
+        ([CONV | {"activation": "lrelu(inf)"}], "activation is 'lrelu(inf)'; it must be written like 'lrelu(0.2)'"),
         (
             [without(CONV, "activation")],
-            "architecture[0] (conv): 'activation' is missing; there are ",
+            "architecture[0] (conv): 'activation' is missing; the layer has ",
         ),
-        ([without(CONV, "stride") | {"strides": "(1, 1)"}], "'stride' is missing; there are "),
+        ([without(CONV, "stride") | {"strides": "(1, 1)"}], "'stride' is missing; the layer has "),
         ([CONV | {"kernel_dims": "(4, 2)"}], "kernel_dims is '(4, 2)'; both numbers must be equal"),
         ([CONV | {"stride": [1, 2]}], "stride is [1, 2]; both numbers must be equal"),
         ([CONV | {"channels": "(3)"}], "channels is '(3)'; it must be two whole numbers like (4, 4)"),
@@ -184,13 +184,13 @@ def test_attention_with_and_without_an_activation(conf, entry):
         ([without(FULL, "transpose_conv"), IGNORE], "'transpose_conv' is missing"),
         ([{"name": "dropout", "drop_prob": 1.5}], "architecture[0] (dropout): probability is 1.5"),
         ([{"name": "batch_norm", "num_channels": "8"}], "architecture[0] (batch_norm): in_channels is '8'"),
-        ([SELF], "architecture[0] (self_attention): nothing stands behind it; it must be ignore_attn_maps"),
-        ([FULL, CONV], "architecture[0] (full_attention): conv stands behind it; it must be ignore_attn_maps"),
-        ([CONV, IGNORE], "architecture[1] (ignore_attn_maps): it stands behind conv; it must stand right behind an"),
-        ([IGNORE], "architecture[0] (ignore_attn_maps): it stands behind nothing"),
-        ([SELF, IGNORE, IGNORE], "architecture[2] (ignore_attn_maps): it stands behind ignore_attn_maps"),
-        ("architecture: [", "it is no YAML"),
-        ("architecture: !!python/object/apply:os.getcwd []", "it is no YAML"),
+        ([SELF], "architecture[0] (self_attention): nothing follows it; it must be ignore_attn_maps"),
+        ([FULL, CONV], "architecture[0] (full_attention): conv follows it; it must be ignore_attn_maps"),
+        ([CONV, IGNORE], "architecture[1] (ignore_attn_maps): it follows conv; it must directly follow an"),
+        ([IGNORE], "architecture[0] (ignore_attn_maps): it follows nothing"),
+        ([SELF, IGNORE, IGNORE], "architecture[2] (ignore_attn_maps): it follows ignore_attn_maps"),
+        ("architecture: [", "it is not valid YAML"),
+        ("architecture: !!python/object/apply:os.getcwd []", "it is not valid YAML"),
         ("layers: []", "it has no layers; it must be YAML with a list of layers under 'architecture:'"),
         ("architecture: []", "it has no layers"),
         ("architecture: {name: conv}", "it has no layers"),
@@ -206,7 +206,7 @@ def test_what_is_wrong_in_a_conf(conf, architecture, message):
 
 def test_a_conf_that_is_no_text(tmp_path):
     (tmp_path / "net.conf").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ValueError, match="it is no YAML"):
+    with pytest.raises(ValueError, match="it is not valid YAML"):
         read_conf(tmp_path / "net.conf")
 
 
@@ -248,10 +248,10 @@ def test_layers_that_are_no_generator():
     with pytest.raises(ValueError, match=r"model\.0 \(conv\): .* nothing is left of 1x1; is it a discriminator's\?"):
         generator_config(legacy(HALVE))
     image = ConvTransposeSpec(in_channels=8, out_channels=3, kernel_size=4)
-    with pytest.raises(ValueError, match="the layers make no generator: latent_dim is 0"):
+    with pytest.raises(ValueError, match="the layers don't form a generator: latent_dim is 0"):
         generator_config(legacy(image), list("abcdefgh"))
     wrong = ConvTransposeSpec(in_channels=8, out_channels=4, kernel_size=4)
-    with pytest.raises(ValueError, match="the last layer gives 4 channels at 4x4"):
+    with pytest.raises(ValueError, match="the last layer outputs 4 channels at 4x4"):
         generator_config(legacy(wrong))
 
 
@@ -260,7 +260,9 @@ def test_layers_that_are_no_discriminator():
     with pytest.raises(ValueError, match="no image size from 1 to 1024 ends at 1x1"):
         discriminator_config(legacy(same))
     judge = ConvSpec(in_channels=10, out_channels=1, kernel_size=4)
-    with pytest.raises(ValueError, match=r"layers\[0\] gives 8 channels.* conditional network needs the names of its"):
+    with pytest.raises(
+        ValueError, match=r"layers\[0\] outputs 8 channels.* conditional network needs the names of its"
+    ):
         discriminator_config(legacy(HALVE, judge))
 
 
@@ -376,7 +378,7 @@ def test_misfits_are_named_as_in_the_file(files):
         "  model.4.gamma is [2]; it must be [1]",
         "  model.6.0.weight is [16, 8, 3, 3]; it must be [16, 8, 4, 4]",
         "  model.6.1.bias is torch.int64; it must be like torch.float32",
-        "  model.9.weight is not known",
+        "  model.9.weight is unknown",
     ]
 
 
@@ -413,7 +415,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(files, tmp_path, save):
         files[1].write_bytes(pickle.dumps(state["model.0.gamma"], protocol=2))
     else:
         torch.save(state, files[1], _use_new_zipfile_serialization=save == "zip")
-    with pytest.raises(ValueError, match=r"is refused, and nothing in it was run: it names \w+\.mkdir"):
+    with pytest.raises(ValueError, match=r"was refused, and no code in it was run: it references \w+\.mkdir"):
         convert(*files)
     assert not trap.exists()
 
@@ -428,12 +430,15 @@ def test_a_whole_network_is_refused(files):
     ("content", "message"),
     [
         (nn.Linear(1, 1).state_dict(), None),
-        (torch.ones(3), "holds Tensor; it must hold a mapping of names to tensors"),
-        ([torch.ones(3)], "holds list; it must hold a mapping"),
-        ({}, "holds nothing; it must hold a mapping"),
-        ({"epoch": 3}, "holds 'epoch': int; it must hold a mapping"),
-        ({0: torch.ones(3)}, "holds 0: Tensor; it must hold a mapping"),
-        (torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(), "holds an optimizer's state; a network's is in"),
+        (torch.ones(3), "contains Tensor; it must contain a mapping of names to tensors"),
+        ([torch.ones(3)], "contains list; it must contain a mapping"),
+        ({}, "contains nothing; it must contain a mapping"),
+        ({"epoch": 3}, "contains 'epoch': int; it must contain a mapping"),
+        ({0: torch.ones(3)}, "contains 0: Tensor; it must contain a mapping"),
+        (
+            torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(),
+            "contains the state of an optimizer; use that of a network",
+        ),
     ],
 )
 def test_what_a_file_holds(files, content, message):
@@ -450,7 +455,7 @@ def test_what_a_file_holds(files, content, message):
 )
 def test_files_that_are_no_checkpoints(files, content):
     files[1].write_bytes(content)
-    with pytest.raises(ValueError, match=r"GAN_GEN_1\.pth is truncated, or no file of torch\.save"):
+    with pytest.raises(ValueError, match=r"GAN_GEN_1\.pth is truncated or was not saved by torch\.save"):
         read_state_dict(files[1])
 
 
@@ -460,7 +465,7 @@ def test_truncated_checkpoints(files, is_zip, share):
     torch.save(weights(), files[1], _use_new_zipfile_serialization=is_zip)
     content = files[1].read_bytes()
     files[1].write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="is truncated, or no file of"):
+    with pytest.raises(ValueError, match="is truncated or was not saved by"):
         read_state_dict(files[1])
 
 
@@ -521,11 +526,11 @@ def test_what_is_converted_is_what_the_functions_give(pair):
         ({"--discriminator-conf": None}, "discriminator_conf is missing and discriminator_weights '"),
         (
             {"--label-names": "beard,,glasses"},
-            "--label-names is 'beard,,glasses'; it must be names with commas between",
+            "--label-names is 'beard,,glasses'; it must be a comma-separated list of names",
         ),
         ({"--label-names": "beard,beard"}, "label_names is ('beard', 'beard')"),
         ({"--generator-weights": "nowhere.pth"}, "'nowhere.pth' does not exist"),
-        ({"--discriminator-conf": "large.conf"}, "large.conf: it judges images of 16x16, but "),
+        ({"--discriminator-conf": "large.conf"}, "large.conf: it takes 16x16 images, but "),
     ],
 )
 def test_errors_of_the_command(pair, tmp_path, monkeypatch, capsys, changes, message):
@@ -542,4 +547,4 @@ def test_errors_of_the_command(pair, tmp_path, monkeypatch, capsys, changes, mes
 def test_no_model_is_written_over(pair, capsys):
     assert command(pair) == 0
     assert command(pair) == 2
-    assert "which holds a generator already; give another folder" in capsys.readouterr().err
+    assert "which already contains a generator; use another folder" in capsys.readouterr().err

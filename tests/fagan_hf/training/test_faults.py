@@ -254,7 +254,7 @@ def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, monkeypatch, capf
     [told] = [line["images"] for line in lines(recipe) if "events" in line]
     assert told == 40
     assert "Rolled back from 80 to 32 images, rollback 1 of 3" in event
-    assert "10 steps in a row were not finite" in event
+    assert "were not finite for 10 consecutive steps" in event
     assert "new order and learning rates are 0.5 times" in event
     output = capfd.readouterr().out
     assert event in output
@@ -316,7 +316,7 @@ def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, cap
         assert event.startswith(
             f"Rolled back from 56 to 16 images, rollback {number} of 3: losses or gradients of 10 steps"
         )
-        assert "(steps skipped since the line before: 2 of the discriminator and 0 of the generator)" in event
+        assert "(steps skipped since the previous line: discriminator 2, generator 0)" in event
         assert event.endswith(f"learning rates are {0.5**number:g} times the recipe's.")
     assert all(tensor.isfinite().all() for tensor in load_file(recipe.run_dir / "generator/model.safetensors").values())
     Generator.from_pretrained(recipe.run_dir)
@@ -376,7 +376,7 @@ def test_who_is_asked_to_end_while_steps_are_skipped_is_told_the_truth(make_reci
     loop.train(session)
     assert checkpoints(recipe) == [0, 8]
     output = capfd.readouterr().out
-    assert "No checkpoint after 16 images" in output
+    assert "No checkpoint at 16 images" in output
     assert "Stop requested; no checkpoint saved." in output
     assert "Stop requested; checkpoint saved" not in output
     assert train(recipe).images_seen == 24
@@ -489,9 +489,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(make_recipe, dama
         session.lock.release()
         assert session.images_seen == 8, name
         [record] = [record.getMessage() for record in caplog.records if "images-00000016" in record.getMessage()]
-        assert "is broken (" in record
+        assert "is corrupt (" in record
         assert name in record or name == "manifest.json"
-        assert "using the one before it" in record
+        assert "using the previous one" in record
     train(broken)
     assert_same_end(whole, broken)
 
@@ -501,7 +501,7 @@ def test_where_no_checkpoint_is_whole_nothing_begins_anew(make_recipe):
     train(recipe)
     for folder in (recipe.run_dir / "checkpoints").iterdir():
         (folder / "manifest.json").write_text("")
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole \(.*begin anew"):
+    with pytest.raises(ValueError, match=r"all checkpoints in .* are corrupt \(.*start over"):
         train(dataclasses.replace(recipe, max_images=24))
     assert checkpoints(recipe) == [8, 16]
     assert images(recipe) == [4, 8, 12, 16]
@@ -589,7 +589,7 @@ def test_a_folder_that_takes_nothing_ends_a_run_with_a_sentence(make_recipe, tmp
         command.main()
     assert caught.value.code == 2
     error = capfd.readouterr().err
-    assert f"no run can be kept in {place} (" in error
+    assert f"can't create a run folder in {place} (" in error
     assert "Traceback" not in error
 
 
@@ -614,16 +614,17 @@ def test_other_data_is_refused_and_accepted_when_told_so(make_recipe, pictures, 
     train(recipe)
     change_a_picture(pictures)
     longer = dataclasses.replace(recipe, max_images=32)
-    with pytest.raises(ValueError, match=r"not those that the run began with \(other pixels or labels\).*--accept_ch"):
+    with pytest.raises(ValueError, match=r"have changed since the run began \(other pixels or labels\).*--accept_ch"):
         train(longer)
     (pictures / "03.png").unlink()
-    with pytest.raises(ValueError, match=r"\(20 then, 19 now\)\. Bring them back, give another --name, or"):
+    with pytest.raises(ValueError, match=r"\(20 then, 19 now\)\. Restore them, choose another --name, or"):
         train(longer)
     assert images(recipe) == [4, 8, 12, 16]
     train(dataclasses.replace(longer, accept_changed_data=True))
     assert [line["images"] for line in lines(recipe) if "events" in line] == [20]
-    assert "with other images than before, as accept_changed_data" in lines(recipe)[4]["events"][0]
-    assert "with other images than before" in capfd.readouterr().out
+    said = "The images have changed since the last session; resuming because accept_changed_data"
+    assert said in lines(recipe)[4]["events"][0]
+    assert "The images have changed since the last session" in capfd.readouterr().out
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]
     assert facts["data"]["count"] == 19
@@ -827,7 +828,7 @@ finally:
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr
     assert "Run the same command to resume from the newest checkpoint." in done.stderr
-    assert "is full (0.0 MB free). The checkpoints there are kept; waiting" in done.stdout
+    assert "is full (0.0 MB free). Existing checkpoints are kept; waiting" in done.stdout
     fetched = tmp_path / "fetched/try"
     Generator.from_pretrained(fetched), Discriminator.from_pretrained(fetched)
     kept = dataclasses.replace(recipe, output_dir=str(tmp_path / "fetched"))

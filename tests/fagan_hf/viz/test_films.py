@@ -89,7 +89,7 @@ def test_no_ffmpeg(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert ".mp4" not in writable_suffixes()
-    with pytest.raises(FileNotFoundError, match=r"takes ffmpeg, .* install it or imageio-ffmpeg, or write a .gif"):
+    with pytest.raises(FileNotFoundError, match=r"needs ffmpeg, .* install it or imageio-ffmpeg, or write a .gif"):
         write_film(tmp_path / "film.mp4", moving_square(), frames_per_second=30)
 
 

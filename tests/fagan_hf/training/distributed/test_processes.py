@@ -65,7 +65,7 @@ def test_a_start_has_a_name_of_its_own_whatever_the_dead_have_left(leftovers):
 
 
 def test_whoever_does_not_come_is_missed():
-    with pytest.raises(OtherProcessError, match=r"not all of 2 processes have come within 0 seconds"):
+    with pytest.raises(OtherProcessError, match=r"not all 2 processes have started within 0 seconds"):
         name_of_start(HashStore(), 0, 2, patience_seconds=0.1)
 
 

@@ -171,5 +171,5 @@ def test_too_few_images_are_told_before_training(measured):
 
 
 def test_a_stream_is_not_compared_with(measured):
-    with pytest.raises(ValueError, match="leave out one of eval_every_images and streaming"):
+    with pytest.raises(ValueError, match="leave out either eval_every_images or streaming"):
         measured(streaming=True)

@@ -247,14 +247,14 @@ def test_tensorboard_goes_on_without_doubled_points(make_tracker, read_events, t
     assert hparams["batch_size"].number_value == 4
     assert hparams["betas"].string_value == "0.0, 0.9"
     assert hparams["revision"].string_value == "none"
-    assert told == [f"Tracked by tensorboard: tensorboard --logdir {tmp_path / 'runs/try'}"] * 2
+    assert told == [f"Tracking with tensorboard: tensorboard --logdir {tmp_path / 'runs/try'}"] * 2
     assert all(path.is_file() for path in (tmp_path / "runs/try/trackers/tensorboard").iterdir())  # one run, not many
     assert_nothing_but_the_run(tmp_path)
 
 
 def test_trackio_goes_on_without_doubled_points(tmp_path: Path):
     told, said = run_sessions("trackio", tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
-    assert (told, said) == (["Tracked by trackio: trackio show --project fagan_hf"] * 2, "")
+    assert (told, said) == (["Tracking with trackio: trackio show --project fagan_hf"] * 2, "")
     with closing(sqlite3.connect(tmp_path / "trackio" / "fagan_hf.db")) as database:
         rows = database.execute("select run_id, run_name, step, metrics from metrics order by step").fetchall()
         [(config,)] = database.execute("select config from configs").fetchall()
@@ -275,7 +275,7 @@ def test_wandb_without_login_is_offline_and_doubles_no_points(tmp_path: Path):
     told, said = run_sessions("wandb", tmp_path)
     folder = tmp_path / "runs/try/trackers/wandb"
     assert len(told) == 2
-    assert all(line.startswith(f"Tracked by wandb: offline; wandb sync {folder}/offline-run-") for line in told)
+    assert all(line.startswith(f"Tracking with wandb: offline; wandb sync {folder}/offline-run-") for line in told)
     assert said == ""
     sessions, config = read_wandb(tmp_path)
     losses = [[(line["_step"], line["loss/generator"]) for line in lines] for lines in sessions]
@@ -292,8 +292,8 @@ def test_wandb_without_login_is_offline_and_doubles_no_points(tmp_path: Path):
 def test_wandb_that_is_not_reached_goes_on_offline(tmp_path: Path):
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
     (failed, tracked), _ = run_sessions("wandb", tmp_path, 1, **nowhere)
-    assert failed.startswith("wandb failed, the run goes on: ")
-    assert tracked.startswith("Tracked by wandb: offline; wandb sync ")
+    assert failed.startswith("wandb failed, training continues: ")
+    assert tracked.startswith("Tracking with wandb: offline; wandb sync ")
     sessions, _ = read_wandb(tmp_path)
     assert [line["_step"] for line in sessions[-1]] == [100, 200, 300]
     assert_nothing_but_the_run(tmp_path)
@@ -312,13 +312,13 @@ def test_failures_are_told_once_and_end_the_tracking(make_tracker, monkeypatch: 
     del told[:]
     for step in (4, 8):
         tracker.log({"generator_loss": 1.0}, step)
-    assert told == ["tensorboard failed, the run goes on: [Errno 28] No space left on device for REMOVED-TOKEN"]
+    assert told == ["tensorboard failed, training continues: [Errno 28] No space left on device for REMOVED-TOKEN"]
     tracker.show(Image.new("RGB", (8, 8)), 8)  # works: what comes after is counted anew
     for step in (12, 16):
         tracker.log({"generator_loss": 1.0}, step)
     assert len(told) == 1
     tracker.log({"generator_loss": 1.0}, 20)
-    assert told[1:] == ["tensorboard failed 3 times in a row: nothing more is sent to it."]
+    assert told[1:] == ["tensorboard failed 3 times in a row: tracking is disabled."]
     tracker.log({"generator_loss": 1.0}, 24)
     tracker.log({"events": 1}, 28)  # that is not even looked at
     tracker.finish()
@@ -337,7 +337,7 @@ def test_a_tracker_that_does_not_begin_is_tried_again(make_tracker, monkeypatch:
 
     monkeypatch.setattr(Accelerator, "init_trackers", fail)
     tracker.start(0)
-    assert told == ["tensorboard failed, the run goes on: not yet"]
+    assert told == ["tensorboard failed, training continues: not yet"]
     assert tracker.accelerator.trackers == []
     tracker.log({"generator_loss": 1.0}, 4)
     tracker.finish()
@@ -353,7 +353,7 @@ def test_a_finish_that_fails_ends_nothing(make_tracker, monkeypatch: pytest.Monk
     tracker.finish()
     tracker.accelerator.end_training()
     close()
-    assert told[1:] == ["tensorboard failed, the run goes on: list index out of range"]
+    assert told[1:] == ["tensorboard failed, training continues: list index out of range"]
 
 
 def test_a_mouth_that_is_shut_ends_nothing(tmp_path: Path):
@@ -376,13 +376,13 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
 def test_a_full_disk_ends_tensorboard_only(tmp_path: Path):
     (tracked, failed, *ended), _ = run_sessions("tensorboard", tmp_path, 1, FULL_DISK)
-    assert tracked.startswith("Tracked by tensorboard")
-    assert failed == "tensorboard failed, the run goes on: [Errno 27] File too large"
-    assert ended == ["tensorboard failed 3 times in a row: nothing more is sent to it."]
+    assert tracked.startswith("Tracking with tensorboard")
+    assert failed == "tensorboard failed, training continues: [Errno 27] File too large"
+    assert ended == ["tensorboard failed 3 times in a row: tracking is disabled."]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
 def test_a_full_disk_is_told_by_trackio_itself(tmp_path: Path):
     told, said = run_sessions("trackio", tmp_path, 1, FULL_DISK, TRACKIO_DIR=str(tmp_path / "trackio"))
-    assert told == ["Tracked by trackio: trackio show --project fagan_hf"]  # it writes in a thread of its own
+    assert told == ["Tracking with trackio: trackio show --project fagan_hf"]  # it writes in a thread of its own
     assert "could not be persisted" in said

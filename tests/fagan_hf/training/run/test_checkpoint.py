@@ -94,7 +94,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caplo
     else:
         path.write_bytes(content[:-5] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
     assert restore(checkpoints) == {"images_seen": 32}
-    assert "images-00000064 is broken" in caplog.text
+    assert "images-00000064 is corrupt" in caplog.text
 
 
 def test_a_full_disk_leaves_the_earlier_ones_and_nothing_half_written(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_the_runs_own_tensors_are_checked_like_all_others(tmp_path, caplog, dama
     state, files = make(tmp_path).read()
     assert state == {"images_seen": 32}
     assert files["numbers"]["means"].tolist() == [32, 32]
-    assert "images-00000064 is broken" in caplog.text
+    assert "images-00000064 is corrupt" in caplog.text
     assert "numbers.safetensors" in caplog.text
 
 
@@ -170,7 +170,7 @@ def test_a_manifest_that_is_none(tmp_path, caplog, manifest):
     step_and_save(checkpoints, 32, 64)
     (tmp_path / "images-00000064/manifest.json").write_bytes(manifest.encode("latin-1"))
     assert restore(checkpoints) == {"images_seen": 32}
-    assert "images-00000064 is broken" in caplog.text
+    assert "images-00000064 is corrupt" in caplog.text
 
 
 def test_a_manifest_that_points_elsewhere(tmp_path):
@@ -178,7 +178,7 @@ def test_a_manifest_that_points_elsewhere(tmp_path):
     step_and_save(checkpoints, 32, 64)
     path = tmp_path / "images-00000064/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"../images-00000032/state.json": "0"}))
-    assert "lies elsewhere" in problem_of(path.parent)
+    assert "is outside the checkpoint" in problem_of(path.parent)
     assert restore(checkpoints) == {"images_seen": 32}
 
 

@@ -59,7 +59,7 @@ def test_it_waits_for_room_and_says_so_once(tmp_path, clock, number):
     assert str(tmp_path) in text
     assert "is full" in text
     assert "MB free" in text
-    assert "checkpoints there are kept; waiting 10 minutes" in text
+    assert "Existing checkpoints are kept; waiting 10 minutes" in text
     assert clock.now == 1000 + 3 * disk.PAUSE_SECONDS
 
 

@@ -35,14 +35,15 @@ def test_holding_makes_no_run_folder(make_recipe):
 
 @pytest.mark.parametrize("place", ["/proc/runs", "/sys/runs", "/dev/null/runs"])
 def test_a_place_that_takes_nothing_is_named(make_recipe, place):
-    with pytest.raises(OSError, match=rf"no run can be kept in {place} \(.+\); give another --output_dir") as caught:
+    said = rf"can't create a run folder in {place} \(.+\); choose another --output_dir"
+    with pytest.raises(OSError, match=said) as caught:
         hold_folder(make_recipe(output_dir=place))
     assert caught.value.errno
 
 
 def test_a_file_where_the_folder_should_be(make_recipe, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"no run can be kept in .*give another --output_dir"):
+    with pytest.raises(OSError, match=r"can't create a run folder in .*choose another --output_dir"):
         hold_folder(make_recipe(output_dir=str(tmp_path / "file")))
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -51,7 +52,7 @@ def test_processes_must_be_given_the_same_recipe(make_recipe):
     of_main = make_recipe().to_yaml()
     check_same_recipe(make_recipe(output_dir="elsewhere", cpu_threads=3, dataset="/mnt/pictures"), of_main)
     with pytest.raises(
-        ValueError, match=r"than the main one: warmup_images is 8 here and 0 there; seed is 1 here and 0"
+        ValueError, match=r"differs from the main process's: warmup_images is 8 here and 0 there; seed is 1 here and 0"
     ):
         check_same_recipe(make_recipe(seed=1, warmup_images=8), of_main)
 
@@ -68,5 +69,5 @@ def test_architectures_are_compared_field_by_field(make_recipe):
     changes = architecture_changes((GENERATOR, DISCRIMINATOR), (wider, DISCRIMINATOR))
     assert "generator.latent_dim was 8, is 4" in changes
     assert "generator.layers[0].in_channels was 8, is 4" in changes
-    with pytest.raises(ValueError, match=r"begun with another architecture.*latent_dim was 8, is 4"):
+    with pytest.raises(ValueError, match=r"started with another architecture.*latent_dim was 8, is 4"):
         check_architecture(recipe, (wider, DISCRIMINATOR))

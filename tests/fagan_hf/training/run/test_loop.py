@@ -216,13 +216,13 @@ def test_a_broken_recipe_in_the_folder_is_named(make_recipe, content):
     recipe = make_recipe()
     recipe.run_dir.mkdir(parents=True)
     (recipe.run_dir / "recipe.yaml").write_text(content)
-    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is broken: .*Remove .* to start anew"):
+    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is corrupt: .*Remove .* to start over"):
         check_folder(recipe)
 
 
 def test_a_precision_given_to_the_launcher_is_not_overruled_in_silence(make_recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match=r"give --mixed_precision behind training/train.py"):
+    with pytest.raises(ValueError, match=r"pass --mixed_precision to the training script"):
         setup(make_recipe())
 
 

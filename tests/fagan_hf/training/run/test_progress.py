@@ -39,7 +39,8 @@ def test_the_first_format_is_read():
 
 def test_a_newer_format_is_refused_and_named():
     state = Progress().to_state() | {"format": FORMAT + 1, "version": "9.8.7"}
-    with pytest.raises(ValueError, match=rf"fagan_hf 9\.8\.7 in format {FORMAT + 1}.*up to {FORMAT}\. Go on with that"):
+    said = rf"fagan_hf 9\.8\.7 in format {FORMAT + 1}.*up to {FORMAT} only\. Resume with fagan_hf 9\.8\.7 or newer"
+    with pytest.raises(ValueError, match=said):
         Progress.from_state(state)
 
 

@@ -73,7 +73,7 @@ def test_more_processes_than_a_batch_can_have(make_batches):
 
 
 def test_fewer_images_than_a_batch(make_batches):
-    with pytest.raises(ValueError, match="has 20 images, fewer than a batch of 32; add images or give a smaller"):
+    with pytest.raises(ValueError, match="has 20 images, fewer than a batch of 32; add images or use a smaller"):
         make_batches(batch_size=32)
 
 
