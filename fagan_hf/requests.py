@@ -46,6 +46,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
+def check_characters(value: Any) -> None:
+    """Refuse halves of a character, which JSON can write and no text can hold.
+
+    Raises:
+        ValueError: There is one, anywhere in the value.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("the request has half a character (a lone surrogate) in it; send whole ones") from None
+    except (TypeError, ValueError, RecursionError):
+        pass  # no JSON, a number of too many digits, too deep: whoever reads it knows better what is wrong
+
+
 @dataclass(frozen=True, eq=False)
 class Allowed:
     """Annotate a type with its constraints, and their description for error messages.

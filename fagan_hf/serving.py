@@ -31,6 +31,7 @@ from fagan_hf.requests import (
     Request,
     SeedNumber,
     Truncation,
+    check_characters,
     read_seeds,
     shown,
 )
@@ -149,6 +150,7 @@ class _Task:
 
 
 def _read_request(data: Any, generator: Generator) -> _Task:
+    check_characters(data)
     given = _Parameters.read(_read_parameters(data))
     seeds = _choose_seeds(given, generator.config.image_size)
     if given.as_image and len(seeds) != 1:

@@ -63,7 +63,7 @@ def decode_image(content: Path | bytes, *, resolution: int, crop: int | None, up
         with Image.open(file, formats=readable_formats()) as image:
             check_size(image.size, resolution=resolution, crop=crop, upscale=upscale)
             ImageOps.exif_transpose(image, in_place=True)
-            return square(to_rgb(image), resolution=resolution, crop=crop)
+            return _resized(to_rgb(_center(image, crop)), resolution)
     except UnusableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -115,15 +115,15 @@ def _gray(values: np.ndarray, white: int) -> Image.Image:
     return Image.fromarray(np.rint(values / white * 255).astype(np.uint8)).convert("RGB")
 
 
-def square(image: Image.Image, *, resolution: int, crop: int | None) -> np.ndarray:
-    """Crop the center square of an RGB image and resize it with an antialiasing Lanczos filter.
-
-    Returns:
-        uint8 [3, resolution, resolution].
-    """
+def _center(image: Image.Image, crop: int | None) -> Image.Image:
+    """Cut out the center square: before the conversion, which takes memory for whatever is left."""
     side = crop or min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    if side != resolution:
+    return image.crop((left, top, left + side, top + side))
+
+
+def _resized(image: Image.Image, resolution: int) -> np.ndarray:
+    """Resize a square RGB image with an antialiasing Lanczos filter: uint8 [3, resolution, resolution]."""
+    if image.width != resolution:
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -1,5 +1,6 @@
 """Gradio's page with the border: every value that comes is checked before Gradio or a function sees it."""
 
+from asyncio import Queue
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,12 +16,42 @@ _MISSING = object()
 _visitor: ContextVar[Visitor | None] = ContextVar("_visitor", default=None)
 
 
+class _Messages(dict[str, Queue[Any]]):
+    """What is to be told to each session, until the page forgets it.
+
+    Gradio's own would push out the sessions of those who wait, and its queue ends for everybody at a missing one.
+    """
+
+    def __missing__(self, session: str) -> Queue[Any]:
+        return Queue()  # nobody hears it
+
+    def __delitem__(self, session: str) -> None:
+        self.pop(session, None)
+
+
 class Page(gr.Blocks):
     """A page whose events and endpoints take only what they declare."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self.sessions = Sessions()
+        self.sessions = Sessions(self._live, self._forget)
+
+    def queue(self, *args: Any, **options: Any) -> "Page":
+        """Give the page a queue that loses nobody who waits."""
+        super().queue(*args, **options)
+        setattr(self._queue, "pending_messages_per_session", _Messages())  # noqa: B010  # another type than Gradio's
+        return self
+
+    def _live(self) -> set[str]:
+        """Give the sessions of which requests wait or are worked on, and the names of those requests."""
+        return {name for event in self._queue.event_ids_to_events.values() for name in (event._id, event.session_hash)}
+
+    def _forget(self, session: str) -> None:
+        self._queue.pending_messages_per_session.pop(session, None)
+        self._queue.pending_event_ids_session.pop(session, None)
+        with self.state_holder.lock:
+            self.state_holder.session_data.pop(session, None)
+            self.state_holder.time_last_used.pop(session, None)
 
     async def process_api(self, block_fn: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Work on one event; what was clicked is checked here, and who waits for the answer is known."""
@@ -37,7 +68,10 @@ class Page(gr.Blocks):
             options["event_data"] = _clicked(function, options.get("event_data"))
         except (ValueError, GoneError) as error:
             raise told(str(error)) from None
-        return await super().process_api(block_fn, *args, **options)
+        try:
+            return await super().process_api(block_fn, *args, **options)
+        finally:
+            self.state_holder[event.session_hash].config_values.clear()  # see `Guard`
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False

@@ -11,7 +11,9 @@ import logging
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
@@ -20,11 +22,12 @@ from pydantic import ConfigDict
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from fagan_hf.requests import Allowed, Request, shown, whole
+from fagan_hf.requests import Allowed, Request, check_characters, shown, whole
 from fagan_space.controls import LONG
 from fagan_space.files import storage
 from fagan_space.limits import (
     BODY_SECONDS,
+    CACHE_SECONDS,
     LISTEN_SECONDS,
     LONG_PER_VISITOR,
     MAX_ADDRESS_SESSIONS,
@@ -123,57 +126,114 @@ class Refusal(Exception):  # noqa: N818  # an answer
         self.status = status
 
 
-class Sessions:
-    """Whose session is whose, and who listens to which."""
+@dataclass
+class _Session:
+    owner: Visitor
+    used: float  # last [monotonic seconds]
+    listeners: int = 0
+    tabs: int = 0
+    left: float = 0.0  # when the last listener left
 
-    def __init__(self) -> None:
-        self._owners: OrderedDict[str, Visitor] = OrderedDict()
+
+class Sessions:
+    """Whose session is whose, and who listens to which.
+
+    What nobody has used for `CACHE_SECONDS` is forgotten, and earlier where there are too many: of the address that
+    has most. A session is kept while a tab shows it, somebody listens, or a request of it waits or is worked on.
+
+    Args:
+        live: Gives the sessions of which requests wait or are worked on.
+        forget: Is told each session that is forgotten.
+    """
+
+    def __init__(self, live: Callable[[], Container[str]] = tuple, forget: Callable[[str], None] = lambda _: None):
+        self._live, self._forget = live, forget
+        self._known: OrderedDict[str, _Session] = OrderedDict()  # the longest unused one first
         self._of_address: Counter[str] = Counter()
-        self._listeners: Counter[str] = Counter()
-        self._left: dict[str, float] = {}
 
     def claim(self, session: str, visitor: Visitor) -> None:
         """Give a session to its first visitor, and refuse it to others."""
-        owner = self._owners.get(session)
-        if owner is None:
-            self._make_room(visitor)
-            self._owners[session] = visitor
-            self._of_address[visitor.address] += 1
-        elif owner.name != visitor.name:
+        known = self._known.get(session)
+        if known is None:
+            self.make_room(visitor)
+            self.add(session, visitor)
+        elif known.owner.name != visitor.name:
             raise Refusal(403, "that session is another visitor's; start a new one")
-        self._owners.move_to_end(session)
+        self._use(session)
 
-    def _make_room(self, visitor: Visitor) -> None:
-        """Forget an address's oldest session that nobody listens to, never one of another address."""
-        if len(self._owners) < MAX_SESSIONS and self._of_address[visitor.address] < MAX_ADDRESS_SESSIONS:
+    def add(self, session: str, visitor: Visitor) -> None:
+        """Note whose a new session is, for which `make_room` has found room."""
+        self._known[session] = _Session(visitor, time.monotonic())
+        self._of_address[visitor.address] += 1
+
+    def make_room(self, visitor: Visitor) -> None:
+        """Forget what is old, and if need be more, so that a visitor may have one more session."""
+        self._forget_old()
+        is_many = self._of_address[visitor.address] >= MAX_ADDRESS_SESSIONS
+        if not is_many and len(self._known) < MAX_SESSIONS:
             return
-        idle = (
-            name for name, each in self._owners.items() if each.address == visitor.address and not self._listeners[name]
-        )
-        oldest = next(idle, None)
-        if oldest is None:
+        live = self._live()
+        idle = [
+            (name, each.owner.address)
+            for name, each in self._known.items()
+            if (not is_many or each.owner.address == visitor.address) and self._is_idle(name, live)
+        ]
+        if not idle:
             raise Refusal(503, "too many sessions; try again later")
-        del self._owners[oldest]
-        self._left.pop(oldest, None)
-        self._of_address[visitor.address] -= 1
+        self._drop(max(idle, key=lambda each: self._of_address[each[1]])[0])
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - CACHE_SECONDS
+        while self._known and next(iter(self._known.values())).used < oldest:
+            name = next(iter(self._known))
+            if self._is_idle(name, self._live()):
+                self._drop(name)
+            else:
+                self._use(name)
+
+    def _is_idle(self, session: str, live: Container[str]) -> bool:
+        known = self._known[session]
+        return not known.listeners and not known.tabs and session not in live
+
+    def _use(self, session: str) -> None:
+        self._known[session].used = time.monotonic()
+        self._known.move_to_end(session)
+
+    def _drop(self, session: str) -> None:
+        address = self._known.pop(session).owner.address
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
+        self._forget(session)
 
     def check(self, session: str, visitor: Visitor) -> None:
         """Refuse sessions that are unknown or another visitor's, both in the same words."""
-        owner = self._owners.get(session)
-        if owner is None or owner.name != visitor.name:
+        known = self._known.get(session)
+        if known is None or known.owner.name != visitor.name:
             raise Refusal(404, "there is no such session; send a request first")
+
+    @contextmanager
+    def shown(self, session: str) -> Iterator[None]:
+        """Keep a session while a tab shows it."""
+        known = self._known[session]
+        known.tabs += 1
+        try:
+            yield
+        finally:
+            known.tabs -= 1
+            self._use(session)
 
     def listen(self, session: str) -> None:
         """Note that a stream of answers begins."""
-        self._listeners[session] += 1
+        if known := self._known.get(session):
+            known.listeners += 1
 
     def leave(self, session: str) -> None:
         """Note that it has ended."""
-        self._listeners[session] -= 1
-        if self._listeners[session] <= 0:
-            del self._listeners[session]
-            if session in self._owners:
-                self._left[session] = time.monotonic()
+        if (known := self._known.get(session)) and known.listeners:
+            known.listeners -= 1
+            known.left = time.monotonic()
+            self._use(session)
 
     def is_wanted(self, session: str, since: float) -> bool:
         """Return whether somebody listens, or may yet come to do so.
@@ -182,9 +242,10 @@ class Sessions:
             session: Of the work.
             since: When it was asked for [monotonic seconds].
         """
-        if self._listeners[session] > 0:
+        known = self._known.get(session)
+        if known is not None and known.listeners:
             return True
-        left = self._left.get(session, 0.0)
+        left = 0.0 if known is None else known.left
         return time.monotonic() < (left + RETURN_SECONDS if left > since else since + LISTEN_SECONDS)
 
 
@@ -219,11 +280,11 @@ class Guard:
             await self._route(scope, receive, outgoing, visitor)
         except Refusal as refusal:
             if not outgoing.has_begun:
-                await _say(send, refusal.status, str(refusal))
+                await _say(outgoing, refusal.status, str(refusal))
         except Exception:
             logger.exception("%s %s", scope["method"], scope["path"][:100])
             if not outgoing.has_begun:
-                await _say(send, 500, "the request could not be processed; the details are in the page's log")
+                await _say(outgoing, 500, "the request could not be processed; the details are in the page's log")
         finally:
             self._connections[visitor.address] -= 1
             if self._connections[visitor.address] <= 0:
@@ -236,6 +297,8 @@ class Guard:
             raise Refusal(414, f"the address is too long; at most {MAX_QUERY:,} characters are allowed")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             raise Refusal(431, f"the headers are too long; at most {MAX_HEADER_BYTES:,} bytes are allowed")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            raise Refusal(400, "the body has a Content-Length and a Transfer-Encoding; send one of them")
 
     async def _route(self, scope: Message, receive: Receive, send: Send, visitor: Visitor) -> None:
         path, method = scope["path"], scope["method"]
@@ -250,6 +313,10 @@ class Guard:
                 return
             elif not _OPEN.fullmatch(path) or ".." in path:
                 raise Refusal(404, "no such page or file")
+            elif path.startswith(f"{_API}/info"):  # or Gradio would tell all others the Host that this one names
+                self.page.app.api_info = None
+            # Of several ranges in one, Starlette makes a mistake.
+            scope["headers"] = [(n, v) for n, v in scope["headers"] if n != b"range" or b"," not in v]
             await self.app(scope, _without_body(receive), send)
         elif method == "OPTIONS":
             await self.app(scope, _without_body(receive), send)
@@ -276,7 +343,8 @@ class Guard:
         if stream["heartbeat"] is not None:
             session = _session(stream["heartbeat"])
             self.sessions.claim(session, visitor)
-            await self.app(scope, _without_body(receive), send)
+            with self.sessions.shown(session):
+                await self.app(scope, _without_body(receive), send)
             return
         if stream["event"] is None:
             # Exactly one, and that one is handed on: of several, Gradio would take another than was checked.
@@ -310,12 +378,15 @@ class Guard:
         clean, session = body.model_dump(), getattr(body, "session_hash", None)
         if kind in (None, Join):  # before the session is claimed: what is refused leaves no trace
             self._check_lane(clean["fn_index"] if kind else None, call["name"] if call else None, visitor)
+            self.sessions.make_room(visitor)
             send = self._claiming(send, visitor)
         if kind is Cancel and session is not None:
             self.sessions.check(session, visitor)
             self.sessions.check(clean["event_id"], visitor)
         elif session is not None:
             self.sessions.claim(session, visitor)
+            # Gradio copies the description of the whole page for each session, which only deep links need: 230 kB.
+            self.page.state_holder[session].config_values.clear()
         content = json.dumps(clean).encode()
         scope["headers"] = [(n, v) for n, v in scope["headers"] if n not in (b"content-length", b"content-type")]
         scope["headers"] += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
@@ -346,7 +417,7 @@ class Guard:
             if message["type"] == "http.response.body" and (
                 found := re.search(rb'"event_id":\s*"(\w+)"', message["body"])
             ):
-                self.sessions.claim(found[1].decode(), visitor)
+                self.sessions.add(found[1].decode(), visitor)
             await send(message)
 
         return sending
@@ -407,8 +478,9 @@ class _Outgoing:
     async def _begin(self, message: Message) -> None:
         self.has_begun = True
         headers = Headers(raw=message["headers"])
+        message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
         if self._cookie is not None:
-            message["headers"] = [*message["headers"], (b"set-cookie", self._cookie)]
+            message["headers"] += [(b"set-cookie", self._cookie)]
         kind = headers.get("content-type", "")
         if kind.startswith(("text/html", "application/json", "text/event-stream", "text/plain")):
             self._start = message
@@ -462,9 +534,9 @@ def _parsed(content: bytes) -> dict[str, Any]:
     except ValueError:  # also text that is not UTF-8, and numbers of too many digits
         raise Refusal(400, 'the body is not JSON; send it like {"data": ["0-15"]}') from None
     try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # halves of a character, which JSON can write and no text can hold
-        raise Refusal(400, "the body contains a lone surrogate, which is not valid Unicode") from None
+        check_characters(found)
+    except ValueError as error:
+        raise Refusal(400, str(error)) from None
     if not isinstance(found, dict):
         raise Refusal(400, f'the body is {shown(found)}; it must be a JSON object like {{"data": ["0-15"]}}')
     return found
@@ -530,7 +602,7 @@ def _without_body(receive: Receive) -> Receive:
 
 async def _say(send: Send, status: int, words: str) -> None:
     # Both names: browsers' clients read `detail`, those of Python `error`.
-    is_cut = status in (408, 413)  # in the middle of a body, of which the rest is not wanted
+    is_cut = status in (400, 408, 413)  # perhaps in the middle of a body, of which the rest is not wanted
     await _say_json(send, status, {"detail": words, "error": words}, [(b"connection", b"close")] if is_cut else None)
 
 

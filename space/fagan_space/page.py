@@ -82,8 +82,8 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     assert isinstance(page, Page)
     # Who asks is decided by `visitors` alone; uvicorn would believe an X-Forwarded-For that comes from this machine.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    # The other one takes headers of any size into memory before anybody can look at them.
-    HTTP_PROTOCOLS["auto"] = HTTP_PROTOCOLS["h11"]
+    # Uvicorn's faster one takes headers of any size into memory before anybody can look at them.
+    HTTP_PROTOCOLS["auto"] = "fagan_space.connections:Connection"
     return page.launch(
         app_kwargs={"middleware": [Middleware(Guard, page=page, sessions=page.sessions)]},
         state_session_capacity=MAX_STATES,

@@ -6,6 +6,7 @@ Nothing remains of it when the process ends, whether normally, by Ctrl-C or by S
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def open_storage() -> Path:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=given)).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio's own files go there as well
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of the last 10,000, Gradio makes statistics after each event
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)
     owner = os.getpid()
 
     def clear() -> None:

@@ -4,26 +4,19 @@ Who has none at hand clicks an example.
 """
 
 import threading
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
-from fagan_hf.data.decode import UnusableImageError, decode_image, readable_formats
+from fagan_hf.data.decode import decode_image
 from fagan_space.border import Example, Nothing, UploadTab, takes
 from fagan_space.controls import AT_HAND, COMPUTES, Event
+from fagan_space.decoding import Picture, decoded
 from fagan_space.files import keep
-from fagan_space.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, PREVIEW_SECONDS
-
-Picture = UInt8[np.ndarray, "3 size size"]
+from fagan_space.limits import PREVIEW_SECONDS
 
 NO_PICTURE = "there is no image yet; upload or paste one, or click an example"
 _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # what people have; each further one is more code to attack
 
 
 def upload_box(label: str) -> gr.Image:
@@ -94,7 +87,7 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
         raise ValueError(NO_PICTURE)
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_UPLOAD_BYTES + 1)
+            return decoded(file, size)
     except FileNotFoundError:
         raise ValueError("the image has been deleted; upload it again") from None
     finally:
@@ -104,26 +97,3 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
             timer.start()
         else:
             path.unlink(missing_ok=True)
-    return decoded(content, size)
-
-
-def decoded(content: bytes, size: int) -> Picture:
-    """Decode a picture of which bytes and pixels are few enough."""
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise ValueError(f"the file is larger than the limit of {MAX_UPLOAD_BYTES:,} bytes; upload a smaller one")
-    is_readable = partial(filter, set(readable_formats()).__contains__)
-    try:
-        with Image.open(BytesIO(content), formats=tuple(is_readable(_FORMATS))) as image:  # reads no pixels yet
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"the image has too many pixels ({error}); the limit is {MAX_UPLOAD_PIXELS:,}") from error
-    except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise ValueError("the file can't be read as an image; upload a PNG, JPEG or WebP") from error
-    if width * height > MAX_UPLOAD_PIXELS:
-        raise ValueError(f"the image has {width:,} x {height:,} pixels; the limit is {MAX_UPLOAD_PIXELS:,} in total")
-    try:
-        return decode_image(content, resolution=size, crop=None, upscale=True)
-    except UnusableImageError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise ValueError(f"the image has too many pixels; the limit is {MAX_UPLOAD_PIXELS:,}") from error
-        raise ValueError("the image is damaged or too small; upload another PNG, JPEG or WebP") from error

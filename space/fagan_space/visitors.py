@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from fagan_space.files import storage
@@ -87,6 +86,11 @@ def may_read(visitor: Visitor, real: Path) -> bool:
     return real.is_file() and (not real.is_relative_to(uploads) or real.parent == visitor.folder.resolve())
 
 
+def count_proxies() -> int:
+    """Return how many proxies stand in front of the page."""
+    return int(os.environ.get("FAGAN_PROXIES", "1" if os.environ.get("SPACE_ID") else "0"))
+
+
 def visitor_of(address: str, headers: list[tuple[bytes, bytes]]) -> Visitor:
     """Find out who asks.
 
@@ -95,19 +99,14 @@ def visitor_of(address: str, headers: list[tuple[bytes, bytes]]) -> Visitor:
         headers: Of the request.
     """
     sent = [(name.lower(), value.decode("latin-1")) for name, value in headers]
-    proxies = int(os.environ.get("FAGAN_PROXIES", "1" if os.environ.get("SPACE_ID") else "0"))
+    proxies = count_proxies()
     hops = [hop.strip() for name, value in sent if name == b"x-forwarded-for" for hop in value.split(",")]
     if proxies and len(hops) >= proxies:  # what stands further left was written by the visitor
         address = hops[-proxies]
-    for name, value in sent:
-        if name == b"cookie":
-            try:
-                morsel = SimpleCookie(value).get(COOKIE)
-            except CookieError:
-                continue
-            token, _, seal = ("" if morsel is None else morsel.value).partition(".")
-            if token and hmac.compare_digest(seal.encode(), _seal(token).encode()):
-                return Visitor(f"cookie {token}", address, has_cookie=True)
+    pairs = [pair.strip().partition("=") for name, value in sent if name == b"cookie" for pair in value.split(";")]
+    for token, _, seal in (value.strip().partition(".") for name, _, value in pairs if name == COOKIE):
+        if token and hmac.compare_digest(seal.encode(), _seal(token).encode()):
+            return Visitor(f"cookie {token}", address, has_cookie=True)
     return Visitor(f"address {address}", address, has_cookie=False)
 
 
@@ -151,7 +150,7 @@ class Shelf:
         try:
             yield path
             with self._lock:
-                self._held[path] = visitor.address, size, time.time()
+                self._held[path] = visitor.address, path.stat().st_size, time.time()
         except BaseException:
             with self._lock:
                 self._held.pop(path, None)

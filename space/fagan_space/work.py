@@ -43,6 +43,6 @@ def check_wanted() -> None:
     if work is None:
         return
     if not work.is_wanted():
-        raise GoneError("The client disconnected, so the work was cancelled.")
+        raise GoneError("The client disconnected, so the work was canceled.")
     if time.monotonic() > work.until:
         raise ValueError(f"this exceeded the limit of {MAX_SECONDS} seconds per request; ask for less at a time")

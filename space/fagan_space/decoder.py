@@ -1,0 +1,69 @@
+"""The program in which one upload is decoded, with little time and memory; `fagan_space.decoding` starts it.
+
+It reads the file from its input and writes pixels, or else `REFUSED` is its status and words are what it writes. It
+imports nothing else of this package, for it starts anew with each upload.
+"""
+
+import json
+import re
+import sys
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import Image
+
+from fagan_hf.data.decode import UnusableImageError, decode_image, readable_formats
+
+REFUSED = 3
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # what people have; each further one is more code to attack
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how every scan of a JPEG begins
+
+
+def limit(seconds: int, memory: int) -> None:
+    """Have the system end this process when it takes more, even when nobody waits for it any more."""
+    with suppress(ImportError, OSError, ValueError):  # Windows and macOS know other limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def read(content: bytes, *, size: int, most_pixels: int, longest_side: int, most_scans: int) -> bytes:
+    """Decode a picture that is small enough.
+
+    Returns:
+        Its center square: uint8 [3, size, size].
+
+    Raises:
+        ValueError: It is too large, or no picture; in words.
+    """
+    formats = tuple(name for name in _FORMATS if name in readable_formats())
+    try:
+        with Image.open(BytesIO(content), formats=formats) as image:  # reads no pixels yet
+            (width, height), name = image.size, image.format
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the image has too many pixels ({error}); the limit is {most_pixels:,}") from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise ValueError("the file can't be read as an image; upload a PNG, JPEG or WebP") from error
+    if width * height > most_pixels or max(width, height) > longest_side:
+        raise ValueError(
+            f"the image has {width:,} x {height:,} pixels; the limit is {most_pixels:,} in total, and "
+            f"{longest_side:,} per side"
+        )
+    if name in ("JPEG", "MPO") and len(_SCAN.findall(content)) > most_scans:
+        raise ValueError(f"the image has more than {most_scans} scans; upload it as a PNG")
+    try:
+        return decode_image(content, resolution=size, crop=None, upscale=True).tobytes()
+    except UnusableImageError as error:
+        raise ValueError("the image is damaged or too small; upload another PNG, JPEG or WebP") from error
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    limit(options.pop("seconds"), options.pop("memory"))
+    try:
+        answer, status = read(sys.stdin.buffer.read(), **options), 0
+    except ValueError as error:
+        answer, status = str(error).encode(), REFUSED
+    sys.stdout.buffer.write(answer)
+    sys.exit(status)
