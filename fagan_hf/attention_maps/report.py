@@ -109,7 +109,7 @@ def inspect_layers(
 
 
 def _reported_layers(network: Generator | Discriminator) -> dict[str, tuple[str, nn.Module]]:
-    """Return type and module of a network's layers, each followed by the attention layers that it is made of, by name."""
+    """Return type and module of a network's layers, each followed by the attention layers in it, by name."""
     kinds = {layer: kind for kind, layer in LAYERS.items()}
     found = {}
     for index, (spec, layer) in enumerate(zip(network.config.layers, network.layers, strict=True)):
