@@ -137,8 +137,8 @@ def picture(size, mode="RGB", kind="PNG"):
     ("content", "words"),
     [
         (jpeg_of_scans(1_000), "more than the 100 scans"),
-        (picture((1, 20_000), "RGBA"), "at most 10,000 on each side"),
-        (picture((5_000, 5_001), "1"), "at most 25,000,000"),
+        (picture((1, 20_000), "RGBA"), "10,000 per side"),
+        (picture((5_000, 5_001), "1"), "the limit is 25,000,000"),
     ],
 )
 def test_pictures_that_would_take_long_or_much_memory(content, words):
