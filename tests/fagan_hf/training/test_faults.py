@@ -543,7 +543,7 @@ def test_a_generator_that_makes_one_picture_is_warned_of_over_a_resume(make_reci
     assert [len(line.get("warnings", [])) for line in lines(recipe)] == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
     output = capfd.readouterr().out
     assert "Warning:" not in output
-    assert output.count("Over: collapse.") == 1
+    assert output.count("Resolved: collapse.") == 1
 
 
 def test_gates_and_norms_of_a_run_are_watched(make_recipe, capfd):

@@ -109,7 +109,7 @@ def test_a_warning_is_told_once_and_stays_in_every_line_while_it_lasts():
     news = [each for _, each in told]
     assert [index for index, each in enumerate(news) if each] == [PATIENCE_LINES - 1, PATIENCE_LINES + 2]
     assert "Warning: the generated images hardly differ" in news[PATIENCE_LINES - 1][0]
-    assert news[-2] == ["Over: collapse."]
+    assert news[-2] == ["Resolved: collapse."]
 
 
 def test_bad_moments_are_no_symptoms():
