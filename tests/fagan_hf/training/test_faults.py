@@ -258,7 +258,7 @@ def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, monkeypatch, capf
     assert "new order and learning rates are 0.5 times" in event
     output = capfd.readouterr().out
     assert event in output
-    assert "No checkpoint after 48 images, for the last step had to be skipped." in output
+    assert "No checkpoint at 48 images because the last step was skipped." in output
     before, after = ([each for each in orders if each[1] == attempt] for attempt in (0, 1))
     assert [each[0] for each in before] == list(range(4, 81, 4))
     assert [each[0] for each in after] == list(range(36, 97, 4))
@@ -304,7 +304,7 @@ def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, cap
     assert isinstance(caught.value.__cause__, DivergedError)
     error = capfd.readouterr().err
     assert "train.py: error: Training has diverged" in error
-    assert "after 3 returns" in error
+    assert "after 3 rollbacks" in error
     assert "down to 0.125 times" in error
     assert "discriminator_skipped_steps: 2" in error
     assert f"--finetune_from {recipe.run_dir}" in error
@@ -314,7 +314,7 @@ def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, cap
     assert len(events) == 3
     for number, event in enumerate(events, 1):
         assert event.startswith(
-            f"Rolled back from 56 to 16 images, rollback {number} of 3: losses or gradients of 10 steps"
+            f"Rolled back from 56 to 16 images, rollback {number} of 3: losses or gradients were not finite for 10"
         )
         assert "(steps skipped since the previous line: discriminator 2, generator 0)" in event
         assert event.endswith(f"learning rates are {0.5**number:g} times the recipe's.")
