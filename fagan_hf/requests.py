@@ -57,7 +57,7 @@ def check_characters(value: Any) -> None:
     except UnicodeEncodeError:
         raise ValueError("the request has half a character (a lone surrogate) in it; send whole ones") from None
     except (TypeError, ValueError, RecursionError):
-        pass  # no JSON, a number of too many digits, too deep: whoever reads it knows better what is wrong
+        pass  # not JSON, a number with too many digits, or nested too deeply: reported later
 
 
 @dataclass(frozen=True, eq=False)

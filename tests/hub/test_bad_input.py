@@ -93,7 +93,7 @@ def test_names_that_are_none(load, hub, door):
     for text in (*NO_NAMES, "u/" + "x" * 200, "~nobody/x"):
         said = "a Hub id may contain only letters, digits, '-', '_' and '.'"
         assert "token" not in refused(load(door, text), repr(text), *ELSEWHERE, said).message
-    refused(load(door, "/etc/passwd"), "'/etc/passwd' is a file; give the folder of a run")
+    refused(load(door, "/etc/passwd"), "'/etc/passwd' is a file; give a run folder")
     assert hub.requests == []
 
 

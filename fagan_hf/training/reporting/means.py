@@ -49,7 +49,7 @@ class Means:
         self._table, self._indices = table.to(self.device), {}
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums and counts."""
         self._columns, self._table, self._indices = {}, self._table.new_zeros(2, 0), {}
 
 

@@ -1,6 +1,6 @@
 """Experiment tracking: the contents of ``metrics.jsonl`` and ``samples/`` sent to a dashboard, through Accelerate.
 
-A tracker only observes. If one fails (network, login, a full disk, a bug of its own), the failure is logged and the run
+A tracker only observes. If one fails (network, login, a full disk, a bug in it), the failure is logged and the run
 continues; everything that a run needs is in its own files.
 
 TensorBoard: in ``<run>/trackers/tensorboard``; ``tensorboard --logdir runs`` shows all runs.

@@ -174,7 +174,7 @@ def test_what_cannot_be_captured_is_refused(generator):
     ):
         pytest.fail("never gets here")
     with (
-        pytest.raises(ValueError, match="give one of both"),
+        pytest.raises(ValueError, match="give only one of them"),
         capture_attention(generator.eval(), [(0, 0)], whole=True),
     ):
         pytest.fail("never gets here")

@@ -69,7 +69,7 @@ def entries(cache):
         ({"resolution": True}, "resolution must be a positive number"),
         ({"resolution": 8, "crop": -1}, "crop must be a positive number of pixels, got -1"),
         ({"resolution": 8, "crop": 4}, "a crop of 4 is smaller than the resolution of 8"),
-        ({"resolution": 8, "label_columns": "beard"}, "label_columns must be a tuple of names, got the text 'beard'"),
+        ({"resolution": 8, "label_columns": "beard"}, "label_columns must be a tuple of names, got the string 'beard'"),
         ({"resolution": 8, "dataset": " "}, "dataset is empty"),
     ],
 )

@@ -219,7 +219,7 @@ def test_a_hundred_bad_ones_between_good_ones_are_no_failure(open_, tmp_path, mo
         ({"dataset": "./missing"}, FileNotFoundError, "The folder /"),
         ({"split": "test"}, ValueError, "A folder has no splits, got split 'test'"),
         ({"label_columns": ("klass",)}, ValueError, "has no label column 'klass': There are: none"),
-        ({"processes": 4}, ValueError, "has 3 images for 4 processes, so some would have none"),
+        ({"processes": 4}, ValueError, "has 3 images for 4 processes, so some would get none"),
         ({"process": 2, "processes": 2}, ValueError, "process is 2; with 2 processes it must be from 0 to 1"),
         ({"seed": -1}, ValueError, "seed is -1; it must not be negative"),
         ({"start": -1}, ValueError, "start is -1; it must not be negative"),

@@ -234,7 +234,7 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path, cache):
     rows = real_features(images, EXTRACTOR, progress=False).rows[:COUNT]
     assert torch.equal(torch.cat(seen)[:COUNT], torch.from_numpy(images.labels[rows]))
     unlabeled = prepare_images(ImageSource(str(folder), resolution=8), progress=False)
-    with pytest.raises(ValueError, match=r"the real images none; give the label columns .*--label_columns"):
+    with pytest.raises(ValueError, match=r"the real images none; use the label columns .*--label_columns"):
         measure(generator, unlabeled)
 
 

@@ -125,8 +125,8 @@ def test_many_mismatches_are_cut_short(run):
         ("{", "config.json is not a valid GeneratorConfig: Expecting property name"),
         ("[]", "it is list"),
         ('{"color": "red"}', "unknown key 'color'"),
-        ('{"architectures": ["BertModel"]}', r"of the library transformers \(architectures: \['BertModel'\]\)"),
-        ('{"_class_name": "UNet2DModel"}', "of the library diffusers"),
+        ('{"architectures": ["BertModel"]}', r"to the library transformers \(architectures: \['BertModel'\]\)"),
+        ('{"_class_name": "UNet2DModel"}', "to the library diffusers"),
     ],
 )
 def test_a_foreign_config_is_named(run, text, message):

@@ -110,7 +110,7 @@ def test_wishes_for_each():
     labels = draw_labels(NAMES, even_frequencies(NAMES), [1, 2], wishes)
     assert labels[:, 1:4].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert labels[1, 0] == 0
-    with pytest.raises(ValueError, match="labels are 2 for 3 pictures; give one mapping for all, or one each"):
+    with pytest.raises(ValueError, match="labels are 2 for 3 images; give one mapping for all, or one each"):
         draw_labels(NAMES, even_frequencies(NAMES), [1, 2, 3], wishes)
     with pytest.raises(ValueError, match="they must be a mapping of names to values, or a list"):
         draw_labels(NAMES, even_frequencies(NAMES), [1], "beard")

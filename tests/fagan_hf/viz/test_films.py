@@ -99,7 +99,7 @@ def test_ffmpeg_fails(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     (tmp_path / "film.mp4").write_text("before")
-    with pytest.raises(OSError, match=r"a .gif needs no ffmpeg. It says:\nword 3\nword 4\nword 5\nword 6\nword 7$"):
+    with pytest.raises(OSError, match=r"a .gif needs no ffmpeg. Its output:\nword 3\nword 4\nword 5\nword 6\nword 7$"):
         write_film(tmp_path / "film.mp4", moving_square(), frames_per_second=30)
     assert (tmp_path / "film.mp4").read_text() == "before"
     assert {path.name for path in tmp_path.iterdir()} == {"ffmpeg", "film.mp4"}
