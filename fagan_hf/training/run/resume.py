@@ -70,7 +70,7 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
         earlier = progress.lineage.setdefault("earlier_data", [])
         if progress.data["description"] not in earlier:
             earlier.insert(0, progress.data["description"])
-    session.last_done.forget("refreshed", "shown", "drawn")
+    session.last_done.forget("refreshed", "shown", "drawn", "evaluated")
 
 
 def roll_back(session: Session) -> None:
