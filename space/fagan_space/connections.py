@@ -6,7 +6,7 @@ from collections import Counter
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fagan_space.limits import HEAD_SECONDS, MAX_ALL_CONNECTIONS, MAX_CONNECTIONS
+from fagan_space.limits import HEAD_SECONDS, MAX_ALL_CONNECTIONS, MAX_CONNECTIONS, REFUSED_SECONDS
 from fagan_space.visitors import count_proxies
 
 _WORDS = b'{"error": "too many connections at a time; close some, or try again later"}'
@@ -25,6 +25,7 @@ class Connection(H11Protocol):
 
     _waiting: TimerHandle | None = None
     _address = ""
+    _is_refused = False
 
     def connection_made(self, transport: Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Begin a connection, unless there are too many."""
@@ -32,11 +33,8 @@ class Connection(H11Protocol):
         self._address = self.client[0] if self.client else "unknown"
         _open[self._address] += 1
         is_many = _open[self._address] > MAX_CONNECTIONS and not count_proxies()
-        if is_many or _open.total() > MAX_ALL_CONNECTIONS:
-            transport.write(_FULL)
-            transport.close()
-        else:
-            self._wait()
+        self._is_refused = is_many or _open.total() > MAX_ALL_CONNECTIONS
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
@@ -48,6 +46,10 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait no longer once a request is there."""
+        if self._is_refused:  # and told so now: what is said to somebody who has not asked yet gets lost
+            self.transport.write(_FULL)
+            self.transport.close()
+            return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._end_waiting()
@@ -55,7 +57,8 @@ class Connection(H11Protocol):
             self._wait()
 
     def _wait(self) -> None:
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        seconds = REFUSED_SECONDS if self._is_refused else HEAD_SECONDS
+        self._waiting = self.loop.call_later(seconds, self.transport.abort)
 
     def _end_waiting(self) -> None:
         if self._waiting is not None:

@@ -31,6 +31,7 @@ MAX_DEPTH = 16  # of nested objects and lists in a request
 MAX_HEADER_BYTES = 16_000
 MAX_QUERY = 2_000  # characters of an address, and the same of what follows its question mark
 HEAD_SECONDS = 10  # for a connection to say what it wants
+REFUSED_SECONDS = 1  # the same, where there are too many
 BODY_SECONDS = 10  # for a body to arrive
 UPLOAD_SECONDS = 60  # for an upload
 MAX_CONNECTIONS = 256  # of one visitor at a time

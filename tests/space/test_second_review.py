@@ -222,6 +222,7 @@ class Line(asyncio.Transport):
 @pytest.mark.parametrize(("proxies", "most"), [("0", 3), ("1", 4)])
 def test_connections_are_counted_and_closed_before_they_ask(monkeypatch, proxies, most):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "REFUSED_SECONDS", 0.1)
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(connections, "MAX_ALL_CONNECTIONS", 4)
     monkeypatch.setenv("FAGAN_PROXIES", proxies)
@@ -232,17 +233,19 @@ def test_connections_are_counted_and_closed_before_they_ask(monkeypatch, proxies
 
     async def attack():
         config = Config(app, log_config=None)
-        ends = [connections.Connection(config, ServerState(), {}) for _ in range(5)]
+        ends = [connections.Connection(config, ServerState(), {}) for _ in range(6)]
         lines = [Line() for _ in ends]
         for end, line in zip(ends, lines, strict=True):
             end.connection_made(line)
-        assert [each.said[:12] for each in lines] == [b""] * most + [b"HTTP/1.1 503"] * (5 - most)
+        for end in ends[most:-1]:
+            end.data_received(b"GET")
+        assert [each.said[:12] for each in lines] == [b""] * most + [b"HTTP/1.1 503"] * (5 - most) + [b""]
         request = b"GET / HTTP/1.1\r\nHost: x\r\n"
         for number in range(6):  # one asks again and again, another has a header without an end
             await asyncio.sleep(0.1)
             ends[0].data_received(request + b"\r\n")
             ends[1].data_received(b"X: y\r\n" if number else request)
-        assert [each.is_over for each in lines] == [False] + [True] * 4
+        assert [each.is_over for each in lines] == [False] + [True] * 5
         await asyncio.sleep(0.1)
         assert lines[0].said.count(b"HTTP/1.1 200") == 6
         ends[0].data_received(request)  # a second one that never comes
