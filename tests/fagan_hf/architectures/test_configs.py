@@ -70,7 +70,7 @@ def with_layer(index, **changes):
         (with_layer(0, spectral_norm_dim=2), "spectral_norm_dim is 2; it must be 0 (the original's) or 1"),
         (
             with_layer(0, padding=2),
-            "layers[0] (full_attention): kernel_size is 4, stride 1, padding 2: nothing is left",
+            "layers[0] (full_attention): kernel_size is 4, stride 1, padding 2: the output for a 1x1 input is empty",
         ),
         ([1], "it is list [1]; it must be a mapping"),
     ],

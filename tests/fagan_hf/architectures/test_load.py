@@ -49,8 +49,8 @@ def test_a_python_file_is_run_once(tmp_path):
     [
         ("no.json", None, "is neither a preset nor a file that ends in .json or .py"),
         ("a.json", "{", "is not a valid JSON file"),
-        ("b.json", "[]", "holds list; it must be a mapping with the keys 'generator' and 'discriminator'"),
-        ("c.json", '{"generator": {}}', r"holds \['generator'\]"),
+        ("b.json", "[]", "contains list; it must be a mapping with the keys 'generator' and 'discriminator'"),
+        ("c.json", '{"generator": {}}', r"contains \['generator'\]"),
         ("d.json", '{"generator": {"layers": []}, "discriminator": {}}', "d.json: generator: missing 'image_size'"),
         ("e.py", "GENERATOR = 1", "does not set DISCRIMINATOR"),
         ("f.py", "1 / 0", "f.py can't be run: ZeroDivisionError: division by zero"),

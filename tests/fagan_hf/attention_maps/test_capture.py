@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec, FullAttentionSpec
-from fagan_hf.attention_maps import capture as attention_maps
+from fagan_hf.attention_maps import kernels, statistics
 from fagan_hf.attention_maps.capture import capture_attention
 from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
@@ -202,7 +202,7 @@ def plain_statistics(query, key, heads):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("pooling", [1, 3])
 def test_statistics_equal_those_of_the_whole_matrix(monkeypatch, weights_per_chunk, heads, pooling):
-    monkeypatch.setattr(attention_maps, "WEIGHTS_PER_CHUNK", weights_per_chunk)
+    monkeypatch.setattr(statistics, "WEIGHTS_PER_CHUNK", weights_per_chunk)
     query, key = (torch.randn(3, 4, 5 * scale, 7 * scale, dtype=torch.float64) for scale in (pooling, 1))
     expected = plain_statistics(query, key, heads)
     assert attention_statistics(query, key, heads) == pytest.approx(expected, rel=1e-5)
@@ -348,7 +348,7 @@ def test_of_other_devices_nothing_is_claimed():
     """Torch can't be asked there whether its kernel is one."""
     layer, query = SelfAttention(8, heads=2), torch.empty(1, 8, 4, 4, device="meta")
     with attention_kernel("fused"):
-        report = attention_maps._kernel_report(layer, query, query, query)
+        report = kernels.kernel_report(layer, query, query, query)
     assert (report.device, report.backend, report.weights_held) == ("meta", None, "unknown")
 
 

@@ -185,7 +185,7 @@ def test_without_matplotlib_all_else_is_drawn(model, tmp_path, monkeypatch, caps
     out = tmp_path / "out"
     assert main(["inspect", model, "--seeds", "1", "--pixels", "0,0", "--out", str(out)]) == 0
     assert names(out) == ["attention-1-0-0.png", "layers.json"]
-    assert f"left out {out / 'alpha.png'}: " in capsys.readouterr().out
+    assert f"skipped {out / 'alpha.png'}: " in capsys.readouterr().out
 
 
 def test_a_model_without_attention_has_a_table_and_no_pictures(without_attention, tmp_path, capsys):
@@ -206,9 +206,9 @@ def test_a_model_without_attention_has_a_table_and_no_pictures(without_attention
         (["--pixels", "40,3"], "position is (40, 3); it must be (row, column), whole numbers from (0, 0) to (7, 7)"),
         (["--alpha-sweep", "--layer", "layers.9"], "unknown attention layer 'layers.9'; did you mean"),
         (["--alpha-sweep", "--alphas", "0,nan"], "is nan; it must be a finite number"),
-        (["--alphas", "0,1"], "--alphas belongs to --alpha-sweep"),
-        (["--layer", "layers.0"], "--layer belongs to --alpha-sweep"),
-        (["--relative"], "--relative belongs to --alpha-sweep"),
+        (["--alphas", "0,1"], "--alphas requires --alpha-sweep"),
+        (["--layer", "layers.0"], "--layer requires --alpha-sweep"),
+        (["--relative"], "--relative requires --alpha-sweep"),
         (["--pictures", "0"], "--pictures is 0"),
         (["--alpha", "layers.7=1"], "unknown attention layer 'layers.7'"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fagan_hf.test_latent_space import conditional_generator, lively_generator
+from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository

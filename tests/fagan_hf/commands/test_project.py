@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.fagan_hf.test_latent_space import conditional_generator, lively_generator
+from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.cli import main
@@ -97,7 +97,7 @@ def test_the_seed_reaches_the_search(model, picture, tmp_path):
         ("nowhere.png", [], "nowhere.png' is not a file; give an image"),
         ("text.png", [], "text.png' is not an image; give an image"),
         ("cut.png", [], "cut.png' can't be decoded"),
-        ("given.png", ["--out", "text.png"], "--out is 'text.png', a file; it must be a folder"),
+        ("given.png", ["--out", "text.png"], "--out is 'text.png', which is a file; it must be a folder"),
         ("given.png", ["--steps", "-1"], "steps is -1"),
         ("given.png", ["--label", "beard=1"], "labels are {'beard': '1'}, but this generator is unconditional"),
         ("given.png", ["--model", "./nowhere"], "'./nowhere' is not a local folder"),

@@ -112,7 +112,7 @@ def test_a_real_full_disk(tmp_path, monkeypatch):
 def test_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1_000))
-    with pytest.raises(OSError, match=r"they need 1,048,856 bytes, 1,000 are free"):
+    with pytest.raises(OSError, match=r"they need 1,048,856 bytes, but 1,000 are free"):
         write(tmp_path / "cache", iter(lambda: pytest.fail("read an image"), None))
     assert list(tmp_path.iterdir()) == []
 

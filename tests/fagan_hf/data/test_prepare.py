@@ -493,7 +493,7 @@ def test_hub_columns(prepare, hub):
     match = r"no label column 'smiling': did you mean 'Smiling'\? There are: Male, Smiling, label, score"
     with pytest.raises(ValueError, match=match):
         prepare("user/faces", image_column="photo", label_columns=("smiling",))
-    with pytest.raises(ValueError, match=r"'score' holds 0\.5 \(float\) in row 0"):
+    with pytest.raises(ValueError, match=r"'score' contains 0\.5 \(float\) in row 0"):
         prepare("user/faces", image_column="photo", label_columns=("score",))
 
 
@@ -524,7 +524,7 @@ def test_missing_class_label(prepare, monkeypatch):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat"])})
     served = datasets.Dataset.from_dict({"image": [{"bytes": png(1)}] * 2, "label": [0, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: served)
-    with pytest.raises(ValueError, match=r"'label' holds None .* in row 1"):
+    with pytest.raises(ValueError, match=r"'label' contains None .* in row 1"):
         prepare("user/faces", label_columns=("label",))
 
 

@@ -136,7 +136,7 @@ def test_a_bare_generator_claims_nothing(bare):
         assert claim not in card
     assert "The publisher has not specified a license" in card
     assert "Nothing is recorded about the training data" in card
-    assert "3 of its generator's 3 layers attend" in card
+    assert "3 of its generator's 3 layers use attention" in card
     assert metadata(card) == {
         "library_name": "fagan_hf",
         "pipeline_tag": "unconditional-image-generation",
@@ -148,7 +148,7 @@ def test_a_bare_generator_claims_nothing(bare):
     ("preset", "words"),
     [
         ("fagan-64-small", "Every layer of its generator attends while it convolves: full attention, blended"),
-        ("sagan-classic-64", "2 of its generator's 7 layers attend"),
+        ("sagan-classic-64", "2 of its generator's 7 layers use attention"),
         ("dcgan-64", "A generative adversarial network of convolutions, without attention"),
     ],
 )

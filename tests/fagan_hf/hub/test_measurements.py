@@ -56,8 +56,8 @@ def test_an_unknown_field_names_the_nearest():
     ("text", "reason"),
     [
         ("{", "Expecting property name"),
-        ('"text"', "holds str; it must be a list"),
-        ('{"type": "x"}', "holds dict; it must be a list"),
+        ('"text"', "contains str; it must be a list"),
+        ('{"type": "x"}', "contains dict; it must be a list"),
         ("[3]", "a measurement is 3; it must be a mapping"),
         ('[{"type": "fd"}]', "measurement 'fd': .*missing"),
         ('[{"color": 1}]', "unknown field 'color'"),

@@ -175,7 +175,7 @@ def test_a_bare_generator_of_the_same_weights_changes_nothing(hub, run, generato
 
 def test_a_bare_generator_brings_a_card(hub, generator):
     generator.push_to_hub(REPO)
-    assert b"Nothing is recorded here" in contents(hub)["README.md"]
+    assert b"Nothing is recorded about the training data" in contents(hub)["README.md"]
 
 
 def test_a_bare_generator_after_another_brings_its_own_facts(hub, generator):

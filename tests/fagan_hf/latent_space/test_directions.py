@@ -67,7 +67,7 @@ def test_they_are_kept(tmp_path):
     with pytest.raises(ValueError, match=r"does not contain directions .*create it with `fagan-hf directions`"):
         Directions.load(tmp_path / "broken")
     Directions(("beard",), torch.randn(2, 4), (0.5, 0.25)).save(tmp_path / "short")
-    with pytest.raises(ValueError, match=r"1 names for \[2, 4\] numbers"):
+    with pytest.raises(ValueError, match=r"1 names for vectors \[2, 4\]"):
         Directions.load(tmp_path / "short")
 
 

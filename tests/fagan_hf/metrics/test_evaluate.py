@@ -85,7 +85,7 @@ def test_each_metric_has_features_and_number_in_its_name(generator, images):
     assert "60 of 150 real images" in measurements[0].reference
     assert "all 150 real images" in measurements[-1].reference
     assert found.images_per_second > 0
-    for each in (*names, "60 generated images against as many of 150 real ones", "colors of four places", "too large"):
+    for each in (*names, "60 generated images against as many of 150 real ones", "colors of four places", "biased upward"):
         assert each in found.table()
 
 
@@ -239,7 +239,7 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path, cache):
 
 
 def test_more_images_than_there_are(generator, images):
-    with pytest.raises(ValueError, match=r"num_images is 151, but there are 150 real images .*take 150 at most"):
+    with pytest.raises(ValueError, match=r"num_images is 151, but there are 150 real images .*use 150 at most"):
         measure(generator, images, num_images=151)
     with pytest.raises(ValueError, match="num_images is 2,048, but there are 150"):
         measure(generator, images, num_images=None)
@@ -352,7 +352,7 @@ def test_a_bare_generator_is_measured_but_nothing_is_written(tmp_path, generator
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--num_images", "500"), "take 150 at most"),
+        (("--num_images", "500"), "use 150 at most"),
         (("--picture", "x.txt"), "must end in .png"),
         (("--dataset", "/nowhere/at/all"), "/nowhere/at/all"),
     ],

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.fagan_hf.test_latent_space import conditional_generator
+from tests.fagan_hf.latent_space.test_walks import conditional_generator
 from torch import nn
 
 from fagan_hf import FAGANPipeline, pipeline

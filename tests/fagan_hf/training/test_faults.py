@@ -445,7 +445,7 @@ def test_a_newer_format_is_refused_and_not_passed_over(make_recipe, monkeypatch,
     seal(newest)
     before = end_of(recipe)[1]
     longer = dataclasses.replace(recipe, max_images=32)
-    with pytest.raises(ValueError, match=r"written by fagan_hf 7\.7 in format 3; .* reads formats up to 2"):
+    with pytest.raises(ValueError, match=r"written by fagan_hf 7\.7 in format 3, but .* reads formats up to 2"):
         train(longer)
     monkeypatch.setattr(command, "parse_recipe", lambda *_, **__: longer)
     with pytest.raises(SystemExit) as caught:
@@ -643,7 +643,7 @@ def test_going_back_to_before_the_data_changed(make_recipe, pictures):
     loop.train(session)
     assert session.progress.returns == 1
     events = [event for line in lines(recipe) for event in line.get("events", [])]
-    assert [event[:10] for event in events] == ["Resuming w", "Rolled bac"]
+    assert [event[:10] for event in events] == ["The images", "Rolled bac"]
     train(dataclasses.replace(recipe, max_images=80))  # which need not be accepted again
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]

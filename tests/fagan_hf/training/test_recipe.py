@@ -65,7 +65,7 @@ def test_yaml_and_back(tmp_path):
         ("", ["--betas", "[0.5, 1]"], "each must be at least 0 and below 1"),
         ("", ["--loss", "hing"], "loss is 'hing'; did you mean 'hinge'?"),
         ("", ["--loss=hing"], "loss is 'hing'; did you mean 'hinge'?"),
-        ("", ["--augment", "[color]"], "color"),
+        ("", ["--augment", "[colr]"], "color"),
         ("", ["--name", ""], "name is ''; it must be the name of a folder"),
         ("model: fagan-33", [], "model is 'fagan-33', which is neither a preset nor a file"),
         ("", ["--model", "nowhere.json"], "model is 'nowhere.json', which is neither a preset nor a file"),

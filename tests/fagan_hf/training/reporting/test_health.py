@@ -132,7 +132,7 @@ def test_a_lost_run_says_why_and_what_to_try(tmp_path):
     line = WELL | {"discriminator_skipped_steps": 7, "generator_skipped_steps": 3, "events": ["long ago"]}
     why = describe_loss(line)
     assert "were not finite for 10 consecutive steps, at 64 images" in why
-    assert "7 of the discriminator and 3 of the generator" in why
+    assert "discriminator 7, generator 3" in why
     report = report_failure(line, MAX_ROLLBACKS, tmp_path)
     assert "after 3 rollbacks to a checkpoint, with learning rates down to 0.125 times" in report
     assert "  fake_variance: 0.1" in report

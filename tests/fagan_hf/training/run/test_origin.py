@@ -201,7 +201,7 @@ def test_mistakes(published, make_recipe, tmp_path, capsys):
     both = parsed(
         capsys, "--resume_from", published, "--finetune_from", published, "--name", "x", "--model", "fagan-32"
     )
-    assert "give one of them" in both
+    assert "give only one of them" in both
     assert "starts a new run, which needs a name: give --name" in parsed(capsys, "--finetune_from", published)
     assert "is not a local folder" in parsed(capsys, "--resume_from", "nobody/nothing")
     assert "push_to_hub is not set" in parsed(

@@ -14,7 +14,7 @@ def test_what_is_written_is_read_back():
         lines=3,
         logged_images=60,
         logged_seconds=1.25,
-        told=["generator_loss"],
+        metrics=["generator_loss"],
         events=["something"],
         symptoms={"collapse": 2},
         returns=1,

@@ -42,7 +42,7 @@ def test_another_batch_goes_where_the_graph_reads():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"processes": 2}, "2 processes share a step"), ({"accumulation": 4}, "gradient_accumulation 4")],
+    [({"processes": 2}, "2 processes share a step"), ({"accumulation": 4}, "gradient_accumulation is 4")],
 )
 def test_what_no_graph_holds_is_refused(options, words):
     check_compilation("kernels", CUDA, **options)
