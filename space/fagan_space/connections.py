@@ -6,7 +6,7 @@ from collections import Counter
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fagan_space.limits import HEAD_SECONDS, MAX_ALL_CONNECTIONS, MAX_CONNECTIONS, REFUSED_SECONDS
+from fagan_space.limits import HEAD_SECONDS, MAX_ALL_CONNECTIONS, MAX_OPEN_CONNECTIONS, REFUSED_SECONDS
 from fagan_space.visitors import count_proxies
 
 _WORDS = b'{"error": "too many connections at a time; close some, or try again later"}'
@@ -32,7 +32,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._address = self.client[0] if self.client else "unknown"
         _open[self._address] += 1
-        is_many = _open[self._address] > MAX_CONNECTIONS and not count_proxies()
+        is_many = _open[self._address] > MAX_OPEN_CONNECTIONS and not count_proxies()
         self._is_refused = is_many or _open.total() > MAX_ALL_CONNECTIONS
         self._wait()
 

@@ -223,7 +223,7 @@ class Line(asyncio.Transport):
 def test_connections_are_counted_and_closed_before_they_ask(monkeypatch, proxies, most):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(connections, "REFUSED_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_OPEN_CONNECTIONS", 3)
     monkeypatch.setattr(connections, "MAX_ALL_CONNECTIONS", 4)
     monkeypatch.setenv("FAGAN_PROXIES", proxies)
 
