@@ -153,4 +153,4 @@ def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path
     assert refused.returncode == 2
     assert "has other labels" in refused.stderr
     nameless = train("--finetune_from", "alice/first", is_from_model=True, check=False)
-    assert "needs a name of its own: give --name" in nameless.stderr
+    assert "needs a name: give --name" in nameless.stderr

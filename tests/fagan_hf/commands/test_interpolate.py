@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.latent_space.walks import lerp, slerp
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
+from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.cli import main
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds
+from tests.fagan_hf.latent_space.test_walks import conditional_generator, lively_generator
 from tests.small import DISCRIMINATOR, GENERATOR
 
 

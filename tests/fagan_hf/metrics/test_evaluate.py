@@ -85,7 +85,12 @@ def test_each_metric_has_features_and_number_in_its_name(generator, images):
     assert "60 of 150 real images" in measurements[0].reference
     assert "all 150 real images" in measurements[-1].reference
     assert found.images_per_second > 0
-    for each in (*names, "60 generated images against as many of 150 real ones", "colors of four places", "biased upward"):
+    for each in (
+        *names,
+        "60 generated images against as many of 150 real ones",
+        "colors of four places",
+        "biased upward",
+    ):
         assert each in found.table()
 
 

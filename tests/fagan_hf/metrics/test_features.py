@@ -156,7 +156,7 @@ def test_images_must_have_8_bits():
 def test_modules_must_give_rows():
     with pytest.raises(ValueError, match=r"features flat returned \[2, 3, 16, 16\]; they must be \[2, features\]"):
         FeatureExtractor("flat", nn.Identity(), "")(pictures(2))
-    with pytest.raises(ValueError, match="gave tuple"):
+    with pytest.raises(ValueError, match="returned tuple"):
         FeatureExtractor("pair", type("Pair", (nn.Module,), {"forward": lambda _, x: (x, x)})(), "")(pictures(2))
 
 

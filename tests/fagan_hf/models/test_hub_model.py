@@ -173,7 +173,9 @@ def test_what_a_repository_holds_instead_is_said(tmp_path, monkeypatch):
     """Only our files are downloaded, so the Hub is asked what else there is."""
     monkeypatch.setattr("fagan_hf.hub.client.snapshot_download", lambda repo_id, **kwargs: str(tmp_path))
     monkeypatch.setattr("fagan_hf.hub.client.list_files", lambda repo_id, **kwargs: ["README.md", "pytorch_model.bin"])
-    with pytest.raises(FileNotFoundError, match=r"found README.md, pytorch_model.bin. pytorch_model.bin is refused: it is a pickle"):
+    with pytest.raises(
+        FileNotFoundError, match=r"found README.md, pytorch_model.bin. pytorch_model.bin is refused: it is a pickle"
+    ):
         Generator.from_pretrained("user/name")
 
 

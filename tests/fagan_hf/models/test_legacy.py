@@ -396,7 +396,9 @@ def test_spectral_norm_that_the_conf_does_not_know_of(files):
     state = weights()
     state["model.7.0.weight"] = state.pop("model.7.0.module.weight_bar")
     torch.save(state, files[1])
-    with pytest.raises(ValueError, match=r"model\.7\.0\.module\.weight_bar is missing\n  model\.7\.0\.weight is unknown"):
+    with pytest.raises(
+        ValueError, match=r"model\.7\.0\.module\.weight_bar is missing\n  model\.7\.0\.weight is unknown"
+    ):
         convert(*files)
 
 
@@ -423,7 +425,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(files, tmp_path, save):
 
 def test_a_whole_network_is_refused(files):
     torch.save(nn.Sequential(nn.Linear(1, 1)), files[1])
-    with pytest.raises(ValueError, match=r"it references torch\.nn\.modules\.container\.Sequential.*save its state_dict"):
+    with pytest.raises(
+        ValueError, match=r"it references torch\.nn\.modules\.container\.Sequential.*save its state_dict"
+    ):
         read_state_dict(files[1])
 
 

@@ -51,7 +51,10 @@ def test_classes_may_be_numbers():
         ({"beard": float("nan")}, "label beard is nan"),
         ({"beard": "perhaps"}, "label beard is 'perhaps'"),
         ({"beard": None}, "label beard is None"),
-        ({"hair=red": 0.5}, "labels hair=red, hair=black, hair=gray add up to 0.5; the classes of hair must add up to 1"),
+        (
+            {"hair=red": 0.5},
+            "labels hair=red, hair=black, hair=gray add up to 0.5; the classes of hair must add up to 1",
+        ),
         ({"hair=red": 1, "hair=gray": 1}, "add up to 2"),
         ({"hair=red": 0, "hair=black": 0, "hair=gray": 0}, "add up to 0"),
     ],

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.fagan_hf.latent_space.test_walks import conditional_generator
 from torch import nn
 
 from fagan_hf import FAGANPipeline, pipeline
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import labels_from_seeds
 from fagan_hf.sampling.standing_statistics import has_batch_statistics, recalibrated
+from tests.fagan_hf.latent_space.test_walks import conditional_generator
 from tests.small import GENERATOR
 
 

@@ -288,7 +288,7 @@ def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
     )
     save_architecture(path, (GENERATOR, edited))
     with pytest.raises(
-        ValueError, match=r"another architecture .*: discriminator.layers\[0\].squeeze_factor was 1, is 3 now. Give"
+        ValueError, match=r"another architecture .*: discriminator.layers\[0\].squeeze_factor was 1, is 3 now. Choose"
     ):
         setup(recipe)
 
