@@ -168,11 +168,11 @@ class Sessions:
 
     def make_room(self, visitor: Visitor) -> None:
         """Forget what is old, and if need be more, so that a visitor may have one more session."""
-        self._forget_old()
+        live = self._live()
+        self._forget_old(live)
         is_many = self._of_address[visitor.address] >= MAX_ADDRESS_SESSIONS
         if not is_many and len(self._known) < MAX_SESSIONS:
             return
-        live = self._live()
         idle = [
             (name, each.owner.address)
             for name, each in self._known.items()
@@ -182,11 +182,11 @@ class Sessions:
             raise Refusal(503, "too many sessions; try again later")
         self._drop(max(idle, key=lambda each: self._of_address[each[1]])[0])
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, live: Container[str]) -> None:
         oldest = time.monotonic() - CACHE_SECONDS
         while self._known and next(iter(self._known.values())).used < oldest:
             name = next(iter(self._known))
-            if self._is_idle(name, self._live()):
+            if self._is_idle(name, live):
                 self._drop(name)
             else:
                 self._use(name)
