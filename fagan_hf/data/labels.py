@@ -25,6 +25,20 @@ def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.n
         ValueError: A value is missing, is not a bool, int or str, or is not a declared class; or there are too many
             classes.
     """
+    names, vectors = value_vectors(name, column)
+    encoded = [vectors[value] for value in column.values]
+    return names, np.array(encoded, np.float32).reshape(len(encoded), len(names))
+
+
+def value_vectors(name: str, column: LabelColumn) -> tuple[tuple[str, ...], dict[Any, np.ndarray]]:
+    """Encode each distinct value of a column, or each declared class.
+
+    Returns:
+        Names, as `encode_column` does, and float32 [names] of 0 and 1 for each value.
+
+    Raises:
+        ValueError: As for `encode_column`.
+    """
     values, classes = column
     for row, value in enumerate(values):
         if not isinstance(value, bool | int | str | np.bool_ | np.integer):
@@ -34,7 +48,7 @@ def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.n
             )
     distinct = set(values)
     if classes is None and (distinct <= {0, 1} or distinct <= {-1, 1}):  # True == 1
-        return (name,), np.array([[value == 1] for value in values], np.float32).reshape(-1, 1)
+        return (name,), {value: np.array([value == 1], np.float32) for value in distinct}
     if classes is None:
         classes = sorted(distinct, key=lambda value: (isinstance(value, str), value))
     if unknown := distinct - set(classes):
@@ -46,7 +60,4 @@ def encode_column(name: str, column: LabelColumn) -> tuple[tuple[str, ...], np.n
         raise ValueError(
             f"Label column {name!r} has classes with the same spelling, such as 1 and '1': {list(classes)}."
         )
-    position = {value: index for index, value in enumerate(classes)}
-    one_hot = np.zeros((len(values), len(classes)), np.float32)
-    one_hot[np.arange(len(values)), [position[value] for value in values]] = 1
-    return names, one_hot
+    return names, dict(zip(classes, np.eye(len(classes), dtype=np.float32), strict=True))

@@ -11,24 +11,37 @@ import re
 import signal
 import sys
 import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from fagan_hf.data.avatars import draw_avatar
-from fagan_hf.data.cache import Images, cache_root, only_one_process, open_cache, write_cache
+from fagan_hf.data.cache import (
+    UNPACKED,
+    Chunk,
+    DecodedBefore,
+    Images,
+    cache_key,
+    cache_root,
+    find_cache,
+    only_one_process,
+    write_pixels,
+    write_view,
+)
 from fagan_hf.data.decode import UnusableImageError, decode_image
-from fagan_hf.data.labels import encode_column
-from fagan_hf.data.sources import Content, Drawing, ImageSource, Listing, describe_decoding, fingerprint, list_images
+from fagan_hf.data.digests import recall_facts, remember_facts
+from fagan_hf.data.labels import LabelColumn, encode_column
+from fagan_hf.data.listing import Content, Drawing, Listing
+from fagan_hf.data.sources import ImageSource, decoding_identity, describe_decoding, list_images
 from fagan_hf.utils.devices import available_cores
 
 __all__ = ["ImageSource", "Images", "prepare_images"]
@@ -36,6 +49,9 @@ __all__ = ["ImageSource", "Images", "prepare_images"]
 _CHUNK_IMAGES = 64
 _FEW_IMAGES = 256  # up to this many, starting processes takes longer than preparing the images
 _NAMED_PROBLEMS = 10
+_PROBLEM = "can it be decoded?\t"  # a question of `recall_facts`
+
+T = TypeVar("T")
 
 
 def prepare_images(
@@ -47,10 +63,12 @@ def prepare_images(
 ) -> Images:
     """Decode, crop and resize every image of a source, or open the cache of an earlier call.
 
+    An image whose bytes were decoded in the same way before, for whatever dataset, is not decoded again.
+
     Args:
         source: What to read and how to preprocess it.
         cache_dir: Folder of caches; default `$FAGAN_CACHE`, else `~/.cache/fagan_hf`.
-        progress: Whether to show a progress bar on stderr.
+        progress: Whether to show a progress bar on stderr, and one line about what was found and left out.
         num_processes: Number of decoding processes; default one per available core.
 
     Returns:
@@ -65,100 +83,176 @@ def prepare_images(
     """
     if num_processes is not None and num_processes < 1:
         raise ValueError(f"num_processes must be at least 1, got {num_processes}")
-    listing = list_images(source)
-    identity = fingerprint(source, listing.identity)
+    root = cache_root(cache_dir)
+    listing = list_images(source, unpacked=root / UNPACKED)
+    columns = {name: listing.columns[name]() for name in source.label_columns}
+    digests = listing.digests(progress)
+    problems = _Problems(listing)
+    problems.add(_without_labels(columns, listing.count))
+    problems.add(_known_problems(root, digests, source))
+    folder = _find(root, digests, problems, source)
+    if folder is None:
+        with only_one_process(_folder(root, listing, digests, source), tell=progress):
+            problems.add(_known_problems(root, digests, source))  # found by the process we waited for
+            folder = _find(root, digests, problems, source)
+            if folder is None:
+                folder = _decode(root, source, listing, digests, problems, progress, num_processes or available_cores())
+    if progress and (summary := _summary(listing, problems)):
+        print(summary, file=sys.stderr)
+    if problems and not source.skip_broken:
+        raise problems.error()
+    usable = problems.usable()
+    names, labels = _encode_labels(columns, usable)
+    description = {**listing.facts, **_describe(source, listing, problems)}
+    return write_view(folder, labels=labels, label_names=names, description=description)
+
+
+def _find(root: Path, digests: np.ndarray, problems: "_Problems", source: ImageSource) -> Path | None:
+    """Find the cache folder of all images but those that can't be used."""
+    return find_cache(root, cache_key(digests[problems.usable()], decoding_identity(source)))
+
+
+def _folder(root: Path, listing: Listing, digests: np.ndarray, source: ImageSource) -> Path:
+    """Name the cache folder of images."""
     name = re.sub(r"[^\w.-]+", "-", listing.facts["dataset"]).strip(".-")[-80:]
-    folder = cache_root(cache_dir) / f"{name}-{identity[:16]}"
-    images = open_cache(folder)
-    if images is not None:
-        return images
-    with only_one_process(folder, tell=progress):
-        images = open_cache(folder)  # written by the process we waited for
-        if images is None:
-            about = {
-                "fingerprint": identity,
-                "description": {**listing.facts, **_describe(source, listing)},
-            }
-            images = _write(folder, source, listing, about, progress, num_processes or available_cores())
-    return images
+    return root / f"{name}-{cache_key(digests, decoding_identity(source))}"
 
 
-def _write(
-    folder: Path,
+def _decode(
+    root: Path,
     source: ImageSource,
     listing: Listing,
-    about: dict[str, Any],
+    digests: np.ndarray,
+    problems: "_Problems",
     progress: bool,
     num_processes: int,
-) -> Images:
-    label_names, labels = _encode_labels(source, listing)
-    problems = _Problems(listing)
+) -> Path:
+    """Decode what is not in a cache yet, and write the cache of all usable images.
 
-    def chunks() -> Generator[np.ndarray]:
-        with tqdm(total=listing.count, desc=listing.action, unit="img", disable=not progress) as bar:
-            for start, prepared in _prepare_all(source, listing, num_processes):
-                problems.add(start, prepared)
-                yield prepared.images
-                bar.update(prepared.count)
-        problems.raise_any()  # before the cache is complete
+    Raises:
+        ValueError: None of the images can be used.
+    """
+    shape = (source.channels, source.resolution, source.resolution)
+    decoding = decoding_identity(source)
+    known = DecodedBefore(root, decoding, digests, shape)
+    wanted = problems.usable()
+    found: dict[int, UnusableImageError] = {}
 
-    shape = (listing.count, 3, source.resolution, source.resolution)
-    with closing(chunks()) as stream:  # in any case, the processes end before this returns
-        return write_cache(folder, stream, shape=shape, labels=labels, about={**about, "label_names": label_names})
+    def chunks() -> Generator[Chunk]:
+        with (
+            tqdm(total=len(wanted), desc=listing.action, unit="img", disable=not progress) as bar,
+            closing(_prepare_all(source, listing, wanted, digests, known, num_processes)) as prepared,
+        ):
+            for part in prepared:
+                found.update(part.errors)
+                yield Chunk(part.images, digests[part.usable()])
+                bar.update(len(part.rows))
+        if len(found) == len(wanted):
+            raise problems.error(found)
+
+    # Named after all images: the name is only known to be right at the end, if some can't be used.
+    folder = _folder(root, listing, digests[wanted], source)
+    try:
+        with closing(chunks()) as stream:  # in any case, the processes end before this returns
+            write_pixels(folder, stream, count=len(wanted), shape=shape, decoding=decoding)
+    finally:
+        problems.add(found)
+        lasting = {at: [str(error), error.hint] for at, error in found.items() if error.is_lasting}
+        remember_facts(root, digests, _PROBLEM + decoding, lasting)
+    if found:
+        rightly_named = _folder(root, listing, digests[problems.usable()], source)
+        if find_cache(root, rightly_named.name.rpartition("-")[2]) is None:
+            folder.replace(rightly_named)
+        folder = rightly_named
+    return folder
 
 
-def _encode_labels(source: ImageSource, listing: Listing) -> tuple[list[str], np.ndarray]:
+def _known_problems(root: Path, digests: np.ndarray, source: ImageSource) -> dict[int, UnusableImageError]:
+    """Recall which images an earlier call could not decode."""
+    known = recall_facts(root, digests, _PROBLEM + decoding_identity(source))
+    return {at: UnusableImageError(message, hint) for at, (message, hint) in known.items()}
+
+
+def _without_labels(columns: dict[str, LabelColumn], count: int) -> dict[int, UnusableImageError]:
+    problems = {}
+    for name, column in columns.items():
+        for at in range(count):
+            if column.values[at] is None:
+                hint = f"Images without a {name} can be left out with --skip-broken."
+                problems[at] = UnusableImageError(f"has no {name}", hint)
+    return problems
+
+
+def _encode_labels(columns: dict[str, LabelColumn], usable: np.ndarray) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
-    parts = [np.zeros((listing.count, 0), np.float32)]
-    for column in source.label_columns:
-        column_names, values = encode_column(column, listing.columns[column]())
+    parts = [np.zeros((len(usable), 0), np.float32)]
+    for name, column in columns.items():
+        present = [column.values[at] for at in usable]
+        column_names, values = encode_column(name, LabelColumn(present, column.classes))
         names += column_names
         parts.append(values)
     return names, np.concatenate(parts, axis=1)
 
 
-def _describe(source: ImageSource, listing: Listing) -> dict[str, Any]:
+def _describe(source: ImageSource, listing: Listing, problems: "_Problems") -> dict[str, Any]:
     """Describe for a card how many images were prepared, and how."""
     is_drawn = isinstance(next(iter(listing.contents(0, 1))), Drawing)
     drawn = f"drawn at {source.resolution}x{source.resolution}"
-    preprocessing = drawn if is_drawn else describe_decoding(source)
-    return {
-        "count": listing.count,
+    description = {
+        "count": listing.count - len(problems),
         "resolution": source.resolution,
-        "preprocessing": preprocessing,
+        "preprocessing": drawn if is_drawn else describe_decoding(source),
         "options": source.options(),
     }
+    left_out = problems.counts()
+    return {**description, "left_out": left_out} if left_out else description
+
+
+def _summary(listing: Listing, problems: "_Problems") -> str:
+    """Say in one line what was found, and what was left out."""
+    broken = f"{len(problems):,} of them can't be used" if problems else ""
+    return "; ".join(part for part in (listing.summary, broken) if part)
 
 
 class _Problems:
-    """Collect the images that can't be used, by name."""
+    """Collect the images that can't be used, by position."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
-        self._lines: list[str] = []
-        self._hints: dict[str, None] = {}  # used as an ordered set
-        self._first: UnusableImageError | None = None
+        self._errors: dict[int, UnusableImageError] = {}
 
-    def add(self, start: int, prepared: "_Prepared") -> None:
-        for offset, error in prepared.errors:
-            self._lines.append(f"  {self._listing.name(start + offset)} {error}")
-            self._hints[error.hint] = None
-            self._first = self._first or error
+    def __len__(self) -> int:
+        return len(self._errors)
 
-    def raise_any(self) -> None:
-        if not self._lines:
-            return
-        more = len(self._lines) - _NAMED_PROBLEMS
-        raise ValueError(
-            "\n".join(
-                [
-                    f"{len(self._lines)} of {self._listing.count} images can't be used:",
-                    *self._lines[:_NAMED_PROBLEMS],
-                    *([f"  and {more} more"] if more > 0 else []),
-                    *self._hints,
-                ]
-            )
-        ) from self._first
+    def add(self, errors: Mapping[int, UnusableImageError]) -> None:
+        self._errors = {**errors, **self._errors}
+
+    def usable(self) -> np.ndarray:
+        """Return the positions of all other images."""
+        return np.array([at for at in range(self._listing.count) if at not in self._errors], np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Count the images by what is wrong with them, without details of each."""
+        reasons = [re.sub(r"\d[\d,]*(x\d+)?|\(.*", "", str(error)).strip() for error in self._errors.values()]
+        return dict(Counter(reasons).most_common(_NAMED_PROBLEMS))
+
+    def error(self, more: Mapping[int, UnusableImageError] | None = None) -> ValueError:
+        """Return an error that names the first images, their number, and what to try."""
+        errors = dict(sorted({**self._errors, **(more or {})}.items()))
+        named = [f"  {self._listing.name(at)} {error}" for at, error in errors.items()][:_NAMED_PROBLEMS]
+        others = len(errors) - len(named)
+        hints = dict.fromkeys(error.hint for error in errors.values())
+        lines = [
+            f"{len(errors)} of {self._listing.count} images can't be used:",
+            *named,
+            *([f"  and {others} more"] if others else []),
+            *hints,
+        ]
+        if len(errors) < self._listing.count:
+            lines.append("Or leave them out: --skip-broken.")
+        raised = ValueError("\n".join(lines))
+        raised.__cause__ = next(iter(errors.values()), None)
+        return raised
 
 
 # The work, in this process or in many.
@@ -166,51 +260,82 @@ class _Problems:
 
 @dataclass
 class _Prepared:
-    """The result of a chunk: the usable images, and the errors of the others by offset."""
+    """The result of a chunk: its positions, the usable images, and the errors of the others by position."""
 
-    count: int
+    rows: np.ndarray
     images: np.ndarray
-    errors: list[tuple[int, UnusableImageError]] = field(default_factory=list)
+    errors: dict[int, UnusableImageError] = field(default_factory=dict)
+
+    def usable(self) -> np.ndarray:
+        """Return the positions of the usable images."""
+        return np.array([at for at in self.rows.tolist() if at not in self.errors], np.int64)
 
 
-def _prepare_all(source: ImageSource, listing: Listing, num_processes: int) -> Iterator[tuple[int, _Prepared]]:
-    """Prepare chunk after chunk, in order, each with the position of its first image."""
-    starts = range(0, listing.count, _CHUNK_IMAGES)
-    if num_processes == 1 or listing.count < _FEW_IMAGES:
-        for start in starts:
-            yield start, _prepare_chunk(source, listing.contents(start, start + _CHUNK_IMAGES))
+def _prepare_all(
+    source: ImageSource,
+    listing: Listing,
+    rows: np.ndarray,
+    digests: np.ndarray,
+    known: DecodedBefore,
+    num_processes: int,
+) -> Generator[_Prepared]:
+    """Prepare chunk after chunk, in order; what was decoded before is copied."""
+    parts = [rows[start : start + _CHUNK_IMAGES] for start in range(0, len(rows), _CHUNK_IMAGES)]
+
+    def begin(part: np.ndarray, decode: Callable[..., T]) -> tuple[np.ndarray, dict[int, np.ndarray], T]:
+        copied = {at: pixels for at in part.tolist() if (pixels := known.get(digests[at])) is not None}
+        missing = {at: listing.contents(at, at + 1)[0] for at in part.tolist() if at not in copied}
+        return part, copied, decode(source, missing)
+
+    if num_processes == 1 or len(rows) - len(known) < _FEW_IMAGES:
+        for part in parts:
+            yield _merged(source, *begin(part, _decode_some))
         return
     with _process_pool(num_processes) as pool:
-        waiting: deque[tuple[int, Future[_Prepared]]] = deque()
-        for start in starts:
-            contents = listing.contents(start, start + _CHUNK_IMAGES)
+
+        def submit(source: ImageSource, missing: dict[int, Content]) -> Future[_Decoded]:
             with _hidden_main():
-                waiting.append((start, pool.submit(_prepare_chunk, source, contents)))
+                return pool.submit(_decode_some, source, missing)
+
+        waiting: deque[tuple[np.ndarray, dict[int, np.ndarray], Future[_Decoded]]] = deque()
+        for part in parts:
+            waiting.append(begin(part, submit))
             if len(waiting) > 2 * num_processes:  # enough to keep all busy; more would only use memory
-                position, future = waiting.popleft()
-                yield position, future.result()
-        for position, future in waiting:
-            yield position, future.result()
+                rows_, copied, future = waiting.popleft()
+                yield _merged(source, rows_, copied, future.result())
+        for rows_, copied, future in waiting:
+            yield _merged(source, rows_, copied, future.result())
 
 
-def _prepare_chunk(source: ImageSource, contents: Sequence[Content]) -> _Prepared:
-    images, errors = [], []
-    for offset, content in enumerate(contents):
+_Decoded = dict[int, np.ndarray | UnusableImageError]
+
+
+def _merged(source: ImageSource, rows: np.ndarray, copied: dict[int, np.ndarray], decoded: _Decoded) -> _Prepared:
+    """Put copied and decoded images in order."""
+    errors = {at: image for at, image in decoded.items() if isinstance(image, UnusableImageError)}
+    images = [copied[at] if at in copied else decoded[at] for at in rows.tolist() if at not in errors]
+    empty = np.zeros((0, source.channels, source.resolution, source.resolution), np.uint8)
+    return _Prepared(rows, np.stack(images) if images else empty, errors)  # pyright: ignore[reportArgumentType]
+
+
+def _decode_some(source: ImageSource, contents: Mapping[int, Content]) -> _Decoded:
+    """Decode images, or keep why they can't be."""
+    decoded: _Decoded = {}
+    for at, content in contents.items():
         try:
-            images.append(_prepare(source, content))
+            decoded[at] = _prepare(source, content)
         except UnusableImageError as error:
-            errors.append((offset, error))
-    empty = np.zeros((0, 3, source.resolution, source.resolution), np.uint8)
-    return _Prepared(len(contents), np.stack(images) if images else empty, errors)
+            decoded[at] = error
+    return decoded
 
 
 def _prepare(source: ImageSource, content: Content) -> np.ndarray:
-    """Prepare one image, uint8 [3, R, R], from its content."""
+    """Prepare one image, uint8 [C, R, R], from its content."""
     if content is None:
         raise UnusableImageError("has no image", "Remove the rows without an image.")
     if isinstance(content, Drawing):
         return draw_avatar(content.seed, style=content.style, size=source.resolution).transpose(2, 0, 1)
-    return decode_image(content, resolution=source.resolution, crop=source.crop, upscale=source.upscale)
+    return decode_image(content, **source.decoding())
 
 
 @contextmanager

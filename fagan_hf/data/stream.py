@@ -10,6 +10,7 @@ Example:
 """
 
 import atexit
+import hashlib
 import logging
 import queue
 import threading
@@ -24,18 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fagan_hf.data.archives import Member
 from fagan_hf.data.decode import UnusableImageError, decode_image
-from fagan_hf.data.labels import LabelColumn, encode_column
+from fagan_hf.data.labels import LabelColumn, encode_column, value_vectors
+from fagan_hf.data.rows import find_image_columns, hub_facts, image_column, opening_rows
 from fagan_hf.data.sources import (
     ImageSource,
     check_label_columns,
     describe_decoding,
-    find_image_columns,
     fingerprint,
-    hub_facts,
     kind_of_source,
     list_images,
-    opening_from_hub,
 )
 from fagan_hf.utils.devices import available_cores
 from fagan_hf.utils.suggest import suggest
@@ -97,7 +97,7 @@ def open_stream(
     kind = kind_of_source(source.dataset)
     if kind == "avatars":
         raise ValueError(f"{source.dataset} can't be streamed: avatars are drawn locally. Leave out --streaming.")
-    open_source = _open_folder if kind == "folder" else _open_hub
+    open_source = _open_hub if kind == "hub" else _open_listing
     return ImageStream(source, open_source(source, _Share(seed, process, processes, start)))
 
 
@@ -111,7 +111,7 @@ class ImageStream:
         description: Facts for a card, like those of `Images`, plus `streamed`: True; `count` is None if the dataset
             does not declare it.
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same images.
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         skipped: Number of unusable images so far.
     """
 
@@ -127,7 +127,7 @@ class ImageStream:
             "streamed": True,
         }
         self.fingerprint = fingerprint(source, opened.identity)
-        self.image_shape = (3, source.resolution, source.resolution)
+        self.image_shape = (source.channels, source.resolution, source.resolution)
         self.skipped = 0
         self._taken = 0
         self._skipped_in_a_row: list[str] = []
@@ -147,7 +147,7 @@ class ImageStream:
         """Take the next images of this process, which may reach into the next epoch.
 
         Returns:
-            uint8 [count, 3, R, R] in [0, 255], and float32 [count, L] of 0 and 1.
+            uint8 [count, C, R, R] in [0, 255], and float32 [count, L] of 0 and 1.
 
         Raises:
             ValueError: More than a hundred images in a row can't be used, this process has no images, or a label
@@ -216,7 +216,7 @@ class _Sample:
     """The source of one image: `content` is decoded when its turn comes."""
 
     name: str
-    content: Path | bytes | Callable[[], bytes] | None
+    content: Path | bytes | Member | Callable[[], bytes] | None
     values: tuple[Any, ...] = ()  # one for each label column
 
 
@@ -270,10 +270,10 @@ def _stack(labels: list[np.ndarray], columns: tuple[_Column, ...]) -> np.ndarray
     return np.array(labels, np.float32).reshape(len(labels), sum(len(column.names) for column in columns))
 
 
-# Folders: a list of files allows random access.
+# Local files: a list of them allows random access.
 
 
-def _open_folder(source: ImageSource, share: _Share) -> _Opened:
+def _open_listing(source: ImageSource, share: _Share) -> _Opened:
     listing = list_images(source)
     if listing.count < share.processes:
         raise ValueError(
@@ -281,21 +281,28 @@ def _open_folder(source: ImageSource, share: _Share) -> _Opened:
             "Add images, or start fewer processes."
         )
     read = [listing.columns[name]() for name in source.label_columns]
-    columns = tuple(
-        _classes(name, column.classes or ()) for name, column in zip(source.label_columns, read, strict=True)
-    )
+    columns = tuple(_known_column(name, column) for name, column in zip(source.label_columns, read, strict=True))
 
     def values(index: int) -> tuple[Any, ...]:
         return tuple(column.values[index] for column in read)
 
     def samples() -> Generator[_Sample]:
         for index in _positions(share, listing.count):
-            content: Any = listing.contents(index, index + 1)[0]  # a folder has no drawings
+            content: Any = listing.contents(index, index + 1)[0]  # avatars, which are drawn, are not streamed
             yield _Sample(listing.name(index), content, values(index))
 
-    first = _epoch_order(share.seed, 0, listing.count)[:SAMPLE_IMAGES] if columns else []
-    labels = [_encode(columns, values(index)) for index in first]
-    return _Opened(columns, _stack(labels, columns), samples(), listing.count, listing.identity, listing.facts)
+    labels = []
+    for index in _epoch_order(share.seed, 0, listing.count)[:SAMPLE_IMAGES] if columns else []:
+        with suppress(UnusableImageError):  # it has no label, and will be skipped
+            labels.append(_encode(columns, values(index)))
+    identity = hashlib.sha256(listing.identity.encode(errors="surrogateescape")).hexdigest()
+    return _Opened(columns, _stack(labels, columns), samples(), listing.count, identity, listing.facts)
+
+
+def _known_column(name: str, column: LabelColumn) -> _Column:
+    """Encode a column whose values are all known."""
+    present = [value for value in column.values if value is not None]
+    return _Column(name, *value_vectors(name, LabelColumn(present, column.classes)))
 
 
 def _positions(share: _Share, size: int) -> Iterator[int]:
@@ -316,8 +323,9 @@ def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def _open_hub(source: ImageSource, share: _Share) -> _Opened:
-    with opening_from_hub(source) as datasets:
-        builder = datasets.load_dataset_builder(source.dataset, revision=source.revision)
+    with opening_rows(source) as datasets:
+        options = {"name": source.config_name} if source.config_name else {}
+        builder = datasets.load_dataset_builder(source.dataset, revision=source.revision, **options)
         splits = builder.as_streaming_dataset()
     if source.split not in splits:
         raise ValueError(f"{source.dataset} has no split {source.split!r}: {suggest(source.split, splits)}.")
@@ -325,6 +333,7 @@ def _open_hub(source: ImageSource, share: _Share) -> _Opened:
     if rows.features is None:  # CSV and JSON declare none: infer them from the first rows
         rows = rows._resolve_features()
     images = find_image_columns(source, rows.features)
+    source = replace(source, image_column=image_column(source, images))
     check_label_columns(source, [name for name in rows.features if name not in images])
     rows = rows.decode(False)  # otherwise reading labels would fetch images
     columns, labels = _read_labels(source, rows, share.seed)
@@ -490,14 +499,13 @@ _Prepared = tuple[np.ndarray, np.ndarray] | _Skipped
 
 
 def _prepare(source: ImageSource, opened: _Opened, sample: _Sample) -> _Prepared:
-    """Prepare the pixels and labels of one image, uint8 [3, R, R] and float32 [L]."""
+    """Prepare the pixels and labels of one image, uint8 [C, R, R] and float32 [L]."""
     content = sample.content() if callable(sample.content) else sample.content
     try:
         labels = _encode(opened.columns, sample.values)
         if content is None:
             raise UnusableImageError("has no image", "Remove the rows without an image.")
-        options = {"resolution": source.resolution, "crop": source.crop, "upscale": source.upscale}
-        return decode_image(content, **options), labels
+        return decode_image(content, **source.decoding()), labels
     except UnusableImageError as error:
         return _Skipped(sample.name, error)
 

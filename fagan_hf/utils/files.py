@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, and hashes."""
 
+import glob
 import hashlib
 import os
 import re
@@ -39,15 +40,21 @@ def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(folder: Path, *, is_complete: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+def replacing_folder(
+    folder: Path,
+    *,
+    is_complete: Callable[[Path], bool] = lambda folder: False,
+    is_worth_keeping: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[Path]:
     """Fill a temporary folder and move it into place only when it is complete and on disk.
 
     Args:
         folder: Where it goes; its parent must exist.
         is_complete: Returns whether an existing folder is equally complete and is kept; otherwise it is replaced.
+        is_worth_keeping: Returns whether the temporary folder stays, for `abandoned_folders`, after an error.
 
     Yields:
-        The folder to fill. If the block raises it is removed, and ``folder`` is unchanged.
+        The folder to fill. If the block raises it is removed by default, and ``folder`` is unchanged.
     """
     # Processes on several machines may share a disk: process ids would not be unique.
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -64,13 +71,22 @@ def replacing_folder(folder: Path, *, is_complete: Callable[[Path], bool] = lamb
                 if not is_complete(folder):
                     raise
         sync(folder.parent)
-    finally:
+    except BaseException as error:
+        if not is_worth_keeping(error):
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+    else:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def abandoned_folders(folder: Path) -> list[Path]:
+    """List temporary folders of killed processes next to a folder, if no other process is writing."""
+    return list(folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"))
 
 
 def remove_abandoned_folders(folder: Path) -> None:
     """Remove temporary folders of killed processes next to a folder; no other process may be writing."""
-    for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
+    for abandoned in abandoned_folders(folder):
         shutil.rmtree(abandoned, ignore_errors=True)
 
 
