@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from fagan_hf.architectures.configs import IMAGE_FORMS
 from fagan_hf.layers import gates
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.layers.gates import overridden
@@ -62,8 +63,8 @@ def export_onnx(generator: Generator, path: str | Path) -> Export:
 
     Its inputs are ``latents``, float32 ``[batch, latent_dim]``, standard normal, and for a conditional generator
     ``labels``, float32 ``[batch, num_labels]``, from 0 to 1. Its output is ``images``, float32
-    ``[batch, 3, size, size]``, in [-1, 1]. The batch size is free. The file's metadata contain the generator's config
-    and the format of the output.
+    ``[batch, channels, size, size]``, in [-1, 1]. The batch size is free. The file's metadata contain the
+    generator's config and the format of the output.
 
     Args:
         generator: On any device, in any dtype; not modified. Gates overridden by `override_alpha` are exported as
@@ -210,12 +211,15 @@ def _random_inputs(generator: Generator, batch: int) -> tuple[Tensor, ...]:
 def _metadata(generator: Generator) -> dict[str, Any]:
     """Return metadata that describe the exported model."""
     frequencies = generator.label_frequencies
+    channels = generator.config.image_channels
+    form = IMAGE_FORMS[channels]
     return {
         "config": generator.config.to_dict(),
         "latents": "standard normal, [batch, latent_dim]",
         "labels": "from 0 to 1, [batch, label_names]: a column for each of the config's label_names",
         "label_frequencies": None if frequencies is None else frequencies.tolist(),
-        "images": "RGB, [batch, 3, height, width], from -1 to 1; 8 bits: clamp(round(127.5 * x + 127.5), 0, 255)",
+        "images": f"{form}, [batch, {channels}, height, width], from -1 to 1; 8 bits: "
+        "clamp(round(127.5 * x + 127.5), 0, 255)",
     }
 
 

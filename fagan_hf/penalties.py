@@ -27,12 +27,12 @@ class Critic(Protocol):
     """A discriminator with its labels bound, or any other function from images to logits."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Return the logits ``[batch]`` of images ``[batch, 3, height, width]``."""
+        """Return the logits ``[batch]`` of images ``[batch, channels, height, width]``."""
         ...
 
 
 def zero_centered_gradient_penalty(
-    discriminator: Critic, images: Float[Tensor, "batch 3 height width"]
+    discriminator: Critic, images: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, ""]:
     """Compute the zero-centered gradient penalty: R1 at real images, R2 at generated ones.
 
@@ -52,7 +52,7 @@ def zero_centered_gradient_penalty(
 
 def wasserstein_gradient_penalty(
     discriminator: Critic,
-    real: Float[Tensor, "batch 3 height width"],
+    real: Float[Tensor, "batch channels height width"],
     fake: Float[Tensor, "fakes 3 fake_height fake_width"],
     mix: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
@@ -82,7 +82,7 @@ def wasserstein_gradient_penalty(
 
 def approximate_gradient_penalty(
     discriminator: Critic,
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     noise: Float[Tensor, "noises 3 noise_height noise_width"],
     sigma: float = 0.01,
 ) -> Float[Tensor, ""]:
@@ -123,7 +123,9 @@ def approximate_gradient_penalty(
     return (difference / sigma).square().mean()
 
 
-def _gradients(discriminator: Critic, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch pixels"]:
+def _gradients(
+    discriminator: Critic, images: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch pixels"]:
     """Return the gradient of each image's logit with respect to its pixels, itself differentiable."""
     images = _detached(images).requires_grad_()
     with torch.autocast(images.device.type, enabled=False), twice_differentiable():

@@ -11,7 +11,6 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from fagan_hf.hub.repository import save_repository
@@ -20,6 +19,7 @@ from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import LabelSpec, labels_from_seeds, latents_from_seeds, sample, to_uint8
 from fagan_hf.sampling.standing_statistics import has_batch_statistics, recalibrated
+from fagan_hf.viz.colors import as_picture
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -129,8 +129,9 @@ class FAGANPipeline(DiffusionPipeline):
                 attention only, ``{"layers.2": 0.0}`` overrides one layer.
             batch_size: Images per batch; affects only memory and speed. By default as many as fit, see
                 `fagan_hf.sampling.images.sample`.
-            output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, 3]``,
-                ``"pt"`` for a float32 tensor ``[count, 3, size, size]``, both in [0, 1].
+            output_type: ``"pil"`` for a list of PIL images, ``"np"`` for a float32 array ``[count, size, size, C]``,
+                ``"pt"`` for a float32 tensor ``[count, C, size, size]``, both in [0, 1]. C is 3, 1 for grayscale
+                models, 4 for models with transparency, whose colors are not multiplied by alpha.
             return_dict: Return a `FAGANPipelineOutput`; otherwise a tuple, as diffusers' pipelines do.
 
         Raises:
@@ -190,6 +191,9 @@ def _draw_seeds(count: int) -> list[int]:
 
 def _convert(batches: Any, output_type: OutputType) -> Any:
     if output_type == "pil":
-        return [Image.fromarray(pixels) for batch in batches for pixels in to_uint8(batch)]
+        return [as_picture(pixels) for batch in batches for pixels in to_uint8(batch)]
     images = torch.cat([(batch.cpu() / 2 + 0.5).clamp(0, 1) for batch in batches])
+    if images.shape[1] == 4:
+        color, opacity = images.split([3, 1], dim=1)
+        images = torch.cat([torch.where(opacity > 0, color / opacity, 0).clamp(0, 1), opacity], dim=1)
     return images if output_type == "pt" else np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())

@@ -1,15 +1,44 @@
-"""Add labels to an architecture."""
+"""Adapt an architecture to data: its labels, and the channels of its images."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from fagan_hf.architectures.configs import Architecture
+from fagan_hf.architectures.configs import IMAGE_FORMS, Architecture
 from fagan_hf.architectures.specs import ConvSpec, LayerSpec
 
 Conditioning = Literal["concatenation", "projection"]
 
 _COMPARE: dict[str, Any] = {"kernel_size": 1, "activation": "leaky_relu(0.2)"}
+
+
+def with_image_channels(architecture: Architecture, channels: int) -> Architecture:
+    """Make both networks work on grayscale, RGB or RGBA images.
+
+    Args:
+        architecture: Two networks for images of the same channels.
+        channels: 1 for grayscale, 3 for RGB, 4 for RGBA with premultiplied alpha.
+
+    Raises:
+        ValueError: The number of channels is not allowed, or the layers at the image can't have it.
+    """
+    generator, discriminator = architecture
+    if channels not in IMAGE_FORMS:
+        raise ValueError(f"channels is {channels!r}; it must be 1 (grayscale), 3 (RGB) or 4 (RGBA)")
+    if generator.image_channels == discriminator.image_channels == channels:
+        return architecture
+    g_layers, d_layers = list(generator.layers), list(discriminator.layers)
+    last, first = generator.last_with_channels, discriminator.first_with_channels
+    extra = d_layers[first].channels[0] - discriminator.image_channels  # labels that enter with the image
+    try:
+        g_layers[last] = dataclasses.replace(g_layers[last], out_channels=channels)  # pyright: ignore[reportCallIssue]
+        d_layers[first] = dataclasses.replace(d_layers[first], in_channels=channels + extra)  # pyright: ignore
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the architecture can't be changed to images of {channels} channels: {error}") from error
+    return (
+        dataclasses.replace(generator, layers=tuple(g_layers)),
+        dataclasses.replace(discriminator, layers=tuple(d_layers)),
+    )
 
 
 def with_labels(architecture: Architecture, label_names: Sequence[str], conditioning: Conditioning) -> Architecture:

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
-from fagan_hf.architectures.specs import IMAGE_CHANNELS, LayerSpec, Record, parse_layer
+from fagan_hf.architectures.specs import LayerSpec, Record, parse_layer
+
+IMAGE_FORMS = {1: "grayscale", 3: "RGB", 4: "RGBA with premultiplied alpha"}
+"""What images with that many channels contain."""
+_DEFAULT_CHANNELS = 3  # what an error about other numbers of channels suggests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,7 @@ class _NetworkConfig(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig(_NetworkConfig):
-    """A discriminator: layers from 3 channels at `image_size` [pixels] to one logit.
+    """A discriminator: layers from an image of 1, 3 or 4 channels at `image_size` [pixels] to one logit.
 
     Attributes:
         image_size: Height and width of the images [pixels].
@@ -144,8 +148,22 @@ class DiscriminatorConfig(_NetworkConfig):
         if not -len(self.layers) <= self.labels_at < 0:
             raise self._error("labels_at", f"from {-len(self.layers)}, the first layer, to -1, the last")
 
+    @property
+    def first_with_channels(self) -> int:
+        """Index of the first layer that determines the channels of its input."""
+        return next((index for index, layer in enumerate(self.layers) if layer.channels is not None), 0)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images: 1 for grayscale, 3 for RGB, 4 for RGBA."""
+        first = self.first_with_channels
+        channels = self.layers[first].channels
+        given = channels[0] if channels is not None else 0
+        enter = self.num_labels if self.conditioning == "concatenation" and first >= self._labels_enter_at() else 0
+        return given - enter if given - enter in IMAGE_FORMS else _DEFAULT_CHANNELS
+
     def _input(self) -> tuple[int, int]:
-        return IMAGE_CHANNELS, self.image_size
+        return self.image_channels, self.image_size
 
     def _output(self) -> tuple[int, int]:
         return 1, 1
@@ -156,7 +174,7 @@ class DiscriminatorConfig(_NetworkConfig):
     @property
     def features_channels(self) -> int:
         """Channels of the last layer's input, without labels."""
-        channels = IMAGE_CHANNELS
+        channels = self.image_channels
         for layer in self.layers[:-1]:
             channels = layer.channels[1] if layer.channels is not None else channels
         return channels
@@ -164,7 +182,9 @@ class DiscriminatorConfig(_NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(_NetworkConfig):
-    """A generator: layers from a latent vector, as a 1x1 feature map, to 3 channels at `image_size` [pixels].
+    """A generator: layers from a latent vector, as a 1x1 feature map, to an image at `image_size` [pixels].
+
+    The last layer's channels say what images hold: 1 grayscale, 3 RGB, 4 RGBA with premultiplied alpha.
 
     Attributes:
         image_size: Height and width of the images [pixels].
@@ -192,8 +212,20 @@ class GeneratorConfig(_NetworkConfig):
     def _input(self) -> tuple[int, int]:
         return self.latent_dim, 1
 
+    @property
+    def last_with_channels(self) -> int:
+        """Index of the last layer that determines the channels of its output."""
+        indices = [index for index, layer in enumerate(self.layers) if layer.channels is not None]
+        return indices[-1] if indices else 0
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images: 1 for grayscale, 3 for RGB, 4 for RGBA with premultiplied alpha."""
+        channels = self.layers[self.last_with_channels].channels
+        return channels[1] if channels is not None and channels[1] in IMAGE_FORMS else _DEFAULT_CHANNELS
+
     def _output(self) -> tuple[int, int]:
-        return IMAGE_CHANNELS, self.image_size
+        return self.image_channels, self.image_size
 
     def _labels_enter_at(self) -> int:
         return 0

@@ -16,6 +16,7 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, to_uint8
+from fagan_hf.viz.colors import as_rgb
 
 # Colors from no attention to the maximum, with increasing lightness, so that the map also works in grayscale.
 _COLORS = [(8, 8, 28), (66, 22, 104), (150, 38, 116), (224, 78, 90), (250, 150, 82), (255, 220, 140), (255, 252, 225)]
@@ -50,7 +51,7 @@ def attention_picture(
     queries are positions of the first map, keys of the second.
 
     Args:
-        images: RGB, square: output or input of the network in the captured pass.
+        images: Square, of 1, 3 or 4 channels: output or input of the network in the captured pass.
         captured: From `capture_attention`, with ``position`` among its positions or with all.
         position: (row, column) [pixels of the image].
         title: Title at the top.
@@ -104,7 +105,7 @@ def attention_tile(
     """Draw the attention map of a query pixel in one layer, over the image: a single tile of `attention_picture`.
 
     Args:
-        image: RGB, square: output or input of the network.
+        image: Square, of 1, 3 or 4 channels: output or input of the network.
         layer: From `capture_attention`, with ``position`` among its positions or with all.
         position: (row, column) [pixels of the image].
         index: Which image of the captured batch it is.
@@ -203,13 +204,13 @@ def _heat_tile(weights: Float[np.ndarray, "height width"], size: int) -> Image.I
     return _enlarged(heat_colors(_heat(weights)), size)
 
 
-def _enlarged(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Image.Image:
+def _enlarged(pixels: UInt8[np.ndarray, "height width channels"], size: int) -> Image.Image:
     """Enlarge by nearest neighbor, to show a map's actual positions without interpolation."""
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
+    return Image.fromarray(as_rgb(pixels)).resize((size, size), Image.Resampling.NEAREST)
 
 
 def _overlay(
-    pixels: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "map_height map_width"], size: int
+    pixels: UInt8[np.ndarray, "height width channels"], heat: Float[np.ndarray, "map_height map_width"], size: int
 ) -> Image.Image:
     """Overlay a heat map on an image, which is shown in gray so that color means attention."""
     gray = _enlarged(pixels, size).convert("L").convert("RGB")

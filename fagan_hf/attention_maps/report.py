@@ -75,8 +75,8 @@ def inspect_layers(
 
     Args:
         network: On any device, in any mode: run in eval mode, then restored.
-        inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, 3, size, size]`` in [-1, 1] for a
-            discriminator; at least one.
+        inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, channels, size, size]`` in [-1, 1] for
+            a discriminator; at least one.
         labels: One per input, for a conditional network.
         batch_size: Inputs per batch; affects only memory and speed.
 

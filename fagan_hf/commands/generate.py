@@ -56,14 +56,13 @@ def _write_grid(generator: Any, latents: Any, labels: Any, options: argparse.Nam
 
 
 def _write_folder(generator: Any, latents: Any, labels: Any, options: argparse.Namespace) -> None:
-    from PIL import Image
-
     from fagan_hf.sampling.images import sample, to_uint8
     from fagan_hf.utils.files import replacing
+    from fagan_hf.viz.colors import as_picture
 
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = iter(options.seeds)
     for batch in sample(generator, latents, labels, batch_size=options.batch_size):
         for pixels in to_uint8(batch):
             with replacing(options.out / f"seed-{next(seeds):08d}.png") as path:
-                Image.fromarray(pixels).save(path, format="PNG")
+                as_picture(pixels).save(path, format="PNG")

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     from fagan_hf.latent_space.projection import project
 
     generator = load_generator(options)
-    pixels = _read(options.picture, generator.config.image_size)
+    pixels = _read(options.picture, generator.config.image_size, generator.config.image_channels)
     found = project(
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
@@ -53,22 +53,22 @@ def run(options: argparse.Namespace) -> None:
     print(f'Generate it again: pipe(**load_file("{latent}")), with load_file from safetensors.torch')
 
 
-def _read(picture: Path, size: int) -> Any:
-    """Read an image as training does: uint8 ``[3, size, size]``."""
+def _read(picture: Path, size: int, channels: int) -> Any:
+    """Read an image as training does: uint8 ``[channels, size, size]``."""
     from fagan_hf.data.decode import UnusableImageError, decode_image
 
     try:
-        return decode_image(picture, resolution=size, crop=None, upscale=True)
+        return decode_image(picture, resolution=size, channels=channels, upscale=True)
     except UnusableImageError as error:
         raise ValueError(f"{str(picture)!r} {error}; give an image, such as a .png or .jpg") from error
 
 
 def _write(folder: Path, given: Any, found: Any) -> Path:
     import numpy as np
-    from PIL import Image
     from safetensors.torch import save_file
 
     from fagan_hf.utils.files import replacing
+    from fagan_hf.viz.colors import as_picture
     from fagan_hf.viz.grids import enlarged, image_grid
 
     tensors = {"latents": found.latents} | ({} if found.labels is None else {"labels": found.labels})
@@ -76,7 +76,7 @@ def _write(folder: Path, given: Any, found: Any) -> Path:
     with replacing(folder / "latent.safetensors") as path:
         save_file(tensors, path)
     with replacing(folder / "reconstruction.png") as path:
-        Image.fromarray(found.reconstruction).save(path, format="PNG")
+        as_picture(found.reconstruction).save(path, format="PNG")
     with replacing(folder / "comparison.png") as path:
         image_grid(enlarged(np.stack([given, found.reconstruction])), columns=2).save(path, format="PNG")
     return folder / "latent.safetensors"

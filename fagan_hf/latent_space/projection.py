@@ -134,9 +134,11 @@ def _rows(labels: Tensor | None, rows: slice) -> Tensor | None:
 
 def _check_image(image: Tensor, generator: Generator) -> Tensor:
     size = generator.config.image_size
-    if image.shape not in ((3, size, size), (1, 3, size, size)):
+    channels = generator.config.image_channels
+    if image.shape not in ((channels, size, size), (1, channels, size, size)):
         raise ValueError(
-            f"image is {list(image.shape)}; it must be [3, {size}, {size}] or [1, 3, {size}, {size}], as generated"
+            f"image is {list(image.shape)}; it must be [{channels}, {size}, {size}], or the same with a batch of 1, as "
+            "generated"
         )
     low, high = image.min().item(), image.max().item()
     if not image.is_floating_point() or not (low >= -1.001 and high <= 1.001):  # also refuses NaN
@@ -144,7 +146,7 @@ def _check_image(image: Tensor, generator: Generator) -> Tensor:
             f"image is {image.dtype} from {low:g} to {high:g}; it must be floating point in [-1, 1]: "
             "convert bytes with bytes / 127.5 - 1"
         )
-    return image.detach().reshape(1, 3, size, size).to(generator.device, torch.float32)
+    return image.detach().reshape(1, channels, size, size).to(generator.device, torch.float32)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from fagan_hf.metrics.references import MAX_IMAGES, RealFeatures, real_features
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds, sample, to_uint8
 from fagan_hf.utils.files import replacing
+from fagan_hf.viz.colors import as_rgb
 from fagan_hf.viz.grids import enlarged, image_grid
 
 FIRST_SEED = 1_000_000  # far from the seeds that users look at
@@ -280,7 +281,9 @@ class _Neighbors:
         latents = latents_from_seeds(self.seeds, self.generator.config.latent_dim)
         generated = generate_images(self.generator, latents, self.labels, progress=False)
         real = self.images.array[self.rows].transpose(0, 1, 3, 4, 2)
-        groups = np.concatenate([generated[:, None], real], axis=1)  # a generated image and its neighbors
+        groups = np.concatenate(
+            [as_rgb(generated)[:, None], as_rgb(real)], axis=1
+        )  # a generated image and its neighbors
         left, right = np.split(groups, 2)
         tiles = np.stack([left, right], axis=1).reshape(-1, *groups.shape[2:])
         scale = 2 if self.images.image_shape[1] <= _SMALL else 1
@@ -338,7 +341,7 @@ def generated_features(
     for batch in sample(generator, latents, labels, batch_size=batch_size, progress=progress):
         if not batch.isfinite().all():
             raise ValueError("the generator outputs pixels that are not finite: it has diverged and can't be evaluated")
-        pixels = to_uint8(batch).transpose(0, 3, 1, 2)
+        pixels = as_rgb(to_uint8(batch)).transpose(0, 3, 1, 2)
         seconds += time.perf_counter() - started
         rows.append(extractor(pixels, device=generator.device))
         started = time.perf_counter()

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fagan_hf.data.cache import Images, cache_root, only_one_process
 from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.utils.files import save_tensors
+from fagan_hf.viz.colors import rgb_planes
 
 MAX_IMAGES = 50_000
 """Number of images used from a larger dataset, always the same ones."""
@@ -78,7 +79,7 @@ def real_features(
         return kept if kept is not None and agrees(kept) else None
 
     def agrees(kept: Tensor) -> bool:
-        found = extractor(images.array[rows[:_PROBED]], device=device)
+        found = extractor(rgb_planes(images.array[rows[:_PROBED]]), device=device)
         few = kept[:_PROBED]
         return found.shape == few.shape and bool((found - few).norm() <= _DEVIATION * few.norm())
 
@@ -103,7 +104,7 @@ def _look(
     with tqdm(total=len(rows), desc="Features of real images", unit="img", disable=not progress) as bar:
         for start in range(0, len(rows), _AT_A_TIME):
             part = rows[start : start + _AT_A_TIME]
-            found.append(extractor(images.array[part], device=device))
+            found.append(extractor(rgb_planes(images.array[part]), device=device))
             bar.update(len(part))
     return torch.cat(found)
 

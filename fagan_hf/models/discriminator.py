@@ -49,9 +49,9 @@ class Discriminator(Network):
         Raises:
             ValueError: Images or labels have another shape.
         """
-        size = self.config.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(f"images are {list(images.shape)}; they must be [batch, 3, {size}, {size}]")
+        channels, size = self.config.image_channels, self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (channels, size, size):
+            raise ValueError(f"images are {list(images.shape)}; they must be [batch, {channels}, {size}, {size}]")
         labels = check_labels(labels, self.config.label_names, len(images))
         if labels is None:
             return self._judge(self._run(images, None, _BUT_LAST), None)

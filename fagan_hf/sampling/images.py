@@ -117,7 +117,7 @@ def sample(
     *,
     batch_size: int | None = None,
     progress: bool = True,
-) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+) -> Iterator[Float[Tensor, "batch channels size size"]]:
     """Turn latents into images, batch by batch.
 
     Args:
@@ -160,7 +160,7 @@ def sample(
             bar.update(len(images))
 
 
-def _draw(generator: Generator, batch: tuple[Tensor, ...]) -> Float[Tensor, "batch 3 size size"] | None:
+def _draw(generator: Generator, batch: tuple[Tensor, ...]) -> Float[Tensor, "batch channels size size"] | None:
     """Generate a batch, or return ``None`` if memory is too small for it; a single image must fit.
 
     A separate function, so that no tensor of a failed batch is still alive when a smaller one is generated.
@@ -218,8 +218,10 @@ def _free_memory(device: torch.device) -> int | None:
     return None
 
 
-def to_uint8(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Convert images in [-1, 1] to 8-bit RGB, rounded to nearest."""
+def to_uint8(
+    images: Float[Tensor, "batch channels height width"],
+) -> UInt8[np.ndarray, "batch height width channels"]:
+    """Convert images in [-1, 1] to 8 bits, rounded to nearest."""
     scaled = (images * 127.5 + 127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from fagan_hf.architectures.conditioning import Conditioning, with_labels
+from fagan_hf.architectures.conditioning import Conditioning, with_image_channels, with_labels
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
+from fagan_hf.data.decode import Fit, check_background
 from fagan_hf.data.sources import ImageSource
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
@@ -60,25 +61,35 @@ class Recipe:
     model: str
     """Architecture: the name of a preset, or a file that you wrote (see docs/cook-your-own.md)."""
     dataset: str = "avatars"
-    """Images: "avatars", "avatars:<style>", a local folder, or a dataset id on the Hub."""
+    """Images: "avatars", "avatars:<style>", a local folder, archive or Parquet file, or a dataset id on the Hub."""
     split: str = "train"
-    """Split of the dataset; a folder has only "train"."""
+    """Split of the dataset; a folder has splits if it contains train, validation and test folders."""
     num_avatars: int | None = None
     """Number of avatars to draw; none: 8,192. More avatars keep a long run from memorizing them."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
+    config_name: str | None = None
+    """Configuration of a Hub dataset, if it has several."""
     image_column: str = "image"
-    """Column of a Hub dataset that holds the images."""
+    """Column of a Hub dataset or Parquet file that holds the images; not needed if there is only one."""
+    fit: Fit = "crop"
+    """How images become square: "crop" keeps the center, "pad" adds bars, "stretch" changes the aspect ratio."""
+    background: str = "white"
+    """Color behind transparent pixels and of added bars: "white", "black" or "#rrggbb"."""
+    channels: Literal[1, 3, 4] = 3
+    """Channels of the images: 1 for grayscale, 3 for RGB, 4 for RGB with transparency."""
     crop: int | None = None
     """Side of the center crop taken before resizing [pixels]; none: the largest square. For CelebA 178 is usual."""
     streaming: bool = False
     """Read images while training, for data larger than the disk. Order and resuming are then approximate."""
+    skip_broken: bool = False
+    """Leave out images that can't be used, and count them; otherwise they are an error."""
     upscale: bool = False
     """Accept images smaller than the model's resolution and enlarge them."""
     horizontal_flip: bool = True
     """Flip each real image horizontally with probability 1/2."""
     label_columns: tuple[str, ...] = ()
-    """Columns of the dataset to condition the networks on; a folder has "class", the name of the subfolder."""
+    """Columns to condition the networks on; a folder has "class", the name of the subfolder, and its metadata's."""
     conditioning: Conditioning = "projection"
     """How labels enter: "projection" with conditional batch norm, or "concatenation" to latent and features."""
     matching_aware: bool = False
@@ -170,6 +181,7 @@ class Recipe:
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
         load_architecture(self.model)
+        check_background(self.background)
         if self.resume_from and self.finetune_from:
             raise ValueError("resume_from resumes a run, finetune_from starts a new one; give only one of them")
         for name in ("push_to_hub", "resume_from", "finetune_from"):
@@ -224,12 +236,13 @@ class Recipe:
         return Path(self.output_dir, self.name)
 
     def networks(self, label_names: Sequence[str] = ()) -> Architecture:
-        """Return the architecture that `model` names, made conditional if the data has labels.
+        """Return the architecture that `model` names, for the data's channels, and conditional if it has labels.
 
         Raises:
             ValueError: The architecture can't be conditioned on these labels.
         """
-        return with_labels(load_architecture(self.model), label_names, self.conditioning)
+        architecture = with_image_channels(load_architecture(self.model), self.channels)
+        return with_labels(architecture, label_names, self.conditioning)
 
     def source(self) -> ImageSource:
         """Return which images to read, and how to crop and resize them."""
@@ -239,10 +252,15 @@ class Recipe:
             split=self.split,
             image_column=self.image_column,
             crop=self.crop,
+            fit=self.fit,
+            background=self.background,
+            channels=self.channels,
             upscale=self.upscale,
             revision=self.revision,
+            config_name=self.config_name,
             label_columns=self.label_columns,
             num_avatars=self.num_avatars,
+            skip_broken=self.skip_broken,
         )
 
     def to_yaml(self) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fagan_hf.utils.files import replacing
+from fagan_hf.viz.colors import as_rgb
 
 FILM_SUFFIXES = (".gif", ".mp4", ".webp")
 MAX_GIF_FRAMES_PER_SECOND = 50  # GIF delays are in hundredths of a second, and browsers slow down delays of 1
@@ -51,8 +52,8 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, ma
 
     Args:
         path: Ends in ``.gif``, ``.mp4`` or ``.webp``.
-        frames: RGB, at least one. A GIF uses 256 colors in total, and merges equal consecutive frames; an MP4 of odd
-            width or height repeats the last column or row.
+        frames: At least one, of 1, 3 or 4 channels; shown as RGB. A GIF uses 256 colors in total, and merges equal
+            consecutive frames; an MP4 of odd width or height repeats the last column or row.
         frames_per_second: From 0.01 to 1000, for a GIF up to 50.
         make_folder: Create its folder if missing.
 
@@ -63,11 +64,12 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, ma
     """
     path = Path(path)
     check_film(path, frames_per_second)
-    if frames.ndim != 4 or 0 in frames.shape or frames.shape[3] != 3 or frames.dtype != np.uint8:
+    if frames.ndim != 4 or 0 in frames.shape or frames.shape[3] not in (1, 3, 4) or frames.dtype != np.uint8:
         raise ValueError(
-            f"frames are {frames.dtype} {list(frames.shape)}; they must be uint8 [frames, height, width, 3], "
-            "at least one"
+            f"frames are {frames.dtype} {list(frames.shape)}; they must be uint8 [frames, height, width, channels], "
+            "at least one, with 1, 3 or 4 channels"
         )
+    frames = as_rgb(frames)
     write = {".gif": _write_gif, ".mp4": _write_mp4, ".webp": _write_webp}[path.suffix.lower()]
     with replacing(path, make_folder=make_folder) as aside:
         write(aside, frames, frames_per_second)

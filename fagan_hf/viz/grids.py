@@ -7,20 +7,22 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from fagan_hf.viz.colors import as_rgb
+
 CAPTION_SHARE = 0.4  # font size of captions, as a fraction of the row height
 VISIBLE = 256  # minimum height for comfortable viewing [pixels]
 MARGIN = 4  # around captions [pixels]
 
 
 def image_grid(
-    images: UInt8[np.ndarray, "count height width 3"],
+    images: UInt8[np.ndarray, "count height width channels"],
     columns: int | None = None,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
     """Arrange images in a grid, row by row.
 
     Args:
-        images: RGB, at least one.
+        images: At least one, of 1, 3 or 4 channels; shown as RGB, see `fagan_hf.viz.colors.as_rgb`.
         columns: Images per row; by default the grid is roughly square, or wider.
         captions: Caption to the left of each row.
 
@@ -38,19 +40,19 @@ def image_grid(
     if captions is not None and len(captions) != rows:
         raise ValueError(f"{len(captions)} captions for {rows} rows; give one for each")
     grid = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    grid[:count] = images
+    grid[:count] = as_rgb(images)
     grid = grid.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(grid.reshape(rows * height, columns * width, 3))
     return picture if captions is None else _with_captions(picture, captions, height)
 
 
 def enlarged(
-    images: UInt8[np.ndarray, "count height width 3"], scale: int | None = None
-) -> UInt8[np.ndarray, "count tall wide 3"]:
+    images: UInt8[np.ndarray, "count height width channels"], scale: int | None = None
+) -> UInt8[np.ndarray, "count tall wide channels"]:
     """Upscale by repeating pixels, so that small images are visible without smoothing.
 
     Args:
-        images: RGB.
+        images: Of any channels.
         scale: Integer upscaling factor; by default such that they are at least 256 pixels high.
 
     Raises:

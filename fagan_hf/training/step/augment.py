@@ -17,7 +17,12 @@ DRAWS = 3  # random numbers in [0, 1) per augmentation and image
 
 
 def color(images: Tensor, draws: Tensor) -> Tensor:
-    """Change brightness by up to ±0.5, saturation by a factor of up to 2, contrast by a factor from 0.5 to 1.5."""
+    """Change brightness by up to ±0.5, saturation by a factor of up to 2, contrast by a factor from 0.5 to 1.5.
+
+    Alpha, if there is any, is unchanged.
+    """
+    if images.shape[1] == 4:
+        return torch.cat([color(images[:, :3], draws), images[:, 3:]], dim=1)
     brightness, saturation, contrast = (draws[:, i, None, None, None] for i in range(3))
     images = images + (brightness - 0.5)
     gray = images.mean(1, keepdim=True)
@@ -66,10 +71,10 @@ def draw_augmentation(
 
 
 def augment(
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     draws: Float[Tensor, "batch distortions 3"],
     policy: Sequence[str],
-) -> Float[Tensor, "batch 3 height width"]:
+) -> Float[Tensor, "batch channels height width"]:
     """Augment images individually, applying the augmentations of the policy in order.
 
     Args:
@@ -83,7 +88,7 @@ def augment(
 
 
 def flip(
-    images: Float[Tensor, "batch 3 height width"], draws: Float[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
+    images: Float[Tensor, "batch channels height width"], draws: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Flip the images whose random number is below one half."""
     return torch.where((draws < 0.5)[:, None, None, None], images.flip(-1), images)
