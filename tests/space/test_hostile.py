@@ -102,7 +102,7 @@ def test_every_function_must_declare_what_it_takes(attacker):
     from fagan_space.blocks import check_declared
 
     new = SimpleNamespace(name="new", fn=lambda: None, queue=True)
-    with pytest.raises(TypeError, match="new is an event of the page that declares nothing"):
+    with pytest.raises(TypeError, match="new is an event of the page without declared inputs"):
         check_declared(SimpleNamespace(fns={0: new}))  # which the page's own start calls
     assert all(each["queue"] is not False for each in attacker.functions())
 
