@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fagan_hf.models.labels import even_frequencies
-from fagan_hf.sampling.labels import draw_labels, encode_labels, read_wish
+from fagan_hf.sampling.labels import draw_labels, encode_labels, parse_label
 from fagan_hf.utils.label_names import label_groups, label_values
 
 NAMES = ("beard", "hair=red", "hair=black", "hair=gray", "glasses")
@@ -105,7 +105,7 @@ def test_an_excluded_class_leaves_the_others():
     ],
 )
 def test_wishes_of_the_shell(text, wish):
-    assert read_wish((*NAMES, "kind=a=b"), text) == wish
+    assert parse_label((*NAMES, "kind=a=b"), text) == wish
 
 
 def test_wishes_for_each():
@@ -113,7 +113,7 @@ def test_wishes_for_each():
     labels = draw_labels(NAMES, even_frequencies(NAMES), [1, 2], wishes)
     assert labels[:, 1:4].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert labels[1, 0] == 0
-    with pytest.raises(ValueError, match="labels are 2 for 3 images; give one mapping for all, or one each"):
+    with pytest.raises(ValueError, match="2 label mappings for 3 images; give one for all, or one for each"):
         draw_labels(NAMES, even_frequencies(NAMES), [1, 2, 3], wishes)
     with pytest.raises(ValueError, match="they must be a mapping of names to values, or a list"):
         draw_labels(NAMES, even_frequencies(NAMES), [1], "beard")

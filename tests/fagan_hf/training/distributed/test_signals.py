@@ -79,7 +79,7 @@ def test_signals_that_come_together_are_one_wish(monkeypatch):
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_later_wish_ends_at_once(second):
     code = """
-    signals.SAME_WISH_SECONDS = 0.05
+    signals.DUPLICATE_SIGNAL_SECONDS = 0.05
     with StopRequest().listening():
         print("ready", flush=True)
         while True:  # it never comes to look
