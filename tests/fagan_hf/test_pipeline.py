@@ -157,7 +157,7 @@ def test_open_labels_are_drawn_by_seed(conditional):
     ("labels", "message"),
     [
         ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
-        ([{"beard": 1}], "labels are 1 for 2 images"),
+        ([{"beard": 1}], "1 label mappings for 2 images"),
         (torch.zeros(2, 2), r"labels are \[2, 2\]; they must be \[2, 3\], a column for each of beard, hair=red"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_run(make_run, data, repo_id):
         (CELEBA, {"license": "other", "license_name": "celeba-non-commercial-research"}, "do not use them"),
         (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of a few annotators"),
         (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "License: cc-by-2.0. @article{f, title={F} }."),
-        (FOLDER, {"datasets": None, "license": None}, "20 images of the publisher's (`my pictures`)"),
+        (FOLDER, {"datasets": None, "license": None}, "20 images provided by the publisher (`my pictures`)"),
         (AVATARS, {"datasets": None, "base_model": None}, "Training data: Adapted from a work"),
     ],
 )

@@ -35,7 +35,7 @@ def test_a_repository_at_a_revision(asked, tmp_path, name, revision, wanted):
 
 
 def test_two_revisions_are_refused(asked):
-    with pytest.raises(ValueError, match="name two revisions"):
+    with pytest.raises(ValueError, match="are two different revisions"):
         resolve("alice/faces@v1", allow_patterns=["*"], revision="v2")
     assert asked == []
 

@@ -501,7 +501,7 @@ def test_the_command(pair, capsys):
     assert command(pair) == 0
     out = pair["--out"]
     assert capsys.readouterr().out.splitlines() == [
-        f"generator and discriminator for 8x8 images, from 10 latent numbers, in {out}; load with",
+        f"generator and discriminator for 8x8 images, with a 10-dimensional latent, in {out}; load with",
         f"from fagan_hf import FAGANPipeline; pipe = FAGANPipeline.from_pretrained({out!r})",
     ]
     images = Generator.from_pretrained(out)(torch.randn(2, 10))
@@ -510,7 +510,7 @@ def test_the_command(pair, capsys):
 
 def test_the_command_for_a_generator_alone(pair, tmp_path, capsys):
     assert command({flag: value for flag, value in pair.items() if "discriminator" not in flag}) == 0
-    assert capsys.readouterr().out.startswith("generator for 8x8 images, from 10 latent numbers, in ")
+    assert capsys.readouterr().out.startswith("generator for 8x8 images, with a 10-dimensional latent, in ")
     assert not (tmp_path / "model" / "discriminator").exists()
 
 

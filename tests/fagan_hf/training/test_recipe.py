@@ -175,7 +175,7 @@ def test_flags_have_one_style(flags, expected):
         ([*RECIPE, "--no-streaming=true"], "--no_streaming takes no value"),
         ([*RECIPE, "--no-max-images"], "unknown flag 'no_max_images'"),
         ([*RECIPE, "--streaming", "maybe"], "streaming"),
-        ([*RECIPE, "--config", "training/recipes/avatars-32.yaml"], "are the same; give one of them"),
+        ([*RECIPE, "--config", "training/recipes/avatars-32.yaml"], "are the same flag; give only one of them"),
         (["--recipe", "avatars-33"], "there is no recipe 'avatars-33'; did you mean 'avatars-32'?"),
         (["--recipe", "training/recipes/avatars-3.yaml"], "did you mean 'training/recipes/avatars-32.yaml'?"),
     ],

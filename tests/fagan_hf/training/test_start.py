@@ -93,7 +93,7 @@ def test_a_stop_is_raised_after_saving(fields, monkeypatch, capsys):
         session.stop_request.is_made = True
 
     monkeypatch.setattr(loop, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt, match="after 4 images; the same call resumes"):
+    with pytest.raises(KeyboardInterrupt, match="after 4 images; make the same call again to resume"):
         fagan_hf.train(**fields)
     monkeypatch.setattr(loop, "take_step", step)
     fagan_hf.train(**fields)
