@@ -1,4 +1,4 @@
-"""The notebook, executed as Colab would: against a small folder and the Hub of the tests, without the installation."""
+"""The notebook, executed as on Colab, with a small folder and the test Hub, and without the installation cell."""
 
 import json
 import os
