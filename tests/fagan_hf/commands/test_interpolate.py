@@ -19,7 +19,7 @@ def generator():
 
 @pytest.fixture
 def films(monkeypatch):
-    """Catch what is written: path, frames, speed."""
+    """Record what would be written: path, frames, frame rate."""
     written = []
     monkeypatch.setattr(
         "fagan_hf.viz.films.write_film", lambda path, frames, **speed: written.append((path, frames, speed))

@@ -8,7 +8,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """What the Hub is asked for; it has everything."""
+    """Records requests to a Hub that has every file."""
     calls = []
 
     def download(repo_id, **options):

@@ -91,7 +91,7 @@ def test_an_excluded_class_leaves_the_others():
     labels = draw_labels(NAMES, frequencies, range(2000), {"hair=black": False})
     torch.testing.assert_close(labels[:, 1:4].mean(0), torch.tensor([0.5, 0.0, 0.5]), atol=0.04, rtol=0)
     only = draw_labels(NAMES, torch.tensor([0.5, 0.0, 1.0, 0.0, 0.5]), range(50), {"hair=black": False})
-    assert torch.all(only[:, 1] + only[:, 3] == 1)  # what never holds in the data may still be asked for
+    assert torch.all(only[:, 1] + only[:, 3] == 1)  # labels that never occur in the data may still be requested
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_wishes_for_each():
 
 
 def test_frequencies_that_do_not_add_up_are_no_trouble():
-    """Rounded to half precision, say."""
+    """For example because of rounding to half precision."""
     labels = draw_labels(("c=0", "c=1"), torch.tensor([0.4, 0.4]), range(1000))
     assert np.isclose(labels[:, 0].mean(), 0.5, atol=0.06)
     assert torch.all(labels.sum(1) == 1)

@@ -195,6 +195,6 @@ def test_a_recipe_of_ours_by_name_is_the_file():
 
 
 def test_numbers_of_a_file_are_read_as_numbers(tmp_path):
-    """YAML 1.1, which some readers follow, takes 1e-3 for a text."""
+    """YAML 1.1, which some parsers follow, reads 1e-3 as text."""
     (tmp_path / "mine.yaml").write_text("name: x\nmodel: fagan-32\ngenerator_learning_rate: 1e-3\n")
     assert build_recipe(tmp_path / "mine.yaml").generator_learning_rate == 1e-3

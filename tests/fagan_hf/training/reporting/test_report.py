@@ -64,7 +64,7 @@ def test_the_film_shows_the_whole_run_and_ends_with_its_end(tmp_path):
 
 
 def test_lines_are_counted_where_images_do_not_tell(tmp_path):
-    """Two lines of the same images: one of before a return, say, and one of the end of a session."""
+    """Two lines at the same number of images, for example one before a rollback and one at the end of a session."""
     report = Report(tmp_path)
     for images in (32, 64, 64, 96):
         report.add_line(line(images))
@@ -85,7 +85,7 @@ def test_rewinding_forgets_samples_of_later_images(tmp_path):
 
 
 class Narrow(io.FileIO):
-    """A file on a disk that takes ten bytes more."""
+    """A file on a disk with ten bytes left."""
 
     def write(self, data):
         return super().write(bytes(data)[:10])
