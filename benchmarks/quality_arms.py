@@ -210,9 +210,9 @@ ARMS = {
     "sagan": Arm("SAGAN: the same with self-attention on one feature map of each network", _sagan),
     "classic": Arm("original FAGAN: the original's networks and recipe", _classic, ORIGINAL),
     "flagship": Arm("flagship: every layer full attention", _flagship),
-    "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
+    "dot_product": Arm("… with dot products instead of cosines", lambda w: _flagship(w, similarity="dot_product")),
     "distance": Arm("… with distances (L2)", lambda w: _flagship(w, similarity="negative_distance")),
-    "whole_keys": Arm("… with keys that are not pooled", lambda w: _flagship(w, keys=SIZE)),
+    "whole_keys": Arm("… without key pooling", lambda w: _flagship(w, keys=SIZE)),
     "half_keys": Arm("… with keys pooled by 2x2, as in SAGAN's own code", lambda w: _flagship(w, keys=SIZE // 2)),
     "two_heads": Arm("… with two heads", lambda w: _flagship(w, heads=2, squeeze_factor=4)),
     "shortcuts": Arm("… with residual blocks", lambda w: _with_shortcuts(_flagship(w))),
@@ -225,15 +225,15 @@ ARMS = {
         {"loss": "hinge", "r1_gamma": 0, "r2_gamma": 0},
     ),
     "plain_image": Arm(
-        "… with a convolution that makes the image", lambda w: _changed(_flagship(w), _at_the_image(_without_attention))
+        "… with a convolution as output layer", lambda w: _changed(_flagship(w), _at_the_image(_without_attention))
     ),
     "gate_from_zero": Arm(
-        "… with a gate that starts at 0 there, too",
+        "… with the output layer's gate starting at 0, too",
         lambda w: _changed(_flagship(w), _at_the_image(lambda spec: [dataclasses.replace(spec, initial_alpha=0.0)])),
     ),
-    "classic_networks": Arm("… with FAGAN's own networks, the recipe as it is", _classic),
+    "classic_networks": Arm("… with FAGAN's own networks, same recipe", _classic),
     "approximate": Arm("… with approximated penalties", _flagship, {"approximate_penalties": True}),
-    "decay": Arm("… with learning rates that fall from 3,000 images on", _flagship, {"decay_after_images": 3000}),
+    "decay": Arm("… with learning rates that decay after 3,000 images", _flagship, {"decay_after_images": 3000}),
     "beta_0.9": Arm("… with Adam's second beta 0.9", _flagship, {"betas": [0.0, 0.9]}),
     "beta_0.999": Arm("… with Adam's second beta 0.999", _flagship, {"betas": [0.0, 0.999]}),
     "augmented": Arm("… with images shifted at random (DiffAugment)", _flagship, {"augment": ["translation"]}),
