@@ -119,7 +119,7 @@ class Command:
 
 
 class Place:
-    """A folder with pictures, in which runs are started.
+    """A folder with images, in which runs are started.
 
     Args:
         folder: Where.

@@ -345,7 +345,7 @@ def _create(call: Call):
     if not exists:
         private = wanted.get("private") or wanted.get("visibility") == "private"
         call.hub.repositories[key] = Repository(*key, user, bool(private), wanted.get("sdk"))
-    # The client reads the url even of a conflict, when it was told that the repository may exist.
+    # The client reads the URL even from a conflict, if called with `exist_ok`.
     content = {"url": call.hub.url + call.hub.repositories[key].web_path, "name": key[1]}
     conflict = {"error": f"You already created this {kind} repo"} if exists else {}
     return Answer.json(content | conflict, 409 if exists else 200)

@@ -36,7 +36,7 @@ def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):
 
 def test_plots_are_pictures_with_lines(tmp_path):
     report = Report(tmp_path)
-    report.draw_plots()  # nothing to draw is no error
+    report.draw_plots()  # nothing to plot is not an error
     for images in (32, 64):
         report.add_line(line(images))
     report.draw_plots()

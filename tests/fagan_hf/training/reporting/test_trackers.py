@@ -95,7 +95,7 @@ def run(code: str, *arguments: object, cwd: Path, **environment: str) -> subproc
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     home = {"HOME": str(cwd.parent / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     cwd.mkdir(exist_ok=True)
-    with TemporaryDirectory() as log:  # there is no input that could answer: what asks fails
+    with TemporaryDirectory() as log:  # there is no stdin, so interactive prompts fail
         command = ["-c", code, *map(str, arguments)]
         done = forked.run(command, kept | home | environment, cwd, Path(log), timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -384,5 +384,5 @@ def test_a_full_disk_ends_tensorboard_only(tmp_path: Path):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
 def test_a_full_disk_is_told_by_trackio_itself(tmp_path: Path):
     told, said = run_sessions("trackio", tmp_path, 1, FULL_DISK, TRACKIO_DIR=str(tmp_path / "trackio"))
-    assert told == ["Tracking with trackio: trackio show --project fagan_hf"]  # it writes in a thread of its own
+    assert told == ["Tracking with trackio: trackio show --project fagan_hf"]  # it writes in a separate thread
     assert "could not be persisted" in said

@@ -117,7 +117,7 @@ def test_started_again_it_remembers_where_it_came_from(published, make_recipe, t
     shutil.copytree(make_recipe(name="fine").run_dir, fine)
     recipe = make_recipe(name="fine-again", max_images=16, resume_from=str(fine))
     train(recipe)
-    shutil.rmtree(fine)  # a repository that moved on would be told apart by its commit
+    shutil.rmtree(fine)  # a changed repository would have a different commit
     shutil.copytree(published, fine)
     find_origin.cache_clear()
     train(make_recipe(name="fine-again", max_images=24, resume_from=str(fine)))
