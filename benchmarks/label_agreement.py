@@ -1,11 +1,11 @@
-"""See how far a conditional model keeps to its labels, in a minute and with nothing to download.
+"""Measure how well a conditional model follows its labels, in a minute and without downloads.
 
     python benchmarks/label_agreement.py runs/avatars-32-labels
 
-A linear classifier (ridge regression on pixels) learns the labels from the training images. For each label it is tried
-on real images that it has not seen, on generated ones, and on generated ones whose labels are shuffled, which is what a
-model would get that ignores its labels. Generated pictures may suit the classifier better or worse than real ones, so
-this compares models on one data set and nothing else.
+A linear classifier (ridge regression on pixels) learns the labels from the training images. For each label it is
+evaluated on held-out real images, on generated images, and on generated images with shuffled labels, which is the score
+of a model that ignores its labels. Generated images may be easier or harder to classify than real ones, so only compare
+models on the same data set.
 """
 
 import argparse
@@ -25,12 +25,12 @@ FIRST_SEED = 1_000_000  # far from the seeds that people look at
 
 
 def agreement(scores: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, float]:
-    """Give the balanced accuracy of each claim and column: the mean over its values of how many are read right.
+    """Return the balanced accuracy of each binary attribute and column: the mean over its values of their recall.
 
     Args:
         scores: From `LinearClassifier.scores`.
-        labels: What was asked for, 0 or 1.
-        names: Of the labels.
+        labels: The requested labels, 0 or 1.
+        names: Names of the labels.
     """
     result = {}
     for column, places in label_groups(names).items():
@@ -47,7 +47,7 @@ def main() -> None:
     """Print a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="run folders or Hub ids of conditional models")
-    parser.add_argument("--dataset", default="avatars", help="with the splits train and test")
+    parser.add_argument("--dataset", default="avatars", help="data set with the splits train and test")
     parser.add_argument("--num_images", type=int, default=2048)
     options = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + options.num_images)

@@ -1,11 +1,10 @@
-"""Many visitors at once: 50 clients ask the demo's page for three minutes, one request after the other each.
+"""Load test of the demo's page: 50 clients for three minutes, each sending one request after the other.
 
     python benchmarks/load.py --clients 50 --seconds 180 --out benchmarks/results/space-load.json
 
-Every client is one of `gradio_client` over HTTP on this machine, so they take some of its processors themselves. Each
-comes from an address of its own, as a proxy would name it. Memory is that of the page, and compared from the first
-third of the time to the last. Before the crowd comes, one visitor asks for pictures while ten others wait for
-projections.
+The clients use `gradio_client` over HTTP on the same machine, so they take some CPU time themselves. Each has its own
+address, as forwarded by a proxy. Memory is that of the page's process, compared between the first and the last third of
+the run. Before the load test, one client requests images while ten others wait for projections.
 """
 
 import argparse
@@ -32,7 +31,7 @@ _ROUNDS_ALONE = 10
 
 
 def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
-    """Give what visitors ask for, in shares as they might."""
+    """Return the mix of requests that visitors send."""
     place = {"row": dice.randrange(size), "column": dice.randrange(size)}
     seed = dice.randrange(10_000)
     return [
@@ -48,16 +47,16 @@ def requests_of(dice: random.Random, size: int) -> list[dict[str, Any]]:
 
 
 def visitor(url: str, number: int, downloads: str) -> Client:
-    """Make a client that comes from an address of its own."""
+    """Make a client with its own address."""
     address = f"10.0.{number // 250}.{number % 250 + 1}"
     return Client(url, verbose=False, download_files=downloads, headers={"X-Forwarded-For": address})
 
 
-Answered = tuple[str, float, str | None]  # endpoint, seconds, and what went wrong
+Answered = tuple[str, float, str | None]  # endpoint, latency [seconds], and the error if there was one
 
 
 def ask(client: Client, request: dict[str, Any]) -> Answered:
-    """Ask, and wait for the answer and its files."""
+    """Send a request, and wait for the response and its files."""
     started, error = time.monotonic(), None
     try:
         client.predict(**request)
@@ -67,7 +66,7 @@ def ask(client: Client, request: dict[str, Any]) -> Answered:
 
 
 def visit(url: str, number: int, end: float, size: int) -> list[Answered]:
-    """Ask one request after the other until the time is over."""
+    """Send one request after the other until the time is up."""
     dice, done = random.Random(number), []
     with TemporaryDirectory() as downloads:
         client = visitor(url, number, downloads)
@@ -80,7 +79,7 @@ def visit(url: str, number: int, end: float, size: int) -> list[Answered]:
 
 
 def memory_of(pid: int, over: threading.Event) -> list[float]:
-    """Look at a process's resident memory until it is over [MB]."""
+    """Sample a process's resident memory until the run is over [MB]."""
     process, seen = psutil.Process(pid), []
     while not over.wait(_SAMPLED_EVERY):
         seen.append(process.memory_info().rss / 2**20)
@@ -88,7 +87,7 @@ def memory_of(pid: int, over: threading.Event) -> list[float]:
 
 
 def latencies(done: list[Answered]) -> dict[str, dict[str, float]]:
-    """Give how long requests took, of all and of each endpoint [seconds]."""
+    """Summarize latencies, overall and for each endpoint [seconds]."""
     found = {}
     for name in ["all", *sorted({endpoint for endpoint, *_ in done})]:
         ordered = sorted(seconds for endpoint, seconds, _ in done if name in (endpoint, "all"))
@@ -102,7 +101,7 @@ def latencies(done: list[Answered]) -> dict[str, dict[str, float]]:
 
 
 def beside_projections(url: str, count: int, downloads: str) -> list[Answered]:
-    """Ask for pictures, one after the other, while others have a projection each to wait for."""
+    """Request images one after the other, while other clients each wait for a projection."""
     clients = [visitor(url, 1_000 + number, downloads) for number in range(count)]
     picture = handle_file(_PICTURE)
     jobs = [client.submit(picture=picture, steps=300, api_name="/project") for client in clients]
@@ -110,7 +109,7 @@ def beside_projections(url: str, count: int, downloads: str) -> list[Answered]:
     time.sleep(1)
     done = [ask(alone, {"api_name": "/generate", "seeds": str(seed)}) for seed in range(_ROUNDS_ALONE)]
     if all(job.done() for job in jobs):
-        raise RuntimeError("the projections were over before the pictures were drawn; ask for more of them")
+        raise RuntimeError("the projections finished before the images were generated; raise --projections")
     for job in jobs:
         job.cancel()
     for client in (*clients, alone):
@@ -119,12 +118,12 @@ def beside_projections(url: str, count: int, downloads: str) -> list[Answered]:
 
 
 def main() -> None:
-    """Start the page, ask it, print."""
+    """Start the page, run the load test, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "model_cards/fagan-avatars-64"))
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=180)
-    parser.add_argument("--projections", type=int, default=10, help="that others wait for meanwhile")
+    parser.add_argument("--projections", type=int, default=10, help="projections queued meanwhile (default: 10)")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     with TemporaryDirectory() as folder, serving(options.model, Path(folder) / "uploads", FAGAN_PROXIES="1") as page:

@@ -3,8 +3,8 @@
     python benchmarks/loading_time.py runs/avatars-32
     HF_HUB_OFFLINE=1 python benchmarks/loading_time.py user/name --out benchmarks/results/loading_time.json
 
-The processes alternate, so that whatever else the machine does falls on all of them alike; medians and their ratios are
-what to read. A Hub id is loaded from the cache once it is there; online the client also asks for the newest commit.
+The processes alternate, so that other load on the machine affects all of them alike; compare medians and their ratios.
+A Hub id is loaded from the cache after the first download; online the client also asks for the newest commit.
 """
 
 import argparse
@@ -42,7 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def seconds_of(program: str) -> float:
-    """Run a program in a process of its own, and time it from start to end [seconds]."""
+    """Run a program in a new process, and time it from start to end [seconds]."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     programs = {name: program.format(model=options.model) for name, program in PROGRAMS.items()}
-    for program in programs.values():  # the first time reads the disk
+    for program in programs.values():  # warm-up: the first run reads from disk
         seconds_of(program)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(options.rounds):

@@ -1,4 +1,4 @@
-"""How much memory a piece of code takes, measured in a process of its own."""
+"""Peak memory of a piece of code, measured in a separate process."""
 
 import os
 import subprocess
@@ -34,19 +34,19 @@ print((torch.cuda.max_memory_allocated() - before) / 1e6)
 
 
 def peak_megabytes(prepared: str, measured: str, device: str = "cpu") -> float:
-    """Run code, and give by how much more code behind it raises the process's memory, at its peak [MB].
+    """Run setup code, then measure by how much the following code raises the process's peak memory [MB].
 
     Args:
-        prepared: What is not measured: imports, networks.
-        measured: What is; it sees the names of the former.
-        device: Whose memory: ``"cpu"``, all that the process holds, or ``"cuda"``, what torch has allocated there.
+        prepared: Setup that is not measured: imports, networks.
+        measured: Code that is measured; it shares the namespace of the setup.
+        device: ``"cpu"`` for the process's resident memory, or ``"cuda"`` for what torch allocates on the GPU.
     """
     watched = (_ON_CUDA if device == "cuda" else _ON_CPU).format(measured=measured)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run(
         [sys.executable, "-c", prepared + watched],
         check=True,
-        stdout=subprocess.PIPE,  # what goes wrong is told on stderr
+        stdout=subprocess.PIPE,  # errors still go to stderr
         text=True,
         env=os.environ | {"PYTHONPATH": path},
     )

@@ -1,4 +1,4 @@
-"""The original, attn-gan-pytorch 1.2.3, beside ours: its layers built from our specs, its weights copied across."""
+"""The original, attn-gan-pytorch 1.2.3, for comparison: its layers built from our specs, its weights copied to ours."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ def peer_modules(conf: str) -> list[nn.Module]:
 
 
 def peer_layer(spec: LayerSpec) -> nn.Module:
-    """Build the original's layer that a spec describes."""
+    """Build the original's layer for a spec."""
     if isinstance(spec, BatchNormSpec):
         return nn.BatchNorm2d(spec.in_channels)
     if isinstance(spec, DropoutSpec):
@@ -65,7 +65,7 @@ def peer_activation(text: str) -> nn.Module:
 
 
 def paired_parameters(theirs: nn.Module, ours: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """Match trained parameters, module by module in the order they were made."""
+    """Match trained parameters, module by module in order of creation."""
     pairs = []
     for their_conv, our_conv in zip(_convs(theirs), _convs(ours), strict=True):
         if hasattr(their_conv, "weight_bar"):
@@ -97,7 +97,7 @@ def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def _paired_norms(theirs: nn.Module, ours: nn.Module) -> list[tuple[nn.BatchNorm2d, nn.BatchNorm2d]]:
-    """Match batch norms; the original makes one in every full attention, and an unused one has no place in ours."""
+    """Match batch norms; the original makes one in every full attention layer, ours only where it is used."""
     unused = {
         module.batch_norm
         for module in theirs.modules()
@@ -116,7 +116,7 @@ def _convs(network: nn.Module) -> list[Any]:
 
 @torch.no_grad()
 def wake(network: nn.Module) -> nn.Module:
-    """Give the original's gates and statistics values that a training could, so that no branch is silent."""
+    """Set the original's gates and statistics to values as after training, so that every branch contributes."""
     modules: list[Any] = list(network.modules())
     for module in modules:
         if hasattr(module, "gamma"):

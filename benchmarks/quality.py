@@ -1,15 +1,15 @@
-"""Does full attention earn its keep? Train rivals for the same time, and measure what came of each.
+"""Is full attention worth its cost? Train baselines for the same time, and compare their metrics.
 
-    python benchmarks/quality.py --minutes 10                # every arm, three seeds; goes on where it was stopped
+    python benchmarks/quality.py --minutes 10                # every arm, three seeds; resumes where it was stopped
     python benchmarks/quality.py --arms classic flagship --seeds 1 --minutes 2 --results /tmp/try.json
 
-Every arm has as many parameters within 10 %, the same images (drawn avatars at 32x32) and the same minutes of training,
-by the same command, training/train.py, on one thread; two runs go side by side. Time spent measuring counts for nobody.
-Then each finished generator is measured; those of the rivals with gates at 0 and at 1 too.
+All arms have the same number of parameters within 10 %, the same images (avatars at 32x32) and the same training time,
+with the same command, training/train.py, on one thread; two runs go in parallel. Time spent on evaluation doesn't
+count. Each finished generator is evaluated; those of the baselines also with all gates at 0 and at 1.
 
-Results are written after every run, with where and by what it was made, and what is there already is not run again: it
-is refused if it was another network or recipe. Seeds come one after the other, so that an arm's runs stand near the
-others' of the same seed, in time as well: a machine is not always equally fast.
+Results are written after every run, with hardware and versions. Runs in the results file are not repeated; if one has a
+different network or recipe, the command refuses to start. Each seed is run for all arms before the next one, so that
+runs to be compared are close in time: a machine is not always equally fast.
 """
 
 import argparse
@@ -50,7 +50,7 @@ _AT_ONCE = 2
 
 
 def train(name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Train one run to its end, or go on with it; give its folder."""
+    """Train one run to its end, resuming it if necessary; return its folder."""
     folder = options.output_dir / name
     recipe = {**RECIPE, **ARMS[arm].recipe, "name": name, "seed": seed, "output_dir": options.output_dir}
     model = options.output_dir / f"{arm}.json"
@@ -68,7 +68,7 @@ def train(name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
-    """Measure a finished run's generator, as trained and, if asked for, with its gates at 0 and at 1."""
+    """Evaluate a finished run's generator, as trained and, if ``is_swept``, with all gates at 0 and at 1."""
     generator = Generator.from_pretrained(folder)
     images = prepare_images(ImageSource(RECIPE["dataset"], resolution=generator.config.image_size), progress=False)
 
@@ -99,7 +99,7 @@ def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
 
 
 def memory_of_training(lines: Sequence[Mapping[str, float]]) -> float | None:
-    """Give the peak [MB] before the run was first measured, which takes more; none if it was measured at once."""
+    """Return the peak memory [MB] before the first evaluation, which takes more; ``None`` if nothing precedes it."""
     peaks = [line["peak_memory_mb"] for line in itertools.takewhile(lambda line: not _of_line(line), lines)]
     return max(peaks, default=None)
 
@@ -111,7 +111,7 @@ def _of_line(line: Mapping[str, float]) -> dict[str, float]:
 
 
 def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
-    """Give mean and spread over seeds, one arm a line."""
+    """Format mean and standard deviation over seeds as a Markdown table, one line per arm."""
     heads = [f"{name} {'↓' if name in _LOWER_IS_BETTER else '↑'}" for name in SHOWN]
     lines = ["| | seeds | " + " | ".join(heads) + " | img/s | MB |", "| --- " * (len(SHOWN) + 4) + "|"]
     for arm in arms:
@@ -127,7 +127,7 @@ def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
 
 
 def beside_choices(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Take the runs of the flagship with other choices, and its own with the same seeds, which compare with them."""
+    """Select the ablations' runs, and the flagship's runs with the same seeds, for comparison."""
     seeds = {run["seed"] for run in runs.values() if run["arm"] in CHOICES}
     arms = "flagship", *CHOICES
     return {name: run for name, run in runs.items() if run["arm"] in arms and run["seed"] in seeds}
@@ -139,22 +139,22 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Train what is missing, measure, print."""
+    """Train the missing runs, evaluate them, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--seeds", type=int, default=3, help="so many runs of each arm (default: 3)")
-    parser.add_argument("--minutes", type=float, default=10, help="of training, for each run (default: 10)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs of each arm (default: 3)")
+    parser.add_argument("--minutes", type=float, default=10, help="training time of each run (default: 10)")
     parser.add_argument("--eval_every_images", type=int, default=16384)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/quality"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     keep_freed_memory()
-    torch.set_num_threads(1)  # what is measured stands beside what is trained
+    torch.set_num_threads(1)  # evaluation runs next to training
     options.output_dir = options.output_dir.resolve()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     known = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
     if known and known["minutes"] != options.minutes:
-        parser.error(f"{options.results} is of {known['minutes']:g} minutes a run; give those, or another --results")
+        parser.error(f"{options.results} has runs of {known['minutes']:g} minutes; use the same, or another --results")
     runs: dict[str, Any] = known.get("runs", {})
     architectures = {arm: architecture_of(arm) for arm in options.arms}
     for arm, architecture in architectures.items():
@@ -163,8 +163,8 @@ def main() -> None:
     identities = {arm: identity_of(arm) for arm in options.arms}
     if stale := [name for name, run in runs.items() if run["identity"] != identities.get(run["arm"], run["identity"])]:
         parser.error(
-            f"{options.results} has runs of another network or recipe than {', '.join(stale)} would be now; take them "
-            "out, or give another --results"
+            f"{options.results} has runs whose network or recipe has changed since: {', '.join(stale)}; remove them, "
+            "or use another --results"
         )
     todo = [
         (f"{arm}-{seed}", arm, seed)

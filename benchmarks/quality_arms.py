@@ -1,4 +1,4 @@
-"""The networks and recipes that `benchmarks/quality.py` compares: as many parameters, the same images and time."""
+"""The networks and recipes that `benchmarks/quality.py` compares at equal numbers of parameters, images and time."""
 
 import dataclasses
 import hashlib
@@ -36,18 +36,18 @@ Widths = tuple[tuple[int, ...], tuple[int, ...]]
 SIZE = 32
 FLAGSHIP = "fagan-32"
 TOLERANCE = 0.1
-"""So far may the number of parameters be from the flagship's."""
-_WIDTHS: Widths = FLAGSHIP_32["generator"], FLAGSHIP_32["discriminator"]  # others have them times a factor
+"""Largest relative difference in the number of parameters from the flagship."""
+_WIDTHS: Widths = FLAGSHIP_32["generator"], FLAGSHIP_32["discriminator"]  # other arms scale these by a factor
 _DOUBLE: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 _ENDS: dict[str, Any] = {"kernel_size": 4, "stride": 1, "padding": 0}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of what is compared.
+    """One arm of the comparison.
 
     Attributes:
-        about: What it is, for the table.
+        about: Description for the table.
         build: Makes its networks from the channels of both networks' feature maps, as `presets.flagship` does.
         recipe: Fields of the recipe that differ from `RECIPE`.
     """
@@ -69,7 +69,7 @@ def _recipe_of_make_train() -> dict[str, Any]:
 
 
 RECIPE = _recipe_of_make_train()
-# The original's: its loss and batch, learning rates that stay, no averaging, which a half-life of one image comes to.
+# The original's recipe: its loss and batch size, constant learning rates, and no EMA (its half-life is one image).
 ORIGINAL: dict[str, Any] = {
     "loss": "relativistic_hinge",
     "r1_gamma": 0,
@@ -89,7 +89,7 @@ def _flagship(widths: Widths, **options: Any) -> Architecture:
 
 
 def _changed(architecture: Architecture, change: Callable[[LayerSpec], Sequence[LayerSpec]]) -> Architecture:
-    """Put other layers in the place of each."""
+    """Replace each layer by zero or more others."""
     generator, discriminator = architecture
 
     def layers(config: GeneratorConfig | DiscriminatorConfig) -> tuple[LayerSpec, ...]:
@@ -102,7 +102,7 @@ def _changed(architecture: Architecture, change: Callable[[LayerSpec], Sequence[
 
 
 def _shared(spec: LayerSpec, kind: type) -> dict[str, Any]:
-    """Give those of a layer's fields that another type has too."""
+    """Return the fields of a layer that another layer type has, too."""
     names = {each.name for each in dataclasses.fields(kind)}
     return {name: value for name, value in spec.arguments().items() if name in names}
 
@@ -115,7 +115,7 @@ def _without_attention(spec: LayerSpec) -> list[LayerSpec]:
 
 
 def _at_the_image(change: Callable[[Any], Sequence[LayerSpec]]) -> Callable[[LayerSpec], Sequence[LayerSpec]]:
-    """Change the layer alone that makes the image."""
+    """Apply a change only to the layer that outputs the image."""
 
     def changed(spec: LayerSpec) -> Sequence[LayerSpec]:
         makes_images = isinstance(spec, FullAttentionSpec) and spec.out_channels == IMAGE_CHANNELS
@@ -125,7 +125,7 @@ def _at_the_image(change: Callable[[Any], Sequence[LayerSpec]]) -> Callable[[Lay
 
 
 def _with_shortcuts(architecture: Architecture) -> Architecture:
-    """Put norm, activation and attention of the generator into residual blocks, and the discriminator's as well."""
+    """Put norm, activation and attention into residual blocks, in both networks."""
     generator, discriminator = architecture
     first, *others = generator.layers
     blocks: list[LayerSpec] = []
@@ -154,7 +154,7 @@ def _without_norms(spec: LayerSpec) -> list[LayerSpec]:
 
 
 def _transposed(spec: LayerSpec) -> list[LayerSpec]:
-    """Enlarge by free transposed convolutions, as the original does."""
+    """Upsample by transposed convolutions, as the original does."""
     if not isinstance(spec, FullAttentionSpec) or not spec.upsample:
         return [spec]
     pooling = max(1, spec.key_pooling // 2)
@@ -162,7 +162,7 @@ def _transposed(spec: LayerSpec) -> list[LayerSpec]:
 
 
 def _sagan(widths: Widths) -> Architecture:
-    """Take the convolutional blocks, and self-attention on one feature map of each network, as in the paper."""
+    """Build convolutional blocks with self-attention on one feature map of each network, as in the paper."""
     generator, discriminator = _changed(_flagship(widths), _without_attention)
     g_layers, d_layers = list(generator.layers), list(discriminator.layers)
     g_layers.insert(7, SelfAttentionSpec(in_channels=widths[0][2]))  # both at 16x16
@@ -174,7 +174,7 @@ def _sagan(widths: Widths) -> Architecture:
 
 
 def _classic(widths: Widths) -> Architecture:
-    """FAGAN's own networks with one size fewer: full attention in the first layers, SAGAN's before the last ones."""
+    """Build FAGAN's original networks, one resolution lower: full attention first, self-attention before the rest."""
     (first, second, third, _), _ = widths
     latent = FLAGSHIP_32["latent_dim"]
     relu: dict[str, Any] = {"batch_norm": True, "activation": "relu"}
@@ -210,9 +210,9 @@ ARMS = {
     "sagan": Arm("SAGAN: the same with self-attention on one feature map of each network", _sagan),
     "classic": Arm("original FAGAN: the original's networks and recipe", _classic, ORIGINAL),
     "flagship": Arm("flagship: every layer full attention", _flagship),
-    "dot_product": Arm("… with dot products, not cosines", lambda w: _flagship(w, similarity="dot_product")),
+    "dot_product": Arm("… with dot products instead of cosines", lambda w: _flagship(w, similarity="dot_product")),
     "distance": Arm("… with distances (L2)", lambda w: _flagship(w, similarity="negative_distance")),
-    "whole_keys": Arm("… with keys that are not pooled", lambda w: _flagship(w, keys=SIZE)),
+    "whole_keys": Arm("… without key pooling", lambda w: _flagship(w, keys=SIZE)),
     "half_keys": Arm("… with keys pooled by 2x2, as in SAGAN's own code", lambda w: _flagship(w, keys=SIZE // 2)),
     "two_heads": Arm("… with two heads", lambda w: _flagship(w, heads=2, squeeze_factor=4)),
     "shortcuts": Arm("… with residual blocks", lambda w: _with_shortcuts(_flagship(w))),
@@ -225,15 +225,15 @@ ARMS = {
         {"loss": "hinge", "r1_gamma": 0, "r2_gamma": 0},
     ),
     "plain_image": Arm(
-        "… with a convolution that makes the image", lambda w: _changed(_flagship(w), _at_the_image(_without_attention))
+        "… with a convolution as output layer", lambda w: _changed(_flagship(w), _at_the_image(_without_attention))
     ),
     "gate_from_zero": Arm(
-        "… with a gate that starts at 0 there, too",
+        "… with the output layer's gate starting at 0, too",
         lambda w: _changed(_flagship(w), _at_the_image(lambda spec: [dataclasses.replace(spec, initial_alpha=0.0)])),
     ),
-    "classic_networks": Arm("… with FAGAN's own networks, the recipe as it is", _classic),
+    "classic_networks": Arm("… with FAGAN's own networks, same recipe", _classic),
     "approximate": Arm("… with approximated penalties", _flagship, {"approximate_penalties": True}),
-    "decay": Arm("… with learning rates that fall from 3,000 images on", _flagship, {"decay_after_images": 3000}),
+    "decay": Arm("… with learning rates that decay after 3,000 images", _flagship, {"decay_after_images": 3000}),
     "beta_0.9": Arm("… with Adam's second beta 0.9", _flagship, {"betas": [0.0, 0.9]}),
     "beta_0.999": Arm("… with Adam's second beta 0.999", _flagship, {"betas": [0.0, 0.999]}),
     "augmented": Arm("… with images shifted at random (DiffAugment)", _flagship, {"augment": ["translation"]}),
@@ -243,7 +243,7 @@ ARMS = {
 }
 RIVALS = ("convolution", "sagan", "classic", "flagship")
 CHOICES = tuple(arm for arm in ARMS if arm not in RIVALS)
-"""The flagship with another choice each."""
+"""The ablations: the flagship with one choice changed."""
 
 
 def parameters(architecture: Architecture) -> int:
@@ -260,10 +260,10 @@ def identity_of(arm: str) -> str:
 
 @cache
 def architecture_of(arm: str) -> Architecture:
-    """Build an arm's networks with as many parameters as the flagship's, as nearly as whole channels allow.
+    """Build an arm's networks with as many parameters as the flagship, as closely as whole channels allow.
 
     Raises:
-        ValueError: They can't be brought that near.
+        ValueError: No widths come within `TOLERANCE`.
     """
     wanted = parameters(preset(FLAGSHIP))
     build = ARMS[arm].build
@@ -275,7 +275,7 @@ def architecture_of(arm: str) -> Architecture:
         return generator, discriminator
 
     widths = list(dict.fromkeys(scaled(1 + step / 16) for step in range(-8, 33)))
-    # More channels make more parameters, so the two nearest are on either side.
+    # The number of parameters grows with the channels, so the two nearest are on either side.
     index = bisect_left(widths, wanted, key=lambda each: parameters(build(each)))
     nearest = [build(each) for each in (_WIDTHS, *widths[max(0, index - 1) : index + 1])]
     found = min(nearest, key=lambda each: abs(parameters(each) - wanted))

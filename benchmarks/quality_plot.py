@@ -1,4 +1,4 @@
-"""Draw the curves of `benchmarks/quality.py`: a metric over the minutes of training, a line for each rival.
+"""Plot the curves of `benchmarks/quality.py`: a metric over training time, one line per arm.
 
 python benchmarks/quality_plot.py              # benchmarks/results/quality.json -> docs/images/quality.png
 """
@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs/images/quality.png"
 
 
 def mean_curve(runs: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give minutes, mean, least and most over runs, from where all have begun to be measured to where all still are."""
+    """Return minutes, mean, minimum and maximum over runs, for the time span that all of them cover."""
     curves = [
         ([point["seconds"] / 60 for point in run["curve"]], [point[metric] for point in run["curve"]]) for run in runs
     ]
@@ -30,7 +30,7 @@ def mean_curve(runs: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarr
 
 
 def draw(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
-    """Draw rivals on the left, the flagship and what it is without each of its choices on the right."""
+    """Plot the baselines on the left, and the flagship with its ablations on the right."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     sides = (runs, RIVALS), (beside_choices(runs), ("flagship", *CHOICES))
@@ -50,7 +50,7 @@ def draw(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
 
 
 def main() -> None:
-    """Draw what was measured."""
+    """Plot the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--metric", choices=SHOWN, default="fd")

@@ -1,4 +1,4 @@
-"""The demo's page as it is started for people: a process of its own, for load tests and for the tests."""
+"""The demo's page, started as a separate process as for users; for load tests and the test suite."""
 
 import os
 import socket
@@ -16,14 +16,14 @@ _SECONDS_TO_START = 120
 
 
 class Served(NamedTuple):
-    """A page that answers."""
+    """A running page."""
 
     url: str
     pid: int
 
 
 def free_port() -> int:
-    """Find a port that nobody listens at."""
+    """Find a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(model: str | Path, uploads: Path, space: Path = ROOT / "space", **environment: str) -> Iterator[Served]:
-    """Run a Space's app.py on a model, with its files in ``uploads``; give where it answers."""
+    """Run a Space's app.py on a model, with its files in ``uploads``; yields its URL and process id."""
     port = free_port()
     environment = os.environ | {
         "FAGAN_MODEL": str(model),

@@ -1,19 +1,19 @@
-"""Compare the speed of training and inference with that of attn-gan-pytorch 1.2.3, and with what the machine can do.
+"""Compare the speed of training and inference with attn-gan-pytorch 1.2.3, and with the machine's peak.
 
     python benchmarks/speed.py all --quick      # under 10 minutes on two CPU cores
     python benchmarks/speed.py step --rounds 5
 
-step     a training step of FAGAN's own networks at batch 32, with two losses: time and memory
-layer    one layer of full attention over 256 to 16,384 positions: time, memory, and how they grow
+step     a training step of FAGAN's original networks at batch size 32, with two losses: time and memory
+layer    one full attention layer over 256 to 16,384 positions: time, memory, and how they scale
 full     a training step where every layer is full attention, 64x64 and 128x128
-sample   images per second at batch 1, 16 and 64, and how soon the first image is there
-data     the loader against what a step needs, and how fast images are prepared
-scale    one and two processes, and an image's cost from 32x32 to 256x256
+sample   images per second at batch size 1, 16 and 64, and time to the first image
+data     throughput of the loader against that of a step, and of data preparation
+scale    one and two processes, and the cost of an image from 32x32 to 256x256
 machine  the share of the machine's peak that a step reaches, and where the rest goes
 
-Ours and the peer's take turns in one process, so that whatever else the machine does falls on both; what counts are
-medians and their ratio. Before that both get the same weights and must compute the same in float32, or there is no
-number. Memory is measured in a process of its own for each. A full run writes benchmarks/results/speed-<name>.json.
+Ours and the peer's alternate in one process, so that other load on the machine affects both; compare medians and their
+ratio. First both get the same weights and must compute the same in float32, otherwise nothing is timed. Memory is
+measured in a separate process for each. A full run writes benchmarks/results/speed-<name>.json.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# As training/train.py does, for both sides: threads that wait don't keep a core that others need.
+# As in training/train.py, and for both sides: waiting threads must not keep a core busy that others need.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -39,7 +39,7 @@ from benchmarks.speed_of.targets import TARGETS, Found, Row, mark
 from fagan_hf.training.run.facts import command, hardware, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BENCHMARKS: dict[str, tuple[str, int, int]] = {  # name: where it is, rounds of a full and of a quick run
+BENCHMARKS: dict[str, tuple[str, int, int]] = {  # name: function, rounds of a full and of a quick run
     "step": ("step:measure_step", 7, 3),
     "layer": ("layer:measure_layer", 5, 2),
     "full": ("step:measure_full", 5, 2),
@@ -52,14 +52,14 @@ PEER = "attn-gan-pytorch"
 
 
 def measure(name: str, settings: Settings) -> Found:
-    """Run a benchmark; it is imported only now, for not all of them need the peer."""
+    """Run a benchmark; it is imported only here, because not all of them need the peer."""
     module, _, function = BENCHMARKS[name][0].partition(":")
     work: Callable[[Settings], Found] = getattr(import_module(f"benchmarks.speed_of.{module}"), function)
     return work(settings)
 
 
 def to_json(found: Found, settings: Settings) -> dict[str, Any]:
-    """Put what was found beside what it was found on."""
+    """Combine results with date, hardware, versions and settings."""
     return {
         "date": date.today().isoformat(),
         "hardware": hardware(settings.device, 1),
@@ -73,26 +73,26 @@ def to_json(found: Found, settings: Settings) -> dict[str, Any]:
 
 
 def summary(rows: list[Row]) -> str:
-    """Say how many numbers are what they have to be."""
+    """Summarize how many numbers reach their targets."""
     marks = [mark(row.name, row.value) for row in rows]
     missing = sum(row.value is None and row.name in TARGETS for row in rows)
     return f"{marks.count('pass')} pass, {marks.count('short')} short, {missing} not measured"
 
 
 def main() -> None:
-    """Measure, print, and write."""
+    """Run benchmarks, print tables, and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, without what takes longest; writes no file")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, without the longest parts; writes no file")
     parser.add_argument("--rounds", type=int, help="how often each thing is timed (default: depends on the benchmark)")
-    parser.add_argument("--out", type=Path, help="write the results here, quick ones too")
+    parser.add_argument("--out", type=Path, help="write the results here, also those of --quick")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     if find_spec("attn_gan_pytorch") is None:
         parser.error(f"the peer is not installed: pip install --no-deps {PEER}==1.2.3")
     if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or training would take the GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # otherwise training would use the GPU
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     names = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
@@ -110,7 +110,7 @@ def main() -> None:
         if not (options.quick or options.out):
             _write(RESULTS / f"speed-{name}.json", results[name])
     if len(names) > 1:
-        print("What was to be reached", *(row for row in rows if row.name in TARGETS), sep="\n")
+        print("Targets", *(row for row in rows if row.name in TARGETS), sep="\n")
     print(summary(rows))
     if options.out:
         _write(options.out, results if len(names) > 1 else results[names[0]])

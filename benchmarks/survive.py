@@ -1,16 +1,16 @@
-"""Kill a short training run again and again with SIGKILL, and compare its end with that of a run that was left alone.
+"""Kill a short training run repeatedly with SIGKILL, and compare its final state with that of an undisturbed run.
 
     python benchmarks/survive.py --kills 50 --out benchmarks/results/survive.json
     python benchmarks/survive.py --kills 20 --processes 2 --out benchmarks/results/survive-two-processes.json
 
-Every session is the same command, ``training/train.py`` in processes of its own. Two thirds of the kills fall at
-moments drawn evenly from a session's life, its start included; the others just when a checkpoint is seen being written.
-Of several processes one of them is killed, or all with their launcher. After the last kill the run goes on to its end.
+Every session is the same command, ``training/train.py`` in new processes. Two thirds of the kills happen at moments
+drawn uniformly from a session's life, including its start; the others while a checkpoint is being written. With several
+processes, either one of them is killed, or all with their launcher. After the last kill the run continues to its end.
 
-Compared to the bit: all checkpoints that are kept (weights, averaged weights, moments, half-summed numbers, state), the
-models, every line of metrics.jsonl, every grid, the plots, the film, and the names of all files. Left out is what
-measures the machine: seconds, images per second, peak memory. Checked after every kill: the models in the folder load,
-and the next session redoes one checkpoint interval at most. Exit status 1 if anything is not as it should be.
+Compared bit for bit: all kept checkpoints (weights, averaged weights, moments, running sums, state), the models, every
+line of metrics.jsonl, every grid, the plots, the training GIF, and the names of all files. Excluded are measurements of
+the machine: seconds, images per second, peak memory. Checked after every kill: the models in the folder load, and the
+next session redoes at most one checkpoint interval. The exit status is 1 if anything differs or fails.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from fagan_hf.training.run.facts import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "short"
-PICTURES = 41  # no multiple of the batch: checkpoints lie inside of epochs
+PICTURES = 41  # not a multiple of the batch size, so checkpoints are inside of epochs
 CHECKPOINT = 64  # images from one to the next
 RECIPE = {
     "batch_size": 8,
@@ -55,12 +55,12 @@ RECIPE = {
     "warmup_images": 400,
     "ema_half_life_images": 200,
     "cpu_threads": 1,
-    # 7 and 13 steps: at most checkpoints, which are 8 apart, sums of a line are under way.
+    # 7 and 13 steps, where checkpoints are 8 apart: most checkpoints are in the middle of a line's sums.
     "log_every_images": 56,
     "sample_every_images": 104,
     "checkpoint_every_images": CHECKPOINT,
 }
-# Batch norm and spectral norm are what these layers have by default; dropout draws from torch's own generator.
+# These layers have batch norm and spectral norm by default; dropout uses torch's global random generator.
 GENERATOR = GeneratorConfig(
     latent_dim=8,
     image_size=8,
@@ -82,7 +82,7 @@ DISCRIMINATOR = DiscriminatorConfig(
     ),
 )
 OF_THE_MACHINE = ("seconds", "logged_seconds", "images_per_second", "peak_memory_mb")
-KINDS = {  # what is compared, by the name of its file
+KINDS = {  # what is compared, by file name
     r"checkpoints/.*/(generator|discriminator)\.safetensors": "weights and batch statistics",
     r"checkpoints/.*/averaged_generator\.safetensors": "averaged weights",
     r"checkpoints/.*_optimizer\.safetensors": "optimizer moments",
@@ -100,12 +100,12 @@ PATIENCE_SECONDS = 300  # for one session
 
 @dataclass(frozen=True)
 class Kill:
-    """When a session is killed, and who of it.
+    """When to kill a session, and which of its processes.
 
     Attributes:
         when: At any moment, or while a checkpoint is being written.
-        share: Of a session's life, or of the seconds that writing takes.
-        checkpoint: Which of the session's, from 1.
+        share: Moment as a share of a session's life, or of the time that writing takes.
+        checkpoint: Which of the session's checkpoints, from 1.
         victim: A rank; ``None`` for all processes and their launcher.
     """
 
@@ -116,7 +116,7 @@ class Kill:
 
 
 def plan(kills: int, processes: int, seed: int) -> list[Kill]:
-    """Draw the kills of a run, every third of them, rounded up, while a checkpoint is being written."""
+    """Draw the kills of a run at random, a third of them (rounded up) while a checkpoint is being written."""
     draw = random.Random(seed)
     whens: list[Literal["any moment", "checkpoint"]] = [
         "checkpoint" if i % 3 == 0 else "any moment" for i in range(kills)
@@ -128,13 +128,13 @@ def plan(kills: int, processes: int, seed: int) -> list[Kill]:
 
 @dataclass
 class Place:
-    """Where a run lives: its folder, and the cache of its images.
+    """Location and size of a run.
 
     Attributes:
-        work: Holds all of this run, and nothing of another.
-        shared: Holds the pictures and the architecture.
-        images: How many the run sees.
-        processes: How many it has.
+        work: Folder of everything that belongs to this run.
+        shared: Folder of the images and the architecture.
+        images: Training length [images].
+        processes: Number of processes.
     """
 
     work: Path
@@ -148,7 +148,7 @@ class Place:
         return self.work / "runs" / NAME
 
     def command(self) -> list[str]:
-        """Give the command that begins the run, and goes on with it."""
+        """Return the command that starts and resumes the run."""
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes)]
         flags = RECIPE | {
             "name": NAME,
@@ -161,7 +161,7 @@ class Place:
         return [sys.executable, *(launcher if self.processes > 1 else []), "training/train.py", *arguments]
 
     def checkpoints(self) -> tuple[set[int], set[str]]:
-        """Give the images seen at each checkpoint that is in its place, and the folders where others are written."""
+        """Return the images seen at each finished checkpoint, and the temporary folders of unfinished ones."""
         try:
             names = os.listdir(self.run / "checkpoints")
         except FileNotFoundError:
@@ -170,11 +170,11 @@ class Place:
         return {_images_of(name) for name in names if name not in asides}, asides
 
     def half_written(self) -> set[str]:
-        """Name the files that are, or were, being written aside."""
+        """Return the temporary files that are, or were, being written."""
         return {str(path.relative_to(self.work)) for path in self.work.rglob(".*") if re.search(r"\.\d+$", path.name)}
 
     def images_seen(self) -> int:
-        """Say how far the run has come for certain, by all that it has written."""
+        """Return how many images the run has seen at least, judging by the files that it has written."""
         whole, asides = self.checkpoints()
         grids = {_images_of(path.name) for path in (self.run / "samples").glob("images-*.png")}
         lines = {line["images"] for line in _lines(self.run / "metrics.jsonl")}
@@ -191,10 +191,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Session:
-    """One start of the run's command.
+    """One execution of the run's command.
 
     Args:
-        place: Where the run lives.
+        place: Location of the run.
     """
 
     def __init__(self, place: Place):
@@ -208,56 +208,56 @@ class Session:
             self.process = subprocess.Popen(place.command(), cwd=ROOT, env=environment, stdout=log, stderr=log)
         self.started = time.monotonic()
 
-    def told(self) -> str:
-        """Give what the session has printed."""
+    def output(self) -> str:
+        """Return what the session has printed."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     @property
     def has_begun(self) -> bool:
-        """Is it past its start? The bar appears just before the first step."""
-        return "img/s" in self.told()
+        """Has training started? The progress bar appears just before the first step."""
+        return "img/s" in self.output()
 
     def began_at(self) -> int | None:
-        """Say after how many images it went on; nothing if it was killed before."""
-        found = re.search(r"Resuming at ([\d,]+) images", self.told())
+        """Return the number of images at which it resumed; ``None`` if it was killed before."""
+        found = re.search(r"Resuming at ([\d,]+) images", self.output())
         if found:
             return int(found[1].replace(",", ""))
         return 0 if self.has_begun else None
 
     def asides(self) -> set[str]:
-        """Name the checkpoints that this session is writing."""
+        """Return the temporary folders of checkpoints that this session is writing."""
         return self.place.checkpoints()[1] - self.asides_before
 
     def running(self) -> Iterator[None]:
-        """Come back every millisecond until the session is over.
+        """Yield every millisecond until the session ends.
 
         Raises:
-            RuntimeError: It failed, or takes too long.
+            RuntimeError: The session failed, or takes too long.
         """
         while self.process.poll() is None:
             if time.monotonic() > self.started + PATIENCE_SECONDS:
                 self.kill(None)
-                raise RuntimeError(f"a session did not end:\n{self.told()[-3000:]}")
+                raise RuntimeError(f"a session did not end:\n{self.output()[-3000:]}")
             yield
             time.sleep(POLL_SECONDS)
         if self.process.returncode:
-            raise RuntimeError(f"a session ended with status {self.process.returncode}:\n{self.told()[-3000:]}")
+            raise RuntimeError(f"a session ended with status {self.process.returncode}:\n{self.output()[-3000:]}")
 
     def kill(self, victim: int | None) -> str:
-        """Send SIGKILL, and wait until nothing of the session is left.
+        """Send SIGKILL, and wait until all processes of the session have ended.
 
         Args:
-            victim: The rank to kill; ``None`` for all processes. If it does not run yet, all are killed.
+            victim: The rank to kill; ``None`` for all processes. If that rank doesn't run yet, all are killed.
 
         Returns:
-            Who was killed.
+            Which processes were killed.
         """
         everybody = [psutil.Process(self.process.pid)]
         killed = "the process"
         if self.place.processes == 1:
             self.process.kill()
         else:
-            everybody[0].suspend()  # or it might start another one now
+            everybody[0].suspend()  # otherwise it might start another one now
             ranks = {_rank(process): process for process in everybody[0].children()}
             everybody += everybody[0].children(recursive=True)
             if victim is not None and victim in ranks:
@@ -282,12 +282,12 @@ def _rank(process: psutil.Process) -> int | None:
 
 @dataclass
 class Pace:
-    """How long things take, as the newest session shows: other programs may slow one more than another.
+    """Durations measured in the newest session, because other load on the machine varies between sessions.
 
     Attributes:
         start: From the command to the first step [s].
         interval: From one checkpoint to the next [s].
-        writing: Of one checkpoint, at its fastest [s].
+        writing: Writing one checkpoint, the fastest time [s].
     """
 
     start: float
@@ -296,7 +296,7 @@ class Pace:
 
 
 def run_alone(place: Place) -> Pace:
-    """Run from beginning to end, and measure."""
+    """Run without kills from start to end, and measure durations."""
     session = Session(place)
     start, written_since, writing = 0.0, None, []
     for _ in session.running():
@@ -315,14 +315,14 @@ def run_alone(place: Place) -> Pace:
 
 @dataclass
 class Account:
-    """What the kills did.
+    """Record of the kills and their effects.
 
     Attributes:
-        phases: How many fell into which phase of a session.
-        victims: How many hit whom.
-        models_loaded: How often a model was there after a kill, and loaded.
-        most_images_redone: By the session after a kill.
-        problems: What was not as it should be.
+        phases: Number of kills by phase of the session.
+        victims: Number of kills by victim.
+        models_loaded: How often a model existed after a kill and could be loaded.
+        most_images_redone: Most images redone by the session after a kill.
+        problems: Everything that failed.
     """
 
     phases: Counter[str] = field(default_factory=Counter)
@@ -333,20 +333,20 @@ class Account:
 
 
 def run_killed(place: Place, kills: list[Kill], pace: Pace, intervals: int = 1) -> Account:
-    """Kill a run as planned, start it again each time, and let it come to its end.
+    """Kill a run as planned, restart it each time, and let it finish.
 
     Args:
-        place: Where the run lives.
-        kills: In their order.
-        pace: Of the run that was left alone.
-        intervals: From one checkpoint to the next, as many as a kill has for itself: no more are gone through before
-            it on average, so that the run is not over before the last one.
+        place: Location of the run.
+        kills: The kills in order.
+        pace: Durations of the undisturbed run.
+        intervals: Checkpoint intervals per kill: on average no more than these pass before each kill, so that the run
+            doesn't end before the last one.
 
     Raises:
-        RuntimeError: A session failed by itself, or the run was over before the last kill.
+        RuntimeError: A session failed by itself, or the run ended before the last kill.
     """
     account = Account()
-    seen = 0  # images, for certain, since the last session that went on
+    seen = 0  # images that the run has seen at least
     for number, kill in enumerate(kills):
         session = Session(place)
         writing = _wait_for(session, kill, pace, intervals, ceiling=CHECKPOINT * intervals * (number + 1))
@@ -366,10 +366,10 @@ def run_killed(place: Place, kills: list[Kill], pace: Pace, intervals: int = 1) 
 
 
 def _wait_for(session: Session, kill: Kill, pace: Pace, intervals: int, ceiling: int) -> set[str]:
-    """Wait for the moment of a kill; it comes sooner if the run has used up its images until then.
+    """Wait for the moment of a kill, or until the run reaches its ceiling of images.
 
     Returns:
-        The checkpoint that is being written at that moment, or was when it was waited for.
+        The checkpoint that is being written at that moment, or was when the wait began.
     """
     moment = kill.share * (pace.start + 2 * intervals * pace.interval)
     passed, rest = divmod(max(0.0, moment - pace.start) / pace.interval, 1)
@@ -392,7 +392,7 @@ def _wait_for(session: Session, kill: Kill, pace: Pace, intervals: int, ceiling:
                 time.sleep(kill.share * pace.writing)
                 return asides
         elif newest >= ceiling:
-            time.sleep(kill.share * pace.interval / 2)  # or all of these would fall just after a checkpoint
+            time.sleep(kill.share * pace.interval / 2)  # or all of these kills would come just after a checkpoint
             return session.asides()
         elif now >= (marks[int(passed)] + rest * pace.interval if len(marks) > passed else start_moment):
             return asides
@@ -400,12 +400,12 @@ def _wait_for(session: Session, kill: Kill, pace: Pace, intervals: int, ceiling:
 
 
 def _phase(session: Session, writing: set[str], is_writer_killed: bool) -> str:
-    """Say what a killed session was doing, by what it has left.
+    """Infer what a killed session was doing from the files that it left.
 
     Args:
-        session: Of which nothing runs any more.
-        writing: What `_wait_for` gave.
-        is_writer_killed: Or did it live long enough to finish them?
+        session: The session, after all of its processes have ended.
+        writing: Result of `_wait_for`.
+        is_writer_killed: Was the process that writes checkpoints killed? Otherwise it may have finished them.
     """
     if left := session.asides():
         manifests = [session.place.run / "checkpoints" / name / "manifest.json" for name in left]
@@ -420,7 +420,7 @@ def _phase(session: Session, writing: set[str], is_writer_killed: bool) -> str:
 
 
 def _check_start(session: Session, seen: int, account: Account) -> int:
-    """Compare where a session went on with how far the run had come; give how far it has come now."""
+    """Check how many images a session redid; return the number at which it resumed."""
     began_at = session.began_at()
     if began_at is None:
         return seen
@@ -446,7 +446,7 @@ def compare(expected: Path, actual: Path) -> tuple[dict[str, dict[str, int]], li
     """Compare two finished run folders.
 
     Returns:
-        How many things of each kind were compared and how many differ, and what differs.
+        How many items of each kind were compared and how many differ, and a description of each difference.
     """
     counts = {kind: {"compared": 0, "different": 0} for kind in KINDS.values()}
     problems = []
@@ -469,11 +469,11 @@ def _files(folder: Path) -> set[str]:
 
 
 def _parts(path: Path) -> dict[str, Any]:
-    """Take a file apart into what can be compared: tensors, lines, numbers, or all of it."""
+    """Split a file into comparable parts: tensors, lines, numbers, or its bytes."""
     if path.suffix == ".safetensors":
         tensors = load_file(path)
         return {name: (str(t.dtype), tuple(t.shape), t.numpy().tobytes()) for name, t in tensors.items()}
-    if path.suffix == ".jsonl":  # a doubled line moves all that follow
+    if path.suffix == ".jsonl":  # a duplicated line shifts all that follow
         lines = enumerate(_lines(path), start=1)
         return {f"line {number}": json.dumps(_without_machine(line)) for number, line in lines}
     if path.name == "state.json":
@@ -486,7 +486,7 @@ def _without_machine(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare_names(expected: Path, actual: Path) -> list[str]:
-    """Say which files only one of two folders has."""
+    """List the files that only one of two folders has."""
     first, second = _files(expected) - {"log.txt"}, _files(actual) - {"log.txt"}
     return [
         *(f"{name} is missing" for name in sorted(first - second)),
@@ -495,16 +495,16 @@ def compare_names(expected: Path, actual: Path) -> list[str]:
 
 
 def survive(work: Path, kills: list[Kill], processes: int, intervals: int = 1) -> dict[str, Any]:
-    """Run alone, run with kills, compare.
+    """Run without kills, run with kills, and compare.
 
     Args:
         work: An empty folder.
-        kills: In their order.
-        processes: Of the run.
+        kills: The kills in order.
+        processes: Number of processes of the run.
         intervals: See `run_killed`.
 
     Returns:
-        What was done and found; ``problems`` is empty if all is well.
+        The results; ``problems`` is empty if everything is equal.
     """
     (work / "pictures").mkdir()
     draw = np.random.default_rng(0)
@@ -545,12 +545,12 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Print a line for each kill, then what was found."""
+    """Print a line for each kill, then the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--intervals", type=int, default=1, help="checkpoint intervals of the run for each kill")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--intervals", type=int, default=1, help="checkpoint intervals per kill (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills' moments (default: 0)")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     with TemporaryDirectory() as work:

@@ -91,7 +91,7 @@ def export_onnx(generator: Generator, path: str | Path) -> Export:
         program: Any = torch.onnx.export(
             traced,
             dynamo=True,
-            dynamic_shapes={name: {0: "batch"} for name in _input_names(reference)},  # only for the name
+            dynamic_shapes={name: {0: "batch"} for name in _input_names(reference)},  # sets only the dimension's name
             opset_version=OPSET,
             input_names=_input_names(reference),
             output_names=["images"],

@@ -18,11 +18,11 @@ def standard_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor, " f
 
     Args:
         real: Logits of real images, unbounded; higher means more real.
-        fake: The same for generated images.
+        fake: Logits of generated images.
 
     Returns:
         Mean of both classes' cross-entropies [nats], as in the original (the paper has their sum); never negative;
-        log 2 for a discriminator that always says 0.
+        log 2 for a discriminator that always outputs 0.
 
     Reference:
         Goodfellow et al., arXiv:1406.2661, equation 1; ``StandardGAN`` of attn-gan-pytorch 1.2.3, which expects a
@@ -35,7 +35,7 @@ def standard_generator(real: Float[Tensor, " real"] | None, fake: Float[Tensor, 
     """Raise the predicted probability of fakes being real: the non-saturating loss.
 
     Args:
-        real: Not looked at.
+        real: Unused.
         fake: Logits of generated images.
 
     Returns:
@@ -55,10 +55,10 @@ def least_squares_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor
 
     Args:
         real: Logits of real images, unbounded; higher means more real.
-        fake: The same for generated images.
+        fake: Logits of generated images.
 
     Returns:
-        Half the sum of both mean squares; never negative; 1/2 for a discriminator that always says 0.
+        Half the sum of both mean squares; never negative; 1/2 for a discriminator that always outputs 0.
 
     Reference:
         Mao et al., arXiv:1611.04076, with labels 0 and 1.
@@ -70,7 +70,7 @@ def least_squares_generator(real: Float[Tensor, " real"] | None, fake: Float[Ten
     """Pull fake logits to 1.
 
     Args:
-        real: Not looked at.
+        real: Unused.
         fake: Logits of generated images.
 
     Returns:
@@ -87,10 +87,10 @@ def hinge_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor, " fake
 
     Args:
         real: Logits of real images, unbounded; higher means more real.
-        fake: The same for generated images.
+        fake: Logits of generated images.
 
     Returns:
-        Sum of both means; never negative; 2 for a discriminator that always says 0.
+        Sum of both means; never negative; 2 for a discriminator that always outputs 0.
 
     Reference:
         Geometric GAN, arXiv:1705.02894; SAGAN, arXiv:1805.08318, equation 4.
@@ -102,7 +102,7 @@ def hinge_generator(real: Float[Tensor, " real"] | None, fake: Float[Tensor, " f
     """Raise the fake logits, without bound.
 
     Args:
-        real: Not looked at.
+        real: Unused.
         fake: Logits of generated images.
 
     Returns:
@@ -119,7 +119,7 @@ def relativistic_hinge_discriminator(real: Float[Tensor, " real"], fake: Float[T
 
     Args:
         real: Logits of real images, unbounded; higher means more real.
-        fake: The same for generated images.
+        fake: Logits of generated images.
 
     Returns:
         Sum of both means, as in the original; never negative; invariant to a shift of all logits.
@@ -154,7 +154,7 @@ def wasserstein_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor, 
 
     Args:
         real: Logits of real images, unbounded; higher means more real.
-        fake: The same for generated images.
+        fake: Logits of generated images.
 
     Returns:
         Mean of the fakes minus that of the real ones, of any sign; invariant to a shift of all logits.
@@ -169,7 +169,7 @@ def wasserstein_generator(real: Float[Tensor, " real"] | None, fake: Float[Tenso
     """Raise the fake logits, without bound.
 
     Args:
-        real: Not looked at.
+        real: Unused.
         fake: Logits of generated images.
 
     Returns:
@@ -252,8 +252,8 @@ class Loss:
         discriminator: Function of real and fake logits.
         generator: Function of real logits (or none) and fake ones.
         is_relative: Whether the generator's loss uses the real logits.
-        undecided: The logit at the decision boundary; ``None`` if only differences matter, then it is the mean logit of
-            the other class.
+        undecided: The logit at the decision boundary; ``None`` if only differences matter: the boundary is then the
+            mean logit of the other class.
         compares_with_means: Whether the loss is not a mean over images (or pairs), so that a batch can't be split.
     """
 

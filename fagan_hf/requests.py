@@ -47,7 +47,7 @@ def shown(value: Any) -> str:
 
 
 def check_characters(value: Any) -> None:
-    """Refuse halves of a character, which JSON can write and no text can hold.
+    """Refuse lone surrogates, which are half a character: JSON can express them, but UTF-8 can't.
 
     Raises:
         ValueError: There is one, anywhere in the value.
@@ -55,7 +55,7 @@ def check_characters(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("the request has half a character (a lone surrogate) in it; send whole ones") from None
+        raise ValueError("the request contains a lone surrogate (half a character); send whole characters") from None
     except (TypeError, ValueError, RecursionError):
         pass  # not JSON, a number with too many digits, or nested too deeply: reported later
 

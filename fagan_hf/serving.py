@@ -91,7 +91,7 @@ class EndpointHandler:
             it. With ``as_image`` an image, which the toolkit serializes.
 
         Raises:
-            ValueError: The request is not as described, or asks for more than a limit of this module.
+            ValueError: The request is not as described, or exceeds a limit of this module.
         """
         request = _read_request(data, self._pipe.generator)
         with self._lock:
@@ -160,7 +160,7 @@ def _read_request(data: Any, generator: Generator) -> _Task:
 
 
 def _read_parameters(data: Any) -> dict[str, Any]:
-    """Collect the parameters of both places; those that are null are left out."""
+    """Collect the parameters from both places; null ones are left out."""
     try:
         envelope = _Envelope.read(data)
     except ValueError as error:
@@ -180,13 +180,13 @@ def _read_parameters(data: Any) -> dict[str, Any]:
 
 
 def _choose_seeds(given: _Parameters, size: int) -> list[int]:
-    """Find the seeds, or draw them: not by torch's global generator, which starts alike in every server."""
+    """Return the given seeds, or random ones: torch's global generator would start in the same state everywhere."""
     if given.seeds is None:
         count = given.num_images or 1
         _check_count(count, size)
         return [secrets.randbelow(2**32) for _ in range(count)]
     if given.num_images is not None:
-        raise ValueError("seeds and num_images exclude each other; give seeds, or how many new ones to draw")
+        raise ValueError("seeds and num_images are mutually exclusive; give only one of them")
     seeds = read_seeds(given.seeds) if isinstance(given.seeds, str) else given.seeds
     _check_count(len(seeds), size)
     return seeds
@@ -203,11 +203,11 @@ def _check_count(count: int, size: int) -> None:
 
 
 def _check_labels(labels: Any, count: int, generator: Generator) -> LabelSpec | None:
-    """Check that there are as many as pictures; which labels there are, the pipeline knows."""
+    """Check that the model takes labels, and their number; the pipeline checks their names."""
     if labels is not None and not generator.config.label_names:
         raise ValueError(f"labels are {shown(labels)}, but this model is unconditional; leave labels out")
     if isinstance(labels, list) and len(labels) != count:
         raise ValueError(
-            f"labels are {len(labels)} for {count} pictures; give one object for all, or a list with one each"
+            f"there are {len(labels)} label objects for {count} pictures; give one for all, or one for each"
         )
     return labels

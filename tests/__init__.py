@@ -1,1 +1,1 @@
-"""A package by this file: without it, one that a wheel leaves in site-packages (torch-fidelity's) is taken for ours."""
+"""Makes `tests` a package; without this file, torch-fidelity's `tests` in site-packages would be imported instead."""

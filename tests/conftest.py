@@ -1,10 +1,10 @@
-"""What every test gets: a fixed seed, and clients of the Hub that stay offline."""
+"""Setup of every test: a fixed seed, and Hub clients in offline mode."""
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test reaches a server
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before importing huggingface_hub: no test may contact the real Hub
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Before torch is imported. Each worker has a core: more threads would spin while they wait for those of the others.
+    # Before importing torch. Each worker has one core: more threads would only spin while waiting for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

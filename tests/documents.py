@@ -1,4 +1,4 @@
-"""What documents say in code: their fenced blocks and commands."""
+"""Code in documents: fenced blocks and commands."""
 
 import re
 import shlex
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """Give the fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     text = document.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(document: Path) -> list[list[str]]:
-    """Give the commands of all bash blocks, split into words; a backslash joins lines, a # begins a comment."""
+    """Return the commands of all bash blocks, split into words; a backslash joins lines, a # starts a comment."""
     lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]

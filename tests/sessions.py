@@ -1,18 +1,18 @@
-"""Runs of a test, from a recipe to their end."""
+"""Training sessions in tests."""
 
 from fagan_hf.training.run import loop
 from fagan_hf.training.run.session import Session, setup
 
 
 def train(recipe) -> Session:
-    """Train from a recipe; give what the run was made of."""
+    """Train from a recipe; return the run's parts."""
     session = setup(recipe)
     loop.train(session)
     return session
 
 
 def after_step(monkeypatch, session, do):
-    """Do something after every step of a session, and of no other one."""
+    """Call a function after every step of this session only."""
     take_step = loop.take_step
 
     def take_step_and_do(each):

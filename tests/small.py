@@ -1,4 +1,4 @@
-"""Networks small enough to be made in every test."""
+"""Networks small enough to build in every test."""
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.specs import ConvSpec, FullAttentionSpec, SelfAttentionSpec
@@ -28,7 +28,7 @@ DISCRIMINATOR = DiscriminatorConfig(
 
 
 def with_gates(network, value=0.3):
-    """Open all gates, so that attention has a say, and put the network into eval mode."""
+    """Open all gates, so that attention contributes, and put the network into eval mode."""
     for gate in gates(network).values():
         gate.data.fill_(value)
     return network.eval()

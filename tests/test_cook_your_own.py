@@ -1,4 +1,4 @@
-"""docs/cook-your-own.md is true: its files and commands train, its snippets run."""
+"""docs/cook-your-own.md is correct: its files and commands train, its snippets run."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ SNIPPETS = [
 
 @pytest.fixture
 def kitchen(tmp_path, monkeypatch):
-    """A folder with the document's files, and a data set of few pictures instead of thousands."""
+    """A folder with the document's files, and a data set of a few images instead of thousands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fagan_hf.data.avatars.TRAIN_SEEDS", range(32))

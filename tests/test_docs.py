@@ -1,4 +1,4 @@
-"""The documents are true: what they say in Python runs, and their commands parse."""
+"""The documents are correct: their Python code runs, and their commands parse."""
 
 from pathlib import Path
 

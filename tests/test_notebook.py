@@ -1,4 +1,4 @@
-"""The notebook, executed as Colab would: against a small folder and the Hub of the tests, without the installation."""
+"""The notebook, executed as on Colab, with a small folder and the test Hub, and without the installation cell."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_an_interrupted_cell_saves_and_the_same_cell_resumes(place, hub):
         manager.interrupt_kernel()
         reply = client.get_shell_msg(timeout=60)["content"]
         assert reply["ename"] == "KeyboardInterrupt"
-        assert "the same call resumes" in reply["evalue"]
+        assert "make the same call again to resume" in reply["evalue"]
         images = json.loads(metrics.read_text().splitlines()[-1])["images"]
         more = client.execute(f"fields['max_images'] = {images + 40}\n{training.source}", reply=True, timeout=60)
         assert more["content"]["status"] == "ok"

@@ -1,4 +1,4 @@
-"""The README is true: its snippets run, its commands parse, its table and pictures are what there is."""
+"""The README is correct: its snippets run, its commands parse, its table and images exist."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def save_legacy_files(folder):
-    """Write what the original would have left of a small network."""
+    """Write the files that the original saves for a small network."""
     layer = {"name": "conv_transpose", "channels": "(8, 3)", "kernel_dims": "(4, 4)", "stride": "(1, 1)"}
     layer |= {"padding": "(0, 0)", "bias": True, "batch_norm": False, "activation": "tanh"}
     (folder / "gen.conf").write_text(yaml.safe_dump({"architecture": [layer]}))

@@ -1,4 +1,4 @@
-"""What a release stands on: metadata, pins, the wheel's contents, and life without the optional packages."""
+"""Requirements of a release: metadata, pins, contents of the wheel, and working without optional packages."""
 
 import json
 import os
@@ -28,7 +28,7 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
 GROUPS = [line for group in PYPROJECT["dependency-groups"].values() for line in group]
 
-# Hides modules as if they had never been installed: `import` and `find_spec` find nothing, nor does their metadata.
+# Hides modules as if they were not installed, from `import`, `find_spec` and `importlib.metadata`.
 HIDE = """
 import json, sys
 from importlib.metadata import Prepared
@@ -87,7 +87,7 @@ assert image.size == (32, 32), image.size
 
 
 def closure(requirements: Iterable[str]) -> set[str]:
-    """Name everything that the requirements bring with them on this machine, as far as it is installed."""
+    """Return the installed packages that the requirements pull in on this machine."""
     names: set[str] = set()
     seen: set[tuple[str, str]] = set()
 

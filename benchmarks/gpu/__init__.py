@@ -1,1 +1,1 @@
-"""Everything that needs a GPU, as one command that resumes: checks, then speeds. See docs/gpu.md."""
+"""Everything that needs a GPU, as one resumable command: checks, then speed measurements. See docs/gpu.md."""

@@ -1,9 +1,9 @@
-"""Do everything that needs a GPU, in pieces that fit a short lease and resume.
+"""Run everything that needs a GPU, in resumable pieces that fit into short sessions.
 
-    python -m benchmarks.gpu --minutes 8 --out results/gpu          # again, until nothing is left
-    python -m benchmarks.gpu --dry-run --out /tmp/gpu               # the same path in small, on any machine
+    python -m benchmarks.gpu --minutes 8 --out results/gpu          # repeat until nothing is left
+    python -m benchmarks.gpu --dry-run --out /tmp/gpu               # the same code with tiny models, on any machine
 
-Checks come first, then speeds. Each piece's result is written as it is done; a piece that is there is not done again.
+Checks come first, then speed measurements. Each result is written when its piece is done; finished pieces are skipped.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Piece = Callable[[], Any]
 
 
 def pieces(is_small: bool) -> dict[str, Piece]:
-    """Name everything that there is to do, in order."""
+    """Return all pieces by name, in order."""
     found: dict[str, Piece] = {f"check: {name}": partial(check, is_small) for name, check in checks.CHECKS.items()}
     if not is_small:
         found["peak [TFLOP/s]"] = speeds.peak_rates
@@ -44,21 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the results; what is there is not done again"
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="begin no piece after so long")
-    parser.add_argument("--only", default="", help="pieces whose name contains this")
-    parser.add_argument("--dry-run", action="store_true", help="in small, on any machine")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; pieces that it has are skipped")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no new piece after this time (default: 8)")
+    parser.add_argument("--only", default="", help="run only the pieces whose name contains this")
+    parser.add_argument("--dry-run", action="store_true", help="run the same code with tiny models, on any machine")
     return parser
 
 
 def main() -> int:
-    """Do what is left, write it, and say how it went."""
+    """Run the remaining pieces, write their results, and report failures."""
     parser = build_parser()
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here; --dry-run takes the same path in small")
+        parser.error("there is no CUDA device; --dry-run runs the same code with tiny models")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "gpu.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -69,12 +67,12 @@ def main() -> int:
         if options.only not in name or name in results:
             continue
         if time.monotonic() - started > 60 * options.minutes:
-            print(f"left for the next time, from {name!r} on")
+            print(f"out of time; run again to continue with {name!r}")
             return 0
         begun = time.monotonic()
         try:
             results[name] = piece()
-        except Exception as error:  # one piece says nothing about the next
+        except Exception as error:  # a failure must not keep the other pieces from running
             traceback.print_exc()
             results[name] = {"passed": False, "error": f"{type(error).__name__}: {str(error)[:500]}"}
         if isinstance(results[name], dict) and results[name].get("passed") is False:

@@ -1,4 +1,4 @@
-"""What has to be right on a GPU before its speed means anything."""
+"""Correctness checks on a GPU, to pass before measuring speed."""
 
 import math
 import subprocess
@@ -31,7 +31,7 @@ CUDA_TESTS = (
 
 
 def no_reading_back(is_small: bool) -> Found:
-    """Check that steps with and without penalties read nothing back from the device, and that losses are finite."""
+    """Check that steps with and without penalties never synchronize with the device, and that losses are finite."""
     step = Step("fagan-32" if is_small else "fagan-64", 4 if is_small else 64, "no" if is_small else "bf16")
     numbers: list[dict[str, Tensor]] = []
     is_cuda = step.device.type == "cuda"
@@ -48,7 +48,7 @@ def no_reading_back(is_small: bool) -> Found:
 
 
 def kernels_taken(is_small: bool) -> Found:
-    """Check that no layer of the flagship falls back to the path that holds all weights."""
+    """Check that no layer of the flagship falls back to the math kernel, which materializes all attention weights."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
     for dtype in (torch.float32,) if is_small else (torch.float32, torch.bfloat16, torch.float16):
@@ -62,7 +62,7 @@ def kernels_taken(is_small: bool) -> Found:
 
 
 def gradients_as_on_cpu(is_small: bool) -> Found:
-    """Compare gradients in float32 without TF32 with the CPU's, with R1 and without."""
+    """Compare float32 gradients (without TF32) with the CPU's, with and without R1."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         errors = {
@@ -88,15 +88,15 @@ def _gradient_error(model: str, device: str, with_penalty: bool) -> float:
         loss.backward()
         found.append([each.grad.cpu().double() for each in copy.parameters() if each.grad is not None])
     whole = torch.cat([each.flatten() for each in found[0]]).norm()
-    # By parameter, against its own length; those that are nothing but rounding against the whole.
+    # Per parameter, relative to its norm; gradients that are only rounding error, relative to the total norm.
     return max(((a - b).norm() / torch.maximum(a.norm(), 1e-3 * whole)).item() for a, b in zip(*found, strict=True))
 
 
 def graphs_learn_the_same(is_small: bool) -> Found:
-    """Check that captured steps move the weights as eager ones do, penalties included.
+    """Check that CUDA-graph steps update the weights as eager ones do, penalties included.
 
-    Kernels add up in any order, and Adam turns a rounding of a small gradient into a step of full size. So two eager
-    runs part as well; a graph must part from an eager run no further than they do from each other.
+    Kernels sum in any order, and Adam turns rounding errors of small gradients into full-size steps. So even two eager
+    runs diverge; a graphed run must not diverge from an eager run much more than those from each other.
     """
     if not torch.cuda.is_available():
         return {"passed": None, "why": "needs CUDA"}
@@ -125,7 +125,7 @@ def _distance(left: Any, right: Any) -> float:
 
 
 def penalties_are_finite_in_half(is_small: bool) -> Found:
-    """Check that penalties stay in float32: R1 in a bf16 step is that of a float32 step."""
+    """Check that penalties stay in float32: R1 in a bf16 step equals that of a float32 step."""
     values = {}
     for precision in ("no",) if is_small else ("no", "bf16"):
         rules = Regularization(r1_gamma=2.0, r2_gamma=2.0, every_steps=1)
@@ -138,9 +138,9 @@ def penalties_are_finite_in_half(is_small: bool) -> Found:
 def cuda_tests(is_small: bool) -> Found:
     """Run the tests that are skipped without CUDA."""
     if is_small:
-        return {"passed": None, "why": "they are in the suite"}
+        return {"passed": None, "why": "part of the test suite"}
     with TemporaryDirectory() as folder:
-        # Options of our own, for the plug-ins of another machine may read those of pyproject.toml otherwise.
+        # Separate options, because the machine may have pytest plug-ins that read pyproject.toml's differently.
         options = Path(folder, "pytest.ini")
         options.write_text(f"[pytest]\npythonpath = {ROOT}\n", encoding="utf-8")
         command = [

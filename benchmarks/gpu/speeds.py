@@ -1,4 +1,4 @@
-"""How fast a card trains: images per second, share of its matrix peak, memory, and the ratio to attn-gan-pytorch."""
+"""Training speed of a GPU: images per second, share of its matmul peak, memory, and speedup over attn-gan-pytorch."""
 
 import gc
 import statistics
@@ -13,7 +13,7 @@ from benchmarks.speed_of.machine import count_flops
 from benchmarks.speed_of.timing import alternate
 from fagan_hf.training.step.regularization import Regularization
 
-# Model, batch, precision, and how the step is launched.
+# Model, batch size, precision, and compile mode.
 CASES: tuple[tuple[str, int, str, str], ...] = (
     ("fagan-64", 64, "no", "no"),
     ("fagan-64", 64, "bf16", "no"),
@@ -36,7 +36,7 @@ PEER_BATCH = 64
 
 
 def name_of(case: tuple[str, int, str, str]) -> str:
-    """Name a case as the results do."""
+    """Return the name of a case in the results."""
     model, batch, precision, how = case
     return f"{model}, batch {batch}, {_precision_name(precision)}, compile {how}"
 
@@ -46,14 +46,14 @@ def _precision_name(precision: str) -> str:
 
 
 def _step_of(model: str, batch: int, precision: str = "no", how: str = "no") -> Step:
-    """Make a step with the recipe that goes with the networks: for FAGAN's own the original's loss, no penalties."""
+    """Make a step with the recipe of the model: FAGAN's original networks use its loss and no penalties."""
     if "classic" in model:
         return Step(model, batch, precision, how, loss="relativistic_hinge", regularization=Regularization())
     return Step(model, batch, precision, how)
 
 
 def measure_case(case: tuple[str, int, str, str], seconds: float = 4.0) -> dict[str, Any]:
-    """Measure one case: median time of four steps, of which one has penalties."""
+    """Measure one case: the median time of four steps, one of them with penalties."""
     model, batch, precision, how = case
     _free()
     step = _step_of(model, batch, precision, how)
@@ -77,9 +77,9 @@ def measure_case(case: tuple[str, int, str, str], seconds: float = 4.0) -> dict[
 
 
 def flops_of(model: str, batch: int) -> float:
-    """Count what a step has to multiply, the mean of four steps of which one has penalties [FLOP].
+    """Count the operations of a step, as the mean of four steps, one of them with penalties [FLOP].
 
-    Counted on eager steps; fused attention kernels count as their two products, forward and backward.
+    Counted on eager steps; fused attention kernels count as their two matrix products, forward and backward.
     """
     _free()
     step = _step_of(model, batch)
@@ -89,7 +89,7 @@ def flops_of(model: str, batch: int) -> float:
 
 
 def peak_rates(side: int = 8192) -> dict[str, float]:
-    """Measure what matrix products reach on this card [TFLOP/s]."""
+    """Measure the throughput of matrix products on this GPU [TFLOP/s]."""
     found = {}
     for name, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
         left, right = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
@@ -99,7 +99,7 @@ def peak_rates(side: int = 8192) -> dict[str, float]:
 
 
 def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
-    """Time a relativistic step of FAGAN's own networks, ours in turns with attn-gan-pytorch's."""
+    """Time a relativistic step of FAGAN's original networks, alternating with attn-gan-pytorch."""
     from benchmarks.speed_of.peer_step import Peer
     from fagan_hf.architectures.presets import preset
 
@@ -112,7 +112,7 @@ def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
         step = _step_of("fagan-classic-64", batch, precision, how)
         step.run(8)
         sides[name] = step.step
-    alternate(sides, 4, device="cuda")  # libraries choose their kernels
+    alternate(sides, 4, device="cuda")  # warm-up: libraries choose their kernels
     times = alternate(sides, 20, device="cuda", is_warm=True)
     rates = {name: batch / each.median for name, each in times.items()}
     peer = rates["peer, float32"]
@@ -124,7 +124,7 @@ def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
 
 
 def profile(model: str = "fagan-64", batch: int = 64, precision: str = "bf16") -> dict[str, Any]:
-    """Say which kernels take the time of four eager steps, and how many are launched."""
+    """Profile four eager steps: kernel launches, and the kernels that take most time."""
     _free()
     step = Step(model, batch, precision)
     step.run(8)

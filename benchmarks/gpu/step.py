@@ -1,4 +1,4 @@
-"""A training step with a recipe's settings on images of noise: what checks and speeds are about."""
+"""A training step with a recipe's settings on noise images, for checks and speed measurements."""
 
 import torch
 from accelerate.state import AcceleratorState
@@ -17,16 +17,16 @@ RATE, BETAS = 4e-4, (0.0, 0.99)
 
 
 class Step:
-    """Both players' steps and the averaged generator's, on the device that Accelerate finds.
+    """Updates of both players and of the averaged generator, on the device that Accelerate finds.
 
     Args:
         model: Name of a preset.
-        batch: Images of a step.
+        batch: Images per step.
         precision: ``"no"`` or ``"bf16"``.
         how: A recipe's `compile`.
         loss: A name in `fagan_hf.losses.LOSSES`.
         regularization: The discriminator's penalties.
-        seed: Of weights and images.
+        seed: Seed of weights and images.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Step:
         regularization: Regularization = FLAGSHIP,
         seed: int = 0,
     ):
-        AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision in a process's life
+        AcceleratorState._reset_state(reset_partial_state=True)  # or the first precision would stay
         torch.manual_seed(seed)
         processes = Processes(precision)
         self.device, self.batch = processes.device, batch
@@ -66,7 +66,7 @@ class Step:
         return [MicroBatch(self.real, self.no_augment, latents, self.no_augment)]
 
     def step(self) -> dict[str, torch.Tensor]:
-        """Teach both players once; every fourth step has penalties."""
+        """Update both players once; every fourth step has penalties."""
         numbers = self._stepper.step(self._batch(), self._batch(), self.steps)
         self.steps += 1
         self.averaged.update(self.generator, self.batch, self.steps * self.batch)

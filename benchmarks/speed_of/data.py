@@ -1,4 +1,4 @@
-"""The loader against what the step needs, and how fast images are prepared for it."""
+"""Throughput of the data loader against that of a training step, and speed of data preparation."""
 
 import time
 from pathlib import Path
@@ -21,13 +21,13 @@ from fagan_hf.training.step.batches import Batches
 
 BATCH = 32
 MODELS = ("fagan-classic-64", "fagan-plain-32")
-BATCHES_AT_A_TIME = 50  # one takes less than a clock should be asked for
+BATCHES_AT_A_TIME = 50  # a single one is too short to time reliably
 CACHED_IMAGES = 8192
 PHOTOGRAPH = (178, 218)  # CelebA's size
 
 
 def measure_data(settings: Settings) -> Found:
-    """Measure the loader beside the step that it feeds, then how fast caches are built."""
+    """Measure the loader and the step that it feeds, then the speed of building caches."""
     rows: list[Row] = []
     details: dict[str, Any] = {}
     for model in MODELS:
@@ -35,7 +35,7 @@ def measure_data(settings: Settings) -> Found:
             times = _loader_and_step(model, Path(folder), settings)
         loaded = BATCH * BATCHES_AT_A_TIME / times["loader"].median
         needed = BATCH / times["step"].median
-        note = f"{loaded:,.0f} img/s are loaded, {needed:,.1f} img/s are learned from, with the hinge loss"
+        note = f"{loaded:,.0f} img/s loaded, {needed:,.1f} img/s trained on, with the hinge loss"
         rows.append(Row(f"loader to step, {model}", loaded / needed, note=note))
         details[model] = {
             "batch": BATCH,
@@ -44,7 +44,7 @@ def measure_data(settings: Settings) -> Found:
             "times": {name: each.to_json() for name, each in times.items()},
         }
     for name, rate in build_rates(1024 if settings.is_quick else 8192).items():
-        rows.append(Row(f"cache, {name}", rate, "img/s", "by as many processes as there are cores"))
+        rows.append(Row(f"cache, {name}", rate, "img/s", "one process per core"))
         details[f"cache, {name}"] = {"images_per_second": round(rate, 1)}
     return Found(rows, details)
 
@@ -72,13 +72,13 @@ def random_images(folder: Path, count: int, resolution: int) -> Images:
 
 
 def build_rates(photographs: int) -> dict[str, float]:
-    """Prepare photographs and drawings as training does, each once; give images per second."""
+    """Prepare photographs and avatars as training does, once each; return images per second."""
     rates = {}
     with TemporaryDirectory() as folder:
         write_photographs(Path(folder, "photographs"), photographs)
         sources = {
             "photographs, 178x218 to 64x64": ImageSource(str(Path(folder, "photographs")), 64),
-            "avatars, drawn at 32x32": ImageSource("avatars", 32, split="test"),  # the split is the smaller one
+            "avatars, drawn at 32x32": ImageSource("avatars", 32, split="test"),  # the smaller split
         }
         for name, source in sources.items():
             started = time.perf_counter()
@@ -88,7 +88,7 @@ def build_rates(photographs: int) -> dict[str, float]:
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Write JPEGs that are smooth and a bit noisy: noise alone would take longer to decode than photographs."""
+    """Write smooth, slightly noisy JPEGs: pure noise would take longer to decode than photographs."""
     folder.mkdir()
     random = np.random.default_rng(0)
     width, height = PHOTOGRAPH

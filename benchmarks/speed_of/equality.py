@@ -1,4 +1,4 @@
-"""Whether ours and the peer's compute the same, which is looked at before any of their times are."""
+"""Check that our networks and the peer's compute the same, before comparing their speed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -12,32 +12,32 @@ from benchmarks.speed_of.peer_step import Peer
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.models import Discriminator, Generator
 
-# Float32 rounds at 6e-8; the sums of a convolution and of a softmax are taken in another order here than there. Near 0
-# that can turn a leaky ReLU's input to the other side, where its gradient jumps: mostly gradients agree to 1e-6, and
-# where that happens to some 1e-3. So few images are compared, which has it happen rarely, and if need be others.
-OUTPUT_TOLERANCE = 1e-4  # largest difference of images (in [-1, 1]) and of logits, next to the largest logit
-GRADIENT_TOLERANCE = 1e-2  # of each parameter's gradient, next to its length
-FLOOR = 1e-3  # and to so much of the whole gradient's: that of a key's bias is zero but for rounding
+# Float32 rounds at 6e-8, and the two sides sum convolutions and softmaxes in different orders. Near 0 this can flip the
+# sign of a leaky ReLU's input, where its gradient jumps: gradients usually agree to 1e-6, but then only to about 1e-3.
+# So only few images are compared, which makes this rare, and other images are tried if it happens.
+OUTPUT_TOLERANCE = 1e-4  # largest difference of images (in [-1, 1]) and of logits, relative to the largest logit
+GRADIENT_TOLERANCE = 1e-2  # of each parameter's gradient, relative to its norm
+FLOOR = 1e-3  # plus this share of the total gradient norm: a key bias's gradient is zero up to rounding
 TINY = 1e-30
 COMPARED_IMAGES = 2
 DRAWS = 3
 
 
 def check_equal(ours: Ours, theirs: Peer) -> dict[str, float]:
-    """Give our networks the peer's weights, and compare what both compute with them, in float32.
+    """Copy the peer's weights to our networks, and compare the results of both in float32.
 
-    Compared are images, logits, and the gradients of all parameters after a backward pass of each player. Each network
-    of the peer's is called once between two looks at gradients: it moves its singular vectors in every call, also
-    between a forward pass and its backward pass, and its gradients are wrong from the second one on.
+    Compared are images, logits, and the gradients of all parameters after a backward pass of each player. Each of the
+    peer's networks is called only once before its gradients are compared: it updates its singular vectors in every
+    call, also between a forward pass and its backward pass, so its gradients are wrong from the second call on.
 
     Returns:
-        The largest differences, as the tolerances above count them.
+        The largest differences, relative as described at the tolerances above.
 
     Raises:
-        RuntimeError: They are above the tolerances.
+        RuntimeError: They exceed the tolerances.
     """
     for their_network, our_network in _networks(ours, theirs):
-        wake(their_network)  # gates are 0 in a new network, and attention would have no say
+        wake(their_network)  # gates of a new network are 0, so attention would not contribute
         copy_weights(their_network, our_network)
     found = {}
     for _ in range(DRAWS):
@@ -49,7 +49,7 @@ def check_equal(ours: Ours, theirs: Peer) -> dict[str, float]:
 
 
 def _differences(ours: Ours, theirs: Peer) -> dict[str, float]:
-    """Compare what both compute of some latents and images."""
+    """Compare the results of both for random latents and images."""
     latents = torch.randn(COMPARED_IMAGES, ours.latent_dim, device=ours.device)
     real = torch.rand_like(ours.real[:COMPARED_IMAGES]) * 2 - 1
 
@@ -68,7 +68,7 @@ def _differences(ours: Ours, theirs: Peer) -> dict[str, float]:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for passes in (generated, on_real):
             expected = passes(theirs.generator, theirs.discriminator)
-            # Past the autocast that Accelerate puts around the forward pass of a prepared network.
+            # Bypass the autocast that Accelerate wraps around the forward pass of a prepared network.
             results = passes(_exact(ours.generator), _exact(ours.discriminator))
             differences = [_largest_difference(*pair) for pair in zip(results, expected, strict=True)]
             found["output_difference"] = max(found["output_difference"], *differences)
@@ -79,16 +79,16 @@ def _differences(ours: Ours, theirs: Peer) -> dict[str, float]:
 
 
 def check_tolerances(found: Mapping[str, float]) -> None:
-    """Refuse differences that rounding does not explain; one that is no number is refused too.
+    """Refuse differences that rounding does not explain, and NaN.
 
     Args:
         found: ``output_difference``, and ``gradient_difference`` if there is one.
 
     Raises:
-        RuntimeError: One is above its tolerance.
+        RuntimeError: One exceeds its tolerance.
     """
     if not _are_tolerable(found):
-        raise RuntimeError(f"ours and the peer's don't compute the same, so they are not compared: {dict(found)}")
+        raise RuntimeError(f"our results differ from the peer's, so their speed is not compared: {dict(found)}")
 
 
 def _are_tolerable(found: Mapping[str, float]) -> bool:
@@ -102,7 +102,7 @@ def _networks(ours: Ours, theirs: Peer) -> list[tuple[nn.Module, nn.Module]]:
 
 def _exact(network: Generator | Discriminator) -> Callable[[Tensor], Tensor]:
     def forward(inputs: Tensor) -> Tensor:
-        refresh_spectral_norms(network, iterations=1)  # as a step does, and the peer in every call
+        refresh_spectral_norms(network, iterations=1)  # as a training step does, and the peer in every call
         return type(network).forward(cast(Any, network), inputs)
 
     return forward
@@ -128,5 +128,5 @@ def _gradient_difference(ours: Ours, theirs: Peer) -> float:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Give a gradient; the generator has none in passes over real images."""
+    """Return a gradient, or zeros if there is none: the generator has none in passes over real images."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,4 +1,4 @@
-"""A profile condensed to what kind of work took how long."""
+"""Profiles, condensed to the time of each kind of operation."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -28,12 +28,12 @@ OTHER = "other"
 
 
 def group_of(operation: str) -> str:
-    """Say what kind of work an operation of a profile is."""
+    """Return the group of a profiled operation."""
     return next((group for group, pattern in GROUPS.items() if re.search(pattern, operation)), OTHER)
 
 
 def condense(operations: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Add up the seconds of operations by their groups, the largest first."""
+    """Sum the seconds of operations by group, the largest first."""
     seconds = dict.fromkeys([*GROUPS, OTHER], 0.0)
     for operation, each in operations:
         seconds[group_of(operation)] += each
@@ -41,15 +41,15 @@ def condense(operations: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def profile_of(work: Callable[[], object], times: int, device: str) -> dict[str, Any]:
-    """Profile some work, and say where its time went.
+    """Profile a function, and return where its time goes.
 
     Args:
-        work: What to do, warm already.
-        times: How often.
-        device: Whose time: a GPU's kernels, or the CPU's operations.
+        work: The function, already warmed up.
+        times: Number of calls.
+        device: ``"cuda"`` for the time of GPU kernels, else that of CPU operations.
 
     Returns:
-        ``shares`` of the time by group, and the dozen longest ``operations`` with theirs.
+        ``shares`` of the time by group, and the shares of the twelve longest ``operations``.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiled:
@@ -67,5 +67,5 @@ def profile_of(work: Callable[[], object], times: int, device: str) -> dict[str,
 
 
 def _own_time(event: Any, device: str) -> float:
-    """Give the microseconds that an operation took without those that it called."""
+    """Return the self time of an operation, without the operations that it called [microseconds]."""
     return event.self_device_time_total if device == "cuda" else event.self_cpu_time_total

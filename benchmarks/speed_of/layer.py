@@ -1,4 +1,4 @@
-"""One layer of full attention: ours against the peer's, time and memory as positions grow in number."""
+"""One full attention layer: ours against the peer's, time and memory by the number of positions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ work = Work({side!r}, many, {device!r}, {precision!r})
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer and what goes through it.
+    """A layer and the shape of its input.
 
     Attributes:
-        in_channels: Come in.
-        out_channels: Go out.
-        positions: As many as attend to each other, a square number; they stay as many.
-        batch: Feature maps at a time.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        positions: Number of positions in input and output, a square number.
+        batch: Batch size.
     """
 
     in_channels: int
@@ -50,15 +50,15 @@ class Shape:
 
     @property
     def series(self) -> str:
-        """Name of the layer, however many positions there are."""
+        """Name of the layer, without the number of positions."""
         return f"{self.in_channels}->{self.out_channels}"
 
     def __str__(self) -> str:
         return f"{self.series} at N={self.positions:,}"
 
 
-# As many feature maps, up to 8, as let the peer fit into 8 GB at the most positions of a layer: it holds 5 times N x N
-# numbers of each. They are equally many for all N, so that the cost's growth is that of N alone.
+# The largest batch, up to 8, with which the peer fits into 8 GB at a layer's largest N: it holds 5 times N x N numbers
+# for each feature map. The batch is the same for all N, so that the cost grows with N alone.
 SHAPES = [
     *(Shape(128, 64, positions, batch=8) for positions in (256, 1024, 4096)),
     *(Shape(64, 32, positions, batch=1) for positions in (1024, 4096, 16384)),
@@ -71,8 +71,8 @@ class Work:
 
     Args:
         side: ``"ours"``, as `Processes.prepare` prepares a network, or ``"peer"``.
-        shape: Of the layer and of what goes through it.
-        device: Where it is computed.
+        shape: Shape of the layer and its input.
+        device: Where to compute.
         precision: ``"no"`` or ``"bf16"``.
     """
 
@@ -101,13 +101,13 @@ class Work:
 
 
 def check_equal_layers(ours: Work, theirs: Work) -> dict[str, float]:
-    """Give our layer the peer's weights, and compare outputs and input gradients, in float32.
+    """Copy the peer's weights to our layer, and compare outputs and input gradients in float32.
 
     Returns:
-        The outputs' largest difference, next to the largest number, and the gradients' by length.
+        The largest difference of the outputs, relative to the largest value, and that of the gradients, by norm.
 
     Raises:
-        RuntimeError: They are above the tolerances.
+        RuntimeError: They exceed the tolerances.
     """
     wake(theirs.layer)
     copy_weights(theirs.layer, ours.layer)
@@ -128,7 +128,7 @@ def _length(ours: Tensor, theirs: Tensor) -> float:
 
 
 def measure_layer(settings: Settings) -> Found:
-    """Compare time and memory of a layer over the number of positions."""
+    """Compare time and memory of layers by the number of positions."""
     shapes = QUICK if settings.is_quick else SHAPES
     rows: list[Row] = []
     details: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def measure_layer(settings: Settings) -> Found:
         works = {"peer": Work("peer", shape, settings.device)}
         works |= {name: Work("ours", shape, settings.device, each) for name, each in precisions.items()}
         equality = check_equal_layers(works["fp32"], works["peer"])
-        # In fp32 both are warm now.
+        # The check has warmed up both in fp32.
         times = alternate(works, settings.rounds, device=settings.device, is_warm="bf16" not in works)
         seconds = {side: each.median for side, each in times.items()}
         rows += rows_against_peer(f"layer memory, {shape}", megabytes, lambda each: f"{each:,.1f} MB")
@@ -159,12 +159,12 @@ def measure_layer(settings: Settings) -> Found:
 
 
 def layer_megabytes(side: str, shape: Shape, settings: Settings, precision: str = "no") -> float:
-    """Measure what a forward and a backward pass take, in a process of their own, at their peak [MB].
+    """Measure the peak memory of a forward and backward pass, in a separate process [MB].
 
     Args:
         side: ``"ours"`` or ``"peer"``.
-        shape: Of the layer.
-        settings: Of the benchmark.
+        shape: The layer and its input.
+        settings: Settings of the benchmark.
         precision: ``"no"`` or ``"bf16"``.
     """
     prepared = _PREPARED.format(
@@ -174,13 +174,13 @@ def layer_megabytes(side: str, shape: Shape, settings: Settings, precision: str 
 
 
 def _series(shapes: Sequence[Shape]) -> list[str]:
-    """Name the layers that there are several sizes of."""
+    """Return the names of the layers with several sizes."""
     names = [shape.series for shape in shapes]
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _growth(shapes: Sequence[Shape], details: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Fit the power of the number of positions that memory and time grow with, for each side."""
+    """Fit the exponent with which memory and time grow with the number of positions, for each side."""
     found = [details[str(shape)] for shape in shapes]
     positions = [shape.positions for shape in shapes]
     return {

@@ -1,4 +1,4 @@
-"""The step against the machine: its peak, the share of it that we reach, and where the rest goes."""
+"""The training step against the machine: its peak, the share that we reach, and where the rest of the time goes."""
 
 import sys
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import FullAttention
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
-STEPS = {"fagan-classic-64": 32, "fagan-plain-64": 8}  # images of a step
+STEPS = {"fagan-classic-64": 32, "fagan-plain-64": 8}  # model: images per step
 LOSS = "relativistic_hinge"
-SIDE = 2048  # of the matrices that are multiplied
+SIDE = 2048  # of the multiplied matrices
 PEAK_ROUNDS = 10
 
 
@@ -56,15 +56,15 @@ def measure_machine(settings: Settings) -> Found:
 
 
 def peak_rates(device: str, dtype: torch.dtype, side: int = SIDE) -> dict[str, float]:
-    """Measure what a matrix product and a convolution reach, the best of some rounds [FLOP/s].
+    """Measure the throughput of a matrix product and a convolution, the best of several rounds [FLOP/s].
 
     Args:
         device: Where to compute.
-        dtype: Of all numbers.
-        side: Of the matrices.
+        dtype: Data type of all tensors.
+        side: Side of the square matrices.
     """
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    # A discriminator's, 4x4 with stride 2, and large enough to show what convolutions can reach here.
+    # As in a discriminator: 4x4 with stride 2, and large enough to reach peak throughput.
     convolution = torch.nn.Conv2d(128, 256, 4, 2, 1, device=device, dtype=dtype)
     convolution.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     maps = torch.randn(32, 128, 32, 32, device=device).to(dtype, memory_format=torch.channels_last)
@@ -76,20 +76,20 @@ def peak_rates(device: str, dtype: torch.dtype, side: int = SIDE) -> dict[str, f
 
 
 def flops_of(ours: Ours) -> int:
-    """Count what a step has to compute by its formulas: without padding, and with nothing computed twice."""
+    """Count the operations that a step needs by its formulas: without padding or recomputation [FLOP]."""
     with _plain_attention():
         return count_flops(ours.step)
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Count what a work multiplies, by torch's formulas, penalties included [FLOP]."""
+    """Count the operations of a function by torch's formulas, double backward included [FLOP]."""
     with _FlopCounter() as counter:
         work()
     return counter.total
 
 
 class _FlopCounter(TorchDispatchMode):
-    """torch's formulas, without the module tracker of its `FlopCounterMode`, which no second derivative gets past."""
+    """torch's formulas without the module tracker of `FlopCounterMode`, which fails on second derivatives."""
 
     total = 0
 
@@ -102,7 +102,7 @@ class _FlopCounter(TorchDispatchMode):
 
 
 def _plain_attention() -> AbstractContextManager[Any]:
-    """Let attention layers multiply whole matrices, which are counted, and not call kernels, which are not on a CPU."""
+    """Let attention layers use plain matrix products, which are counted; fused kernels are not counted on a CPU."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
         query, key, values = (each.flatten(2).unflatten(1, (heads, -1)).flatten(0, 1) for each in (query, key, value))

@@ -1,4 +1,4 @@
-"""A training step as we do it, with nothing around it."""
+"""Our training step, without the training loop around it."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from fagan_hf.training.step.steps import MicroBatch, Trainer, make_player
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
 
-RATES = (1e-4, 4e-4)  # of generator and discriminator, the recipe's defaults and the peer's training script's
+RATES = (1e-4, 4e-4)  # of generator and discriminator: the defaults of our recipes and of the peer's training script
 BETAS = (0.0, 0.9)
 
 
@@ -22,14 +22,14 @@ class Ours:
     """The step of `fagan_hf.training.step.steps`, as `training/train.py` takes it.
 
     Args:
-        architecture: Of the two networks.
+        architecture: Configs of both networks.
         loss: A name in `fagan_hf.losses.LOSSES`.
-        batch: Images of a step.
+        batch: Images per step.
         precision: Accelerate's ``mixed_precision``.
     """
 
     def __init__(self, architecture: Architecture, loss: str, batch: int, precision: str = "no"):
-        AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision in a process's life
+        AcceleratorState._reset_state(reset_partial_state=True)  # or the first precision would stay
         processes = Processes(precision)
         self.device = processes.device
         self.generator, self.discriminator = Generator(architecture[0]), Discriminator(architecture[1])
@@ -47,15 +47,15 @@ class Ours:
         return [MicroBatch(self.real, self.no_augment, latents, self.no_augment)]
 
     def step(self) -> None:
-        """Teach both players once."""
+        """Update both players once."""
         self.trainer.step(self._batch(), self._batch(), step=0)
 
 
 def fill_moments(optimizers: Iterable[Optimizer]) -> None:
-    """Let optimizers take the memory that they keep from step to step, so that a step's own can be told from it."""
+    """Have optimizers allocate their state, so that it is not counted as memory of a step."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        optimizer.step()  # by nothing
+        optimizer.step()  # with zero gradients
         optimizer.zero_grad(set_to_none=True)

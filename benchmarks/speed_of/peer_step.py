@@ -1,4 +1,4 @@
-"""A training step as attn-gan-pytorch does it, with nothing around it."""
+"""The training step of attn-gan-pytorch, without the training loop around it."""
 
 import torch
 from attn_gan_pytorch import Losses, Networks
@@ -15,10 +15,10 @@ class Peer:
     """The step of attn-gan-pytorch, as its `GAN.train` takes it.
 
     Args:
-        architecture: Of the two networks.
+        architecture: Configs of both networks.
         loss: A name in `PEER_LOSSES`.
-        batch: Images of a step.
-        device: Where it computes.
+        batch: Images per step.
+        device: Where to compute.
     """
 
     def __init__(self, architecture: Architecture, loss: str, batch: int, device: torch.device | str = "cpu"):
@@ -41,7 +41,7 @@ class Peer:
         return torch.randn(len(self.real), self.latent_dim, 1, 1, device=self.device)
 
     def step(self) -> None:
-        """Teach both players once."""
+        """Update both players once."""
         for_generator, for_discriminator = self.optimizers
         self.gan.optimize_discriminator(for_discriminator, self._latents(), self.real, self.loss)
         self.gan.optimize_generator(for_generator, self._latents(), self.real, self.loss)

@@ -1,4 +1,4 @@
-"""Sampling: images per second, ours against the peer's, and how soon the first image is there."""
+"""Sampling: images per second, ours against the peer's, and the time to the first image."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ FIRST_IMAGE_MODEL = "fagan-32"  # what `make train` trains
 
 
 def measure_sample(settings: Settings, batches: tuple[int, ...] = BATCHES, model: str = "fagan-classic-64") -> Found:
-    """Compare generators in inference, then time programs from their start to their end."""
+    """Compare generators in inference, then time whole programs from start to end."""
     ours = Generator.from_preset(model).to(settings.device).eval()
     theirs = wake(nn.Sequential(*map(peer_layer, ours.config.layers))).to(settings.device).eval()
     folded, equality = fold_equal(ours, theirs)
@@ -49,15 +49,15 @@ def measure_sample(settings: Settings, batches: tuple[int, ...] = BATCHES, model
 
 
 def fold_equal(ours: Generator, theirs: nn.Module) -> tuple[Generator, dict[str, float]]:
-    """Give our generator the peer's weights, fold it, and compare images.
+    """Copy the peer's weights to our generator, fold it, and compare images.
 
-    The peer moves its singular vectors in eval mode too, before it uses them, so ours take them after its call.
+    The peer updates its singular vectors in eval mode too, before using them, so ours are copied after its call.
 
     Returns:
-        Our generator for inference, and the largest difference of an image [images are in -1 to 1].
+        Our generator for inference, and the largest difference of the images, which are in [-1, 1].
 
     Raises:
-        RuntimeError: It is above its tolerance.
+        RuntimeError: The difference exceeds its tolerance.
     """
     device = next(ours.parameters()).device
     latents = torch.randn(8, ours.config.latent_dim, 1, 1, generator=torch.Generator().manual_seed(0)).to(device)
@@ -72,7 +72,7 @@ def fold_equal(ours: Generator, theirs: nn.Module) -> tuple[Generator, dict[str,
 
 
 def _first_image(settings: Settings) -> Found:
-    """Time what `benchmarks/loading_time.py` does, of an untrained model."""
+    """Run the programs of `benchmarks/loading_time.py` with an untrained model."""
     with TemporaryDirectory() as folder:
         save_repository(Path(folder), Generator.from_preset(FIRST_IMAGE_MODEL))
         programs = {"import fagan_hf": "import fagan_hf"}

@@ -1,6 +1,6 @@
-"""How a step's speed changes with processes and threads, and its cost with the size of images.
+"""Scaling of a step's speed with processes and threads, and of its cost with image size.
 
-torchrun --nproc_per_node 2 -m benchmarks.speed_of.scale 10 1   # what one launch of it does: 10 steps, 1 thread
+torchrun --nproc_per_node 2 -m benchmarks.speed_of.scale 10 1   # a single launch: 10 steps, 1 thread
 """
 
 import json
@@ -24,18 +24,18 @@ LAUNCHES = {  # processes, threads of each
     "1 process, 2 threads": (1, 2),
     "2 processes, 1 thread each": (2, 1),
 }
-SIZES = {32: 8, 64: 4, 128: 2, 256: 1}  # pixels: images of a step, fewer where they are large
+SIZES = {32: 8, 64: 4, 128: 2, 256: 1}  # resolution: images per step
 
 
 def measure_scale(settings: Settings) -> Found:
-    """Measure processes and threads, where there is no GPU, then sizes."""
+    """Measure processes and threads (on a CPU only), then image sizes."""
     found = _measure_processes(settings) if settings.device == "cpu" else Found([], {})
     sizes = _measure_sizes(settings)
     return Found(found.rows + sizes.rows, found.details | sizes.details)
 
 
 def _measure_processes(settings: Settings) -> Found:
-    """Launch every way in turns, and take the median of the launches' medians."""
+    """Alternate between all launch configurations, and take the median of each one's medians."""
     seconds: dict[str, list[float]] = {name: [] for name in LAUNCHES}
     for _ in range(1 if settings.is_quick else 3):
         for name, (processes, threads) in LAUNCHES.items():
@@ -48,7 +48,7 @@ def _measure_processes(settings: Settings) -> Found:
 
 
 def launch(processes: int, threads: int, rounds: int) -> float:
-    """Start processes that share a step's batch, and give the median of a step [s]."""
+    """Start processes that share a step's batch, and return the median time of a step [s]."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run(
@@ -62,7 +62,7 @@ def launch(processes: int, threads: int, rounds: int) -> float:
 
 
 def main(rounds: int, threads: int) -> None:
-    """Time steps in one of some processes; the first one prints the median."""
+    """Time steps in one of several processes; the main one prints the median."""
     torch.set_num_threads(threads)
     ours = Ours(preset(MODEL), LOSS, BATCH)
     processes = ours.trainer.processes
@@ -73,7 +73,7 @@ def main(rounds: int, threads: int) -> None:
 
 
 def _measure_sizes(settings: Settings) -> Found:
-    """Measure the cost of an image as networks grow outwards, one layer for each doubling, nothing else changed."""
+    """Measure the cost of an image as networks get one more layer per doubling of the size, all else equal."""
     sizes = [size for size in SIZES if not (settings.is_quick and size > 128)]
     seconds: dict[int, float] = {}
     details: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def _measure_sizes(settings: Settings) -> Found:
         widths = (96,) * (size.bit_length() - 5) + (48, 24)
         architecture = every_layer_full_attention(image_size=size, latent_dim=64, widths=widths)
         ours = Ours(architecture, LOSS, SIZES[size])
-        # What takes longer needs fewer rounds.
+        # Longer steps need fewer rounds.
         rounds = max(1, settings.rounds * 32 // size)
         times = alternate({"step": ours.step}, rounds, device=settings.device)["step"]
         seconds[size] = times.median / SIZES[size]

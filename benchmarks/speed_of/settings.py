@@ -1,4 +1,4 @@
-"""How the benchmarks are run."""
+"""Settings of the speed benchmarks."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import torch
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says.
+    """Settings from the command line.
 
     Attributes:
-        rounds: How often each thing is timed, in turns.
-        is_quick: Leave out what takes long?
+        rounds: Number of timings of each function.
+        is_quick: Skip the longest parts?
         threads: Of this process, and of those whose memory is measured.
         device: ``"cpu"`` or ``"cuda"``.
     """
@@ -22,7 +22,7 @@ class Settings:
     device: str = "cpu"
 
     def precisions(self) -> list[str]:
-        """List the values of Accelerate's ``mixed_precision`` that there is hardware for."""
+        """List the values of Accelerate's ``mixed_precision`` that the hardware supports."""
         return ["no", "bf16"] if has_bf16(self.device) else ["no"]
 
 
@@ -30,12 +30,12 @@ NO_BF16 = "not measured: this processor has no bf16 instructions"
 
 
 def has_bf16(device: str) -> bool:
-    """Say whether the hardware computes in bfloat16, and not torch in its stead."""
+    """Return whether the hardware supports bfloat16 natively, without emulation."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def name_of(precision: str) -> str:
-    """Name a ``mixed_precision`` as the tables do."""
+    """Return the name of a ``mixed_precision`` in the tables."""
     return "fp32" if precision == "no" else precision

@@ -37,7 +37,7 @@ side = Peer(preset({model!r}), {loss!r}, {batch}, {device!r})
 
 
 def measure_step(settings: Settings, batch: int = 32, model: str = CLASSIC) -> Found:
-    """Compare FAGAN's own networks, with two losses."""
+    """Compare steps of FAGAN's original networks, with two losses."""
     rows, details = [], {}
     for name, loss in LOSSES.items():
         found = _compare(settings, f"step, {name}", model, loss, batch)
@@ -48,7 +48,7 @@ def measure_step(settings: Settings, batch: int = 32, model: str = CLASSIC) -> F
 
 
 def measure_full(settings: Settings) -> Found:
-    """Compare networks whose every layer is full attention, at 64x64 and 128x128."""
+    """Compare steps of networks where every layer is full attention, at 64x64 and 128x128."""
     rows, details = [], {}
     for size, batch in ((64, 8),) if settings.is_quick else ((64, 8), (128, 2)):
         model = f"fagan-plain-{size}"
@@ -60,7 +60,7 @@ def measure_full(settings: Settings) -> Found:
 
 
 def _compare(settings: Settings, name: str, model: str, loss: str, batch: int) -> Found:
-    """Time the step of both in turns, ours in every precision."""
+    """Time the steps of both, alternating; ours in every precision."""
     architecture = preset(model)
     no_peer = _no_room(settings, model, batch)
     sides: dict[str, Any] = {} if no_peer else {"peer": Peer(architecture, loss, batch, settings.device)}
@@ -78,7 +78,7 @@ def _compare(settings: Settings, name: str, model: str, loss: str, batch: int) -
 
 
 def _compare_memory(settings: Settings, name: str, model: str, loss: str, batch: int) -> Found:
-    """Measure what a step takes above weights and moments, each side in a process of its own."""
+    """Measure the memory of a step beyond weights and optimizer state, in a separate process for each side."""
 
     def megabytes(side: str, precision: str) -> float:
         arguments = {"model": model, "loss": loss, "batch": batch, "precision": precision, "device": settings.device}
@@ -95,17 +95,17 @@ def _compare_memory(settings: Settings, name: str, model: str, loss: str, batch:
 
 
 def _no_room(settings: Settings, model: str, batch: int) -> str:
-    """Say why the peer can't be run, if it can't."""
+    """Return why the peer can't be run, or an empty text if it can."""
     held, free = peer_megabytes(preset(model), batch), free_megabytes(settings.device)
-    return "" if held < free else f"not compared: the peer would hold {held:,.0f} MB, {free:,.0f} MB are free"
+    return "" if held < free else f"not compared: the peer would need {held:,.0f} MB, {free:,.0f} MB are free"
 
 
 def peer_megabytes(architecture: Architecture, batch: int) -> float:
-    """Say how much the N x N weights take that the peer holds in a step with the relativistic loss [MB].
+    """Return the memory of the N x N weights that the peer holds in a step with the relativistic loss [MB].
 
-    Each attention layer keeps its weights for the backward pass: those of the generator once, those of the
-    discriminator in four calls. In the backward pass of the largest come their gradient, that of the softmax, and a
-    transposed copy. Feature maps are not counted.
+    Each attention layer keeps its weights for the backward pass: the generator's for one call, the discriminator's for
+    four. The backward pass of the largest layer adds their gradient, that of the softmax, and a transposed copy.
+    Feature maps are not counted.
     """
     weights = [
         _weights(network, config) for network, config in zip((Generator, Discriminator), architecture, strict=True)
@@ -127,5 +127,5 @@ def _weights(network_class: type[Generator] | type[Discriminator], config: Any) 
 
 
 def free_megabytes(device: str) -> float:
-    """Say how much memory could be had [MB]."""
+    """Return the available memory [MB]."""
     return (torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available) / 1e6

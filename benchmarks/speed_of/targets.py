@@ -1,4 +1,4 @@
-"""What is to be reached, and lines of the table that say what was."""
+"""Targets of the speed benchmarks, and the rows of their result tables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from benchmarks.speed_of.settings import NO_BF16
 
 @dataclass(frozen=True)
 class Target:
-    """What a number has to be.
+    """Target of a number.
 
     Attributes:
-        must: The first number of the issue's table: passes from here on.
-        aim: The second one, for which to go on.
-        is_limit: Is less better?
+        must: Passes from here on.
+        aim: Stretch goal.
+        is_limit: Is lower better?
     """
 
     must: float
@@ -22,7 +22,7 @@ class Target:
     is_limit: bool = False
 
 
-# Ratios to the peer, on two CPU cores. Ours in bf16 is compared with the peer as it is, in fp32: it knows no other.
+# Ratios to the peer, on two CPU cores. Ours in bf16 is compared with the peer in fp32, the only precision it supports.
 TARGETS = {
     "step, relativistic, fp32":                Target(3.5, 5),
     "step, relativistic, bf16":                Target(6, 8),
@@ -48,7 +48,7 @@ Mark = Literal["pass", "short", ""]
 
 
 def mark(name: str, value: float | None) -> Mark:
-    """Say whether a number is what it has to be; nothing if nobody has said what, or if it was not measured."""
+    """Return whether a number reaches its target; an empty text if it has no target or was not measured."""
     target = TARGETS.get(name)
     if target is None or value is None:
         return ""
@@ -60,10 +60,10 @@ class Row:
     """A line of the table.
 
     Attributes:
-        name: What was measured; `TARGETS` may have it.
-        value: What came out; ``None`` if it could not be measured.
-        unit: Behind the number: ``"x"`` for a ratio.
-        note: What it is made of, or why it could not be measured.
+        name: What was measured; a key of `TARGETS` if there is a target.
+        value: The result; ``None`` if it could not be measured.
+        unit: Unit of the value; ``"x"`` for a ratio.
+        note: The numbers behind it, or why it could not be measured.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Row:
         return f"{self.name:<42} {value:>14}  {wanted:<17} {mark(self.name, self.value):<5}  {self.note}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
-        """Give the line for a file of results."""
+        """Convert the row for a results file."""
         target = TARGETS.get(self.name)
         row: dict[str, Any] = {"name": self.name, "value": None if self.value is None else round(self.value, 4)}
         row["unit"] = self.unit
@@ -93,11 +93,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Found:
-    """What a benchmark has found.
+    """Results of a benchmark.
 
     Attributes:
-        rows: Lines of the table.
-        details: All the numbers behind them, as JSON.
+        rows: Rows of the table.
+        details: The underlying numbers, as JSON.
     """
 
     rows: list[Row]
@@ -107,12 +107,12 @@ class Found:
 def rows_against_peer(
     name: str, costs: Mapping[str, float], tell: Callable[[float], str], no_peer: str = ""
 ) -> list[Row]:
-    """Say how many times as much as ours the peer takes, with a line for each precision.
+    """Make rows with the ratio of the peer's cost to ours, one for each precision.
 
     Args:
-        name: Of what was measured.
-        costs: Seconds or bytes, by ``"peer"``, ``"fp32"`` and ``"bf16"``; what is not there was not measured.
-        tell: Puts a cost into words.
+        name: Name of the measurement.
+        costs: Seconds or bytes, by ``"peer"``, ``"fp32"`` and ``"bf16"``; missing ones were not measured.
+        tell: Formats a cost.
         no_peer: Why the peer was not measured, if it was not.
     """
     rows = []

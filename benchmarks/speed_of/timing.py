@@ -1,4 +1,4 @@
-"""Time things in turns, so that whatever else the machine does falls on all of them alike."""
+"""Time functions alternately, so that other load on the machine affects all of them alike."""
 
 import statistics
 import time
@@ -11,29 +11,29 @@ import torch
 
 @dataclass(frozen=True)
 class Times:
-    """How long one thing took, each time.
+    """Timings of one function.
 
     Attributes:
-        seconds: In the order of the rounds.
+        seconds: One per round, in order.
     """
 
     seconds: Sequence[float]
 
     @property
     def median(self) -> float:
-        """The middle one [s]."""
+        """Median [s]."""
         return statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between which the middle half lies [s]."""
+        """First and third quartile [s]."""
         if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
     def to_json(self) -> dict[str, Any]:
-        """Give the numbers for a file of results."""
+        """Convert the numbers for a results file."""
         low, high = self.quartiles
         return {
             "median_seconds": round(self.median, 6),
@@ -50,14 +50,14 @@ def alternate(
     is_warm: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
-    """Do each work once in every round, and say how long each took.
+    """Call each function once in every round, and time the calls.
 
     Args:
-        works: What to do, by name.
-        rounds: How often.
-        device: Where it is done: a GPU is waited for.
-        is_warm: Has each been done before? Otherwise there is a first round that does not count.
-        clock: Gives seconds.
+        works: Functions by name.
+        rounds: Number of timed calls of each.
+        device: ``"cuda"`` to synchronize after each call.
+        is_warm: Are they warmed up already? Otherwise there is a first round that does not count.
+        clock: Returns the time [s].
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(1 if is_warm else 0, rounds + 1):
@@ -72,5 +72,5 @@ def alternate(
 
 
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Fit the power of the size that a cost grows with: 1 for linear, 2 for quadratic."""
+    """Fit the exponent with which a cost grows with the size: 1 for linear, 2 for quadratic."""
     return statistics.linear_regression(*([torch.tensor(each).log().tolist() for each in (sizes, costs)])).slope

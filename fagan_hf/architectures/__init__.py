@@ -1,4 +1,4 @@
-"""What a network is made of, as data: layers, networks, presets by name, files of your own. No torch."""
+"""Architectures as data: layer specs, network configs, presets and custom files. Does not import torch."""
 
 from typing import TYPE_CHECKING
 

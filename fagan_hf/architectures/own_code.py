@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def import_code(name: str) -> ModuleType:
-    """Import the user's own Python file or module, for the layers that it registers; once per process.
+    """Import the user's own Python file or module, which may register layers, once per process.
 
     Args:
         name: The path of a ``.py`` file, or a module's name.

@@ -1,4 +1,4 @@
-"""One table: the name of an architecture -> its generator and its discriminator."""
+"""The presets: a table from the name of an architecture to its generator and discriminator."""
 
 from itertools import pairwise
 from typing import Any
@@ -152,7 +152,7 @@ def every_layer_full_attention(
     discriminator = [
         FullAttentionSpec(in_channels=3, out_channels=widths[-1], **_DOUBLE, **down, squeeze_factor=1),
         *(FullAttentionSpec(in_channels=b, out_channels=a, **_DOUBLE, **down) for a, b in reversed(pairs)),
-        # One position is left: attention over it would be a second convolution, so the logit is a plain one.
+        # One position is left, where attention would just be a second convolution, so this one is plain.
         ConvSpec(in_channels=widths[0], out_channels=1, **_ENDS),
     ]
     return (
@@ -180,7 +180,7 @@ def flagship(
         discriminator: Channels of the discriminator's feature maps, from half the image size to 4x4.
         keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it. By default an
             eighth of the image size, so that a key represents 8x8 pixels.
-        spectral_norm: Whether both networks use spectral norm. It is for hinge losses; penalties don't need it.
+        spectral_norm: Whether both networks use spectral norm; for hinge losses, because penalties don't need it.
         options: Fields to override in all attention layers, such as ``similarity``. The layers next to the image always
             have one head, because an image has too few channels for more.
     """
@@ -204,7 +204,7 @@ def flagship(
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
         up += [*normalized(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
-    # A gate that by chance becomes negative here makes colors leave their range, and stays negative.
+    # If a gate starts at 0 and happens to become negative here, colors leave their range and it stays negative.
     to_image["initial_alpha"] = 0.1
     up += [*normalized(generator[-1]), attention(generator[-1], IMAGE_CHANNELS, image_size, **kernel, **to_image)]
 
@@ -214,7 +214,7 @@ def flagship(
     ]
     for (narrow, wide), size in zip(pairwise(discriminator), reversed(sizes[:-2]), strict=True):
         down.append(attention(narrow, wide, size, **_DOUBLE, **judging))
-    # One position is left: attention over it would be a second convolution, so the logit is a plain one.
+    # One position is left, where attention would just be a second convolution, so this one is plain.
     down.append(ConvSpec(in_channels=discriminator[-1], out_channels=1, **_ENDS, spectral_norm=spectral_norm))
     return (
         GeneratorConfig(latent_dim=latent_dim, image_size=image_size, layers=tuple(up)),

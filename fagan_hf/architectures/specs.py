@@ -45,7 +45,7 @@ def parse_activation(text: str) -> tuple[str, float | None]:
     """Split the name of an activation from its number: ``"leaky_relu(0.2)"`` gives ``("leaky_relu", 0.2)``.
 
     Args:
-        text: A name out of `ACTIVATIONS`; leaky ReLU carries its negative slope in parentheses.
+        text: A name from `ACTIVATIONS`; leaky ReLU carries its negative slope in parentheses.
 
     Raises:
         ValueError: The name is unknown, or its number is missing, not allowed or not finite.
@@ -166,7 +166,7 @@ class ConvSpec(LayerSpec):
         if self.upsample and (self.is_transposed or not is_plain):
             raise self._error(
                 "upsample",
-                "false unless kernel_size is odd, stride 1, padding half the kernel, and no convolution transposed",
+                "false unless kernel_size is odd, stride is 1, padding is half the kernel, and it is not transposed",
             )
         if self.num_labels and not self.batch_norm:
             raise self._error("num_labels", "0 if batch_norm is false, because only the batch norm takes labels")

@@ -1,4 +1,4 @@
-"""What a model's attention does: where it looks, how much it counts, and pictures of it."""
+"""Inspect a model's attention: where it looks, how much it contributes, and pictures of it."""
 
 from typing import TYPE_CHECKING
 

@@ -50,8 +50,8 @@ def capture_attention(
     """Record what the attention layers of a network do in the forward passes of this context.
 
     Each layer's query, key and branches are computed a second time, without gradients. Passes of other threads through
-    the same network are not recorded. The weights of all N positions over all N, which grow with the fourth power of
-    the image size, are held only if `whole` is set.
+    the same network are not recorded. The full matrix of N x N weights, which grows with the fourth power of the image
+    size, is kept only if `whole` is set.
 
     Args:
         network: In eval mode; any module with attention layers in it, or such a layer.

@@ -13,7 +13,7 @@ from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
 
 @dataclass(frozen=True)
 class KernelReport:
-    """How a layer's attention is computed, as `fagan_hf.layers.functional.choose_kernel` chooses.
+    """How a layer's attention is computed, as chosen by `fagan_hf.layers.functional.choose_kernel`.
 
     Attributes:
         device, dtype: Of the tensors; together with positions and sizes they determine the kernel.
@@ -22,8 +22,8 @@ class KernelReport:
         kernel: ``"fused"``, torch's, or ``"chunked"``, ours.
         kernel_key_size, kernel_value_size: Both sizes in the kernel, including zero padding.
         backend: Torch's choice for a fused kernel: ``"flash"``, ``"efficient"``, ``"cudnn"``, or ``"math"``, which is
-            not fused and holds all weights at once. ``None`` for ours, and where torch does not expose its choice: on
-            other devices than CPUs and CUDA.
+            not fused and holds all weights at once. ``None`` for our kernel, and on devices other than CPU and CUDA,
+            where torch does not expose its choice.
         weights_held: How many of all queries' weights are held at a time, in words.
     """
 
@@ -68,7 +68,7 @@ def _backend(query: Tensor, key: Tensor, heads: int, choice: KernelChoice) -> st
         for like, size in ((query, choice.key_size), (key, choice.key_size), (key, choice.value_size))
     )
     # The function that `scaled_dot_product_attention` itself calls. `torch.backends.cuda.can_use_flash_attention` and
-    # similar ones return what is possible, on CUDA only, not what is chosen.
+    # the like report what is possible, and only on CUDA, not what is chosen.
     chosen = SDPBackend(torch._fused_sdp_choice(queries, keys, values, scale=1.0))
     return chosen.name.removesuffix("_ATTENTION").lower()
 

@@ -29,7 +29,7 @@ _GAP = 8  # [pixels]
 
 
 def heat_colors(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Color numbers from 0, nearly black, to 1, nearly white, by way of purple, red and orange."""
+    """Map numbers from 0 to 1 to colors: nearly black, purple, red, orange, nearly white."""
     stops = np.linspace(0, 1, len(_COLORS))
     channels = [np.interp(values, stops, channel) for channel in np.array(_COLORS).T]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
@@ -108,7 +108,7 @@ def attention_tile(
         image: Square, of 1, 3 or 4 channels: output or input of the network.
         layer: From `capture_attention`, with ``position`` among its positions or with all.
         position: (row, column) [pixels of the image].
-        index: Which image of the captured batch it is.
+        index: Index of the image in the captured batch.
         tile_size: Height and width of the tile [pixels].
 
     Raises:
@@ -137,7 +137,7 @@ def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 1
 
     Args:
         layer: From `capture_attention`.
-        index: Which image of the captured batch it is.
+        index: Index of the image in the captured batch.
         tile_size: Height and width of the tiles [pixels].
 
     Reference:
@@ -317,7 +317,7 @@ def alpha_strip(
     picture = Image.new("RGB", (margin + len(strips) * step + 2 * _GAP, top + len(latents) * step + _GAP), _PAPER)
     draw = ImageDraw.Draw(picture)
     for column, (heading, images) in enumerate(zip(headings, strips, strict=True)):
-        left = margin + column * step + (_GAP if column else 0)  # apart from the trained ones
+        left = margin + column * step + (_GAP if column else 0)  # a gap after the trained column
         draw.text((left + size // 2, 4), heading, _INK, font, anchor="ma")
         for row, image in enumerate(images):
             picture.paste(_enlarged(image, size), (left, top + row * step))

@@ -31,8 +31,8 @@ class LayerReport:
         height, width: Size of the output [positions].
         parameters: Number of trained parameters.
         flops: Floating-point operations of one image's forward pass in convolutions, linear maps and attention; a
-            multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is what is done once
-            for any number of images: dividing weights by their spectral norm.
+            multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is the division of
+            weights by their spectral norm, which is done once for any number of images.
         positions: Number of queries, N.
         key_positions: Number of keys that each attends to: N, or fewer if keys are pooled.
         gate: The gate, trained or overridden.
@@ -81,8 +81,8 @@ def inspect_layers(
         batch_size: Inputs per batch; affects only memory and speed.
 
     Returns:
-        One report per layer, in the network's order; that of a block, which contains attention layers, is followed by
-        theirs, whose parameters and operations it includes.
+        One report per layer, in the network's order; the report of a block that contains attention layers is followed
+        by theirs, whose parameters and operations it includes.
 
     Raises:
         ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.

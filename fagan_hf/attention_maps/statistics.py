@@ -36,7 +36,7 @@ def attention_statistics(
 
     Args:
         query: A layer's query, from `AttentionLayer.query_and_key`.
-        key: Its key; if it has fewer positions, each represents a square.
+        key: The layer's key; if it has fewer positions, each represents a square.
         heads: Number of attention heads.
 
     Reference:
@@ -62,7 +62,7 @@ def attention_statistics(
 
 
 def _centers(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
-    """Return the rows and columns of a map's positions on the grid of another that shows the same [grid positions]."""
+    """Return the rows and columns of a map's positions on the grid of another map of an image [grid positions]."""
     rows, columns = (
         (torch.arange(size, device=grid.device) + 0.5) * (whole / size)
         for size, whole in zip(feature_map.shape[2:], grid.shape[2:], strict=True)
@@ -75,9 +75,9 @@ def uniform_distance(queries: Position, keys: Position) -> float:
 
     Args:
         queries: Height and width of the query's map [positions].
-        keys: The same of the key's.
+        keys: Height and width of the key's map [positions].
     """
-    # Squared differences of rows and of columns by query and key; all pairs of both make up the mean.
+    # Squared differences of rows and of columns by query and key; the mean is over all pairs of the two.
     rows, columns = (
         np.subtract.outer((np.arange(queries[axis]) + 0.5), (np.arange(keys[axis]) + 0.5) * queries[axis] / keys[axis])
         for axis in range(2)

@@ -52,6 +52,6 @@ def run(options: argparse.Namespace) -> None:
     size = generator.config.image_size
     networks = "generator" if discriminator is None else "generator and discriminator"
     labels = f" and {len(label_names)} labels" if label_names else ""
-    taken = f"from {generator.config.latent_dim} latent numbers{labels}"
+    taken = f"with a {generator.config.latent_dim}-dimensional latent{labels}"
     print(f"{networks} for {size}x{size} images, {taken}, in {options.out}; load with")
     print(f"from fagan_hf import FAGANPipeline; pipe = FAGANPipeline.from_pretrained({str(options.out)!r})")

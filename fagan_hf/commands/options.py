@@ -141,13 +141,13 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / FACTS).is_file() and weights_hash(folder) is not None
 
 
-def wished_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:
+def chosen_labels(generator: Any, options: argparse.Namespace) -> dict[str, str]:
     """Parse ``--label``; the model's labels determine which part is the name and which the value."""
-    from fagan_hf.sampling.labels import read_wish
+    from fagan_hf.sampling.labels import parse_label
 
     labels: dict[str, str] = {}
     for text in options.label or ():
-        name, value = read_wish(generator.config.label_names, text)
+        name, value = parse_label(generator.config.label_names, text)
         if name in labels:
             raise ValueError(f"--label gives {name} twice, {labels[name]!r} and {value!r}; give it once")
         labels[name] = value
@@ -198,7 +198,7 @@ def drawing(generator: Any, options: argparse.Namespace) -> Iterator[tuple[Any, 
     from fagan_hf.sampling.standing_statistics import recalibrated
 
     latents = latents_from_seeds(options.seeds, generator.config.latent_dim, options.truncation)
-    labels = labels_from_seeds(generator, options.seeds, wished_labels(generator, options))
+    labels = labels_from_seeds(generator, options.seeds, chosen_labels(generator, options))
     # In this order: `FAGANPipeline` recalibrates in channels_last too, so its images are identical, and weights are
     # divided by their norms before they are rounded. Gates last, because an override applies to one network object.
     generator = recalibrated(generator.to(memory_format=torch.channels_last), options.truncation).fold()

@@ -28,5 +28,5 @@ def save_picture(image: "Image.Image", path: Path, *, make_folder: bool = False)
     """Write an image atomically, in the format of its suffix."""
     from fagan_hf.utils.files import replacing
 
-    with replacing(path, make_folder=make_folder) as aside:  # its name does not end in the suffix
+    with replacing(path, make_folder=make_folder) as aside:  # the temporary name does not end in the suffix
         image.save(aside, format=path.suffix[1:].lower().replace("jpg", "jpeg"))

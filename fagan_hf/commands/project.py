@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.commands.options import add_labels, add_model, load_discriminator, load_generator, wished_labels
+from fagan_hf.commands.options import add_labels, add_model, chosen_labels, load_discriminator, load_generator
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
         generator,
         torch.from_numpy(pixels).float() / 127.5 - 1,
         discriminator=load_discriminator(options, "only pixels are compared"),
-        labels=wished_labels(generator, options),
+        labels=chosen_labels(generator, options),
         steps=options.steps,
         starts=options.starts,
         seed=options.seed,

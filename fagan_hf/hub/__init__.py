@@ -1,4 +1,4 @@
-"""Model repositories: their files, their card, and how they get to the Hub and back. Knows no networks."""
+"""Model repositories: their files, their card, and how they get to the Hub and back. Imports no networks."""
 
 from typing import TYPE_CHECKING
 

@@ -338,7 +338,7 @@ def _subject(data: Mapping[str, Any]) -> str:
         return f"{count}cartoon portraits drawn by a program (DiceBear's style {_code(style)})"
     if data.get("source") == "hub":
         return f"the {count}images of [{name}](https://huggingface.co/datasets/{name})"
-    return f"{count}images of the publisher's ({_code(name)})"
+    return f"{count}images provided by the publisher ({_code(name)})"
 
 
 def _samples_caption(generator: _Generator, training: Mapping[str, Any]) -> str:

@@ -109,8 +109,8 @@ def download(
 
 
 def _is_local(error: Exception) -> bool:
-    """Tell errors of the local disk, such as a full one, from those of the client and the network."""
-    # Errors of the operating system have a number; the client's, such as a failed length check, have none.
+    """Return whether an error comes from the local disk, such as a full one, not from the client or the network."""
+    # Errors of the operating system have an errno; the client's, such as a failed length check, have none.
     is_of_system = isinstance(error, OSError) and error.errno is not None
     return is_of_system and not isinstance(error, _CONNECTION_ERRORS)
 
@@ -302,7 +302,7 @@ def push(
         PermissionError: There is no token, or it lacks write access; says what to try.
         ValueError: A name is invalid, the revision is a tag or a commit, the repository is public but a private one was
             requested, or `compose` raised it.
-        TemporaryHubError: The Hub could not be reached for that long.
+        TemporaryHubError: The Hub was still unreachable after `patience_seconds`.
         ConnectionError: It is unknown whether the pull request was opened.
     """
     token = _token_to_push(repo_id, token)

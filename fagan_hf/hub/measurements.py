@@ -22,7 +22,7 @@ class Measurement:
         value: The measured value.
         features: The features that were compared.
         num_images: Number of generated images.
-        reference: What they were compared with, and how many of those.
+        reference: What they were compared with, and how many.
         generator: SHA-256 of the weights of the evaluated generator.
         dataset: Id of the dataset.
         split: Split of the dataset.

@@ -78,7 +78,7 @@ def publish(
         ValueError: A name is invalid, the revision is not a branch, the repository is public but a private one was
             requested, or the existing card can't be parsed.
         FileNotFoundError: There is no checkpoint of the published weights to push.
-        ConnectionError: The Hub could not be reached for that long.
+        ConnectionError: The Hub was still unreachable after `patience_seconds`.
     """
     folder = Path(folder)
     files: dict[str, Path] = published_files(folder)
@@ -188,6 +188,6 @@ def _training_state(folder: Path) -> dict[str, Path]:
     if published is None or checkpoint is None or read_json(checkpoint / STATE).get("images_seen") != published:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of its weights at {published} images, so there is no training state to push; "
-            "training writes it, and the newest one must exist"
+            "the newest checkpoint must match the published weights"
         )
     return {f"{TRAINING_STATE}/{path.name}": path for path in checkpoint.iterdir()}

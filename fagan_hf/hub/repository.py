@@ -102,7 +102,7 @@ def complete_repository(
     discriminator: Network | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what a folder with these networks needs besides them: shims, and facts; existing facts are kept.
+    """Write the shims and facts that a folder with these networks also needs; existing facts are kept.
 
     Raises:
         OSError: The folder can't be written to.

@@ -1,4 +1,4 @@
-"""The files of a model, wherever it is: a local folder, or a repository on the Hub at one commit."""
+"""The files of a model, in a local folder or in a repository on the Hub at one commit."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Snapshot:
     """A model's files.
 
     Attributes:
-        folder: Where they are; of a repository, the folder of that commit in the cache.
-        commit: Of the repository, 40 hexadecimal digits; ``None`` for a local folder.
+        folder: The folder that contains them; for a repository, that of the commit in the cache.
+        commit: Commit of the repository, 40 hexadecimal digits; ``None`` for a local folder.
     """
 
     folder: Path
@@ -24,17 +24,17 @@ class Snapshot:
 
 
 def resolve(name: str | Path, *, allow_patterns: list[str], revision: str | None = None, **download: Any) -> Snapshot:
-    """Find a model, downloading what is wanted of it if it is on the Hub.
+    """Find a model, and download the requested files if it is on the Hub.
 
     Args:
-        name: A local folder, ``user/name`` or ``user/name@revision``. A folder of that name comes first.
-        allow_patterns: Which files are wanted of a repository; a local folder is taken as it is.
-        revision: Branch, tag or commit on the Hub; the same as behind ``@``.
+        name: A local folder, ``user/name`` or ``user/name@revision``. A local folder takes precedence.
+        allow_patterns: Files to download from a repository; ignored for a local folder.
+        revision: Branch, tag or commit on the Hub; equivalent to ``@revision`` in the name.
         **download: Other options of `fagan_hf.hub.client.download`.
 
     Raises:
         FileNotFoundError: There is no such folder, repository or revision; says what to try.
-        ValueError: The name has another revision than ``revision``.
+        ValueError: The name contains a revision other than ``revision``.
         OSError: It can't be written to the cache.
     """
     local = client.find_local(str(name))
@@ -46,14 +46,14 @@ def resolve(name: str | Path, *, allow_patterns: list[str], revision: str | None
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Split ``user/name@revision`` into the two.
+    """Split ``user/name@revision`` into its two parts.
 
     Raises:
-        ValueError: The name has another revision than ``revision``.
+        ValueError: The name contains a revision other than ``revision``.
     """
     found = _AT_REVISION.fullmatch(name)
     if found is None:
         return name, revision
     if revision not in (None, found["revision"]):
-        raise ValueError(f"{name!r} and revision {revision!r} name two revisions; give one of them")
+        raise ValueError(f"{name!r} and revision {revision!r} are two different revisions; give only one")
     return found["repo_id"], found["revision"]

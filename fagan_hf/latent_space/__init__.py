@@ -1,4 +1,4 @@
-"""The latent space: walks through it, directions in it, and where a given image lies."""
+"""Tools for the latent space: interpolation, directions of labels, and projection of images."""
 
 from typing import TYPE_CHECKING
 

@@ -36,7 +36,7 @@ class Directions:
 
     Attributes:
         names: Names of the labels, such as ``"beard"`` or ``"hair=red"``.
-        vectors: A unit vector for each; moving a latent by 1 to 3 of them changes its image visibly.
+        vectors: A unit vector per label; moving a latent by 1 to 3 along it changes its image visibly.
         correlations: Correlation of the classifier's scores of generated images with the direction, from 0 to 1: if far
             below the others, a single direction does not capture the label.
     """

@@ -1,4 +1,4 @@
-"""From a given image to the latent of the generated image closest to it."""
+"""Projection: find the latent of the generated image closest to a given one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -193,9 +193,9 @@ def _mean_square(differences: Tensor) -> Tensor:
 
 
 def _features(discriminator: Discriminator, images: Tensor) -> list[Tensor]:
-    """Return what a discriminator's layers make of images, as far as they ask for no labels.
+    """Return the feature maps of a discriminator's layers, up to the first that needs labels.
 
-    Not the last layer, whose logit does not measure similarity.
+    The last layer is left out: its logit does not measure similarity.
     """
     feature_map, found = images.to(discriminator.device, discriminator.dtype), []
     config = discriminator.config

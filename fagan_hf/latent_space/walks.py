@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_PARALLEL = 1e-4  # [radians] vectors closer to collinear than this span no circle within rounding
+_PARALLEL = 1e-4  # [radians] vectors closer to collinear than this do not define a circle within rounding
 
 
 def slerp(

@@ -1,4 +1,4 @@
-"""The layers that networks are made of, each usable on its own in anyone's `nn.Sequential`."""
+"""The layers of the networks; each also works on its own in any `nn.Sequential`."""
 
 from fagan_hf.layers.activations import Activation, build_activation
 from fagan_hf.layers.attention import AttentionLayer, FullAttention, SelfAttention

@@ -20,7 +20,7 @@ _IN_PLACE = {"relu", "leaky_relu"}
 
 
 def build_activation(text: str, *, may_overwrite: bool = False) -> nn.Module:
-    """Make the activation that a config names, such as ``"leaky_relu(0.2)"`` or ``"tanh"``.
+    """Build an activation by its name in a config, such as ``"leaky_relu(0.2)"`` or ``"tanh"``.
 
     Args:
         text: Its name.

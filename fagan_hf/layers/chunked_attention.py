@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 WEIGHTS_PER_CORE = 2**19
 """Attention weights that a CPU core processes at a time, 2 MB: they stay in its caches between passes."""
 WEIGHTS_PER_KERNEL = 2**24
-"""The same for a whole accelerator, which prefers few and large kernels; 64 MB."""
+"""Attention weights that an accelerator processes at a time, 64 MB: it prefers few and large kernels."""
 
 
 def chunked_attention(
@@ -68,7 +68,7 @@ class _AttentionGradients(torch.autograd.Function):
     """The backward pass of `_Attention`, itself with a backward pass.
 
     Results are written into preallocated tensors: keeping a small tensor from each chunk would fragment the memory that
-    the chunk freed, so the next chunk could not reuse it. (For that reason no `torch.utils.checkpoint` either.)
+    the chunk freed, so the next chunk could not reuse it. (`torch.utils.checkpoint` has the same problem.)
     """
 
     @staticmethod

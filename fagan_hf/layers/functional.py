@@ -17,8 +17,8 @@ from fagan_hf.layers.setting import Setting
 Kernel = Literal["fused", "chunked"]
 """Kernels of attention: torch's fused ones, or `chunked_attention`, which is twice differentiable."""
 
-# Above this, ours is faster than torch's on a CPU. Torch's computes query and key at the value's size, because of the
-# zero padding; ours does not, but makes more passes over the weights. benchmarks/speed.py compares them.
+# From this size on, our kernel is faster than torch's on a CPU. Torch's computes query and key at the value's size,
+# because of the zero padding; ours does not, but makes more passes over the weights. benchmarks/speed.py compares them.
 _LARGE_HEAD = 48
 _FEW_POSITIONS = 256
 
@@ -92,7 +92,7 @@ def choose_kernel(
         return chunked
     is_half = dtype in (torch.bfloat16, torch.float16)
     largest = max(key_size, value_size)
-    is_wished = _forced.get() == "fused" or torch.compiler.is_compiling()  # compilers would unroll our loop
+    is_requested = _forced.get() == "fused" or torch.compiler.is_compiling()  # compilers would unroll our loop
     if device.type == "cuda":
         # Flash attention supports half precision and sizes up to 256; the memory-efficient kernel supports the others,
         # except double precision.
@@ -100,9 +100,9 @@ def choose_kernel(
         has_kernel = dtype != torch.float64
     else:
         choice = fused(16, is_equal=True)
-        # On other devices than CPUs and CUDA it is untested whether torch's kernels are linear in memory.
+        # On devices other than CPU and CUDA it is untested whether torch's kernels are linear in memory.
         has_kernel = device.type == "cpu" and (is_half or (positions > _FEW_POSITIONS and largest < _LARGE_HEAD))
-    return choice if has_kernel or is_wished else chunked
+    return choice if has_kernel or is_requested else chunked
 
 
 def attention(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_KERNEL_IMAGES = 8192  # up to this many images the whole kernel is held, three times half a gigabyte
+_KERNEL_IMAGES = 8192  # up to this many images the full kernel matrices are kept: three of half a gigabyte each
 _AT_A_TIME = 1024  # images whose distances are computed at a time
 
 Features = Float[Tensor, "images features"]
@@ -19,7 +19,7 @@ Features = Float[Tensor, "images features"]
 def frechet_distance(first: Features, second: Features) -> float:
     """Compute the Fréchet distance, which compares means and covariances only.
 
-    Biased upward by a term that decreases as 1/n: only distances of equally many images are comparable.
+    Biased upward by a term that decreases as 1/n: only distances of the same number of images are comparable.
 
     Raises:
         ValueError: A set has no more images than features, so that its covariance is rank-deficient, or a feature is
@@ -202,7 +202,7 @@ def neighborhoods(real: Features, fake: Features, *, neighbors: int = 3, coverag
 
 
 def _radii(features: Features, *neighbors: int) -> list[Float[Tensor, " images"]]:
-    """Return how far each image's k-th nearest neighbor in its own set is, for each k."""
+    """Return the distance from each image to its k-th nearest neighbor in its own set, for each k."""
     most = max(neighbors) + 1  # the nearest is the image itself
     parts = [torch.cdist(rows, features).topk(most, dim=1, largest=False).values for rows in features.split(_AT_A_TIME)]
     return [torch.cat([part[:, k] for part in parts]) for k in neighbors]

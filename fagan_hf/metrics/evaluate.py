@@ -51,7 +51,7 @@ _SMALL = 64  # images up to this size are shown enlarged
 
 @dataclass(frozen=True)
 class Numbers:
-    """Metrics of one set of images against another, which is real."""
+    """Metrics of a set of images compared with real ones."""
 
     frechet: float
     kernel: KernelDistance
@@ -83,7 +83,7 @@ class Nearness:
 
 @dataclass(frozen=True)
 class _Floor:
-    """Real images against other real ones.
+    """Real images compared with other real ones.
 
     Attributes:
         numbers: Metrics of as many other real images; ``None`` if there are too few.
@@ -178,7 +178,7 @@ class Evaluation:
         lines += [
             "",
             f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
-            f"Nearest and copied: against {self.compared_with:,} of them. Column real: other real images instead.",
+            f"Nearest and copied: against {self.compared_with:,} of them. Column real: the same for other real images.",
             f"Features: {self.features.description}.",
             "A Fréchet distance of few images is biased upward: compare only metrics of the same name and data.",
             f"{self.images_per_second:,.1f} images a second.",
@@ -186,7 +186,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def measurements(self, generator: str) -> list[Measurement]:
-        """Return what ``metrics.json`` and the card hold.
+        """Return the entries of ``metrics.json``, which the card shows.
 
         Args:
             generator: SHA-256 of the generator's weights.

@@ -87,7 +87,7 @@ def _effnetlite0() -> FeatureExtractor:
 
 
 class _Inception(nn.Module):
-    """torch-fidelity's Inception-v3, which resizes by itself, as the published protocol does."""
+    """torch-fidelity's Inception-v3, which does its own resizing, like the published protocol."""
 
     def __init__(self, network: nn.Module):
         super().__init__()

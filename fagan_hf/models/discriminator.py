@@ -54,16 +54,16 @@ class Discriminator(Network):
             raise ValueError(f"images are {list(images.shape)}; they must be [batch, {channels}, {size}, {size}]")
         labels = check_labels(labels, self.config.label_names, len(images))
         if labels is None:
-            return self._judge(self._run(images, None, _BUT_LAST), None)
+            return self._compute_logits(self._run(images, None, _BUT_LAST), None)
         labels = labels.to(images)
         if self.projection is not None:
-            return self._judge(self._run(images, labels, _BUT_LAST), labels)
+            return self._compute_logits(self._run(images, labels, _BUT_LAST), labels)
         features = self._run(images, labels, slice(None, self.config.labels_at))
         planes = labels[..., None, None].expand(-1, -1, *features.shape[2:])
         features = torch.cat([features, planes], dim=1)
-        return self._judge(self._run(features, labels, slice(self.config.labels_at, -1)), labels)
+        return self._compute_logits(self._run(features, labels, slice(self.config.labels_at, -1)), labels)
 
-    def _judge(
+    def _compute_logits(
         self, features: Float[Tensor, "batch channels height width"], labels: Float[Tensor, "batch num_labels"] | None
     ) -> Float[Tensor, " batch"]:
         """Turn the last features into logits, in the weights' precision even under autocast.

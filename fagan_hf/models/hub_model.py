@@ -31,7 +31,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
 
     Attributes:
         config_class: The dataclass that ``config.json`` is read as.
-        subfolder: Where the network lives in a repository or run folder.
+        subfolder: Subfolder of the network in a repository or run folder.
     """
 
     config_class: ClassVar[type[GeneratorConfig] | type[DiscriminatorConfig]]
@@ -194,7 +194,7 @@ def _listing(
 ) -> tuple[list[str], str]:
     """List the existing files, for an error message, and what to do.
 
-    On the Hub, because only our files were downloaded; in the cache, where files may be missing; or in the folder.
+    Lists the Hub, because only our files were downloaded; else the cache, where files may be missing; or the folder.
     """
     is_local = client.find_local(path) is not None
     if not is_local and not local_files_only:

@@ -67,7 +67,7 @@ def labels_from_seeds(
     Args:
         generator: Provides the names of its labels, and their frequencies in its training data.
         seeds: Seeds of the latents; a requested label changes neither the latent nor any other label of its seed.
-        labels: Requested labels, such as ``{"beard": True, "hair": "red"}``, for all, or a list with one for each.
+        labels: Requested labels, such as ``{"beard": True, "hair": "red"}``, for all seeds, or one mapping for each.
 
     Returns:
         float32 on the CPU; ``None`` for an unconditional generator.
@@ -252,7 +252,7 @@ def label_grid(
 ) -> Image.Image:
     """Generate a grid that shows the effect of each label: one row per label value, one column per seed.
 
-    Down a column everything but that label is the same.
+    Within a column everything except that label stays the same.
 
     Args:
         generator: A conditional generator.

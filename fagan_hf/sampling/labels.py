@@ -65,7 +65,7 @@ def _complete(
     return {place: decided.get(place, 0.0) for place in places}
 
 
-def read_wish(names: Sequence[str], text: str) -> tuple[str, str]:
+def parse_label(names: Sequence[str], text: str) -> tuple[str, str]:
     """Split ``"beard=1"``, ``"hair=red"`` or ``"hair=red=0.5"`` into a name and a value, given the existing names.
 
     Raises:
@@ -110,7 +110,9 @@ def draw_labels(
     else:
         raise ValueError(f"labels are {labels!r}; they must be a mapping of names to values, or a list of mappings")
     if len(decided) != len(seeds):
-        raise ValueError(f"labels are {len(decided)} for {len(seeds)} images; give one mapping for all, or one each")
+        raise ValueError(
+            f"there are {len(decided)} label mappings for {len(seeds)} images; give one for all, or one for each"
+        )
     groups = list(label_groups(names).values())
     odds = frequencies.cpu().double().numpy()  # in this order: Apple's GPUs have no doubles
     vectors = np.zeros((len(seeds), len(names)), np.float32)

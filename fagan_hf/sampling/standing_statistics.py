@@ -1,4 +1,4 @@
-"""Batch-norm statistics recomputed for the latents that a generator is about to get."""
+"""Recompute batch-norm statistics for the latents that a generator will be used with."""
 
 import copy
 from collections.abc import Iterable

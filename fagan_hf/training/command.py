@@ -24,14 +24,14 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "train.py") -> None:
-    """Read the recipe, train, and end with a message instead of a traceback where the cause is the user's to mend.
+    """Read the recipe and train; errors that the user can fix end in a message instead of a traceback.
 
     Args:
         arguments: Flags; by default the process's own.
-        program: What messages call it.
+        program: Name of the program in messages.
 
     Raises:
-        SystemExit: With a status above, unless the run is over or was asked to end and has saved.
+        SystemExit: With one of the statuses above, unless the run finished, or saved and stopped on request.
     """
     keep_freed_memory()
     recipe = parse_recipe(arguments, program=program)
@@ -50,7 +50,7 @@ def _train(recipe: Recipe, program: str) -> None:
         _end(program, WRONG_INPUT, str(error), error)
     try:
         train(session)
-    except (ValueError, FileNotFoundError) as error:  # of the checkpoint or the model that it starts from
+    except (ValueError, FileNotFoundError) as error:  # about the checkpoint or the model that the run starts from
         _end(program, WRONG_INPUT, str(error), error)
     except DivergedError as error:
         _end(program, DIVERGED, str(error) if session.is_main else "diverged, see the main process", error)

@@ -1,4 +1,4 @@
-"""Build a recipe from a file and what shall differ from it: flags of a command line, or fields in Python."""
+"""Build a recipe from a file and overrides: command-line flags, or keyword arguments in Python."""
 
 import dataclasses
 import json
@@ -19,18 +19,18 @@ from fagan_hf.utils.suggest import suggest
 
 _SWITCHES = {field.name for field in dataclasses.fields(Recipe) if field.type is bool}
 _ORIGINS = ("resume_from", "finetune_from")
-_FILE = ("recipe", "config")  # flags that name a recipe; the second as other programs call it
+_FILE = ("recipe", "config")  # flags that name a recipe; the second is the usual name in other programs
 
 
 def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "train.py") -> Recipe:
-    """Read the recipe of a command line: ``--recipe NAME`` and a flag for each field that shall differ from it.
+    """Parse the recipe from a command line: ``--recipe NAME``, and flags that override its fields.
 
-    Flags are written with ``-`` or ``_``; those that are true or false as ``--streaming``, ``--no-streaming``, or with
-    the value; lists as ``--augment color,cutout``.
+    Flags may be written with ``-`` or ``_``; boolean ones as ``--streaming``, ``--no-streaming`` or with a value; lists
+    as ``--augment color,cutout``.
 
     Args:
         arguments: Without the program's name; by default the process's own.
-        program: What help and errors call it.
+        program: Name of the program in help and errors.
 
     Raises:
         SystemExit: After ``--help``, or with status 2 and a message about what is wrong.
@@ -42,7 +42,7 @@ def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "trai
         flags = _read_flags(arguments)
         files = [flags.pop(name) for name in _FILE if name in flags]
         if len(files) > 1:
-            raise ValueError("--recipe and --config are the same; give one of them")
+            raise ValueError("--recipe and --config are the same flag; give only one of them")
         return _build(files[0] if files else None, flags)
     except (ValueError, FileNotFoundError) as error:
         print(redact(f"{program}: error: {error}\n(--help explains every field)"), file=sys.stderr)
@@ -50,16 +50,16 @@ def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "trai
 
 
 def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
-    """Build a recipe from one of ours, or from a file, and what shall differ from it.
+    """Build a recipe from a bundled recipe or a recipe file, and overrides.
 
     Args:
-        recipe: A name or a path, see `fagan_hf.training.recipe_files.find_recipe`; by default all fields are given, or
-            taken over from the model that `resume_from` or `finetune_from` names.
-        **fields: Those of `Recipe`.
+        recipe: A name or a path, see `fagan_hf.training.recipe_files.find_recipe`; by default the recipe of the model
+            in `resume_from` or `finetune_from`, if any.
+        **fields: Fields of `Recipe` to set or override.
 
     Raises:
         FileNotFoundError: There is no such recipe.
-        TypeError: A field is unknown; names the nearest.
+        TypeError: A field is unknown; suggests the closest name.
         ValueError: A value is not allowed.
     """
     try:
@@ -70,7 +70,7 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
 
 
 def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
-    """Build a recipe of a file and changes, which are values, or texts that are read as YAML."""
+    """Build a recipe from a file and changes; changes given as text are parsed as YAML."""
     path = None if recipe is None else find_recipe(recipe)
     fields = _base(changes) if path is None else read_recipe_file(path)
     for name, choices in CHOICES.items():
@@ -81,7 +81,7 @@ def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     plain = {name: _plain(value) for name, value in changes.items() if not isinstance(value, str)}
     sources = [path or json.dumps(fields), json.dumps(plain)]
     try:
-        # Later ones win; all are read and checked by the types of the fields.
+        # Later sources take precedence; all are parsed and checked according to the fields' types.
         values = _parser().parse_args([*(f"--config={each}" for each in sources), *texts]).as_dict()
     except jsonargparse.ArgumentError as error:
         raise ValueError(str(error)) from error
@@ -100,7 +100,7 @@ def _parser(program: str = "train.py") -> Any:
     parser = jsonargparse.ArgumentParser(
         prog=program,
         description="Train a generator and a discriminator. Run the same command again to resume.",
-        epilog=f"Recipes of ours: {', '.join(our_recipes())}.",
+        epilog=f"Bundled recipes: {', '.join(our_recipes())}.",
         exit_on_error=False,
     )
     parser.add_argument("--config", "--recipe", action="config", help="Recipe to start from: a name, or a YAML file.")
@@ -109,7 +109,7 @@ def _parser(program: str = "train.py") -> Any:
 
 
 def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe of the model that a run starts from, where it is given no recipe."""
+    """Return the recipe of the model that a run without a recipe starts from; empty if there is none."""
     origins = [(name, changes[name]) for name in _ORIGINS if changes.get(name)]
     if len(origins) != 1:
         return {}
@@ -121,7 +121,7 @@ def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Read flags and their values; the last one counts where a flag is repeated."""
+    """Parse flags and their values; if a flag is repeated, the last one takes precedence."""
     flags: dict[str, str] = {}
     waiting: str | None = None  # a flag whose value may come next
     for argument in arguments:
@@ -151,7 +151,7 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _finish(flags: dict[str, str], waiting: str | None) -> None:
-    """Take a flag without a value for true, where it is true or false."""
+    """Set a boolean flag without a value to true."""
     if waiting is None:
         return
     if waiting not in _SWITCHES:
@@ -160,12 +160,12 @@ def _finish(flags: dict[str, str], waiting: str | None) -> None:
 
 
 def _with_brackets(name: str, value: str) -> str:
-    """Let lists of names be given as ``color,cutout``, without the brackets that YAML wants."""
+    """Allow lists of names as ``color,cutout``, without the brackets that YAML requires."""
     return f"[{value}]" if name in LISTS and not value.startswith("[") else value
 
 
 def _find_beside(recipe: Path | None, model: str) -> str:
-    """Look for an architecture's file beside the recipe that names it, unless it is found from here."""
+    """Look for an architecture file next to the recipe that names it, unless it exists at the path as written."""
     if recipe is None or Path(model).suffix not in ARCHITECTURE_SUFFIXES or Path(model).exists():
         return model
     beside = recipe.parent / model

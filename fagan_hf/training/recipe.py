@@ -29,7 +29,7 @@ FeaturesName = Literal["effnetlite0", "inception"]
 
 _MAY_BE_ZERO = {"warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty", "eval_every_images"}
 
-# A run can be resumed with another value of these; changing any other field requires a new run.
+# These may change when a run is resumed; changing any other field requires a new run.
 HOW_LONG_AND_WHERE = {
     "output_dir",
     "max_images",

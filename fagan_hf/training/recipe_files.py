@@ -1,4 +1,4 @@
-"""Recipes in files: ours by name, anybody's by path."""
+"""Recipe files: bundled recipes by name, others by path."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from fagan_hf.training.recipe import FIELDS
 from fagan_hf.utils.suggest import suggest
 
 SUFFIXES = (".yaml", ".yml")
-# A wheel has them in the package, a clone at the top, where they are edited.
+# In a wheel they are inside the package, in a clone at the top level, where they are edited.
 _PLACES = (Path(__file__).with_name("recipes"), Path(__file__).parents[2] / "training/recipes")
 
 
@@ -24,10 +24,10 @@ def find_recipe(name: str | Path) -> Path:
     """Find a recipe.
 
     Args:
-        name: Of one of ours, such as ``"avatars-32"``, or the path of a YAML file.
+        name: Name of a bundled recipe, such as ``"avatars-32"``, or the path of a YAML file.
 
     Raises:
-        FileNotFoundError: There is none; lists ours and the files beside, led by the nearest.
+        FileNotFoundError: There is no such recipe; lists bundled ones and files in that folder, the closest name first.
     """
     path, ours = Path(name).expanduser(), our_recipes()
     if path.is_file():
@@ -45,23 +45,25 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     """Read the fields of a recipe file.
 
     Raises:
-        ValueError: It is not a YAML mapping, or has an unknown key; names the nearest.
+        ValueError: It is not a YAML mapping, or has an unknown key; suggests the closest name.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"recipe {str(path)!r} is not a YAML file: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"recipe {str(path)!r} holds {type(data).__name__}; it must be a mapping of fields to values")
+        raise ValueError(
+            f"recipe {str(path)!r} contains {type(data).__name__}; it must be a mapping of fields to values"
+        )
     check_names(f"recipe {str(path)!r} has the unknown field", data)
     return data
 
 
 def check_names(complaint: str, names: Iterable[Any]) -> None:
-    """Refuse a name that is no field of a recipe.
+    """Refuse names that are not fields of a recipe.
 
     Raises:
-        ValueError: Begins with the complaint, and names the nearest field.
+        ValueError: The message starts with ``complaint`` and suggests the closest field.
     """
     for name in names:
         if name not in FIELDS:

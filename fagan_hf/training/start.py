@@ -1,4 +1,4 @@
-"""Train from Python: in a script, a thread, a notebook, or what `accelerate.notebook_launcher` starts."""
+"""Train from Python: in a script, a thread, a notebook, or processes started by `accelerate.notebook_launcher`."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from fagan_hf.training.run.session import setup
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run has left in its folder, read when it is asked for.
+    """The results of a run, loaded from its folder on first use.
 
     Attributes:
-        folder: The run's; every ``from_pretrained`` loads it.
+        folder: The run folder, which every ``from_pretrained`` loads.
     """
 
     folder: Path
@@ -43,39 +43,39 @@ class TrainedRun:
 
 
 def train(recipe: str | Path | None = None, **fields: Any) -> TrainedRun:
-    """Train a generator and a discriminator; the same call resumes a run that was interrupted.
+    """Train a generator and a discriminator; make the same call again to resume an interrupted run.
 
-    In a notebook the newest grid and the losses are shown below the cell. Several processes, as in a notebook with two
-    GPUs: ``accelerate.notebook_launcher(fagan_hf.train, ("avatars-32",), num_processes=2)``, or with a function of
-    yours that calls this one.
+    In a notebook the newest grid and the losses are shown below the cell. To train in several processes, for example in
+    a notebook with two GPUs, use ``accelerate.notebook_launcher(fagan_hf.train, ("avatars-32",), num_processes=2)``, or
+    launch a function that calls this one.
 
     Args:
-        recipe: One of ours, such as ``"avatars-32"``, or the path of a YAML file.
-        **fields: What shall differ from it, such as ``dataset="~/pictures"``, ``max_images=50_000``; all of a recipe's
-            fields are explained by ``fagan-hf train --help``.
+        recipe: A bundled recipe, such as ``"avatars-32"``, or the path of a YAML file.
+        **fields: Fields to override, such as ``dataset="~/pictures"``, ``max_images=50_000``; ``fagan-hf train --help``
+            explains all of them.
 
     Returns:
         The finished run: its ``folder``, ``generator``, ``discriminator`` and ``metrics``.
 
     Raises:
-        FileNotFoundError: There is no such recipe, data set or model.
-        TypeError: A field is unknown; names the nearest.
+        FileNotFoundError: There is no such recipe, dataset or model.
+        TypeError: A field is unknown; suggests the closest name.
         ValueError: A value is not allowed, the images can't be used, or the folder belongs to another recipe.
-        ImportError: A tracker or a data set needs a package.
+        ImportError: A tracker or a dataset needs a package.
         OSError: The folder can't be written, or the disk is full and stays full.
-        DivergedError: Losses or gradients are not finite, and going back to a checkpoint did not help.
+        DivergedError: Losses or gradients are not finite, and rolling back to a checkpoint did not help.
         OtherProcessError: Another process has failed.
-        KeyboardInterrupt: The run was asked to stop, by Ctrl-C, a notebook's stop button or SIGTERM. Its checkpoint is
-            saved, unless it was asked twice; the same call resumes.
+        KeyboardInterrupt: Stop requested by Ctrl-C, a notebook's stop button or SIGTERM. A checkpoint is saved, unless
+            it was requested twice; make the same call again to resume.
 
     Example:
         >>> run = fagan_hf.train("avatars-32", max_minutes=2)
-        >>> run.generator.sample(seeds=[1, 2, 3])  # doctest: +SKIP
+        >>> images = FAGANPipeline(run.generator)(seeds=[1, 2, 3]).images  # doctest: +SKIP
     """
     session = setup(build_recipe(recipe, **fields), _as_command(recipe, fields))
     loop.train(session)
     if session.stop_request.is_made:
-        raise KeyboardInterrupt(f"stopped after {session.images_seen:,} images; the same call resumes")
+        raise KeyboardInterrupt(f"stopped after {session.images_seen:,} images; make the same call again to resume")
     return TrainedRun(session.recipe.run_dir)
 
 

@@ -1,1 +1,1 @@
-"""What every wing may use: files that are complete or absent, suggestions, redaction, devices."""
+"""Utilities for the whole package: atomic file writes, suggestions, redaction, devices."""

@@ -17,7 +17,7 @@ _SHARED_ARENAS = 2
 def keep_freed_memory() -> bool:
     """Let this process keep up to 1 GiB of what it frees, in blocks of any size below; on Linux with glibc only.
 
-    Nothing is changed where another allocator is loaded or the environment sets malloc's own variables.
+    Nothing is changed if another allocator is loaded or the environment sets malloc's own variables.
 
     Returns:
         Whether the setting was applied.
@@ -28,8 +28,8 @@ def keep_freed_memory() -> bool:
 def share_memory_between_threads() -> bool:
     """Let the threads of this process allocate from two arenas instead of eight per core; on Linux with glibc only.
 
-    To be called before threads are started. Nothing is changed where another allocator is loaded or the environment
-    sets malloc's own variables.
+    Call it before starting threads. Nothing is changed if another allocator is loaded or the environment sets malloc's
+    own variables.
 
     Returns:
         Whether the setting was applied.

@@ -1,1 +1,1 @@
-"""Grids, films and plots."""
+"""Image grids, videos and plots."""

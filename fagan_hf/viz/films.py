@@ -36,7 +36,7 @@ def check_film(path: Path, frames_per_second: float) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in FILM_SUFFIXES:
-        raise ValueError(f"film is {str(path)!r}; it must end in {', '.join(FILM_SUFFIXES)}")
+        raise ValueError(f"video is {str(path)!r}; it must end in {', '.join(FILM_SUFFIXES)}")
     highest = MAX_GIF_FRAMES_PER_SECOND if suffix == ".gif" else 1000
     if not 0.01 <= frames_per_second <= highest:
         faster = "; an .mp4 or .webp can be faster" if suffix == ".gif" else ""
@@ -76,7 +76,7 @@ def write_film(path: str | Path, frames: Frames, *, frames_per_second: float, ma
 
 
 def _durations(frames: int, frames_per_second: float, unit: int) -> list[int]:
-    """Return every frame's milliseconds in whole units, such that their sum never drifts from the wanted speed."""
+    """Return every frame's milliseconds in whole units, such that their sum never drifts from the requested speed."""
     ends = [round(1000 / unit * frame / frames_per_second) for frame in range(frames + 1)]
     return [unit * (end - start) for start, end in pairwise(ends)]
 
@@ -127,7 +127,7 @@ def _ffmpeg() -> str | None:
     if found := shutil.which("ffmpeg"):
         return found
     try:
-        import imageio_ffmpeg  # brings the program along
+        import imageio_ffmpeg  # includes the ffmpeg program
 
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):  # not installed, or without a binary for this machine

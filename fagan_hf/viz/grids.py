@@ -30,7 +30,7 @@ def image_grid(
         One image without gaps; unused cells are white.
 
     Raises:
-        ValueError: There are no images, ``columns`` is not positive, or there are not as many captions as rows.
+        ValueError: There are no images, ``columns`` is not positive, or the numbers of captions and rows differ.
     """
     count, height, width, _ = images.shape
     if count == 0 or (columns is not None and columns < 1):
@@ -53,7 +53,7 @@ def enlarged(
 
     Args:
         images: Of any channels.
-        scale: Integer upscaling factor; by default such that they are at least 256 pixels high.
+        scale: Integer upscaling factor; by default the smallest with which they are at least 256 pixels high.
 
     Raises:
         ValueError: ``scale`` is not positive.

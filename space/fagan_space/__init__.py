@@ -1,6 +1,6 @@
-"""The Space: a page on which a model of fagan_hf is tried.
+"""The Space: a web page for trying out a fagan_hf model.
 
-`page` puts it together out of `tabs`, one module each; `api` offers the same to programs.
+`page` assembles the tabs, one module each in `tabs`; `api` exposes the same functions to programs.
 """
 
 from fagan_space import gpu as gpu  # before anything else imports torch

@@ -1,6 +1,6 @@
-"""The page as a service: what its tabs do, by name, for `gradio_client` and plain HTTP.
+"""API endpoints: what the tabs do, by name, for `gradio_client` and plain HTTP.
 
-Labels and strengths are JSON objects, such as ``{"beard": true}``; files come back as files.
+Labels and strengths are JSON objects, such as ``{"beard": true}``; files are returned as files.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from fagan_space.work import check_wanted
 
 
 def add_api(model: Model) -> None:
-    """Add the endpoints to the page that is being laid out."""
+    """Add the endpoints to the page under construction."""
 
     def generate_pictures(
         seeds: str = "0-15", truncation: float = 1.0, labels: dict | None = None, alpha: float | None = None

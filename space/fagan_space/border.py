@@ -1,7 +1,7 @@
-"""The border: what each endpoint and each event of the page takes, checked before anything else happens.
+"""Input validation: what each endpoint and event of the page accepts, checked before anything else happens.
 
-A function says by `takes` which of these it expects; the page refuses to be built with one that doesn't. Fields stand
-in the order of the function's inputs, and `chosen`, where there is one, holds what is left: the label dropdowns.
+A function declares its inputs with `takes`; building a page with an undeclared function fails. Fields are in the order
+of the function's inputs, and `chosen`, if present, collects the remaining ones: the label dropdowns.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ from fagan_space.limits import MAX_FRAMES, MAX_IMAGES, MAX_STEPS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-MAX_SIDE = 1024  # [pixels] of a model's pictures
+MAX_SIDE = 1024  # of a model's images [pixels]
 SUFFIXES = (".gif", ".mp4")
 _NO_FILE = "is not a file that you uploaded; upload one with gradio_client's handle_file('picture.png')"
 
 
 def _uploaded(value: Any, info: ValidationInfo) -> Path:
-    """Find the visitor's own upload, by the path that was given for it."""
+    """Find the visitor's own upload by the path that was returned for it."""
     path = value.get("path") if isinstance(value, dict) else None
     found = info.context.find(path) if info.context is not None and isinstance(path, str) else None
     if found is None:
@@ -67,7 +67,7 @@ class Nothing(Request):
 
 
 class Generate(Request):
-    """Pictures of seeds."""
+    """Images for seeds."""
 
     seeds: Seeds = "0-15"
     truncation: Truncation = 1.0
@@ -76,7 +76,7 @@ class Generate(Request):
 
 
 class Walk(Request):
-    """A film from seed to seed."""
+    """An interpolation video from seed to seed."""
 
     seeds: Seeds = "0-3"
     frames_per_step: Frames = 24
@@ -86,7 +86,7 @@ class Walk(Request):
 
 
 class LookInside(Request):
-    """Where the generator's layers look."""
+    """Where the generator's layers attend."""
 
     seed: SeedNumber = 0
     row: Place = 0
@@ -95,7 +95,7 @@ class LookInside(Request):
 
 
 class Judge(Request):
-    """What the discriminator says of a picture."""
+    """The discriminator's logit for an image."""
 
     picture: Upload
     row: Place = 0
@@ -104,7 +104,7 @@ class Judge(Request):
 
 
 class Dial(Request):
-    """A strip of other gates."""
+    """A strip of images at a range of gate values."""
 
     seeds: Seeds = "0"
     layer: Name | None = None
@@ -113,7 +113,7 @@ class Dial(Request):
 
 
 class Project(Request):
-    """A picture's latent."""
+    """The latent of an image."""
 
     picture: Upload
     steps: Steps = 100
@@ -134,7 +134,7 @@ class Compare(Request):
 
 
 class GenerateTab(Request):
-    """Pictures of seeds."""
+    """Images for seeds."""
 
     seeds: Seeds
     truncation: Truncation
@@ -144,19 +144,19 @@ class GenerateTab(Request):
 
 
 class GatesTab(Request):
-    """Whether alpha is to be chosen."""
+    """Whether the gates stay as trained; otherwise the alpha slider is shown."""
 
     is_trained: Flag
 
 
 class OthersTab(Request):
-    """Other seeds."""
+    """The number of new seeds."""
 
     count: Annotated[int, whole(1, MAX_IMAGES)]
 
 
 class WalkTab(Request):
-    """A film from seed to seed."""
+    """An interpolation video from seed to seed."""
 
     seeds: Seeds
     frames: Frames
@@ -167,7 +167,7 @@ class WalkTab(Request):
 
 
 class LookTab(Request):
-    """Where the generator's layers look."""
+    """Where the generator's layers attend."""
 
     seed: SeedNumber
     row: Place
@@ -177,7 +177,7 @@ class LookTab(Request):
 
 
 class JudgeTab(Request):
-    """What the discriminator says of the picture that is remembered."""
+    """The discriminator's logit for the image in the session state."""
 
     row: Place
     column: Place
@@ -186,7 +186,7 @@ class JudgeTab(Request):
 
 
 class DialTab(Request):
-    """A strip of other gates."""
+    """A strip of images at a range of gate values."""
 
     seeds: Seeds
     layer: Name
@@ -195,14 +195,14 @@ class DialTab(Request):
 
 
 class ProjectTab(Request):
-    """The latent of the picture that is remembered."""
+    """The latent of the image in the session state."""
 
     steps: Steps
     chosen: Chosen
 
 
 class MoveTab(Request):
-    """The found latent, moved: a strength for each direction, then the labels."""
+    """Edits of the projected latent: a strength for each direction, then the labels."""
 
     chosen: Annotated[list[Strength | Name], Field(max_length=200)]
 
@@ -217,12 +217,12 @@ class CompareTab(Request):
 
 
 class UploadTab(Request):
-    """A picture that was brought."""
+    """An uploaded image."""
 
     picture: Upload | None
 
 
-# What was clicked, for events that ask for it.
+# Click data, for events that need it.
 
 
 class Pixel(Request):
@@ -238,11 +238,11 @@ class Example(Request):
 
 
 def takes(inputs: type[Request], click: type[Request] | None = None) -> Callable[[Function], Function]:
-    """Declare what a function of the page takes; its errors are put in words.
+    """Declare the inputs of a function of the page, and turn its exceptions into readable messages.
 
     Args:
-        inputs: Its inputs, but for those that the page itself remembers (`gr.State`).
-        click: What was clicked, where it asks for that.
+        inputs: Its inputs, except for session state (`gr.State`).
+        click: Its click data, if it needs any.
     """
 
     def declared(function: Function) -> Function:
@@ -257,15 +257,15 @@ def check(request: type[Request], values: Sequence[Any], uploads: Any) -> list[A
     """Check values in the order of a request's fields.
 
     Args:
-        request: What is expected.
-        values: What came.
-        uploads: The visitor's, see `fagan_space.uploads.Visitor`.
+        request: The expected fields.
+        values: The values received.
+        uploads: Whose uploads may be used, see `fagan_space.visitors.Visitor`.
 
     Returns:
-        The values, checked.
+        The checked values.
 
     Raises:
-        ValueError: They are too few, too many, or not allowed; in words.
+        ValueError: There are too few or too many values, or one is not allowed; the message is for the visitor.
     """
     names = [*request.model_fields]
     rest = "chosen" in names

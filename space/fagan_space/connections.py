@@ -1,4 +1,4 @@
-"""Connections, before anything has been asked: how many there are, and how long one may take to say what it wants."""
+"""Limits on TCP connections: how many may be open, and how long one may take to send its request head."""
 
 from asyncio import TimerHandle, Transport
 from collections import Counter
@@ -18,9 +18,9 @@ _open: Counter[str] = Counter()
 
 
 class Connection(H11Protocol):
-    """One connection, by HTTP only: the page has no use for websockets.
+    """One HTTP connection; websockets are disabled because the page doesn't use them.
 
-    Behind a proxy all connections come from there, so that only `Guard` can count them by visitor.
+    Behind a proxy all connections come from the proxy, so only `Guard` can count them by visitor.
     """
 
     _waiting: TimerHandle | None = None
@@ -28,7 +28,7 @@ class Connection(H11Protocol):
     _is_refused = False
 
     def connection_made(self, transport: Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Begin a connection, unless there are too many."""
+        """Accept a connection, or mark it as refused if there are too many."""
         super().connection_made(transport)
         self._address = self.client[0] if self.client else "unknown"
         _open[self._address] += 1
@@ -37,7 +37,7 @@ class Connection(H11Protocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
+        """Clean up after a connection."""
         super().connection_lost(exc)
         self._end_waiting()
         _open[self._address] -= 1
@@ -45,8 +45,8 @@ class Connection(H11Protocol):
             del _open[self._address]
 
     def data_received(self, data: bytes) -> None:
-        """Read on, and wait no longer once a request is there."""
-        if self._is_refused:  # and told so now: what is said to somebody who has not asked yet gets lost
+        """Process received bytes, and cancel the timeout once a request has arrived."""
+        if self._is_refused:  # answered only now: a response sent before the request would get lost
             self.transport.write(_FULL)
             self.transport.close()
             return

@@ -1,4 +1,4 @@
-"""Controls that several tabs have."""
+"""Controls shared by several tabs."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import gradio as gr
 from fagan_space.limits import AT_ONCE
 from fagan_space.models import Model
 
-Event = dict[str, Any]  # what Gradio's listeners take: a function, its inputs and outputs, how it is handled
+Event = dict[str, Any]  # arguments of Gradio's listeners: a function, its inputs and outputs, and queue options
 
 ANY = "any"
 
-# How events are handled: what computes pictures waits its turn in one lane and what takes long in another, so that no
-# picture waits for a projection; what does not compute waits for neither. Nothing goes around the queue.
-# Programs have endpoints of their own instead, see `api`.
+# Queue options of events. Image requests share one lane and long-running requests another, so no image waits for a
+# projection; events that compute nothing have a third, unlimited one. Nothing bypasses the queue.
+# The tabs' events are private; programs use the endpoints in `api` instead.
 IN_LINE: Event = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
 LONG: Event = {"concurrency_id": "long", "concurrency_limit": 1}
 COMPUTES: Event = {**IN_LINE, "api_visibility": "private"}
@@ -27,7 +27,7 @@ AT_HAND: Event = {
     "show_progress": "hidden",
 }
 
-_FRESH = 100_000  # seeds that are offered to visitors who ask for others
+_FRESH = 100_000  # number of blocks that new seeds are picked from
 
 
 def seed_box(value: str, info: str = "Each seed maps to one image, e.g. 0-15, 42") -> gr.Textbox:
@@ -41,34 +41,34 @@ def seed_number() -> gr.Number:
 
 
 def picture_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Image:
-    """Make what shows a picture, each of its pixels as it was drawn."""
+    """Make an image component that shows pixels exactly as generated, as PNG."""
     wanted = {"interactive": False, "format": "png", "buttons": ["download", "fullscreen"], **options}
     return gr.Image(label=label, elem_classes=["pixels", *classes], **wanted)
 
 
 def gallery_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Gallery:
-    """Make what shows several pictures, each of their pixels as it was drawn."""
+    """Make a gallery that shows pixels exactly as generated, as PNGs."""
     wanted = {"interactive": False, "format": "png", "height": "auto", "buttons": [], **options}
     return gr.Gallery(label=label, elem_classes=["pixels", *classes], **wanted)
 
 
 def fresh_seeds(count: float) -> str:
-    """Give so many seeds in a row that nobody has looked at yet, as text."""
+    """Return a random run of ``count`` consecutive seeds, as text."""
     count = int(count)
     first = random.randrange(_FRESH) * count
     return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
 def label_dropdowns(model: Model) -> list[gr.Dropdown]:
-    """Make a dropdown for each of the model's labels; none for a model without."""
+    """Make a dropdown for each of the model's labels; none for an unconditional model."""
     return [gr.Dropdown([ANY, *values], value=ANY, label=name) for name, values in model.labels.items()]
 
 
-def wishes(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
-    """Read what was chosen in `label_dropdowns`.
+def chosen_labels(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
+    """Convert the values of `label_dropdowns` to labels; those left at `ANY` are omitted.
 
     Raises:
-        ValueError: There are more or fewer than the model has labels.
+        ValueError: There are more or fewer values than the model has labels.
     """
     if len(chosen) != len(model.labels):
         raise ValueError(f"{len(chosen)} labels were sent; this model has {len(model.labels)}")
@@ -80,7 +80,7 @@ def wishes(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
 
 
 def python_line(model: Model, arguments: Mapping[str, Any]) -> str:
-    """Write the Python that gives the same pictures."""
+    """Write Python code that generates the same images."""
     written = ", ".join(f"{name}={value}" for name, value in arguments.items())
     call = f'FAGANPipeline.from_pretrained("{model.shown}")({written})'
     return f"from fagan_hf import FAGANPipeline\n\nimages = {call}.images"

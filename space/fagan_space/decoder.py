@@ -1,7 +1,7 @@
-"""The program in which one upload is decoded, with little time and memory; `fagan_space.decoding` starts it.
+"""Program that decodes one upload under time and memory limits; started by `fagan_space.decoding`.
 
-It reads the file from its input and writes pixels, or else `REFUSED` is its status and words are what it writes. It
-imports nothing else of this package, for it starts anew with each upload.
+It reads the file from stdin and writes pixels to stdout, or exits with status `REFUSED` and writes an error message. It
+imports nothing else of this package to keep startup fast: a new process is started for each upload.
 """
 
 import json
@@ -15,13 +15,13 @@ from PIL import Image
 from fagan_hf.data.decode import UnusableImageError, decode_image, readable_formats
 
 REFUSED = 3
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # what people have; each further one is more code to attack
-_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how every scan of a JPEG begins
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # the common ones; every further format adds attack surface
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # header of each JPEG scan
 
 
 def limit(seconds: int, memory: int) -> None:
-    """Have the system end this process when it takes more, even when nobody waits for it any more."""
-    with suppress(ImportError, OSError, ValueError):  # Windows and macOS know other limits
+    """Have the system kill this process when it exceeds its limits, even if its parent is gone."""
+    with suppress(ImportError, OSError, ValueError):  # Windows and macOS lack some of these limits
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
@@ -29,21 +29,21 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def read(content: bytes, *, size: int, most_pixels: int, longest_side: int, most_scans: int) -> bytes:
-    """Decode a picture that is small enough.
+    """Decode an image after checking its size.
 
     Returns:
         Its center square: uint8 [3, size, size].
 
     Raises:
-        ValueError: It is too large, or no picture; in words.
+        ValueError: The image is too large or can't be read; the message is for the visitor.
     """
     formats = tuple(name for name in _FORMATS if name in readable_formats())
     try:
-        with Image.open(BytesIO(content), formats=formats) as image:  # reads no pixels yet
+        with Image.open(BytesIO(content), formats=formats) as image:  # reads only the header
             (width, height), name = image.size, image.format
     except Image.DecompressionBombError as error:
         raise ValueError(f"the image has too many pixels ({error}); the limit is {most_pixels:,}") from error
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except Exception as error:  # Pillow raises nearly anything on damaged files
         raise ValueError("the file can't be read as an image; upload a PNG, JPEG or WebP") from error
     if width * height > most_pixels or max(width, height) > longest_side:
         raise ValueError(

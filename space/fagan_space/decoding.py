@@ -1,7 +1,8 @@
-"""Uploads are decoded in a process of their own: whatever a file does to a decoder, the page goes on.
+"""Decode uploads in a separate process, so that a file that crashes the decoder doesn't affect the page.
 
-Each has a new one, one at a time, which the system limits: a pool of processes would import the page again or copy one
-that has threads, and would have to be looked after. What a picture takes of memory goes back to the system with it.
+Each upload gets a new process with system-enforced limits, one at a time. A pool of processes would have to import the
+page again or fork a multithreaded process, and would need supervision. When the process ends, its memory is returned
+to the system.
 """
 
 import atexit
@@ -34,22 +35,22 @@ Picture = UInt8[np.ndarray, "3 size size"]
 logger = logging.getLogger(__name__)
 
 _PROGRAM = Path(__file__).with_name("decoder.py")
-_LOOK_SECONDS = 0.5  # how often it is asked whether anybody still waits
+_LOOK_SECONDS = 0.5  # interval of checks whether the client is still waiting
 _turn = threading.Lock()
 
 
 def decoded(file: BinaryIO, size: int) -> Picture:
-    """Decode a picture of which bytes and pixels are few enough.
+    """Decode an uploaded image after checking its size.
 
     Args:
-        file: A real one, which the other process reads by itself.
-        size: Height and width of what is given [pixels].
+        file: A real file with a descriptor, which the other process reads.
+        size: Height and width of the result [pixels].
 
     Returns:
         Its center square, upright.
 
     Raises:
-        ValueError: It is too large, no picture, or takes too long; in words.
+        ValueError: The image is too large, can't be read, or takes too long; the message is for the visitor.
     """
     if os.fstat(file.fileno()).st_size > MAX_UPLOAD_BYTES:
         raise ValueError(f"the file is larger than the limit of {MAX_UPLOAD_BYTES:,} bytes; upload a smaller one")
@@ -62,7 +63,7 @@ def decoded(file: BinaryIO, size: int) -> Picture:
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Threads of BLAS would each claim a share of the memory.
+            # Each BLAS thread would reserve part of the limited memory.
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
         ) as process,
     ):

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the visitor reads words; what is our own fault goes to the log, with all that is known."""
+"""Error handling: visitors get readable messages; bugs on our side go to the log with their traceback."""
 
 import functools
 import logging
@@ -14,19 +14,19 @@ logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SHOWN_SECONDS = 10
-_MAX_WORDS = 600  # characters of a message
+_MAX_WORDS = 600  # length of a message [characters]
 _OURS = "Something went wrong here; it is not your fault. Please try again. The details are in the page's log."
 
 
-def told(words: str) -> gr.Error:
-    """Make the error that a visitor reads."""
+def visible_error(words: str) -> gr.Error:
+    """Make an error that is shown to the visitor, redacted and shortened."""
     words = redact(words)
     cut = words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS - 1] + "…"
     return gr.Error(cut, duration=_SHOWN_SECONDS, print_exception=False)
 
 
 def in_words(function: Function) -> Function:
-    """Turn exceptions into messages for people."""
+    """Turn a function's exceptions into readable messages."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -35,12 +35,12 @@ def in_words(function: Function) -> Function:
         except gr.Error:
             raise
         except GoneError as error:
-            raise told(str(error)) from error
+            raise visible_error(str(error)) from error
         except Exception as error:
-            # The system's own errors name files of this machine; the library's are written for people.
+            # Errors of the operating system contain paths on this machine; those of the library are written for users.
             if isinstance(error, ValueError | OSError | ImportError) and getattr(error, "errno", None) is None:
-                raise told(str(error)) from error
+                raise visible_error(str(error)) from error
             logger.error("in %s", function.__qualname__, exc_info=error)
-            raise told(_OURS) from error
+            raise visible_error(_OURS) from error
 
     return guarded  # pyright: ignore[reportReturnType]: the same signature

@@ -1,6 +1,6 @@
-"""Files that a request leaves for the browser to fetch, in a private folder that a timer clears by their age.
+"""Files generated for the browser to fetch, in a private folder; a timer deletes old ones.
 
-Nothing in it is named by what a visitor sent, and nothing remains of it after the process.
+File names never derive from visitors' input, and the folder is removed when the process ends.
 """
 
 import io
@@ -21,18 +21,18 @@ from PIL import Image
 from fagan_hf.viz.grids import image_grid
 from fagan_space.limits import CACHE_SECONDS
 
-KEPT = "page"  # what the page itself shows, such as its examples: never cleared, and read-only
+KEPT = "page"  # files of the page itself, such as its examples: read-only and never deleted
 _PREFIX = "fagan-"
 _SWEPT_EVERY = 30  # [seconds]
 
 
 def storage() -> Path:
-    """Find the folder that `fagan_space.storage` made."""
+    """Return the folder that `fagan_space.storage` made."""
     return Path(get_upload_folder())
 
 
 def keep(path: Path) -> Path:
-    """Copy a file that the page shows, so that visitors never get at the original."""
+    """Copy a file that the page shows, so that visitors never access the original."""
     folder = storage() / KEPT
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / path.name
@@ -43,7 +43,7 @@ def keep(path: Path) -> Path:
 
 
 def start_sweeping() -> None:
-    """Clear old files now and then, whether or not anybody asks for anything."""
+    """Start a thread that deletes old files periodically."""
 
     def run() -> None:
         while True:
@@ -54,34 +54,34 @@ def start_sweeping() -> None:
 
 
 def sweep() -> None:
-    """Clear what is older than `CACHE_SECONDS`, and folders that are empty for as long."""
+    """Delete files older than `CACHE_SECONDS`, and folders that have been empty that long."""
     oldest = time.time() - CACHE_SECONDS
     for parent, folders, names in os.walk(storage(), topdown=False):
         here = Path(parent)
         if here == storage() / KEPT:
             continue
         for path in (*(here / name for name in names), *(here / name for name in folders)):
-            with suppress(OSError):  # somebody was quicker, or a folder is not empty
+            with suppress(OSError):  # already deleted, or a folder is not empty
                 if path.lstat().st_mtime < oldest:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def request_folder() -> Path:
-    """Make a folder for the files of one request, by a name that nobody guesses."""
+    """Make a folder with an unguessable name for the files of one request."""
     folder = storage() / f"{_PREFIX}{secrets.token_hex(16)}"
     folder.mkdir(parents=True)
     return folder
 
 
 def png(image: Image.Image) -> bytes:
-    """Write a picture as the command line does."""
+    """Encode an image as PNG, as the command line does."""
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
 
 
 def write_pictures(images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Path]:
-    """Write each picture into a file that is called as the command line calls it."""
+    """Write each image to a file, named as by the command line."""
     folder = request_folder()
     paths = [folder / f"seed-{seed:08d}.png" for seed in seeds]
     for path, image in zip(paths, images, strict=True):
@@ -90,19 +90,19 @@ def write_pictures(images: Sequence[Image.Image], seeds: Sequence[int]) -> list[
 
 
 def captioned(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """Give files of `write_pictures` as a gallery shows them, each with its seed."""
+    """Pair the files of `write_pictures` with their seeds as captions, for a gallery."""
     return [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
 
 
 def write_grid(images: Sequence[Image.Image]) -> Path:
-    """Write all pictures into one."""
+    """Write all images as one grid."""
     path = request_folder() / "grid.png"
     path.write_bytes(png(image_grid(np.stack([np.asarray(image) for image in images]))))
     return path
 
 
 def write_archive(paths: Sequence[Path]) -> Path:
-    """Pack files into one."""
+    """Pack files into a ZIP archive."""
     path = request_folder() / "pictures.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for each in paths:

@@ -1,8 +1,9 @@
-"""The door: which addresses of Gradio's server are open at all, and how much may come through them.
+"""HTTP guard: which routes of Gradio's server are reachable, and how large requests may be.
 
-Gradio's server has more routes than this page needs, takes bodies of any size, and repeats what it can't read. So each
-request is looked at before Gradio sees it: its address must be on the list, its size within the limits, its JSON of the
-known form, and the session that it names its own. Files are known to visitors below `PUBLIC`, never by where they lie.
+Gradio's server has more routes than this page needs, accepts bodies of any size, and echoes input that it can't parse.
+So each request is checked before Gradio sees it: the route must be on the allow list, the size within the limits, the
+JSON must match the schema, and the session must be the visitor's own. Visitors see files below `PUBLIC`, never their
+real paths.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
-VISITOR = "fagan.visitor"  # where the ASGI scope has it
+VISITOR = "fagan.visitor"  # key in the ASGI scope
 _API = "/gradio_api"
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:assets|static|svelte)/[\w./-]+"
@@ -71,9 +72,9 @@ _OPEN = re.compile(
 _STREAM = re.compile(rf"{_API}/(?:queue/data|heartbeat/(?P<heartbeat>[^/]+)|call/[\w-]+/(?P<event>[^/]+))")
 _CALL = re.compile(rf"{_API}/call/(?P<name>[^/]+)/?")
 _LENGTH = re.compile(r"[0-9]{1,12}")
-_SLACK = 10_000  # bytes of an upload's body that are not its file
+_SLACK = 10_000  # overhead of an upload's body besides the file [bytes]
 
-# Possessive, and text without an end ends with the body: each byte is looked at once, whatever stands there.
+# Possessive quantifiers, and an unterminated string ends with the body: each byte is scanned once, whatever the input.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z|\\\Z)|[\[{]|[\]}]', re.DOTALL)
 Session = Annotated[
     str, Allowed("at most 64 letters and digits", {"strict": True, "pattern": r"^[A-Za-z0-9_-]{1,64}$"})
@@ -88,7 +89,7 @@ Inputs = Annotated[list[Any], Allowed("a list of the inputs", {"max_length": 300
 
 
 class Call(_Body):
-    """Call an endpoint by its name."""
+    """Call an endpoint by name."""
 
     data: Inputs
     session_hash: Session | None = None
@@ -105,7 +106,7 @@ class Join(_Body):
 
 
 class Cancel(_Body):
-    """Give up an event of one's own."""
+    """Cancel one of the visitor's own events."""
 
     session_hash: Session
     fn_index: Annotated[int, whole(0, 10_000)]
@@ -113,13 +114,13 @@ class Cancel(_Body):
 
 
 class Reset(_Body):
-    """Do nothing, which old clients ask for."""
+    """Accept a request of old clients that has no effect."""
 
     event_id: Session
 
 
-class Refusal(Exception):  # noqa: N818  # an answer
-    """What is answered instead of handing a request on."""
+class Refusal(Exception):  # noqa: N818  # a response
+    """An error response, sent instead of forwarding the request."""
 
     def __init__(self, status: int, words: str):
         super().__init__(words)
@@ -129,30 +130,31 @@ class Refusal(Exception):  # noqa: N818  # an answer
 @dataclass
 class _Session:
     owner: Visitor
-    used: float  # last [monotonic seconds]
+    used: float  # when it was last used [monotonic seconds]
     listeners: int = 0
     tabs: int = 0
-    left: float = 0.0  # when the last listener left
+    left: float = 0.0  # when the last listener left [monotonic seconds]
 
 
 class Sessions:
-    """Whose session is whose, and who listens to which.
+    """Tracks the owner of each session, and how many clients listen to it.
 
-    What nobody has used for `CACHE_SECONDS` is forgotten, and earlier where there are too many: of the address that
-    has most. A session is kept while a tab shows it, somebody listens, or a request of it waits or is worked on.
+    Sessions that have been unused for `CACHE_SECONDS` are forgotten. If there are too many, one is forgotten earlier,
+    of the address that has most. A session is kept while a tab shows it, a client listens to it, or one of its requests
+    is queued or running.
 
     Args:
-        live: Gives the sessions of which requests wait or are worked on.
-        forget: Is told each session that is forgotten.
+        live: Returns the sessions with queued or running requests.
+        forget: Called with each session that is forgotten.
     """
 
     def __init__(self, live: Callable[[], Container[str]] = tuple, forget: Callable[[str], None] = lambda _: None):
         self._live, self._forget = live, forget
-        self._known: OrderedDict[str, _Session] = OrderedDict()  # the longest unused one first
+        self._known: OrderedDict[str, _Session] = OrderedDict()  # least recently used first
         self._of_address: Counter[str] = Counter()
 
     def claim(self, session: str, visitor: Visitor) -> None:
-        """Give a session to its first visitor, and refuse it to others."""
+        """Assign a session to the first visitor who uses it, and refuse it to others."""
         known = self._known.get(session)
         if known is None:
             self.make_room(visitor)
@@ -162,12 +164,12 @@ class Sessions:
         self._use(session)
 
     def add(self, session: str, visitor: Visitor) -> None:
-        """Note whose a new session is, for which `make_room` has found room."""
+        """Record the owner of a new session, after `make_room`."""
         self._known[session] = _Session(visitor, time.monotonic())
         self._of_address[visitor.address] += 1
 
     def make_room(self, visitor: Visitor) -> None:
-        """Forget what is old, and if need be more, so that a visitor may have one more session."""
+        """Forget old sessions, and an idle one if necessary, so that a visitor can have one more."""
         live = self._live()
         self._forget_old(live)
         is_many = self._of_address[visitor.address] >= MAX_ADDRESS_SESSIONS
@@ -207,7 +209,7 @@ class Sessions:
         self._forget(session)
 
     def check(self, session: str, visitor: Visitor) -> None:
-        """Refuse sessions that are unknown or another visitor's, both in the same words."""
+        """Refuse unknown sessions and those of other visitors, with the same message."""
         known = self._known.get(session)
         if known is None or known.owner.name != visitor.name:
             raise Refusal(404, "there is no such session; send a request first")
@@ -224,23 +226,23 @@ class Sessions:
             self._use(session)
 
     def listen(self, session: str) -> None:
-        """Note that a stream of answers begins."""
+        """Record that a response stream has started."""
         if known := self._known.get(session):
             known.listeners += 1
 
     def leave(self, session: str) -> None:
-        """Note that it has ended."""
+        """Record that a response stream has ended."""
         if (known := self._known.get(session)) and known.listeners:
             known.listeners -= 1
             known.left = time.monotonic()
             self._use(session)
 
     def is_wanted(self, session: str, since: float) -> bool:
-        """Return whether somebody listens, or may yet come to do so.
+        """Return whether a client is listening, or may still connect.
 
         Args:
-            session: Of the work.
-            since: When it was asked for [monotonic seconds].
+            session: Session of the request.
+            since: When the request was made [monotonic seconds].
         """
         known = self._known.get(session)
         if known is not None and known.listeners:
@@ -250,12 +252,12 @@ class Sessions:
 
 
 class Guard:
-    """An ASGI application in front of Gradio's.
+    """An ASGI middleware in front of Gradio's application.
 
     Args:
-        app: Gradio's.
-        page: What it serves.
-        sessions: Are kept here.
+        app: Gradio's application.
+        page: The page it serves.
+        sessions: Records of the sessions.
     """
 
     def __init__(self, app: Any, page: gr.Blocks, sessions: Sessions):
@@ -264,7 +266,7 @@ class Guard:
         self._connections: Counter[str] = Counter()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request, or forward it to Gradio."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
@@ -313,9 +315,9 @@ class Guard:
                 return
             elif not _OPEN.fullmatch(path) or ".." in path:
                 raise Refusal(404, "no such page or file")
-            elif path.startswith(f"{_API}/info"):  # or Gradio would tell all others the Host that this one names
+            elif path.startswith(f"{_API}/info"):  # or Gradio would cache this request's Host for everybody
                 self.page.app.api_info = None
-            # Of several ranges in one, Starlette makes a mistake.
+            # Starlette mishandles several ranges in one header.
             scope["headers"] = [(n, v) for n, v in scope["headers"] if n != b"range" or b"," not in v]
             await self.app(scope, _without_body(receive), send)
         elif method == "OPTIONS":
@@ -347,7 +349,7 @@ class Guard:
                 await self.app(scope, _without_body(receive), send)
             return
         if stream["event"] is None:
-            # Exactly one, and that one is handed on: of several, Gradio would take another than was checked.
+            # Require exactly one and forward only that: of several, Gradio would use another than the one checked here.
             values = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
             session = _session(values[0] if len(values) == 1 else "")
             scope["query_string"] = f"session_hash={session}".encode()
@@ -376,7 +378,7 @@ class Guard:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         clean, session = body.model_dump(), getattr(body, "session_hash", None)
-        if kind in (None, Join):  # before the session is claimed: what is refused leaves no trace
+        if kind in (None, Join):  # before claiming the session, so that refused requests leave no state
             self._check_lane(clean["fn_index"] if kind else None, call["name"] if call else None, visitor)
             self.sessions.make_room(visitor)
             send = self._claiming(send, visitor)
@@ -385,7 +387,7 @@ class Guard:
             self.sessions.check(clean["event_id"], visitor)
         elif session is not None:
             self.sessions.claim(session, visitor)
-            # Gradio copies the description of the whole page for each session, which only deep links need: 230 kB.
+            # Gradio copies the page's whole config for each session (230 kB), which only deep links need.
             self.page.state_holder[session].config_values.clear()
         content = json.dumps(clean).encode()
         scope["headers"] = [(n, v) for n, v in scope["headers"] if n not in (b"content-length", b"content-type")]
@@ -393,7 +395,7 @@ class Guard:
         await self.app(scope, _replay(content, receive), send)
 
     def _check_lane(self, number: int | None, name: str | None, visitor: Visitor) -> None:
-        """Refuse what asks for no function of the page, or for one whose lane is full."""
+        """Refuse calls of unknown functions, and of those whose queue is full."""
         functions = self.page.fns
         if number is None:
             named = [each for each in functions.values() if each.api_name == name and each.api_visibility == "public"]
@@ -411,7 +413,7 @@ class Guard:
             raise Refusal(503, f"Queue is full: {own} of your requests are already waiting; try again later.")
 
     def _claiming(self, send: Send, visitor: Visitor) -> Send:
-        """Note whose event it is, of which an answer tells the name."""
+        """Record the visitor as the owner of the event whose id is in the response."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.body" and (
@@ -460,7 +462,7 @@ class Guard:
 
 
 class _Outgoing:
-    """Writes `PUBLIC` for the folder of files in answers, and gives a page's visitor a cookie."""
+    """Replaces the path of the file folder in responses by `PUBLIC`, and sets the visitor's cookie."""
 
     def __init__(self, send: Send, cookie: bytes | None):
         self._send, self._cookie, self._folder = send, cookie, str(storage().resolve()).encode()
@@ -493,7 +495,7 @@ class _Outgoing:
 
     async def _continue(self, message: Message) -> None:
         body, public = bytes(message.get("body", b"")), PUBLIC.encode()
-        if not self._has_length:  # a stream: each piece is whole lines
+        if not self._has_length:  # a stream: each chunk consists of whole lines
             await self._send({**message, "body": body.replace(self._folder, public)})
             return
         self._held += body
@@ -507,7 +509,7 @@ class _Outgoing:
 
 
 def _cookie(scope: Message) -> bytes:
-    # On a Space the page is a frame of another site, where browsers keep no other cookies than these.
+    # On Spaces the page is embedded as a cross-site frame, where browsers accept only this kind of cookie.
     is_secure = "https" in (scope["scheme"], Headers(raw=scope["headers"]).get("x-forwarded-proto", ""))
     kind = "SameSite=None; Secure; Partitioned" if is_secure else "SameSite=Lax"
     return f"{COOKIE}={new_cookie()}; Path=/; HttpOnly; {kind}".encode()
@@ -531,7 +533,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
         raise Refusal(400, f"the JSON is nested {deepest:,} deep; at most {MAX_DEPTH} levels are allowed")
     try:
         found = json.loads(content)
-    except ValueError:  # also text that is not UTF-8, and numbers of too many digits
+    except ValueError:  # also for invalid UTF-8, and for numbers with too many digits
         raise Refusal(400, 'the body is not JSON; send it like {"data": ["0-15"]}') from None
     try:
         check_characters(found)
@@ -571,7 +573,7 @@ def _too_large(most: int) -> Refusal:
 
 
 def _replay(content: bytes, receive: Receive) -> Receive:
-    """Give a body that was read already, and then what follows it."""
+    """Replay a body that has been read already, then pass on what follows."""
     is_given = False
 
     async def again() -> Message:
@@ -585,7 +587,7 @@ def _replay(content: bytes, receive: Receive) -> Receive:
 
 
 def _without_body(receive: Receive) -> Receive:
-    """Leave bodies unread where none belongs, and wait for the end of the connection."""
+    """Pretend that the body is empty, then wait for the client to disconnect."""
     is_given = False
 
     async def empty() -> Message:
@@ -601,8 +603,8 @@ def _without_body(receive: Receive) -> Receive:
 
 
 async def _say(send: Send, status: int, words: str) -> None:
-    # Both names: browsers' clients read `detail`, those of Python `error`.
-    is_cut = status in (400, 408, 413)  # perhaps in the middle of a body, of which the rest is not wanted
+    # Both keys: the browser client reads `detail`, the Python client `error`.
+    is_cut = status in (400, 408, 413)  # part of the body may be unread, so close the connection
     await _say_json(send, status, {"detail": words, "error": words}, [(b"connection", b"close")] if is_cut else None)
 
 
@@ -614,7 +616,7 @@ async def _say_json(send: Send, status: int, found: Any, also: list[tuple[bytes,
 
 
 async def _say_done(send: Send) -> None:
-    """Tell the page that an upload has arrived: it asks while the upload itself is on its way."""
+    """Report that an upload is done; the page asks for its progress while uploading."""
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b'data: {"msg": "done"}\n\n'})

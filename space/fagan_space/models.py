@@ -1,4 +1,4 @@
-"""Models: the one that the page is about, and others that it is compared with."""
+"""Models: the page's own, and others to compare it with."""
 
 import logging
 import os
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
 _FILES = [f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
-_KEPT = 4  # models of visitors in memory
-_own: "dict[str, Model]" = {}  # what the page is about
+_KEPT = 4  # number of visitors' models kept in memory
+_own: "dict[str, Model]" = {}  # the page's own model
 _kept: "OrderedDict[str, Model]" = OrderedDict()
 _loading = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model and what is known about it.
+    """A model with its optional parts.
 
     Attributes:
-        name: As `from_pretrained` takes it.
-        pipe: What draws.
-        discriminator: What judges; ``None`` where it was not published.
-        directions: Of the latent space; ``None`` where none were found.
-        card: The text of its card, or an empty one.
-        samples: A grid of its pictures, where there is one.
+        name: Folder or Hub id, as for `from_pretrained`.
+        pipe: The pipeline.
+        discriminator: ``None`` if it was not published.
+        directions: Directions in the latent space; ``None`` if there are none.
+        card: Text of the model card; empty if there is none.
+        samples: A grid of generated images, if there is one.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Model:
     samples: Path | None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # ZeroGPU hands arguments to a process forked from this one, which has the model already.
+        # ZeroGPU pickles arguments for a process forked from this one, which has the model already.
         return _found, (self.name,)
 
     @property
     def shown(self) -> str:
-        """Its name as visitors read and type it: a folder is named from the clone, or by its last part."""
+        """Its name as visitors see and type it: a path relative to the clone, or else a folder's last part."""
         path = Path(self.name)
         if path.is_relative_to(_CLONE):
             return str(path.relative_to(_CLONE))
@@ -67,17 +67,17 @@ class Model:
 
     @property
     def generator(self) -> Generator:
-        """What the pipeline draws with."""
+        """The pipeline's generator."""
         return self.pipe.generator
 
     @property
     def size(self) -> int:
-        """Height and width of its pictures [pixels]."""
+        """Height and width of its images [pixels]."""
         return self.generator.config.image_size
 
     @property
     def labels(self) -> Mapping[str, list[str]]:
-        """Its labels, and what can be asked of each: classes, or yes and no."""
+        """Its labels, each with its possible values: classes, or yes and no."""
         names = self.generator.config.label_names
         groups = label_groups(names)
         return {
@@ -87,7 +87,7 @@ class Model:
 
 
 def wanted_model() -> str:
-    """Say which model the page is about: FAGAN_MODEL, else the first that the Space's metadata names."""
+    """Return the name of the page's model: FAGAN_MODEL, else the first in the Space's metadata."""
     if name := os.environ.get("FAGAN_MODEL", "").strip():
         return name
     _, metadata, _ = (_ROOT / CARD).read_text(encoding="utf-8").split("---\n", 2)
@@ -97,26 +97,26 @@ def wanted_model() -> str:
 
 
 def load_own() -> Model:
-    """Load the model that the page is about."""
+    """Load the page's own model."""
     name = wanted_model()
     _own[name] = model = load(name)
     return model
 
 
 def _found(name: str) -> Model:
-    """Give a model that was loaded, again from the cache if it is not in this process."""
+    """Return a model that was loaded before; reload it from the cache if this process doesn't have it."""
     return _own.get(name) or _kept.get(name) or _fetch(name)
 
 
 def load(name: str) -> Model:
-    """Load a model from a run folder or from the Hub, all of one commit.
+    """Load a model from a run folder or from the Hub, with all files from one commit.
 
     Args:
         name: The folder, or ``user/name``.
 
     Raises:
-        FileNotFoundError: There is none of that name, or it can't be had.
-        ValueError: It is none of ours.
+        FileNotFoundError: The model doesn't exist or can't be downloaded.
+        ValueError: It is not a fagan_hf model.
     """
     local = Path(name).expanduser()
     folder = local if local.is_dir() else download(name, allow_patterns=_FILES)
@@ -138,15 +138,15 @@ def load(name: str) -> Model:
 
 
 def load_named(name: str, own: Model) -> Model:
-    """Load a model that a visitor names: the page's own, or one on the Hub, of which the latest few are kept.
+    """Load a model named by a visitor: the page's own, or one on the Hub; the most recent few stay in memory.
 
     Args:
-        name: ``user/name``; paths of this machine are not read.
-        own: What the page is about.
+        name: ``user/name``; local paths are refused.
+        own: The page's own model.
 
     Raises:
-        FileNotFoundError: There is none of that name, or it can't be had.
-        ValueError: It is no name of a repository, too large, or no model of ours.
+        FileNotFoundError: The model doesn't exist or can't be downloaded.
+        ValueError: The name is not a Hub id, the model is too large, or it is not a fagan_hf model.
     """
     name = name.strip()
     if name in ("", own.name, own.shown):
@@ -161,13 +161,13 @@ def _fetch(name: str) -> Model:
         if name in _kept:
             _kept.move_to_end(name)
             return _kept[name]
-        # Without our token: it opens models that are not the visitor's to see.
+        # Without our token, which would give visitors access to private models.
         try:
             size = download_size(name, allow_patterns=_FILES, token=False)
             if size > MAX_MODEL_BYTES:
                 raise ValueError(f"{name} has {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
             folder = download(name, allow_patterns=_FILES, token=False)
-        except OSError as error:  # whose words name folders of this machine
+        except OSError as error:  # its message may contain local paths
             logger.warning("%s could not be downloaded: %s", name, error)
             raise FileNotFoundError(
                 f"{name} could not be downloaded from the Hub; does a public model of that name exist?"

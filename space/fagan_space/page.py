@@ -1,4 +1,4 @@
-"""The page: a heading, the tabs, the endpoints, and how it looks."""
+"""The page: heading, tabs, endpoints, and styling."""
 
 import os
 import signal
@@ -20,10 +20,10 @@ from fagan_space.tabs import about, compare, dial, generate, look_inside, projec
 
 TABS = (generate, walk, look_inside, dial, project, compare, about)
 
-_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: nothing is fetched from elsewhere
+_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # local fonts: nothing is fetched from other sites
 _FIXED = ["ui-monospace", "monospace"]
 
-# Small pictures are shown with their own pixels: smoothing would hide what the network has drawn.
+# Small images are scaled without smoothing, which would hide what the network generated.
 _CSS = """
 .pixels img { image-rendering: pixelated; }
 .clickable img { cursor: crosshair; }
@@ -58,9 +58,9 @@ attends.
 
 
 def build(model: Model) -> gr.Blocks:
-    """Lay out the page of a model."""
+    """Build the page for a model."""
     with Page(title="FAGAN", analytics_enabled=False) as page:
-        add_api(model)  # first, or the tabs' own functions would have the names
+        add_api(model)  # first, or the tabs' functions would take the endpoint names
         gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
         firsts = []
         with gr.Tabs():
@@ -71,18 +71,18 @@ def build(model: Model) -> gr.Blocks:
             if first is not None:
                 page.load(**first)
     check_declared(page)
-    return page.queue(max_size=None, default_concurrency_limit=AT_ONCE)  # `Guard` limits each lane by itself
+    return page.queue(max_size=None, default_concurrency_limit=AT_ONCE)  # `Guard` limits each lane separately
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve a page; ``options`` are those of Gradio's `launch`."""
     start_sweeping()
-    with suppress(ValueError):  # in another thread than the main one, which is left to whoever started it
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are cleared
+    with suppress(ValueError):  # raised outside the main thread, where signals are left to the caller
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are deleted
     assert isinstance(page, Page)
-    # Who asks is decided by `visitors` alone; uvicorn would believe an X-Forwarded-For that comes from this machine.
+    # Only `visitors` decides who the client is; uvicorn would trust an X-Forwarded-For from this machine.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    # Uvicorn's faster one takes headers of any size into memory before anybody can look at them.
+    # Uvicorn's faster protocol reads headers of any size into memory before they can be checked.
     HTTP_PROTOCOLS["auto"] = "fagan_space.connections:Connection"
     return page.launch(
         app_kwargs={"middleware": [Middleware(Guard, page=page, sessions=page.sessions)]},

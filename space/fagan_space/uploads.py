@@ -1,6 +1,6 @@
-"""Pictures that visitors bring: looked at before they are decoded, made small, and gone from the disk.
+"""Uploaded images: checked before decoding, reduced to the model's size, and deleted from disk.
 
-Who has none at hand clicks an example.
+Example images can be clicked instead.
 """
 
 import threading
@@ -20,12 +20,12 @@ _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.pn
 
 
 def upload_box(label: str) -> gr.Image:
-    """Make a component for a picture of the visitor's, which gives the path of the file as it came."""
+    """Make an upload component that passes on the path of the unmodified file."""
     return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280)
 
 
 def example_gallery() -> gr.Gallery:
-    """Make a row of pictures to click."""
+    """Make a row of example images to click."""
     return gr.Gallery(
         [str(keep(path)) for path in _EXAMPLES],
         label="Or click an example",
@@ -39,14 +39,14 @@ def example_gallery() -> gr.Gallery:
 
 
 def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, event: Event) -> None:
-    """Do something whenever a picture is brought, or an example chosen.
+    """Run an event whenever an image is uploaded or an example is clicked.
 
     Args:
-        box: An `upload_box`; it is emptied, for its file is gone.
+        box: An `upload_box`; it is cleared afterwards, because its file is deleted.
         examples: An `example_gallery`.
-        taken: Where the picture is put.
-        size: Height and width of what is put there [pixels].
-        event: What is done then.
+        taken: State that receives the image.
+        size: Height and width of that image [pixels].
+        event: The event to run then.
     """
 
     @takes(UploadTab)
@@ -70,18 +70,18 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
 
 
 def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> Picture:
-    """Read a visitor's file as training reads pictures, and delete it.
+    """Decode a visitor's file as training decodes images, and delete it.
 
     Args:
-        path: As `Visitor.find` found it: no path that came from outside.
-        size: Height and width of what is given [pixels].
-        kept_seconds: How long the file stays: a browser shows it until its box is emptied.
+        path: As returned by `Visitor.find`: never a path from a request.
+        size: Height and width of the result [pixels].
+        kept_seconds: How long the file stays, because the browser displays it until the box is cleared.
 
     Returns:
         Its center square, upright.
 
     Raises:
-        ValueError: There is none, it is too large, or no picture.
+        ValueError: There is no file, it is too large, or it can't be read as an image.
     """
     if path is None:
         raise ValueError(NO_PICTURE)
@@ -93,7 +93,7 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
     finally:
         if kept_seconds:
             timer = threading.Timer(kept_seconds, path.unlink, kwargs={"missing_ok": True})
-            timer.daemon = True  # a page that ends clears all its files anyway
+            timer.daemon = True  # the page deletes all its files at exit anyway
             timer.start()
         else:
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Who asks: a browser by a cookie that it was given, other clients by their address; and what each has uploaded.
+"""Visitors and their uploads: browsers are identified by a cookie, other clients by their address.
 
-A visitor's files lie in a folder of theirs, and nobody else's requests find them. How much is allowed counts by
-address, for cookies are free to whoever asks for the page again.
+Each visitor's files are in a separate folder, out of reach of others' requests. Limits count by address, because
+anybody can get a new cookie by requesting the page again.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from fagan_space.files import storage
 from fagan_space.limits import CACHE_SECONDS, MAX_ALL_BYTES, MAX_UPLOADS, MAX_VISITOR_BYTES
 
 COOKIE = "fagan-visitor"
-PUBLIC = "/files"  # how the folder of files is called in what visitors read and send
+PUBLIC = "/files"  # name of the file folder in responses and requests
 _UPLOADS = "uploads"
-_SECRET = secrets.token_bytes(32)  # of this process: cookies and folders of another one are worth nothing here
+_SECRET = secrets.token_bytes(32)  # of this process: cookies and folders of other processes are invalid here
 
 
 def _seal(text: str) -> str:
@@ -41,9 +41,9 @@ class Visitor:
     """One visitor.
 
     Attributes:
-        name: Of the cookie, or the address.
-        address: Where the requests come from.
-        has_cookie: Whether it is known by a cookie.
+        name: Name in the cookie, or else the address.
+        address: Network address of the requests.
+        has_cookie: Whether the visitor is identified by a cookie.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Visitor:
 
     @property
     def folder(self) -> Path:
-        """Where the visitor's uploads lie."""
+        """Folder of the visitor's uploads."""
         return storage() / _UPLOADS / _seal(f"folder {self.name}")
 
     def find(self, path: str) -> Path | None:
-        """Find an upload of this visitor by the path that was told for it; nothing for whatever else is named."""
+        """Find an upload of this visitor by the path that was returned for it; ``None`` for any other path."""
         try:
             real = real_path(path)
         except (OSError, ValueError):
@@ -65,11 +65,11 @@ class Visitor:
 
 
 def real_path(path: str) -> Path:
-    """Find the file of a path as visitors know it.
+    """Return the real path of a public one.
 
     Raises:
-        OSError: There is none.
-        ValueError: It is no path below `PUBLIC`.
+        OSError: There is no such file.
+        ValueError: The path is not below `PUBLIC`.
     """
     if not path.startswith(f"{PUBLIC}/") or "\0" in path:
         raise ValueError("not a file of this page")
@@ -81,27 +81,27 @@ def real_path(path: str) -> Path:
 
 
 def may_read(visitor: Visitor, real: Path) -> bool:
-    """Return whether a visitor may fetch a file of the storage: any that was drawn, and the visitor's own uploads."""
+    """Return whether a visitor may fetch a stored file: any generated one, and the visitor's own uploads."""
     uploads = (storage() / _UPLOADS).resolve()
     return real.is_file() and (not real.is_relative_to(uploads) or real.parent == visitor.folder.resolve())
 
 
 def count_proxies() -> int:
-    """Return how many proxies stand in front of the page."""
+    """Return the number of proxies in front of the page."""
     return int(os.environ.get("FAGAN_PROXIES", "1" if os.environ.get("SPACE_ID") else "0"))
 
 
 def visitor_of(address: str, headers: list[tuple[bytes, bytes]]) -> Visitor:
-    """Find out who asks.
+    """Identify the visitor of a request.
 
     Args:
-        address: Of the other end of the connection.
-        headers: Of the request.
+        address: Address of the connection's other end.
+        headers: The request's headers.
     """
     sent = [(name.lower(), value.decode("latin-1")) for name, value in headers]
     proxies = count_proxies()
     hops = [hop.strip() for name, value in sent if name == b"x-forwarded-for" for hop in value.split(",")]
-    if proxies and len(hops) >= proxies:  # what stands further left was written by the visitor
+    if proxies and len(hops) >= proxies:  # entries further left come from the visitor
         address = hops[-proxies]
     pairs = [pair.strip().partition("=") for name, value in sent if name == b"cookie" for pair in value.split(";")]
     for token, _, seal in (value.strip().partition(".") for name, _, value in pairs if name == COOKIE):
@@ -111,11 +111,11 @@ def visitor_of(address: str, headers: list[tuple[bytes, bytes]]) -> Visitor:
 
 
 class TooMuchError(Exception):
-    """A visitor, or all of them together, have uploaded as much as is kept."""
+    """A visitor's upload limit, or that of all visitors together, is exceeded."""
 
 
 class Shelf:
-    """Counts what was uploaded and not read yet."""
+    """Keeps track of uploads that have not been read yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,13 +123,13 @@ class Shelf:
 
     @contextmanager
     def place(self, visitor: Visitor, size: int) -> Iterator[Path]:
-        """Reserve room for a file while it is received, which is given up again if the block raises.
+        """Reserve space for a file while it is received; the reservation is released if the block raises.
 
         Yields:
-            Where the file goes; a name that nobody guesses.
+            Path for the file, with an unguessable name.
 
         Raises:
-            TooMuchError: There is no room.
+            TooMuchError: There is no space left.
         """
         path = visitor.folder / f"{secrets.token_hex(16)}.picture"
         with self._lock:
@@ -158,7 +158,7 @@ class Shelf:
             raise
 
     def _forget(self) -> None:
-        """Forget files that were read or cleared, but none that is just being received."""
+        """Forget files that were read or deleted, but not those being received."""
         for path, (*_, since) in [*self._held.items()]:
             if time.time() > since + CACHE_SECONDS or (since < math.inf and not path.exists()):
                 del self._held[path]

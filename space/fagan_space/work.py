@@ -1,7 +1,7 @@
-"""Work that ends when nobody waits for it any more, or when it takes too long.
+"""Cancellation: work stops when its client has disconnected, or when it takes too long.
 
-A tab's function calls `check_wanted` between its steps. Where a function runs in another process, as on ZeroGPU,
-nothing is known of the client there, and the time that the card is lent for is the limit.
+A tab's function calls `check_wanted` between its steps. A function that runs in another process, as on ZeroGPU, can't
+see whether the client is still connected; there the duration of the GPU lease is the limit.
 """
 
 import time
@@ -13,16 +13,16 @@ from fagan_space.limits import MAX_SECONDS
 
 
 class GoneError(Exception):
-    """The client went away, or the server is ending."""
+    """The client disconnected, or the server is shutting down."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One request that is being worked on.
+    """One request being processed.
 
     Attributes:
-        is_wanted: Returns whether its client is still there.
-        until: When its time is over [monotonic seconds].
+        is_wanted: Returns whether its client is still waiting.
+        until: Deadline [monotonic seconds].
     """
 
     is_wanted: Callable[[], bool]
@@ -33,11 +33,11 @@ CURRENT: ContextVar[Work | None] = ContextVar("CURRENT", default=None)
 
 
 def check_wanted() -> None:
-    """Give up what nobody waits for.
+    """Raise if the current request should stop.
 
     Raises:
-        GoneError: The client has gone.
-        ValueError: The time for one request is over.
+        GoneError: The client disconnected.
+        ValueError: The time limit of a request is exceeded.
     """
     work = CURRENT.get()
     if work is None:

@@ -1,4 +1,4 @@
-"""The GPU kit takes its path in small where there is no GPU."""
+"""The GPU benchmarks run with tiny models if there is no GPU."""
 
 import json
 import subprocess
@@ -27,13 +27,13 @@ def test_the_dry_run_does_every_piece_once(tmp_path):
     assert speed["images_per_second"] > 0
     assert results["FLOP of a step: fagan-32, batch 4"] > 1e8
     again = kit("--dry-run", "--out", tmp_path)
-    assert "check:" not in again.stdout  # what is there is not done again
+    assert "check:" not in again.stdout  # finished pieces are skipped
 
 
 def test_it_goes_on_where_time_ran_out(tmp_path):
     done = kit("--dry-run", "--out", tmp_path, "--minutes", "0")
     assert done.returncode == 0
-    assert "left for the next time, from 'check: no_reading_back' on" in done.stdout
+    assert "out of time; run again to continue with 'check: no_reading_back'" in done.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -7,7 +7,7 @@ NAMES = ("bright", "side=left", "side=right")
 
 
 def pictures(count):
-    """Bright or dark ones, with a spot to the left or to the right."""
+    """Make bright or dark images with a spot on the left or on the right."""
     random = np.random.default_rng(0)
     labels = np.zeros((count, 3), np.float32)
     images = random.integers(0, 20, (count, 3, 8, 8), dtype=np.uint8)

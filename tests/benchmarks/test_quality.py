@@ -31,7 +31,7 @@ def types_of(arm):
 
 
 def attentive_layers(arm):
-    """Without those that meet the image."""
+    """Return the attention layers, except for those next to the image."""
     generator, discriminator = architecture_of(arm)
     layers = [*generator.layers[:-1], *discriminator.layers[1:]]
     return [layer for layer in layers if isinstance(layer, FullAttentionSpec)]
@@ -61,7 +61,7 @@ def test_what_the_flagship_lacks_in_turn():
     assert {layer.similarity for layer in attentive_layers("dot_product")} == {"dot_product"}
     assert {layer.similarity for layer in attentive_layers("distance")} == {"negative_distance"}
     assert max(layer.key_pooling for layer in attentive_layers("flagship")) == 8
-    # A doubled map, pooled by two, is the map itself.
+    # Upsampling by two followed by pooling by two is the identity.
     assert all(layer.key_pooling == 1 + layer.upsample for layer in attentive_layers("whole_keys"))
     assert {layer.heads for layer in attentive_layers("flagship")} == {1}
     assert {layer.heads for layer in attentive_layers("two_heads")} == {2}

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed do around their measurements; those themselves are tried on networks of no size."""
+"""The speed benchmarks, apart from their timings; run with tiny networks."""
 
 import dataclasses
 import json
@@ -26,20 +26,20 @@ ONCE = Settings(rounds=1, is_quick=True, threads=1)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """An architecture of no size, no bf16 wherever this runs, and one thread as the test run has it."""
+    """A tiny architecture, no bf16 whatever the hardware, and one thread as in the test run."""
     monkeypatch.setitem(PRESETS, "tiny", TINY)
     monkeypatch.setattr("benchmarks.speed_of.settings.has_bf16", lambda device: False)
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """Memory is measured in processes of their own, which take seconds to start."""
+    """Skip measuring memory, which starts processes that take seconds."""
     monkeypatch.setattr(step, "peak_megabytes", lambda *arguments: 2.0)
     monkeypatch.setattr(layer, "peak_megabytes", lambda *arguments: 2.0)
 
 
 class Clock:
-    """Works that take as long as they are told, and the clock that shows it."""
+    """Functions with given durations, and the clock that shows them."""
 
     def __init__(self):
         self.now = 0.0
@@ -131,7 +131,7 @@ def test_a_peer_that_has_no_room_is_left_out(monkeypatch):
     monkeypatch.setattr(step, "free_megabytes", lambda device: 0.0)
     rows = step.measure_step(ONCE, batch=4, model="tiny").rows
     assert all(row.value is None for row in rows)
-    assert "the peer would hold" in rows[0].note
+    assert "the peer would need" in rows[0].note
 
 
 def test_what_the_peer_holds_is_counted():
@@ -181,7 +181,7 @@ def test_an_image_of_a_larger_network_costs_more(monkeypatch):
 
 def test_operations_of_a_step_are_counted_by_their_formulas():
     """A 1x1 convolution and a product take two operations for each pair; queries and keys have two channels."""
-    attention, positions = SelfAttention(16), 24 * 24  # so many that a fused kernel computes them, which is not counted
+    attention, positions = SelfAttention(16), 24 * 24  # enough for the fused kernel, which is not counted
     with machine._plain_attention():
         counted = machine.count_flops(lambda: attention(torch.randn(1, 16, 24, 24)))
     convolutions = 2 * positions * 16 * (2 + 2 + 16)
@@ -257,7 +257,7 @@ def test_a_summary_counts_what_was_asked_for():
 
 
 def test_all_targets_are_rows_that_a_benchmark_makes():
-    """A target that is spelled differently than its row would never be marked."""
+    """A target whose name differs from its row's would never be marked."""
     shapes = {f"layer memory, {shape}" for shape in layer.SHAPES}
     layers = {name.rpartition(",")[0] for name in TARGETS if name.startswith("layer")}
     assert layers <= shapes

@@ -1,4 +1,4 @@
-"""Only what computes the same is compared."""
+"""Speed is compared only if both sides compute the same."""
 
 import dataclasses
 
@@ -31,16 +31,16 @@ def test_equal_networks_pass():
 def test_another_function_fails():
     first, *others = DISCRIMINATOR.layers
     layers = (dataclasses.replace(first, activation="leaky_relu(0.21)"), *others)
-    with pytest.raises(RuntimeError, match="don't compute the same"):
+    with pytest.raises(RuntimeError, match="our results differ from the peer's"):
         check_equal(*pair(dataclasses.replace(DISCRIMINATOR, layers=layers)))
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_another_gradient_fails(network):
     ours, theirs = pair()
-    parameter = max(getattr(ours, network).parameters(), key=torch.numel)  # no gate, whose gradient may be small
+    parameter = max(getattr(ours, network).parameters(), key=torch.numel)  # not a gate, whose gradient may be small
     parameter.register_hook(lambda gradient: 1.1 * gradient)
-    with pytest.raises(RuntimeError, match="don't compute the same"):
+    with pytest.raises(RuntimeError, match="our results differ from the peer's"):
         check_equal(ours, theirs)
 
 
@@ -48,7 +48,7 @@ def test_equal_layers_pass_and_others_fail():
     ours, theirs = (Work(side, SHAPE, "cpu") for side in ("ours", "peer"))
     assert check_equal_layers(ours, theirs)["output_difference"] < 1e-5
     ours.layer.activation = torch.nn.ReLU()
-    with pytest.raises(RuntimeError, match="don't compute the same"):
+    with pytest.raises(RuntimeError, match="our results differ from the peer's"):
         check_equal_layers(ours, theirs)
 
 

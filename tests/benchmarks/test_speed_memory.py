@@ -1,4 +1,4 @@
-"""The memory of a layer of full attention grows with positions; the peer's with their square."""
+"""The memory of a full attention layer grows linearly with the positions; the peer's grows quadratically."""
 
 from benchmarks.memory import peak_megabytes
 from benchmarks.speed_of.layer import Shape, layer_megabytes

@@ -1,4 +1,4 @@
-"""The page as visitors see it: Chromium, driven by Playwright, at a page of its own process."""
+"""The page as visitors see it: Chromium, driven by Playwright, on a page served by a separate process."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.browser.visit import WIDTHS, Visit
 
 MODEL = ROOT / "model_cards/fagan-avatars-64"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Chromium as root needs the first; the others keep it from calling home.
+# The first is needed to run Chromium as root; the others disable its network requests.
 _FLAGS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -25,7 +25,7 @@ _FLAGS = [
 
 
 def chromium() -> dict[str, Any]:
-    """Say how Chromium is started."""
+    """Return the launch options of Chromium."""
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     assert found, f"there is none of {', '.join(_NAMES)}; `make test-browser` installs it, or name yours by CHROMIUM"
     return {"executable_path": found, "args": _FLAGS}
@@ -57,7 +57,7 @@ def width(request) -> str:
 
 @pytest.fixture
 def visit(browser, url, width) -> Iterator[Visit]:
-    """A visitor who has just come to the page; whatever went wrong there fails the test."""
+    """A visitor on a freshly loaded page; errors of the page fail the test."""
     context = browser.new_context(viewport=WIDTHS[width], accept_downloads=True, permissions=["clipboard-read"])
     page: Page = context.new_page()
     visit = Visit(page, url)

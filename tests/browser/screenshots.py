@@ -1,4 +1,4 @@
-"""Draw the pictures of the page that the docs show.
+"""Take the screenshots of the page for the docs.
 
 python -m tests.browser.screenshots docs/images/space
 """
@@ -15,11 +15,11 @@ from tests.browser.conftest import MODEL, chromium
 from tests.browser.test_tabs import EXAMPLE
 from tests.browser.visit import SECONDS, WIDTHS, Visit
 
-_COLORS = 256  # of a picture that is stored
+_COLORS = 256  # of a stored image
 
 
 def look_inside(visit: Visit) -> None:
-    """Click an eye's place."""
+    """Click a pixel at an eye."""
     heat, picture = visit.picture("Attends to"), visit.picture("Click a pixel")
     expect(heat).to_be_visible(timeout=SECONDS)
     old, box = heat.get_attribute("src"), picture.bounding_box()
@@ -29,20 +29,20 @@ def look_inside(visit: Visit) -> None:
 
 
 def discriminator(visit: Visit) -> None:
-    """Let it judge an example."""
+    """Compute the logit of an example."""
     visit.tab("Discriminator")
     visit.gallery("Or click an example").locator("button").nth(1).click()
     expect(visit.picture("Attends to")).to_be_visible(timeout=SECONDS)
 
 
 def walk(visit: Visit) -> None:
-    """Make a film."""
+    """Make an interpolation."""
     visit.press("Walk")
     expect(visit.picture("The walk")).to_be_visible(timeout=SECONDS)
 
 
 def project(visit: Visit) -> None:
-    """Find an example, and move it along a direction."""
+    """Project an example, and move it along a direction."""
     visit.page.locator('.block:visible input[type="file"]').first.set_input_files(EXAMPLE)
     edited = visit.picture("Edited")
     expect(edited).to_be_visible(timeout=SECONDS)
@@ -55,7 +55,7 @@ def project(visit: Visit) -> None:
 
 
 def compare(visit: Visit) -> None:
-    """Draw with the page's own model on both sides."""
+    """Generate with the page's own model on both sides."""
     visit.press("Compare")
     expect(visit.page.locator(".grid-container img").locator("visible=true")).to_have_count(32, timeout=SECONDS)
 
@@ -73,7 +73,7 @@ SHOWN = {
 
 
 def main(folder: Path) -> None:
-    """Draw every tab at the width of a desk, and some as on a phone."""
+    """Take a screenshot of every tab at desktop width, and of some at phone width."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory() as uploads,

@@ -1,4 +1,4 @@
-"""The page as a whole: fits, is labeled, dark for who likes it dark, and keeps nothing."""
+"""The page as a whole: it fits, is labeled, has a dark mode, and leaves no files."""
 
 import io
 import time
@@ -42,7 +42,7 @@ def test_light_and_dark_as_the_visitor_has_set_it(browser, url, theme):
     heading = visit.page.get_by_role("heading", level=1).bounding_box()
     top, left = int(heading["y"]), int(heading["x"])
     words = screen[top : top + int(heading["height"]), left : left + 400]
-    assert np.ptp(words) > 150  # can be read
+    assert np.ptp(words) > 150  # readable contrast
     context.close()
     visit.check()
 
@@ -58,7 +58,7 @@ def test_no_upload_stays_on_the_disk(visit, uploads):
         return [path for path in files if is_example(path)]
 
     def is_example(path):
-        with suppress(FileNotFoundError):  # it was deleted meanwhile
+        with suppress(FileNotFoundError):  # deleted in the meantime
             return path.read_bytes() == content
         return False
 
@@ -66,7 +66,7 @@ def test_no_upload_stays_on_the_disk(visit, uploads):
         chosen.set_input_files(EXAMPLE)
     expect(visit.page.get_by_text("Logit").locator("visible=true")).to_be_visible(timeout=30_000)
     expect(visit.page.get_by_text("Drop Image Here").locator("visible=true")).to_be_visible(timeout=30_000)
-    end = time.monotonic() + 10  # it stays a few seconds, for the box that shows it
+    end = time.monotonic() + 10  # kept for a few seconds, because the box displays it
     while kept() and time.monotonic() < end:
         time.sleep(0.2)
     assert kept() == []
@@ -88,7 +88,7 @@ def test_visitors_do_not_see_each_others_pictures(browser, url):
     picture.click(position={"x": 20, "y": 20})
     first.wait_for_another(heat, source)
     assert first.page.get_by_text("Logit").locator("visible=true").inner_text() == said[0]
-    assert (before == first.pixels(picture)).mean() > 0.98  # the same, with its mark elsewhere
+    assert (before == first.pixels(picture)).mean() > 0.98  # the same image, marked at another position
     for visit in visits:
         visit.page.context.close()
         visit.check()

@@ -1,4 +1,4 @@
-"""Each tab used by mouse and keyboard, at the width of a desk and of a phone."""
+"""Each tab, used by mouse and keyboard, at desktop and phone width."""
 
 import io
 import zipfile
@@ -26,7 +26,7 @@ def drawn(pipe, seed, **options):
 
 
 def check_shows(pixels, wanted):
-    """They are the same picture; how many were drawn at a time moves single values by a level of 256."""
+    """Check that both are the same image; the batch size may change single values by one level of 256."""
     assert pixels.shape == wanted.shape
     assert np.abs(pixels.astype(int) - wanted).max() <= 1
 
@@ -48,7 +48,7 @@ def test_generate(visit, pipe):
     code = visit.page.locator(".cm-content").first
     expect(code).to_contain_text("(seeds=[3, 5, 6]).images")
 
-    # By keyboard alone: from the seeds to the truncation, three steps of its slider down, and to the button.
+    # By keyboard only: from the seeds to the truncation, three steps of its slider down, and on to the button.
     slider = visit.slider("Truncation")
     seeds.focus()
     for _ in range(20):
@@ -134,7 +134,7 @@ def test_look_inside_the_generator(visit, pipe):
     assert abs(column - 0.1 * size) < 0.06 * size
     after = visit.pixels(heat)
     assert changed(before, after)
-    # The marked picture is the drawn one, enlarged.
+    # The marked image is the generated one, enlarged.
     check_shows(visit.pixels(clicked)[4::8, 4::8][:4], drawn(pipe, 0)[:4])
 
     layer = visit.slider("Layer")

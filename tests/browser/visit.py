@@ -1,4 +1,4 @@
-"""What a visitor does and sees, in the words of the page."""
+"""Actions and views of a visitor, in terms of the page."""
 
 import io
 import re
@@ -9,11 +9,11 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 WIDTHS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-SECONDS = 60_000  # [ms] for what computes, on a machine that is busy otherwise
+SECONDS = 60_000  # timeout of computations on a busy machine [ms]
 
 
 class Visit:
-    """One browser window at the page, which remembers what went wrong in it."""
+    """One browser window on the page, which records its errors."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
@@ -38,14 +38,14 @@ class Visit:
             self.errors.append(f"{answer.status} {answer.url}")
 
     def check(self) -> None:
-        """Nothing was asked of other machines, and the console has no error."""
+        """Check that no other hosts were contacted, and that the console has no errors."""
         assert not self.strangers, self.strangers
-        # What the browser says when a page closes in the middle of its event stream.
+        # The browser's message when a page closes in the middle of its event stream.
         errors = [error for error in self.errors if "ERR_ABORTED" not in error]
         assert not errors, errors
 
     def tab(self, name: str) -> None:
-        """Open a tab by mouse; on a narrow page it may be behind the button with dots."""
+        """Open a tab by mouse; on a narrow page it may be in the overflow menu."""
         found = self.page.get_by_role("tab", name=name, exact=True)
         if not found.is_visible():
             self.page.locator(".overflow-menu button").locator("visible=true").first.click()
@@ -53,7 +53,7 @@ class Visit:
         found.click()
 
     def seen(self, locator: Locator) -> Locator:
-        """Of several alike on different tabs, the one that is shown."""
+        """Return the visible one of several matches on different tabs."""
         return locator.locator("visible=true")
 
     def press(self, name: str) -> None:
@@ -61,7 +61,7 @@ class Visit:
         self.seen(self.page.get_by_role("button", name=name, exact=True)).click()
 
     def box(self, label: str) -> Locator:
-        """Find the text or number box of a label."""
+        """Find the text or number box with a label."""
         return self.seen(self.page.get_by_label(re.compile(rf"^\s*{re.escape(label)}\b"))).first
 
     def slider(self, label: str) -> Locator:
@@ -73,11 +73,11 @@ class Visit:
         return self.seen(self.page.get_by_label(f"number input for {label}", exact=True)).first
 
     def gallery(self, label: str) -> Locator:
-        """Find a gallery's pictures."""
+        """Find a gallery's images."""
         return self.seen(self._block(label)).locator(".grid-container")
 
     def picture(self, label: str) -> Locator:
-        """Find the picture of a component."""
+        """Find the image of a component."""
         return self.seen(self._block(label)).locator("img").first
 
     def _block(self, label: str) -> Locator:
@@ -85,11 +85,11 @@ class Visit:
         return self.page.locator(".block", has=heading)
 
     def pixels(self, picture: Locator) -> np.ndarray:
-        """Fetch what a picture shows, as the browser has it."""
+        """Return an image's pixels as loaded by the browser."""
         return np.asarray(Image.open(io.BytesIO(self.bytes(picture))).convert("RGB"))
 
     def bytes(self, picture: Locator) -> bytes:
-        """Fetch a picture's file."""
+        """Return an image's file."""
         source = picture.get_attribute("src")
         assert source
         answer = self.page.request.get(source)
@@ -97,10 +97,10 @@ class Visit:
         return answer.body()
 
     def wait_for_another(self, picture: Locator, old: str | None) -> str:
-        """Wait until another file is shown; give its address."""
+        """Wait until another file is shown; return its URL."""
         expect(picture).not_to_have_attribute("src", old or "", timeout=SECONDS)
         return picture.get_attribute("src") or ""
 
     def toast(self) -> Locator:
-        """Find what a message says."""
+        """Find the text of a message."""
         return self.page.get_by_test_id("toast-body").first

@@ -1,4 +1,4 @@
-"""What processes must agree on: gradients and losses for every loss, penalty and accumulation, written to a file.
+"""Values that processes must agree on: gradients and losses for every loss, penalty and accumulation, to a file.
 
 Started alone, by a launcher, and on two hosts: ``python -m tests.distributed.agreement FOLDER NAME``; ``FOLDER`` has
 ``FOLDER/pictures``, and NAME is part of the file's.
@@ -47,7 +47,7 @@ UNNORMED = dataclasses.replace(
 )
 MODELS = {"plain": (UNNORMED, DISCRIMINATOR), "normed": (GENERATOR, NORMED)}
 
-# One step of every loss with every penalty, and of both in one part and in two. Batch norm looks at a micro-batch, so
+# One step of every loss with every penalty, and of both in one part and in two. Batch norm is per micro-batch, so
 # parts are compared without it.
 FIRST_STEPS = [
     *(
@@ -58,7 +58,7 @@ FIRST_STEPS = [
     *product(LOSSES, ["r1r2"], (1, 2), ["plain"]),
     *product(["hinge"], ["approximate"], (1, 2), ["plain"]),
 ]
-# Each loss, each penalty and each accumulation for twenty.
+# Each loss, penalty and accumulation, for twenty steps.
 LONG = [
     (loss, list(PENALTIES)[index % len(PENALTIES)], 1 + (index + index // 2) % 2, "normed")
     for index, loss in enumerate(LOSSES)
@@ -69,7 +69,7 @@ def initial_networks(model):
     torch.manual_seed(0)
     configs = MODELS[model]
     networks = Generator(configs[0]), Discriminator(configs[1])
-    for network in networks:  # attention shall have a say from the first step
+    for network in networks:  # so that attention contributes from the first step
         for name, parameter in network.named_parameters():
             if name.endswith(("alpha", "gamma")):
                 parameter.data.fill_(0.3)
@@ -77,7 +77,7 @@ def initial_networks(model):
 
 
 class Case:
-    """Two players in their first state, and their batches."""
+    """Two players in their initial state, and their batches."""
 
     def __init__(self, processes, images, networks, recipe):
         self.networks = dict(zip(("generator", "discriminator"), copy.deepcopy(networks), strict=True))
@@ -99,7 +99,7 @@ class Case:
         return Player(processes.prepare(network), optimizer)
 
     def step(self):
-        """Give both losses."""
+        """Take a step; return both losses."""
         for_discriminator, for_generator = self.batches.make(self.seen)
         numbers = self.trainer.discriminator_step(for_discriminator, step=self.seen // BATCH_SIZE)
         numbers |= self.trainer.generator_step(for_generator)
@@ -116,7 +116,7 @@ class Case:
 
 
 def find(folder: Path, is_short: bool) -> dict[str, torch.Tensor]:
-    """Compute what is compared; in short, the first steps of the long cases, and two of these to their end."""
+    """Compute the values to compare; if short, only the first steps of the long cases, and two of them to the end."""
     torch.set_num_threads(1)
     common = {
         "name": "x",

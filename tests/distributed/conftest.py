@@ -1,4 +1,4 @@
-"""Runs of several processes, started as people start them, and made to meet bad days."""
+"""Runs of several processes, started as users start them, and exposed to failures."""
 
 import os
 import socket
@@ -21,9 +21,9 @@ from tests.small import DISCRIMINATOR, GENERATOR
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
-MARK = "DISTRIBUTED_TEST"  # in the environment of whatever a test has started
+MARK = "DISTRIBUTED_TEST"  # in the environment of all processes that a test starts
 
-# What stands before and behind the lines that a test adds to the training's command.
+# Code before and after the lines that a test adds to the training script.
 HEAD = f"""
 import os, signal, sys, time
 from pathlib import Path
@@ -53,9 +53,9 @@ class Command:
     """A command that runs, and all processes that it starts.
 
     Args:
-        command: What to start. If this is our Python, it is forked from one that has imported torch; whatever it
-            starts itself, as launchers do, imports torch anew.
-        log: File for all that it says.
+        command: What to start. If this is our Python, it is forked from one that has imported torch; processes that
+            it starts itself, as launchers do, import torch again.
+        log: File for its output.
         **environment: Added to this process's.
     """
 
@@ -82,7 +82,7 @@ class Command:
         return self.log.read_text()
 
     def wait(self, seconds=90):
-        """Give the exit status; it is a failure if there is none within the time, or if a process is left."""
+        """Return the exit status; fail if the command doesn't end in time or leaves a process behind."""
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -94,11 +94,11 @@ class Command:
         return status
 
     def members(self):
-        """Find the processes that run."""
+        """Find the running processes."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                # One that is forked has the environment of its parent, but leads a session.
+                # A forked process has the environment of its parent, but is a session leader.
                 is_ours = self.process.pid == os.getsid(process.pid) or process.environ().get(MARK) == self.mark
                 if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
@@ -108,7 +108,7 @@ class Command:
         self.process.send_signal(number)
 
     def send_all(self, number):
-        """Send as a terminal does."""
+        """Send a signal to all processes, as a terminal does."""
         os.killpg(self.process.pid, number)
 
     def kill(self):
@@ -119,7 +119,7 @@ class Command:
 
 
 class Place:
-    """A folder with pictures, in which runs are started.
+    """A folder with images, in which runs are started.
 
     Args:
         folder: Where.
@@ -135,14 +135,14 @@ class Place:
         save_architecture(folder / "tiny.json", (GENERATOR, DISCRIMINATOR))
 
     def arguments(self, **changes):
-        """Give the flags of a run of twelve steps."""
+        """Return the flags of a run of twelve steps."""
         fields = {"name": "try", "model": self.folder / "tiny.json", "dataset": self.folder / "pictures"}
         fields |= {"output_dir": self.folder / "runs", "batch_size": 4, "max_images": 48, "cpu_threads": 1}
         fields |= {"log_every_images": 8, "sample_every_images": 10**6, "checkpoint_every_images": 16}
         return [str(each) for name, value in (fields | changes).items() for each in (f"--{name}", value)]
 
     def script(self, lines="", name="changed.py"):
-        """Write the training's command, with lines that change it."""
+        """Write the training script, with additional lines."""
         path = self.folder / name
         path.write_text(f"{HEAD}\n{lines}\nif __name__ == '__main__':\n    main()\n")
         return path
@@ -154,7 +154,7 @@ class Place:
         return self.started[-1]
 
     def start_alone(self, rank, script, *arguments, port, host=None, count=2):
-        """Start one of the processes, with no launcher around it, on a host or here."""
+        """Start one of the processes without a launcher, on a host or here."""
         command = [*(host.on(rank) if host else []), sys.executable, script, *arguments]
         world = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         world |= {"MASTER_ADDR": ADDRESSES[0] if host else "127.0.0.1", "MASTER_PORT": port}
@@ -162,7 +162,7 @@ class Place:
         return self.start(command, **{name: str(value) for name, value in world.items()})
 
     def wait_for(self, *names, seconds=60):
-        """Wait until the scripts have made files."""
+        """Wait until the scripts have created files."""
         deadline = time.monotonic() + seconds
         while not all((self.folder / name).exists() for name in names):
             said = "\n".join(command.said for command in self.started)[-5000:]

@@ -1,4 +1,4 @@
-"""Two hosts on this machine: network namespaces with a cable between them, which can be cut."""
+"""Two hosts on this machine: network namespaces joined by a virtual cable, which can be cut."""
 
 import os
 import subprocess
@@ -8,14 +8,14 @@ ADDRESSES = "10.77.0.1", "10.77.0.2"
 
 
 class NotPermittedError(Exception):
-    """The kernel, or who runs it, does not allow namespaces."""
+    """The kernel or its configuration does not allow namespaces."""
 
 
 class Hosts:
-    """Made without a name anywhere: they are gone when the last process in them is."""
+    """Two unnamed namespaces: they disappear with the last process in them."""
 
     def __init__(self) -> None:
-        # A user who is not root becomes it in a user namespace of his own.
+        # An unprivileged user becomes root in a new user namespace.
         self._user = [] if os.geteuid() == 0 else ["--user"]
         self._keepers: list[subprocess.Popen] = []
         try:
@@ -36,7 +36,7 @@ class Hosts:
                 self._ip(host, "link", "set", interface, "up")
 
     def _keep(self, command: list[str]) -> None:
-        """Start a process that does nothing but be there, for as long as this one is."""
+        """Start an idle process that lives as long as this one, to keep a namespace alive."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         keeper = subprocess.Popen([*command, "sh", "-c", "echo ready; exec cat"], **pipes)
         self._keepers.append(keeper)
@@ -52,13 +52,13 @@ class Hosts:
             raise NotPermittedError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
     def on(self, host: int) -> list[str]:
-        """Give what to write before a command that shall run there."""
+        """Return the prefix for a command to run on that host."""
         return [*self._enter(host, "--net", *self._user), *(["--preserve-credentials"] if self._user else [])]
 
     def cut(self) -> None:
-        """Pull the cable: whatever is sent gets lost, and nobody is told."""
+        """Cut the cable: packets are lost silently."""
         self._ip(1, "link", "set", INTERFACE, "down")
 
     def close(self) -> None:
         for keeper in self._keepers:
-            keeper.communicate()  # its input ends, and so does it
+            keeper.communicate()  # it ends when its input is closed

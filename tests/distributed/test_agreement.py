@@ -1,4 +1,4 @@
-"""The same batch on one process, on two, and on two hosts: the same gradients, losses and statistics."""
+"""The same batch on one process, two processes and two hosts gives the same gradients, losses and statistics."""
 
 import sys
 from itertools import product
@@ -15,7 +15,7 @@ from tests.distributed.hosts import ADDRESSES, INTERFACE
 GRADIENT = 3e-6
 # A finite difference divides the rounding of batch statistics by its sigma, 0.01.
 APPROXIMATE_GRADIENT = 3e-4
-# Adam divides a gradient by its size, so rounding in one that is nearly 0 becomes a step of whole length.
+# Adam normalizes gradients, so a rounding error in one that is nearly 0 becomes a full-size step.
 LOSSES_OF_20_STEPS = 3e-4
 STATISTICS = 1e-6
 AGREEMENT = "-m", "tests.distributed.agreement"
@@ -30,7 +30,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_and_two(place):
-    """What one process found, and each of two; they run at the same time."""
+    """Results of one process, and of each of two; all run at the same time."""
     alone = place.start([sys.executable, *AGREEMENT, place.folder, "one"])
     two = place.start([*TORCHRUN, *AGREEMENT, place.folder, "two"])
     for command in (alone, two):
@@ -40,7 +40,7 @@ def one_and_two(place):
 
 @pytest.fixture(scope="module")
 def on_hosts(place):
-    """What each of two hosts found, one process on each."""
+    """Results of each of two hosts, with one process each."""
     with made_hosts() as hosts:
         commands = []
         for rank in range(2):
@@ -59,7 +59,7 @@ def part(found, kind):
 
 
 def differences(kind, one, other):
-    """Give the largest difference by name; both have found the same things."""
+    """Return the largest difference by name; both have the same names."""
     one, other = part(one, kind), part(other, kind)
     assert one.keys() == other.keys()
     assert all(tensor.isfinite().all() for tensor in one.values())
@@ -87,7 +87,7 @@ def test_gradients_of_one_process_and_two(one_and_two):
     assert {n: each for n, each in off.items() if each[0] > gradient_tolerance(n) * max(1, each[1])} == {}
     cases = {name.split("/")[1] for name in sizes}
     assert len(cases) == len({*FIRST_STEPS, *LONG})
-    for case in cases:  # there is something to agree on
+    for case in cases:  # the comparison is not trivial
         for player in ("generator", "discriminator"):
             assert max(size for name, size in sizes.items() if name.startswith(f"gradient/{case}/{player}.")) > 1e-3
 
@@ -103,7 +103,7 @@ def test_losses_of_one_process_and_two(one_and_two):
 
 
 def test_one_step_in_two_parts(one_and_two):
-    """Without batch norm, which looks at a part."""
+    """Without batch norm, whose statistics are per micro-batch."""
     for found in one_and_two[:2]:
         whole = {name: tensor for name, tensor in part(found, "gradient").items() if "-1-plain/" in name}
         assert whole
@@ -118,15 +118,15 @@ def test_batch_statistics(one_and_two):
         assert max(differences(kind, *two).values()) == 0
         found = differences(kind, one, two[0])
         assert len(found) >= 4 * len(LONG)
-        # A bias before a batch norm has rounding for a gradient. Adam makes whole steps of it, which move means: from
-        # the second step on, and the discriminator's already when it judges for the generator.
+        # The gradient of a bias before batch norm is rounding error, which Adam turns into full steps that move means:
+        # from the second step on, and the discriminator's already when it is used in the generator's step.
         moved = "running_mean" if kind == "statistics" else "discriminator.layers.0.batch_norm.running_mean"
         found = {name: value for name, value in found.items() if not name.endswith(moved)}
         assert {name: value for name, value in found.items() if value > STATISTICS} == {}
 
 
 def test_two_hosts_are_as_two_processes(one_and_two, on_hosts):
-    """To the bit: they compute the same, and what lies between them changes no sum."""
+    """Bit-exact: the network between the processes must not change any sum."""
     for of_process, of_host in zip(one_and_two[1:], on_hosts, strict=True):
         assert {name.split("/")[1] for name in of_host} == {"-".join(map(str, case)) for case in LONG}
         assert len(part(of_host, "losses")) == 2

@@ -1,4 +1,4 @@
-"""Two hosts, of which one is lost: the other one says so, and goes on alone."""
+"""Two hosts, one of which fails: the other reports it, and can continue alone."""
 
 import sys
 
@@ -16,7 +16,7 @@ before_step(note_and_wait)
 
 
 def test_one_host_is_lost_and_the_other_goes_on(place, hosts):
-    """Its launcher and its process are gone at once, as with its power; the run folder is on host 1 only."""
+    """Its launcher and its process are killed at once, as by a power failure; the run folder is on host 1 only."""
     script, commands = place.script(DIES_ON_HOST_2), []
     for rank in range(2):
         machines = ["--num_machines", 2, "--num_processes", 2, "--machine_rank", rank, "--rdzv_backend", "static"]

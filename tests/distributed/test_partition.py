@@ -1,8 +1,8 @@
-"""A network that swallows everything: nobody is told, and nobody may wait for ever."""
+"""A network that drops all packets silently: no process may wait forever."""
 
 import pytest
 
-# A process is patient for a minute; here for seconds.
+# The timeout of processes is a minute by default; here seconds.
 IMPATIENT = """
 fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.distributed.processes.BEAT_SECONDS = 3, 0.5
 """
@@ -13,7 +13,7 @@ def pace(session):
         (HERE / f"reached-{RANK}").touch()
 before_step(pace)
 """
-# The main process draws grids alone, for longer than the other one is patient; the cable is cut in the second one.
+# The main process generates grids alone, for longer than the other one's timeout; the cable is cut in the second one.
 GRIDS = """
 draw, drawn = outputs.sample_grid, []
 def draw_slowly(generator):
@@ -35,7 +35,7 @@ outputs.sample_grid = draw_slowly
     ids=["in the steps", "while the main process is busy alone"],
 )
 def test_a_cable_is_cut(place, hosts, lines, reached, words):
-    """Both ends notice; and nobody gave up on a main process that was silent in the steps, but alive."""
+    """Both ends notice; before that, no process gave up on the main one while it was silent but alive."""
     flags = place.arguments(max_images=10**6, sample_every_images=24, checkpoint_every_images=10**6)
     script = place.script(IMPATIENT + lines)
     processes = [place.start_alone(rank, script, *flags, port=29500, host=hosts) for rank in range(2)]
@@ -43,7 +43,7 @@ def test_a_cable_is_cut(place, hosts, lines, reached, words):
     hosts.cut()
     for process, expected in zip(processes, words, strict=True):
         assert process.wait(25) == 1
-        assert ("Traceback" in process.said) == expected.startswith("Timed out")  # words of ours need none
+        assert ("Traceback" in process.said) == expected.startswith("Timed out")  # our own errors need none
         assert expected in process.said
     if lines == GRIDS:
         lines = (place.folder / "runs/try/metrics.jsonl").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Processes that do not fit together, or of which one fails: told where, and nobody waits for it in vain."""
+"""Incompatible or failing processes: the error says where, and the others don't wait for them."""
 
 import time
 
@@ -24,7 +24,7 @@ fagan_hf.training.distributed.processes.PATIENCE_SECONDS, fagan_hf.training.dist
     ids=["another recipe", "other images", "no images"],
 )
 def test_what_does_not_fit_is_refused(place, changes, words):
-    """Two hosts that no launcher watches together."""
+    """Two hosts without a common launcher."""
     others = place.folder / "others"
     others.mkdir()
     for path in (place.folder / "pictures").iterdir():

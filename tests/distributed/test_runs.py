@@ -1,4 +1,4 @@
-"""Runs of two processes: who writes what, and what a process that dies leaves behind."""
+"""Runs of two processes: which one writes what, and what remains after one dies."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from fagan_hf.training.run import loop, resume
 from fagan_hf.training.run.session import setup
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
 
-# Each process notes which images it takes, what it opens in the run folder to write, and what it would push.
+# Each process records which images it uses, what it opens for writing in the run folder, and what it would push.
 NOTED = """
 import json
 from fagan_hf.data.cache import Images
@@ -72,7 +72,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """A run of two processes that nothing happens to."""
+    """An undisturbed run of two processes."""
     script = place.script(NOTED + DUMPED, "whole.py")
     flags = place.arguments(name="whole", sample_every_images=24, push_to_hub="nobody/nothing")
     command = place.start([*ACCELERATE, "--num_processes", 2, script, *flags])
@@ -104,7 +104,7 @@ def test_the_main_process_alone_writes_and_tells(place, whole):
 
 
 def test_no_image_goes_to_two_processes(place, whole):
-    """Twelve steps are two rounds of five through the twenty pictures, and two steps more."""
+    """Twelve steps are two epochs of five steps over the twenty images, and two steps more."""
     steps = list(zip(*(noted(place, rank, "took") for rank in range(2)), strict=True))
     assert len(steps) == 12
     assert all(len(mine) == len(theirs) == 2 for mine, theirs in steps)
@@ -131,7 +131,7 @@ def checkpoint(place, name, images):
 
 
 def test_torchrun_starts_a_run_again(place, whole):
-    """A process dies; the run begins again by itself, from the checkpoint, and ends as if nothing had been."""
+    """A process dies; the run restarts from the checkpoint by itself, and ends like an undisturbed one."""
     script = place.script(DIES_ONCE + DUMPED, "elastic.py")
     command = place.start([*TORCHRUN, "--max-restarts", 2, script, *place.arguments(name="elastic")])
     assert command.wait() == 0, command.said
@@ -143,7 +143,7 @@ def test_torchrun_starts_a_run_again(place, whole):
 
 
 def train_here(place, monkeypatch, at_start=lambda session: None, **changes):
-    """Train with one process, this one."""
+    """Train in this process alone."""
     monkeypatch.setenv("FAGAN_CACHE", str(place.folder / "cache"))
     session = setup(parse_recipe(place.arguments(**changes)))
     restore = resume.restore
@@ -190,7 +190,7 @@ def test_a_run_that_lost_a_process_goes_on_with_one(place, monkeypatch):
     alone = train_here(place, monkeypatch, name="alone")
     first = train_here(place, monkeypatch, name="first", max_images=4)
     latents = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():  # many weights have no say, and wander: pictures are compared
+    with torch.no_grad():  # many weights have no effect and drift, so images are compared
         went_on, alone, first = (each.generator.eval()(latents) for each in (session, alone, first))
     difference, way = (went_on - alone).abs().mean().item(), (first - alone).abs().mean().item()
     assert 0 < difference < 0.02 * way, (difference, way)
@@ -207,7 +207,7 @@ features.FEATURES["effnetlite0"] = lambda: features.FeatureExtractor("means", Me
 
 
 def test_two_processes_measure_what_one_does(place):
-    """Eleven images, so that the last process has one that is dropped; of a generator that learns next to nothing."""
+    """Eleven images, so that the last process drops one; the generator hardly learns anything."""
     arguments = {"eval_every_images": 24, "eval_num_images": 11, "max_images": 24}
     arguments |= {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
     script = place.script(MEASURED)

@@ -1,4 +1,4 @@
-"""Being asked to end, through launchers: the step is finished and saved; whoever asks twice does not wait."""
+"""Stop requests through launchers: the step is finished and saved; a second request stops at once."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import pytest
 
 from tests.distributed.conftest import ACCELERATE, TORCHRUN
 
-# The first step of a session lasts until it may go on.
+# The first step of a session lasts until it is released.
 HELD = """
 def hold(session, held=[]):
     if not held:
@@ -18,7 +18,7 @@ def hold(session, held=[]):
     time.sleep(0.05)
 before_step(hold)
 """
-# The main process is in the middle of a step, and the other one waits for it inside of torch.
+# The main process is in the middle of a step, and the other one is waiting for it inside of torch.
 STUCK = """
 def get_stuck(session):
     (HERE / f"in-step-{RANK}").touch()
@@ -36,7 +36,7 @@ def newest(place):
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_is_asked_to_end(place, launcher):
-    """SIGTERM to nobody but the launcher; the processes save and end, and the launcher with them."""
+    """SIGTERM to the launcher only; the processes save and exit, and so does the launcher."""
     script, flags = place.script(HELD), place.arguments(max_images=10**6, checkpoint_every_images=10**6)
     command = place.start([*LAUNCHERS[launcher], script, *flags])
     place.wait_for("in-step-0", "in-step-1")
@@ -49,7 +49,7 @@ def test_a_launcher_is_asked_to_end(place, launcher):
     assert newest(place) > 0
     if launcher == "torchrun":
         return
-    # It goes on; and now one process alone is asked, as a scheduler does with that of a machine.
+    # Resume; now only one process gets the signal, as from a scheduler that stops one machine.
     saved = newest(place)
     for rank in range(2):
         (place.folder / f"in-step-{rank}").unlink()
@@ -64,7 +64,7 @@ def test_a_launcher_is_asked_to_end(place, launcher):
 
 
 def test_whoever_asks_twice_does_not_wait(place):
-    """As Ctrl-C does it, which reaches the launcher and the processes; one of these waits inside of torch."""
+    """As with Ctrl-C, which reaches the launcher and the processes; one of these is waiting inside of torch."""
     script, flags = place.script(STUCK), place.arguments()
     command = place.start([*TORCHRUN, script, *flags])
     place.wait_for("in-step-0", "in-step-1")

@@ -58,7 +58,7 @@ def test_single_files(model, tmp_path):
 
 @pytest.fixture
 def wide_model(tmp_path):
-    """Of a size at which layouts in memory make a difference in the last digits; its pictures have contrast."""
+    """A model wide enough that memory layouts change the last digits, whose images have contrast."""
     generator = with_gates(Generator.from_preset("fagan-plain-32"))
     measure_batch_statistics(generator, [(torch.randn(64, 64), None)])
     save_repository(tmp_path / "wide", generator)
@@ -67,7 +67,7 @@ def wide_model(tmp_path):
 
 @pytest.mark.parametrize("truncation", [1.0, 0.7])
 def test_pictures_are_the_pipelines_to_the_pixel(wide_model, tmp_path, truncation):
-    """Though weights are folded."""
+    """Even though weights are folded."""
     folder = tmp_path / "folder"
     flags = ["--truncation", str(truncation), "--alpha", "layers.3=0.8", "--out", str(folder)]
     assert main(["generate", "--model", wide_model, "--seeds", "0-9", *flags]) == 0
@@ -97,7 +97,7 @@ def test_what_draws_is_folded_and_lies_channels_last(wide_model, tmp_path, monke
 
 
 def test_half_precision(wide_model, tmp_path, monkeypatch):
-    """Pictures a few levels from those of single precision, and no float32 weight in use."""
+    """Images are within a few levels of those in single precision, and no float32 weight is used."""
     dtypes = []
 
     def sample(generator, *arguments, **options):
@@ -121,7 +121,7 @@ def test_half_precision(wide_model, tmp_path, monkeypatch):
 
 
 def test_generate_imports_nothing_that_it_does_not_use(model, tmp_path):
-    """Each of these would cost it a second, or the time of torch once more."""
+    """Each of these would add a second, or as much as importing torch."""
     unused = "diffusers accelerate datasets transformers matplotlib scipy onnx torch._dynamo torch._inductor sympy"
     code = (
         "import sys; from fagan_hf.cli import main\n"

@@ -31,7 +31,7 @@ BATCHES = (1, 2, 5, 7)
 
 
 def build(name):
-    """Make a generator in which everything has a say."""
+    """Make a generator in which every part has an effect."""
     generator = with_gates(Generator(CONFIGS[name]))
     for parameter in generator.parameters():
         if not parameter.any():
@@ -83,11 +83,11 @@ def test_onnx_gives_the_generators_images_at_any_batch_size(name, tmp_path, recw
     expected = {"latents": ["batch", generator.config.latent_dim], **labels, "images": ["batch", 3, size, size]}
     assert shapes == expected
     operators = {node.op_type for node in model.graph.node}
-    if name == "fagan-32":  # it divides by roots of its own
+    if name == "fagan-32":  # its normalization divides by square roots
         operators -= {"ReduceMean", "ReduceSum", "Sqrt", "Div"}
     assert not {each for each in operators if each.startswith("Reduce") or "Norm" in each or each in ("Div", "Sqrt")}
     assert not [each.name for each in model.graph.initializer if "parametrizations" in each.name]
-    assert not any(path in model.SerializeToString() for path in (b"site-packages", b".py"))  # of this computer
+    assert not any(path in model.SerializeToString() for path in (b"site-packages", b".py"))  # paths of this machine
 
     assert model.producer_name == "fagan_hf"
     metadata = {each.key: each.value for each in model.metadata_props}
@@ -114,7 +114,7 @@ def test_torch_gives_the_generators_images_at_any_batch_size(name, tmp_path, rec
 
 def load_torch(path):
     extra = {METADATA_FILE: ""}
-    with export._quiet(), path.open("rb") as file:  # torch warns of what it does itself
+    with export._quiet(), path.open("rb") as file:  # torch warns about its own code
         program = torch.export.load(file, extra_files=extra)
     return program, json.loads(extra[METADATA_FILE])
 

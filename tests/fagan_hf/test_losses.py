@@ -34,7 +34,7 @@ def test_what_an_undecided_discriminator_costs(name, discriminator, generator):
 
 
 def cost(logit):
-    """Cross-entropy of a logit that should be high."""
+    """Return the cross-entropy of a logit that should be high."""
     return math.log(1 + math.exp(-logit))
 
 
@@ -79,7 +79,7 @@ def test_a_relative_generator_is_the_discriminator_with_roles_swapped(name, pair
 
 @given(logits, logits)
 def test_the_other_generators_take_over_a_part_of_the_discriminators_loss(real, fake):
-    """Fakes that should look real cost what real images do; Wasserstein's two losses are a zero-sum game over fakes."""
+    """Fakes that should look real cost as much as real images; Wasserstein's losses are a zero-sum game over fakes."""
     standard, squares, wasserstein = (LOSSES[name] for name in ("standard", "least_squares", "wasserstein"))
     surely_fake = torch.full((3,), -1e4).double()
     assert math.isclose(standard.generator(None, fake), 2 * standard.discriminator(fake, surely_fake), rel_tol=1e-12)
@@ -96,7 +96,7 @@ def test_only_wasserstein_discriminators_may_pay_less_than_nothing(pairs):
 @given(logits, logits)
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "relativistic_pairing"])
 def test_real_and_fake_may_differ_in_number(name, real, fake):
-    """Only means count: each logit twice changes nothing."""
+    """Only means matter: repeating each logit changes nothing."""
     loss = LOSSES[name]
     for function in (loss.discriminator, loss.generator):
         assert math.isclose(function(real.repeat(2), fake), function(real, fake), rel_tol=1e-12, abs_tol=1e-12)
@@ -152,7 +152,7 @@ def shares(name, real, fake):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("standard", (0.75, 0.5)),  # the border is 0
+        ("standard", (0.75, 0.5)),  # the threshold is 0
         ("hinge", (0.75, 0.5)),
         ("least_squares", (0.5, 0.75)),  # it is 1/2
         # Real logits are compared with the mean of the fakes, 0.5, and fakes with that of the real ones, 1.
@@ -166,7 +166,7 @@ def test_how_often_a_discriminator_is_right(name, expected):
 
 
 def test_every_loss_has_an_accuracy():
-    """On the border nobody is right, and a discriminator that is right about everything is so under every loss."""
+    """Logits at the threshold count as wrong, and a perfect discriminator is perfect under every loss."""
     for name, loss in LOSSES.items():
         border = 0.0 if loss.undecided is None else loss.undecided
         assert shares(name, [border] * 3, [border] * 2) == (0, 0)

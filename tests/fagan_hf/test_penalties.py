@@ -18,7 +18,7 @@ from tests.small import DISCRIMINATOR
 
 
 class Linear(torch.nn.Module):
-    """Judge an image by its scalar product with a weight, and count the calls."""
+    """A critic that computes the dot product of an image with a weight, and counts the calls."""
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
@@ -76,7 +76,7 @@ def test_the_penalties_teach_a_linear_critic():
 
 
 def test_the_penalties_of_a_quadratic_critic():
-    """Half the sum of squares has the image itself for its gradient, so a mixture's gradient is the mixture."""
+    """The gradient of half the sum of squares is the image itself, so that at an interpolate is the interpolate."""
 
     def critic(images):
         return images.square().flatten(1).sum(1) / 2
@@ -114,7 +114,7 @@ def plain_attention(query, key, value, heads):
 
 
 def weight_gradients(penalty, network):
-    # A constant added to the logits changes no slope, so the last bias has none.
+    # A constant added to the logits doesn't change their gradient, so the last bias has none.
     return torch.autograd.grad(penalty, network.parameters(), allow_unused=True, materialize_grads=True)
 
 
@@ -125,7 +125,7 @@ def test_it_is_right_for_a_discriminator_and_its_weights(monkeypatch, training):
     penalty = zero_centered_gradient_penalty(network, real)
     gradients = weight_gradients(penalty, network)
 
-    # By its path, for the package gives the function that name.
+    # By its path, because the package has a function of that name.
     monkeypatch.setattr(import_module("fagan_hf.layers.attention"), "attention", plain_attention)
     reference(real)  # moves the estimated spectral norms, where in training, as the penalty's one call has done
     reference.eval()
@@ -186,7 +186,7 @@ def test_neither_autocast_nor_half_precision_images_make_it_less_precise(penalty
 
 
 def test_spectral_norm_stands_still_between_the_two_calls_of_the_approximate_penalty():
-    """A step of its estimate moves the logits more than a step of the images does."""
+    """An update of its estimate changes the logits more than the finite difference of the images does."""
     network, real = discriminator(training=True), images(3, 8)
     norm = network.layers[-1].conv.parametrizations.weight[0]
     iterations = []
@@ -222,7 +222,7 @@ def test_shapes_and_steps_that_do_not_fit():
 
 
 def test_dropout_drops_the_same_in_both_calls():
-    """Its masks would differ, and sigma would divide the difference; and the random numbers after it go on as usual."""
+    """Otherwise the masks differ, and sigma amplifies the difference; the random state afterward is as usual."""
     critic = torch.nn.Sequential(Dropout(probability=0.5), Linear()).train()
     real = images()
     assert approximate_gradient_penalty(critic, real, torch.zeros_like(real)).item() == 0

@@ -96,7 +96,7 @@ def test_half_precision_draws_almost_the_same(tmp_path):
 
 
 def test_a_loaded_pipeline_lies_channels_last(pipe, tmp_path):
-    """What convolutions are faster in; saving it again changes nothing."""
+    """Convolutions are faster in this layout; saving it again changes nothing."""
     pipe.save_pretrained(tmp_path / "p")
     loaded = FAGANPipeline.from_pretrained(tmp_path / "p")
     weight = loaded.generator.layers[0].value.weight
@@ -108,7 +108,7 @@ def test_a_loaded_pipeline_lies_channels_last(pipe, tmp_path):
 
 
 def test_the_bare_diffusion_pipeline_loads_it(pipe, tmp_path):
-    """In a process of its own, as a user of diffusers alone would."""
+    """In a separate process, like a user who imports only diffusers."""
     pipe.save_pretrained(tmp_path / "p")
     expected = pipe(seeds=[1]).images[0].tobytes().hex()
     code = f"""
@@ -128,7 +128,7 @@ NAMES = ("beard", "hair=red", "hair=black")
 
 @pytest.fixture
 def conditional():
-    """Labels change its pictures: conditional batch norm begins without a say."""
+    """A model whose images depend on labels; conditional batch norm has no effect at first."""
     generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), NAMES, "projection")[0]).eval()
     torch.nn.init.normal_(generator.layers[0].batch_norm.scale.weight)
     torch.nn.init.normal_(generator.layers[0].batch_norm.shift.weight)
@@ -157,7 +157,7 @@ def test_open_labels_are_drawn_by_seed(conditional):
     ("labels", "message"),
     [
         ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
-        ([{"beard": 1}], "labels are 1 for 2 images"),
+        ([{"beard": 1}], "1 label mappings for 2 images"),
         (torch.zeros(2, 2), r"labels are \[2, 2\]; they must be \[2, 3\], a column for each of beard, hair=red"),
     ],
 )

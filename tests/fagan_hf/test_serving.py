@@ -30,7 +30,7 @@ def load_handler(folder):
 
 
 def post(handler, body):
-    """As its web service answers a request: status, and what the JSON says."""
+    """Return the web service's response to a request: status, and the JSON's content."""
     try:
         data = json.loads(body if isinstance(body, str) else json.dumps(body))
         answer = (200, handler(data))
@@ -67,13 +67,13 @@ def handler(folder):
 
 @pytest.fixture(scope="module")
 def pipe(folder):
-    """What the handler is compared with, on the same device."""
+    """The pipeline to compare the handler with, on the same device."""
     return FAGANPipeline.from_pretrained(folder).to(find_device(None))
 
 
 @pytest.fixture(scope="module")
 def conditional_folder(tmp_path_factory):
-    """Labels change its pictures: conditional batch norm begins without a say."""
+    """A model whose images depend on labels; conditional batch norm has no effect at first."""
     folder = tmp_path_factory.mktemp("conditional")
     torch.manual_seed(0)
     generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), NAMES, "projection")[0]).eval()
@@ -117,7 +117,7 @@ def test_ways_to_write_a_request(handler, pipe, body):
 def test_new_seeds_come_back_and_draw_the_same_pictures(handler):
     drawn = []
     for _ in range(2):
-        torch.manual_seed(1)  # that it is the same must not matter: every server's torch starts with the same
+        torch.manual_seed(1)  # the global seed must not matter: torch starts with the same one on every server
         status, answer = post(handler, {"inputs": None, "parameters": {"num_images": 3}})
         assert (status, len(set(answer["seeds"])), len(answer["images"])) == (200, 3, 3)
         assert post(handler, {"inputs": {"seeds": answer["seeds"]}})[1] == answer
@@ -158,7 +158,7 @@ def test_labels(conditional, conditional_folder, labels):
 
 
 def test_one_picture_as_it_is(handler, pipe):
-    """The toolkit serializes it: as a PNG file where the request accepts one."""
+    """The toolkit serializes it, as a PNG if the request accepts one."""
     image = handler({"inputs": "5", "parameters": {"as_image": True}})
     assert isinstance(image, Image.Image)
     assert image.tobytes() == pipe(seeds=[5]).images[0].tobytes()
@@ -192,7 +192,7 @@ def test_one_picture_as_it_is(handler, pipe):
         ({"inputs": {"seed": [1]}}, 'unknown parameter "seed"; did you mean .seeds.?'),
         ({"inputs": {"latents": [[0.0]]}}, 'unknown parameter "latents".*There are: alpha, as_image, labels'),
         ({"inputs": "1", "parameters": {"seeds": [1]}}, 'seeds is in "inputs" and in "parameters"; give it once'),
-        ({"inputs": {"seeds": [1], "num_images": 1}}, "seeds and num_images exclude each other"),
+        ({"inputs": {"seeds": [1], "num_images": 1}}, "seeds and num_images are mutually exclusive"),
         ({"inputs": {"seeds": []}}, r"seeds is \[\]; it must be a list like \[0, 42\], or text like"),
         ({"inputs": {"seeds": ""}}, "seeds are ''; write them like"),
         ({"inputs": {"seeds": 5}}, "seeds is 5; it must be a list"),
@@ -259,8 +259,8 @@ def test_bad_requests(handler, folder, body, message):
         ("beard", 'labels is "beard"; it must be a JSON object of names and values, like'),
         (True, "labels is true; it must be a JSON object"),
         (["beard"], r'labels\[0\] is "beard"; it must be a JSON object'),
-        ([{"beard": 1}], "labels are 1 for 2 pictures; give one object for all"),
-        ([{}] * 100_000, "labels are 100000 for 2 pictures"),
+        ([{"beard": 1}], "1 label objects for 2 pictures; give one for all"),
+        ([{}] * 100_000, "100000 label objects for 2 pictures"),
         ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
         ({"hair": "rde"}, "label hair is 'rde'; did you mean 'red'?"),
         ({"hair": "x" * 201}, 'labels of "hair" is "xxx.*…; it must be true, false'),
@@ -289,11 +289,11 @@ def check_refused(handler, folder, body, message):
     assert len(str(caught.value)) < 400
     assert str(folder.parent) not in str(caught.value)
     assert post(handler, body)[0] == 400
-    assert len(pictures(handler, {"inputs": "1"})) == 1  # it goes on
+    assert len(pictures(handler, {"inputs": "1"})) == 1  # it still works
 
 
 def test_media_instead_of_json(handler):
-    """What the toolkit makes of a body of type image/png."""
+    """As the toolkit decodes a body of type image/png."""
     with pytest.raises(ValueError, match="inputs is of type Image; it must be a JSON object"):
         handler({"inputs": Image.new("RGB", (4, 4))})
 
@@ -325,7 +325,7 @@ def test_a_request_stays_as_it_is(handler):
 
 
 def test_threads_do_not_disturb_each_other(handler):
-    """Each with other truncations and gates, and a handler that comes in fresh measures among them."""
+    """Each with different truncations and gates, and the handler measures batch statistics meanwhile."""
     bodies = [
         {"inputs": "1-3", "parameters": {"truncation": truncation, "alpha": alpha}}
         for truncation in (0.5, 1.0)
@@ -338,7 +338,7 @@ def test_threads_do_not_disturb_each_other(handler):
 
 
 def test_one_request_draws_at_a_time(handler, monkeypatch):
-    """So that a server needs the memory of one."""
+    """So that a server needs memory for only one."""
     running, most = [], []
     draw = handler._pipe.generator.forward
 

@@ -1,4 +1,4 @@
-"""A Hub for each test, and real clients in processes of their own."""
+"""A Hub for each test, and real clients in separate processes."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def hub():
 
 @pytest.fixture
 def client(hub, tmp_path):
-    """Run Python in a process of its own: code if given a string, arguments of the interpreter if given a list."""
+    """Run Python in a new process: code if given a string, arguments of the interpreter if given a list."""
     return _client(hub, tmp_path, _fork)
 
 
@@ -62,7 +62,7 @@ def hf(hub, tmp_path):
 
 @pytest.fixture
 def train(hub, tmp_path):
-    """Run training/train.py, on 20 pictures of 12x10 and with networks for 8x8, in a process of its own."""
+    """Run training/train.py on 20 images of 12x10 with networks for 8x8, in a new process."""
     pictures = tmp_path / "pictures/all"
     pictures.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def train(hub, tmp_path):
     ):
         command = [sys.executable, *launcher, "training/train.py", *arguments]
         command += ["--dataset", dataset, "--output_dir", tmp_path / output_dir, "--cpu_threads", 1]
-        if not is_from_model:  # otherwise the model's own recipe says so
+        if not is_from_model:  # otherwise set by the model's own recipe
             command += ["--model", tmp_path / "tiny.json", "--batch_size", 4, "--log_every_images", 4]
             command += ["--sample_every_images", 8, "--checkpoint_every_images", 8]
         env = hub.environment(token, cache=tmp_path / f"hub-{output_dir}") | {"FAGAN_CACHE": str(tmp_path / "data")}

@@ -1,7 +1,7 @@
-"""Processes of their own that need not import torch again: they are forked from one that has.
+"""Processes that don't have to import torch again, because they are forked from one that has.
 
-It has imported nothing that reads the Hub's environment variables, so each has an environment of its own. Apart from
-that each is as if started anew: it leads a session, and ends as any Python does, with all that is done at exit.
+The parent has imported nothing that reads the Hub's environment variables, so each child can have its own. Otherwise
+children behave like newly started processes: each leads a session, and runs the exit handlers at its end.
 """
 
 import atexit
@@ -29,11 +29,11 @@ PRELOADED = (
 
 
 class Popen:
-    """What tests need of ``subprocess.Popen([sys.executable, *arguments], start_new_session=True)``, sooner.
+    """A faster ``subprocess.Popen([sys.executable, *arguments], start_new_session=True)``, as far as tests need it.
 
     Args:
         arguments: A script, ``-c`` and code, or ``-m`` and a module; then its arguments.
-        env: All of the environment.
+        env: The whole environment.
         cwd: Folder to start in.
         stdout: Where the output goes.
         stderr: Where the errors go.
@@ -66,7 +66,7 @@ class Popen:
 
 
 def run(arguments: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float):
-    """Do what ``subprocess.run`` does with ``[sys.executable, *arguments]``, sooner."""
+    """Do what ``subprocess.run`` does with ``[sys.executable, *arguments]``, but faster."""
     log.mkdir(parents=True, exist_ok=True)
     with (log / "stdout").open("wb") as out, (log / "stderr").open("wb") as err:
         process = Popen(arguments, env, cwd, out, err)
@@ -84,8 +84,8 @@ _one_at_a_time = threading.Lock()
 
 
 def _ask(request: dict[str, Any], files: Sequence[int] = ()) -> Any:
-    """Ask the process that has imported torch, which is started when it is first needed."""
-    with _one_at_a_time:  # threads of a test would get each other's answers
+    """Send a request to the process that has imported torch, which is started on first use."""
+    with _one_at_a_time:  # otherwise threads of a test would get each other's answers
         return _ask_alone(request, files)
 
 
@@ -96,7 +96,7 @@ def _ask_alone(request: dict[str, Any], files: Sequence[int]) -> Any:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-B", __file__, str(theirs.fileno())],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # only without threads may it be forked
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # forking is only safe without threads
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -117,7 +117,7 @@ def _end() -> None:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
-    """Answer as long as somebody asks; in a process that was asked for, give what it shall do."""
+    """Serve requests; in a forked process, return what to run."""
     while True:
         message, files, *_ = socket.recv_fds(connection, 1 << 20, 2)
         if not message:
@@ -161,7 +161,7 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # it would look at all modules again and again
+    gc.disable()  # it would scan all modules again and again
     for name in PRELOADED:
         import_module(name)
     gc.freeze()

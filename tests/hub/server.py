@@ -55,7 +55,7 @@ class File:
 
     @cached_property
     def pointer(self) -> bytes:
-        """What git itself stores in place of an LFS file."""
+        """Return what git itself stores in place of an LFS file."""
         return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n".encode()
 
     @cached_property
@@ -99,7 +99,7 @@ class Repository:
         self.commits: dict[str, Commit] = {}
         self.refs: dict[str, str] = {}  # full git names: refs/heads/main, refs/tags/v1, refs/pr/1
         self.pulls: list[PullRequest] = []
-        self.lfs: dict[str, File] = {}  # what was uploaded, whether a commit names it yet or not
+        self.lfs: dict[str, File] = {}  # all uploads, referenced by a commit or not
         self.add_commit("refs/heads/main", {".gitattributes": File(GITATTRIBUTES)}, "initial commit", "", author)
 
     @property
@@ -146,7 +146,7 @@ class Repository:
 
 
 def card_metadata(text: str):
-    """Return what stands between the ``---`` lines of a README, None if nothing does."""
+    """Return the front matter of a README, between ``---`` lines; None if there is none."""
     block = re.match(r"\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", text, re.DOTALL)
     return yaml.safe_load(block[1]) if block else None
 
@@ -199,8 +199,8 @@ def _is_result(result) -> bool:
 # ------------------------------------------------------------------------------------------- requests and answers
 
 
-class Refusal(Exception):  # noqa: N818 -- it is also how a 404 is said
-    """An answer other than success. The client reads ``code`` to choose the exception that its user sees."""
+class Refusal(Exception):  # noqa: N818 -- also used for a 404
+    """An error response. The client chooses the exception that its user sees by ``code``."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str):
         super().__init__(message)
@@ -222,7 +222,7 @@ class Answer:
 
     @classmethod
     def ranged(cls, data: bytes, wanted: str | None, headers: dict) -> "Answer":
-        """Answer with all of ``data``, or the part that a Range header asks for."""
+        """Return all of ``data``, or the part requested by a Range header."""
         span = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
         if not span or span.groups() == ("", ""):
             return cls(200, data, headers)
@@ -236,7 +236,7 @@ class Answer:
 
 @dataclass
 class Call:
-    """One request, and what its sender may do."""
+    """One request, and the rights of its sender."""
 
     hub: "Hub"
     method: str
@@ -271,7 +271,7 @@ class Call:
         return self.user
 
     def repository(self, kind: str, repo_id: str) -> Repository:
-        user = self.user  # first: a wrong token is refused even where none is needed
+        user = self.user  # first: a wrong token is refused even if none is needed
         repository = self.hub.repositories.get((kind, repo_id))
         if repository is None or (repository.private and user != repo_id.split("/")[0]):
             # The real Hub sends 401 bare, and the client translates it, but for https addresses only: hence the code.
@@ -279,7 +279,7 @@ class Call:
         return repository
 
     def writable(self, kind: str, repo_id: str, pull_request: bool = False) -> Repository:
-        """Return a repository that the sender may write to. Anybody's pull request is welcome."""
+        """Return a repository that the sender may write to; anybody may open a pull request."""
         repository = self.repository(kind, repo_id)
         if self.writer("RepoNotFound") != repo_id.split("/")[0] and not pull_request:
             raise Refusal(403, f"You don't have the rights to write to {repo_id}")
@@ -345,7 +345,7 @@ def _create(call: Call):
     if not exists:
         private = wanted.get("private") or wanted.get("visibility") == "private"
         call.hub.repositories[key] = Repository(*key, user, bool(private), wanted.get("sdk"))
-    # The client reads the url even of a conflict, when it was told that the repository may exist.
+    # The client reads the URL even from a conflict, if called with `exist_ok`.
     content = {"url": call.hub.url + call.hub.repositories[key].web_path, "name": key[1]}
     conflict = {"error": f"You already created this {kind} repo"} if exists else {}
     return Answer.json(content | conflict, 409 if exists else 200)
@@ -478,12 +478,12 @@ def _preupload(call: Call, kind: str, repo_id: str, revision: str):
 
 @_endpoint("POST", rf"{_WEB}\.git/info/lfs/objects/batch")
 def _lfs_batch(call: Call, kind: str, repo_id: str):
-    repository = call.writable(kind, repo_id, pull_request=True)  # what is never committed does no harm
+    repository = call.writable(kind, repo_id, pull_request=True)  # uploads that are never committed do no harm
     objects = []
     for wanted in call.json["objects"]:
         url = f"{call.hub.url}/lfs/{kind}s/{repo_id}/{wanted['oid']}"
         actions = {"upload": {"href": url}, "verify": {"href": f"{url}/verify"}}
-        # An object without actions is there already: the client uploads nothing.
+        # An object without actions exists already: the client uploads nothing.
         objects.append(wanted if wanted["oid"] in repository.lfs else wanted | {"actions": actions})
     return {"transfer": "basic", "objects": objects}
 
@@ -595,7 +595,7 @@ class Fault:
     method: str
     pattern: str
     action: str | int | Callable[[], object]
-    left: int | None  # None: for ever
+    left: int | None  # None: unlimited
 
     def applies(self, method: str, path: str) -> bool:
         return self.left != 0 and method == self.method and re.search(self.pattern, path) is not None
@@ -638,7 +638,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             hub.requests.append((call.method, call.path, 0))
             return
-        hub.requests.append((call.method, call.path, answer.status))  # first: who hears the answer may look here
+        hub.requests.append((call.method, call.path, answer.status))  # first: its receiver may look here
         self._send(answer, action)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
@@ -689,7 +689,7 @@ class _Server(ThreadingHTTPServer):
         self.open.pop(request, None)
 
     def handle_error(self, request, client_address) -> None:
-        """Stay silent: clients that go away are what these tests are about."""
+        """Ignore errors: these tests disconnect clients on purpose."""
 
     def stop(self) -> None:
         self.stopped.set()
@@ -704,7 +704,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Hub:
-    """The server and all it knows. What it knows outlives ``stop()``: ``start()`` serves it again at the same address.
+    """The server and its data, which outlive ``stop()``: ``start()`` serves them again at the same address.
 
     Args:
         tokens: Token -> user name, for tokens that may write.
@@ -715,8 +715,8 @@ class Hub:
     def __init__(self, tokens: dict[str, str] | None = None, readers: dict[str, str] | None = None, port: int = 0):
         self.tokens, self.readers, self.port = tokens or {}, readers or {}, port
         self.repositories: dict[tuple[str, str], Repository] = {}
-        self.requests: list[tuple[str, str, int]] = []  # method, path, status; 0 where nothing was answered
-        self.errors: list[str] = []  # tracebacks of this server's own mistakes
+        self.requests: list[tuple[str, str, int]] = []  # method, path, status; 0 without a response
+        self.errors: list[str] = []  # tracebacks of this server's own bugs
         self.faults: list[Fault] = []
         self.faults_used = 0
         self._lock = threading.RLock()
@@ -743,7 +743,7 @@ class Hub:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self, token: str | None = None, *, cache: Path) -> dict[str, str]:
-        """Return the whole environment of a client's process: this one's, less what it says about the Hub."""
+        """Return the environment of a client's process: this one's, with the Hub's variables replaced."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
         hub = {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_TOKEN": token or "", "HF_HUB_OFFLINE": "0"}
         quiet = dict.fromkeys(("TELEMETRY", "PROGRESS_BARS", "XET", "UPDATE_CHECK"), "1")
@@ -760,7 +760,7 @@ class Hub:
                 return Refusal(500, "this server made a mistake: see hub.errors").answer
 
     def fault(self, method: str, pattern: str, action: str | int | Callable[[], object], times: int | None = 1) -> None:
-        """Let the next requests that match fail.
+        """Make the next matching requests fail.
 
         Args:
             method: HTTP method; HEAD and GET are two.
@@ -802,7 +802,7 @@ class Hub:
         kind: str = "model",
         revision: str = "main",
     ) -> str:
-        """Commit as if somebody else did, None deletes a file; return the commit's oid. Makes repository and branch."""
+        """Commit as another user; None deletes a file. Creates repository and branch; returns the commit's oid."""
         author = repo_id.split("/")[0]
         with self._lock:
             repository = self.repositories.setdefault((kind, repo_id), Repository(kind, repo_id, author))

@@ -1,4 +1,4 @@
-"""What is wrong with a name, a repository, a server or the way between: each is said in words, and nothing is left."""
+"""Errors in names, repositories, servers and transfers: each has a clear message and leaves nothing behind."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ WEIGHTS = r"/resolve/.*\.safetensors"
 
 
 def refused(outcome, *parts, error="FileNotFoundError"):
-    """Check that a load was refused in these words, and that no token was printed, not even in a traceback."""
+    """Check that loading failed with this message, and that no token was printed, not even in a traceback."""
     assert outcome.error == error, outcome
     for part in parts:
         assert part in outcome.message, outcome.message
@@ -34,7 +34,7 @@ def tokens_in(text):
 
 
 def blobs(load, repo_id):
-    """Whatever the cache holds of a repository's files, finished or not."""
+    """Return a repository's files in the cache, complete or not."""
     folder = load.cache / "hub" / f"models--{repo_id.replace('/', '--')}/blobs"
     return [path.read_bytes() for path in folder.iterdir()] if folder.is_dir() else []
 
@@ -62,7 +62,7 @@ def test_a_private_repository_and_a_strangers_token(load, hub, private, door, to
 
 
 def test_a_private_repository_of_which_the_cache_holds_a_part(load, private):
-    """The client then speaks of the cache; the cause is the token still."""
+    """The client's error is about the cache then, but the cause is still the token."""
     assert load("Generator", private, token=READER).error is None
     refused(load("Discriminator", private), "if it is private, log in with `hf auth login`, or set HF_TOKEN")
     refused(load("Discriminator", private, token=BOB), "your token must have read access")
@@ -124,7 +124,7 @@ def test_pickles_are_refused_and_never_fetched(load, hub, name, model, door):
     pickles = ("pytorch_model.bin", "generator/pytorch_model.bin", "discriminator/diffusion_pytorch_model.bin")
     hub.commit(name, files | dict.fromkeys(pickles, b"cos\nsystem\n"))
     outcome = load(door, name)
-    if door == "DiffusionPipeline":  # may fetch some, but it is our class that reads the network
+    if door == "DiffusionPipeline":  # may download some, but our class reads the network
         refused(outcome, "is not a Generator repository: it needs config.json and model.safetensors")
     else:
         refused(outcome, "is refused: it is a pickle, which can run code when loaded")
@@ -162,7 +162,7 @@ def test_names_of_files_that_lead_out_of_the_cache_write_nothing_there(load, hub
     evil = ["../evil", f"{up}{tmp_path}/evil", f"{tmp_path}/evil", f"discriminator/{up}{tmp_path}/model.safetensors"]
     hub.commit(gan, dict.fromkeys(evil, b"evil"))
     outcome = load(door, gan)
-    if door == "DiffusionPipeline":  # takes everything of that folder; the client stops it
+    if door == "DiffusionPipeline":  # downloads everything in that folder; the client stops it
         assert "cannot contain a '..' path segment" in outcome.message
     else:
         assert outcome.digest == model.digests[door]
@@ -175,12 +175,12 @@ def test_names_of_files_that_lead_out_of_the_cache_write_nothing_there(load, hub
 
 @pytest.mark.parametrize("door", DOORS)
 def test_bytes_changed_on_the_way_are_refused_until_the_download_is_forced(load, hub, gan, model, door):
-    hub.fault("GET", WEIGHTS, "corrupt", times=2)  # diffusers' own door fetches both networks
+    hub.fault("GET", WEIGHTS, "corrupt", times=2)  # diffusers' own loader downloads both networks
     said = "model.safetensors differs from the file on the Hub: it was corrupted during the download or on this disk"
     for _ in range(2):  # the second is from the cache
         refused(load(door, gan), said, "Load with force_download=True", error="ValueError")
     hub.faults.clear()
-    # diffusers' own door has no way to force what is complete in the cache; ours repairs the cache that both share.
+    # diffusers' own loader can't force the download of complete files; ours repairs the cache that both share.
     repair = "FAGANPipeline" if door == "DiffusionPipeline" else door
     assert load(repair, gan, force_download=True).digest == model.digests[door]
     assert load(door, gan).digest == model.digests[door]
@@ -190,7 +190,7 @@ def test_bytes_changed_on_the_way_are_refused_until_the_download_is_forced(load,
 @pytest.mark.parametrize("action", ["truncate", "truncate_silently"])
 def test_a_cut_download_is_never_used(load, hub, gan, model, door, action):
     hub.fault("GET", WEIGHTS, action)
-    hub.fault("GET", WEIGHTS, 500)  # the client asks once more after a cut that it noticed
+    hub.fault("GET", WEIGHTS, 500)  # the client retries after a cut that it noticed
     said = {"truncate": "the Hub has a server error: try again later", "truncate_silently": "try again"}[action]
     refused(load(door, gan), *ELSEWHERE, said)
     assert load(door, gan, local_files_only=True).error == "FileNotFoundError"
@@ -235,7 +235,7 @@ def test_a_slow_server_is_waited_for(load, hub, gan, model):
 
 def test_a_server_that_restarts_in_the_middle_is_waited_for(load, hub, gan, model):
     def restart():
-        # Not while the other file is asked for: the client repeats what it has begun to fetch, not each request.
+        # Not while the other file is requested: the client retries started downloads, not each request.
         deadline = time.monotonic() + 10
         while not any(path.endswith("/config.json") and method == "GET" for method, path, _ in list(hub.requests)):
             assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The four doors, each over HTTP: what comes through is what was put into the repository, to the bit."""
+"""The four ways to load a model, each over HTTP: the result is bit-exact."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 DOORS = ["Generator", "Discriminator", "FAGANPipeline", "DiffusionPipeline"]
-BARE = {"trust_remote_code": True}  # what diffusers' own door asks for
+BARE = {"trust_remote_code": True}  # required by diffusers' own loader
 
-# One process serves many tests, for torch and diffusers take seconds to import: a line of JSON in, a line out.
+# One process serves many tests, because importing torch and diffusers takes seconds: one line of JSON in, one out.
 CLIENT = """
 import hashlib, json, os, sys, traceback
 
@@ -63,7 +63,7 @@ for line in sys.stdin:
 
 
 class Client:
-    """A process that loads models for us."""
+    """A process that loads models for the tests."""
 
     def __init__(self, hub, folder, **env):
         folder.mkdir()
@@ -80,7 +80,7 @@ class Client:
             )
 
     def __call__(self, door, repo_id, *, token_of_environment="", **options):
-        """Go through a door; return what came out, or the error, and all that was printed."""
+        """Load a model one way; return the result or the error, and all output."""
         before = self._log.stat().st_size
         if door == "DiffusionPipeline":
             options = BARE | options
@@ -103,7 +103,7 @@ def served():
 
 @pytest.fixture
 def hub(served):
-    """A Hub as if new, at the address that the module's client knows."""
+    """A fresh Hub at the address that the module's client uses."""
     served.stop()
     served.start()
     for known in (served.repositories, served.requests, served.faults):
@@ -122,14 +122,14 @@ def load(served, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def offline(served, load, tmp_path_factory):
-    """A client that is told to stay offline, with the cache of the one that is not."""
+    """A client in offline mode, sharing the cache of the one that is online."""
     client = Client(served, tmp_path_factory.mktemp("client") / "offline", HF_HOME=str(load.cache), HF_HUB_OFFLINE="1")
     yield client
     client.close()
 
 
 class Model:
-    """The files of a repository, and what each door gives for it."""
+    """The files of a repository, and the expected result of each way to load it."""
 
     def __init__(self, seed, folder, configs=(GENERATOR, DISCRIMINATOR)):
         torch.manual_seed(seed)
@@ -163,7 +163,7 @@ def other(models):
 
 @pytest.fixture
 def wider(tmp_path):
-    """A model whose weights fit no other config than its own."""
+    """A model whose weights fit only its own config."""
     first, *rest = GENERATOR.layers
     generator = replace(GENERATOR, latent_dim=9, layers=(replace(first, in_channels=9), *rest))
     first, last = DISCRIMINATOR.layers
@@ -173,7 +173,7 @@ def wider(tmp_path):
 
 @pytest.fixture
 def name(request):
-    """A repository's name that no other test uses: nothing of it is in the cache."""
+    """A repository name that no other test uses, so the cache has nothing of it."""
     return "alice/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
 
 
@@ -344,7 +344,7 @@ def test_a_card_that_was_read_is_no_snapshot(load, hub, gan, model, door):
     hub.stop()
     start = time.monotonic()
     assert "load it once with a connection" in load(door, gan).message
-    assert time.monotonic() - start < 5  # the listing for the message does not wait for a server that is not there
+    assert time.monotonic() - start < 5  # the listing for the message doesn't wait for a missing server
     hub.start()
     assert load(door, gan).digest == model.digests[door]
     assert load(door, gan, local_files_only=True).digest == model.digests[door]
@@ -362,7 +362,7 @@ def test_nothing_is_fetched_twice_unless_it_is_forced(load, hub, gan, model, doo
 
 
 def test_the_two_networks_share_a_cache(load, hub, gan, model):
-    """After the generator's files came alone, the discriminator's are not taken for missing, nor the other way."""
+    """If only the generator's files are cached, the discriminator's are not considered missing, and vice versa."""
     assert load("Generator", gan).digest == model.digests["Generator"]
     partial = load("Discriminator", gan, local_files_only=True)
     assert "the cache is incomplete: load it once with a connection" in partial.message

@@ -1,4 +1,4 @@
-"""``fagan-hf push`` and ``push_to_hub``, spoken to a server by the real client, on good days and bad ones."""
+"""``fagan-hf push`` and ``push_to_hub`` with a server and the real client, without and with failures."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from fagan_hf.models import Discriminator, Generator
 from tests.hub.conftest import ALICE, BOB, READER, STRANGER
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
-# Several pushes of one process, for importing takes longer than all of them, and with shorter pauses than users get.
+# Several pushes in one process, because importing takes longer than all of them; and with shorter pauses than real.
 CLI = """
 import contextlib, io, json, sys
 from fagan_hf.hub import client
@@ -28,7 +28,7 @@ for arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder, as far as a push looks at it."""
+    """A run folder with the files that a push reads."""
     folder = tmp_path / "runs/portraits"
     save_repository(folder, with_gates(Generator(GENERATOR)), Discriminator(DISCRIMINATOR))
     Image.new("RGB", (8, 8)).save(folder / "samples.png")
@@ -80,7 +80,7 @@ def test_rights(push):
 
 
 def test_the_right_to_write_is_asked_for_before_anything_is_sent(hub, push):
-    """Where a repository exists, making it once more does not need the right."""
+    """If a repository exists, creating it again doesn't need write access."""
     hub.commit("alice/portraits", {"notes.txt": b"1"})
     for token in (READER, BOB):
         [[status, _, err]] = push(["alice/portraits"], token=token, check=False)
@@ -198,7 +198,7 @@ def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(hub, push):
 
 
 def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
-    """Not after a minute here: the patience is an argument."""
+    """Shorter than a minute here: the timeout is an argument."""
     hub.stop()
     code = f"""
         from fagan_hf.hub.publishing import publish
@@ -214,7 +214,7 @@ def test_a_server_that_stays_away_is_said_after_a_minute(hub, client, run):
 
 
 def test_two_pushes_at_once(hub, client, run, tmp_path):
-    """Of two runs, into one repository: both land, one after the other, and the second keeps what the first brought."""
+    """Of two runs, to one repository: both arrive, one after the other, and the second keeps the first one's files."""
     networks = {"one": Discriminator(DISCRIMINATOR), "two": Generator(GENERATOR)}
     save_repository(tmp_path / "one", discriminator=networks["one"])
     save_repository(tmp_path / "two", generator=networks["two"])

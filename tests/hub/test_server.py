@@ -39,7 +39,7 @@ def _pulled(tmp_path, stdout):
 
 
 def _blobs(tmp_path):
-    """Whatever a client's cache holds of files' bytes, finished or not."""
+    """Return the contents of files in a client's cache, complete or not."""
     folders = (tmp_path / "cache" / "hub").glob("models--*/blobs")
     return [path.read_bytes() for folder in folders for path in folder.iterdir()]
 
@@ -272,7 +272,7 @@ def test_a_stale_parent_is_refused_and_its_operations_may_be_used_again(hub, cli
     assert done.stdout.splitlines() == [
         "412 A commit has happened since. Please refresh and try again.",
         "landed",
-        "True",  # not after a commit that landed, though
+        "True",  # but not after a successful commit
     ]
     assert _statuses(hub, "PUT", "/lfs/") == [200]  # nothing is sent twice
     files = hub.files(gan)

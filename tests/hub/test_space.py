@@ -1,4 +1,4 @@
-"""The Space on the Hub: pushed as its README says, started from what comes back, with models from the Hub."""
+"""The Space on the Hub: pushed as in its README, started from the downloaded copy, with models from the Hub."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ PLACEHOLDER = "your-name/fagan-avatars-64"
 
 @pytest.fixture
 def models(hub, hf, tmp_path):
-    """Two models of Alice's on the Hub, a private third one, and something that is no model of ours."""
+    """Two public models and a private one of Alice's on the Hub, and a repository that is not a fagan_hf model."""
     for seed, name in enumerate(("faces", "others", "secret")):
         torch.manual_seed(seed)
         save_repository(tmp_path / name, with_gates(Generator(GENERATOR)), with_gates(Discriminator(DISCRIMINATOR)))
@@ -56,7 +56,7 @@ def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path):
     kept = {path.relative_to(mine) for path in mine.rglob("*") if path.is_file()}
     assert {path.relative_to(back) for path in back.rglob("*") if path.is_file()} >= kept
 
-    # Whoever runs the page has a token for the private model; visitors don't get to use it.
+    # The page's owner has a token for the private model; visitors must not be able to use it.
     environment = {**hub.environment(ALICE, cache=tmp_path / "page"), "FAGAN_MODEL": ""}
     with serving("", tmp_path / "uploads", space=back, **environment) as page:
         client = Client(page.url, verbose=False, download_files=str(tmp_path / "downloads"))

@@ -1,4 +1,4 @@
-"""A training that publishes itself: in the background, on bad days too, and without telling secrets."""
+"""Training that pushes to the Hub in the background: with failures, and without leaking secrets."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ def wait_until(condition, seconds=60):
 
 
 def test_a_slow_hub_does_not_slow_the_training(hub, train, tmp_path):
-    """The first push hangs until the training is far ahead; of the snapshots that wait meanwhile the newest goes."""
+    """The first push hangs until the training is far ahead; then only the newest waiting snapshot is pushed."""
     history = tmp_path / "runs/try/metrics.jsonl"
     hub.fault("PUT", "/lfs/", lambda: wait_until(lambda: len(history.read_text().splitlines()) >= 64 // 4), times=None)
     done = train("--name", "try", "--max_images", 96, *PUSH)
@@ -33,7 +33,7 @@ def test_a_slow_hub_does_not_slow_the_training(hub, train, tmp_path):
 
 
 def test_a_hub_that_is_away_for_a_while(hub, train):
-    """It dies in the middle of the first push, and is back before the end."""
+    """The Hub goes down in the middle of the first push, and is back before the end."""
     hub.fault("PUT", "/lfs/", "drop")
     hub.fault("POST", "/commit/", 503)
     hub.fault("POST", "/preupload/", "drop")
@@ -44,7 +44,7 @@ def test_a_hub_that_is_away_for_a_while(hub, train):
 
 
 def test_a_hub_that_refuses_ends_no_training(hub, train, tmp_path):
-    """Somebody breaks the card while it trains: that is said, with what to do, and the run is whole."""
+    """Somebody breaks the card during training: the log says so and what to do, and the run is complete."""
     hub.commit("alice/try", {"README.md": b"---\ntags: [a\n---\n"})
     done = train("--name", "try", "--max_images", 8, *PUSH)
     assert "README.md has invalid YAML" in done.stdout
@@ -80,7 +80,7 @@ def test_a_run_that_is_asked_to_end_pushes_what_it_has(hub, train):
 
 
 def test_two_processes_of_which_one_is_asked_to_end(hub, train):
-    """Both agree to end at the same step, and one of them pushes."""
+    """Both stop at the same step, and one of them pushes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = train("--name", "try", "--max_images", 10**9, *PUSH, wait=False, launcher=launcher)
     wait_until(lambda: "alice/try" in str(hub.repositories) and len(hub.repositories["model", "alice/try"].commits) > 1)
@@ -95,7 +95,7 @@ def test_two_processes_of_which_one_is_asked_to_end(hub, train):
 
 
 def test_no_token_is_ever_written_down(hub, train, tmp_path):
-    """Not even where somebody puts one into a flag."""
+    """Not even if somebody passes one in a flag."""
     done = train("--name", "try", "--max_images", 8, *PUSH, "--image_column", ALICE)
     written = [path for path in (tmp_path / "runs/try").rglob("*") if path.is_file()]
     published = hub.files("alice/try")

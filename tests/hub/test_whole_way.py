@@ -1,4 +1,4 @@
-"""Train, publish, load by every door, go on from it elsewhere, publish again: real clients over HTTP."""
+"""Train, publish, load in every way, resume elsewhere, publish again: real clients over HTTP."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.hub.conftest import ALICE
 
 SEEDS = [0, 1, 7]
 
-# Each door, in a process that has never seen the model, writes what it draws.
+# Each way of loading, in a process that has never seen the model, writes the images it generates.
 DOORS = {
     "generator": """
         from fagan_hf import Generator
@@ -64,7 +64,7 @@ def test_from_a_training_to_the_hub_and_back(hub, client, train, tmp_path):
     mine = card.replace(ours, f"## Why\n\nFor my students.\n\n{ours}")
     begun = hub.commit("alice/portraits", {"README.md": mine.encode()}, message="Say why")
 
-    # Another machine: no run folder, another cache. Its end is that of a run that was never interrupted, to the bit.
+    # Another machine: no run folder, another cache. The result is bit-exact that of an uninterrupted run.
     go_on = "--resume_from", "alice/portraits", "--max_images", 40
     train(*go_on, *push, output_dir="elsewhere", is_from_model=True)
     train("--name", "whole", "--max_images", 40)

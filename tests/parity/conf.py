@@ -18,7 +18,7 @@ ATTENTION = (FullAttentionSpec, SelfAttentionSpec)
 
 
 def conf_text(specs: Iterable[LayerSpec]) -> str:
-    """Write layers as YAML, with ``ignore_attn_maps`` behind each attention."""
+    """Write layers as YAML, with ``ignore_attn_maps`` after each attention layer."""
     architecture = []
     for spec in specs:
         architecture.append(_entry(spec))

@@ -1,4 +1,4 @@
-"""What parity with the original, attn-gan-pytorch 1.2.3, means for gradients."""
+"""Comparison of gradients with the original, attn-gan-pytorch 1.2.3."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from benchmarks.peer import paired_parameters
 
 
 def assert_equal_gradients(theirs: nn.Module, ours: nn.Module) -> None:
-    """Compare the gradients of all parameters; those that are zero but for rounding are compared as such."""
+    """Compare the gradients of all parameters, taking into account that some are zero up to rounding."""
     pairs = paired_parameters(theirs, ours)
     assert len(pairs) == len(list(ours.parameters()))
     for their_parameter, our_parameter in pairs:

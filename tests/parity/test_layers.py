@@ -50,7 +50,7 @@ def test_layer_equals_the_original(spec, training):
     their_input, our_input = (feature_map.clone().requires_grad_() for _ in range(2))
     torch.manual_seed(1)  # for dropout, here and below
     expected = theirs(their_input)
-    if not training:  # their vectors move even in eval mode: ours take them after the move
+    if not training:  # their singular vectors change even in eval mode: ours are copied afterward
         copy_weights(theirs, ours)
     torch.manual_seed(1)
     result = ours(our_input)
@@ -64,6 +64,6 @@ def test_layer_equals_the_original(spec, training):
 
 
 def test_the_gate_matters():
-    """A parity test with silent gates would compare convolutions only."""
+    """With gates of 0, a parity test would compare convolutions only."""
     theirs = wake(peer_layer(SPECS["full"]))
     assert abs(theirs[0].gamma.item()) > 1e-3

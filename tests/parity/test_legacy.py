@@ -66,7 +66,7 @@ def train(gan, latents, images, *labels):
 
 @torch.no_grad()
 def outputs(gan, latents, images, *labels):
-    # Their singular vectors move even in eval mode, before they are used: those saved afterward belong to this output.
+    # Their singular vectors change even in eval mode, before use: those saved afterward belong to this output.
     return gan.generator(latents), gan.discriminator(images, *labels).flatten()
 
 
@@ -102,7 +102,7 @@ def assert_equal(pair, expected, latents, images, *labels):
 
 @pytest.fixture(scope="module", params=CLASSICS)
 def classic(request):
-    """One of the original's networks, trained in float32, which is half as long as in float64."""
+    """One of the original's networks, trained in float32, which takes half as long as float64."""
     torch.manual_seed(0)
     specs = [config.layers for config in preset(request.param)]
     modules = [peer_modules(conf_text(layers)) for layers in specs]

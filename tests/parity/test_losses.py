@@ -23,7 +23,7 @@ def _double_precision():
 
 
 def made(name, original, critic):
-    """Give the original's loss a discriminator; its `StandardGAN` wants one that ends in a sigmoid."""
+    """Make the original's loss with a discriminator; its `StandardGAN` expects one that ends in a sigmoid."""
     return original("cpu", (lambda *inputs: critic(*inputs).sigmoid()) if name == "standard" else critic)
 
 
@@ -50,7 +50,7 @@ def test_conditional_loss_equals_the_original(name, original):
 @pytest.mark.parametrize("images", [1, 64])
 @pytest.mark.parametrize("is_conditional", [False, True])
 def test_least_squares_differ_from_the_original_by_the_variance(images, is_conditional):
-    """The original squares the mean, so it does not see how the logits scatter; with one image they cannot."""
+    """The original squares the mean, so it ignores the variance of the logits; with one image there is none."""
 
     def critic(images, labels):
         return images * labels + labels

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def attacker(folder, tmp_path_factory):
-    """Somebody who means no good, at a page of the small model."""
+    """An attacker on a page of the small model."""
     from tests.space.hostile import besieged
 
     with besieged(folder, tmp_path_factory.mktemp("grounds")) as attacker:

@@ -1,4 +1,4 @@
-"""A client that means no good: raw HTTP at a page of its own process, and what must hold after whatever it does."""
+"""A malicious client: raw HTTP to a page in a separate process, and invariants that must hold whatever it does."""
 
 import json
 import os
@@ -15,13 +15,13 @@ import httpx
 from benchmarks.serving import ROOT, Served, serving
 
 API = "/gradio_api"
-OURS = "Something went wrong here"  # said of our own faults only, which no request may cause
-LONGEST = 2_000  # characters of a refusal
-SECONDS = 20  # for any answer, on a machine that is busy
+OURS = "Something went wrong here"  # the message for our own bugs, which no request may cause
+LONGEST = 2_000  # length of an error message [characters]
+SECONDS = 20  # timeout of any response, on a busy machine
 
 
 def upload_body(content: bytes, name: str = "picture.png") -> dict[str, Any]:
-    """Give what httpx sends as an upload."""
+    """Return the body that httpx sends for an upload."""
     return {"files": {"files": (name, content)}}
 
 
@@ -33,20 +33,20 @@ class Attacker:
         self.http = httpx.Client(base_url=page.url, timeout=SECONDS, headers=headers, trust_env=False)
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        """Send JSON, or text that is none; NaN and infinities go as they are written in JavaScript."""
+        """Send JSON, or invalid JSON as text; NaN and infinities are written as in JavaScript."""
         content = body if isinstance(body, str | bytes) else json.dumps(body)
         self.sent = content.encode() if isinstance(content, str) else content
         return self.http.post(path, content=content, headers={"Content-Type": "application/json"})
 
     def call(self, endpoint: str, data: Any) -> str:
-        """Call an endpoint; give all that the server says."""
+        """Call an endpoint; return the whole response."""
         answer = self.post(f"{API}/call/{endpoint}", {"data": data})
         if answer.status_code != 200:
             return answer.text
         return self.http.get(f"{API}/call/{endpoint}/{answer.json()['event_id']}").text
 
     def join(self, number: Any, data: Any, **more: Any) -> str:
-        """Join the queue at a function of the page; give all that the server says."""
+        """Join the queue of a function of the page; return the whole response."""
         session = more.pop("session_hash", secrets.token_hex(6))
         body = {"fn_index": number, "data": data, "session_hash": session, **more}
         answer = self.post(f"{API}/queue/join", body)
@@ -61,28 +61,28 @@ class Attacker:
         return "\n".join(said)
 
     def upload(self, content: bytes, name: str = "picture.png") -> str:
-        """Upload a file; give the path that is told for it."""
+        """Upload a file; return the path in the response."""
         answer = self.http.post(f"{API}/upload", **upload_body(content, name))
         assert answer.status_code == 200, answer.text
         return answer.json()[0]
 
     def functions(self) -> list[dict[str, Any]]:
-        """Give all functions of the page, those of its tabs too."""
+        """Return all functions of the page, including those of its tabs."""
         return self.http.get("/config").json()["dependencies"]
 
     def endpoints(self) -> dict[str, Any]:
-        """Give the endpoints' own description."""
+        """Return the endpoints' schema."""
         return self.http.get(f"{API}/info").json()["named_endpoints"]
 
     def check_refused(self, said: str) -> str:
-        """It was refused in words, short ones that name nothing of this machine."""
+        """Check that the request was refused with a short message that reveals nothing about this machine."""
         assert '"logit"' not in said
         assert "event: complete" not in said
         assert '"success":true' not in said
         return self.check(said)
 
     def check(self, said: str) -> str:
-        """Whatever was said, it blames nobody wrongly and gives nothing away."""
+        """Check that a response blames no bug of ours and leaks nothing."""
         assert OURS not in said, said
         for leak in ("Traceback", "site-packages", "pydantic", "<class", "Error:", str(self.grounds), str(ROOT)):
             assert leak not in said or leak.encode() in self.sent, said[:3000]
@@ -91,7 +91,7 @@ class Attacker:
         return said
 
     def check_alive(self) -> None:
-        """The page answers at once, and nothing beside its storage has changed."""
+        """Check that the page responds quickly, and that nothing outside its storage has changed."""
         started = time.monotonic()
         assert self.http.get(f"{API}/queue/status").status_code == 200
         assert time.monotonic() - started < 2
@@ -99,7 +99,7 @@ class Attacker:
 
 
 def plant_canaries(grounds: Path) -> None:
-    """Put files around the page's own, which nobody may touch."""
+    """Put canary files next to the page's own, which must not be touched."""
     for folder in (grounds, grounds / "ow", grounds / "given"):
         folder.mkdir(exist_ok=True)
         for name in ("victim.gif", "victim.mp4", "victim.webp", "secret.png", "state.json"):
@@ -121,13 +121,13 @@ _planted: dict[Path, dict[str, bytes]] = {}
 
 
 def check_canaries(grounds: Path) -> None:
-    """Files beside the page's own are all there, unchanged, and no others."""
+    """Check that the canary files are unchanged and that there are no others."""
     assert _outside(grounds) == _planted[grounds]
 
 
 @contextmanager
 def besieged(folder: Path, grounds: Path, **environment: str) -> Iterator[Attacker]:
-    """Start the page in the middle of canaries."""
+    """Start the page in a folder with canary files."""
     plant_canaries(grounds)
     _planted[grounds] = _outside(grounds)
     examples = {path: path.read_bytes() for path in (ROOT / "space/examples").iterdir()}
@@ -138,4 +138,4 @@ def besieged(folder: Path, grounds: Path, **environment: str) -> Iterator[Attack
         attacker.http.close()
         check_canaries(grounds)
     assert {path: path.read_bytes() for path in (ROOT / "space/examples").iterdir()} == examples
-    assert not any(grounds.rglob("fagan-*"))  # nothing remains after the page's end
+    assert not any(grounds.rglob("fagan-*"))  # nothing remains after the page has exited

@@ -1,4 +1,4 @@
-"""The page as a service, by gradio_client over HTTP."""
+"""The page's API, used by gradio_client over HTTP."""
 
 import json
 import re
@@ -152,7 +152,7 @@ def test_uploads_that_are_refused(client, tmp_path, uploads):
 
 
 def posted(client, endpoint, *data):
-    """Call an endpoint by plain HTTP, which uploads nothing by itself; give what the server says in the end."""
+    """Call an endpoint by plain HTTP, without uploading files; return the final response."""
     address = f"{client.src.rstrip('/')}/gradio_api/call/{endpoint}"
     request = Request(address, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
     with urlopen(request) as answer:
@@ -223,4 +223,4 @@ def test_of_two_hundred_requests_at_once_some_are_told_to_come_back_and_all_are_
     assert all("queue is full" in each.lower() for each in refused), refused[:3]
     assert len(drawn) >= WAITING
     assert refused
-    assert "event: complete" in ask(7)  # and the page goes on
+    assert "event: complete" in ask(7)  # the page still works

@@ -1,4 +1,4 @@
-"""What an attack on the page once found, tried again."""
+"""Regression tests of what a first attack on the page found."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def file_data(path):
 
 
 def number_of(attacker, inputs, outputs=None):
-    """Find functions of the tabs by the kinds of their inputs."""
+    """Find a tab's functions by the types of their inputs."""
     kinds = {each["id"]: each["type"] for each in attacker.http.get("/config").json()["components"]}
     return [
         each["id"]
@@ -70,12 +70,12 @@ def test_finding_2_no_function_deletes_what_a_visitor_names(attacker):
     assert attacker.http.get(f"{API}/file={generated}").status_code == 200
     assert attacker.http.get(f"{API}/file={theirs}").status_code == 403
     assert "logit" in neighbor.call("judge", [file_data(theirs), 0, 0, None])
-    assert "logit" not in neighbor.call("judge", [file_data(theirs), 0, 0, None])  # gone as soon as it was read
+    assert "logit" not in neighbor.call("judge", [file_data(theirs), 0, 0, None])  # deleted as soon as it was read
     neighbor.http.close()
 
 
 def cookie(attacker):
-    """Be another visitor: take a cookie, as a browser does."""
+    """Become another visitor by getting a cookie, as a browser does."""
     return httpx.get(attacker.page.url).headers["set-cookie"].partition(";")[0]
 
 
@@ -133,7 +133,7 @@ def test_finding_5_uploads_are_limited_together(attacker):
 
 @pytest.fixture(scope="module")
 def unread(attacker):
-    """An upload for requests that are refused before they read it."""
+    """An upload for requests that are refused before reading it."""
     return attacker.upload(png())
 
 

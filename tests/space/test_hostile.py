@@ -1,4 +1,4 @@
-"""The page under attack over HTTP, by its own schema: what is new there is attacked without another test."""
+"""Attacks on the page over HTTP, generated from its schema: new endpoints are covered automatically."""
 
 import asyncio
 import io
@@ -57,7 +57,7 @@ def file_data(path):
 
 
 def bad_values(attacker):
-    """Give values of which each endpoint and function should take hardly any, in hardly any place."""
+    """Return values that are invalid for nearly every input of every endpoint and function."""
     paths = st.sampled_from(paths_of(attacker))
     deep: list = []
     for _ in range(12):
@@ -102,8 +102,8 @@ def test_every_function_must_declare_what_it_takes(attacker):
     from fagan_space.blocks import check_declared
 
     new = SimpleNamespace(name="new", fn=lambda: None, queue=True)
-    with pytest.raises(TypeError, match="new is an event of the page that declares nothing"):
-        check_declared(SimpleNamespace(fns={0: new}))  # which the page's own start calls
+    with pytest.raises(TypeError, match="new is an event of the page without declared inputs"):
+        check_declared(SimpleNamespace(fns={0: new}))  # called when the page starts
     assert all(each["queue"] is not False for each in attacker.functions())
 
 
@@ -227,7 +227,7 @@ def test_bombs(attacker, made, name):
     content, started = made[name], time.monotonic()
     path = attacker.upload(content, "../../../ow/picture.svg\0.png")
     said = attacker.check(attacker.call("judge", [file_data(path), 0, 0, None]))
-    if name not in ("frames", "zTXt", "iCCP"):  # which are pictures beside their bomb
+    if name not in ("frames", "zTXt", "iCCP"):  # which are valid images besides their bomb
         assert '"logit"' not in said
     assert time.monotonic() - started < 10
     assert attacker.http.get(f"{API}/file={path}").status_code == 403  # gone
@@ -285,7 +285,7 @@ def test_long_addresses_and_headers(attacker):
 
 def test_five_hundred_at_once(attacker):
     async def ask(client, seed):
-        for wait in (0, 1):  # a connection that the system refuses is tried again
+        for wait in (0, 1):  # retry a connection that the system refuses
             try:
                 answer = await client.post(f"{API}/call/generate", json={"data": [str(seed), 1.0, None, None]})
                 break
@@ -360,7 +360,7 @@ def test_many_pictures_that_are_asked_for_and_not_fetched(attacker):
             )
         ]
     assert set(posted) <= {200, 503}
-    end = time.monotonic() + 30  # what nobody listens to is given up
+    end = time.monotonic() + 30  # work without a listener is canceled
     while "Queue is full" in (said := attacker.call("generate", ["1", 1.0, None, None])) and time.monotonic() < end:
         time.sleep(0.2)
     assert "event: complete" in said

@@ -30,7 +30,7 @@ def conditional(tmp_path_factory):
 
 
 def shown(client, kind, what):
-    """Say what the page's components of a kind have."""
+    """Return a property of the page's components of one type."""
     return [each["props"].get(what) for each in client.config["components"] if each["type"] == kind]
 
 

@@ -1,4 +1,4 @@
-"""What a second attack found, on the page that had withstood the first one."""
+"""Regression tests of what a second attack on the page found."""
 
 import secrets
 import socket
@@ -46,7 +46,7 @@ def test_nobody_pushes_another_visitors_session_out():
     with pytest.raises(Refusal, match="another visitor's"):
         sessions.claim("victim", flooder)
     with pytest.raises(Refusal, match="no such session"):
-        sessions.check("flood0", flooder)  # the oldest of the flood went instead
+        sessions.check("flood0", flooder)  # the oldest of the flood was evicted instead
 
 
 def test_a_session_that_is_listened_to_stays():
@@ -68,7 +68,7 @@ def test_an_endless_header_is_cut_off(attacker):
                 connection.sendall(b"a" * 100_000)
                 time.sleep(0.01)
 
-        with pytest.raises((ConnectionError, TimeoutError)):  # reset or closed, as the system says it
+        with pytest.raises((ConnectionError, TimeoutError)):  # reset or closed, depending on the system
             go_on()
     assert attacker.http.get("/config").status_code == 200
 
@@ -97,7 +97,7 @@ def test_a_length_of_thousands_of_digits_is_refused(attacker):
 
 
 def test_a_header_of_a_visitor_makes_no_other_visitor(folder, tmp_path):
-    """Where no proxy is said to stand in between, nobody is believed to come from elsewhere."""
+    """Without a configured proxy, forwarded addresses are ignored."""
     from benchmarks.serving import serving
 
     with serving(folder, tmp_path / "uploads") as page, httpx.Client(base_url=page.url, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""What a third attack found: on what all visitors share."""
+"""Regression tests of what a third attack found: resources shared by all visitors."""
 
 import asyncio
 import io
@@ -32,7 +32,7 @@ def visitor(address, name=None):
 
 
 def new_page():
-    """Make a page with nothing on it; outside of a loop, Gradio would make loops of its own and leave them open."""
+    """Make an empty page; outside of an event loop, Gradio would create loops and leave them open."""
 
     async def make():
         return Page()
@@ -196,7 +196,7 @@ def test_what_has_arrived_is_counted(tmp_path, monkeypatch):
 
 
 class Line(asyncio.Transport):
-    """The other end of a connection, which notes what becomes of it."""
+    """The other end of a connection, which records what happens to it."""
 
     def __init__(self):
         super().__init__({"peername": ("10.0.0.1", 1), "sockname": ("127.0.0.1", 80)})
@@ -266,7 +266,7 @@ def test_nobody_chooses_which_address_others_are_told(attacker):
 
 def test_gradio_keeps_no_statistics(tmp_path, monkeypatch):
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_MAX_EVENTS", "GRADIO_ANALYTICS_CACHE_FREQUENCY"):
-        monkeypatch.setenv(name, str(tmp_path))  # so that it is as before in the end
+        monkeypatch.setenv(name, str(tmp_path))  # restored at the end of the test
     storage.open_storage()
     queue = new_page()._queue
     assert queue.ANALYTICS_MAX_EVENTS == 1

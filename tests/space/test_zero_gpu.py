@@ -1,4 +1,4 @@
-"""On ZeroGPU a package `spaces` runs calls in other processes: what goes there and comes back is pickled."""
+"""On ZeroGPU, the package `spaces` runs calls in other processes: arguments and results are pickled."""
 
 import textwrap
 
@@ -7,7 +7,7 @@ from gradio_client import Client, handle_file
 
 from benchmarks.serving import ROOT, serving
 
-# What of the real package matters here; that is not to be had without its machines.
+# A stand-in for the relevant part of the real package, which works only on ZeroGPU.
 STAND_IN = """
     import functools, inspect, pathlib, pickle, sys
 

@@ -1,4 +1,4 @@
-"""Models of attn-gan-pytorch, the original: read, and converted into ours."""
+"""Read models of attn-gan-pytorch, the original, and convert them to ours."""
 
 from fagan_hf.models.legacy.convert import convert
 

@@ -1,4 +1,4 @@
-"""Our configs from the layers of a ``.conf``."""
+"""Build our configs from the layers of a ``.conf``."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ LARGEST_IMAGE_SIZE = 1024  # upper end of the search for a discriminator's image
 
 
 def generator_config(layers: Sequence[LegacyLayer], label_names: Sequence[str] = ()) -> GeneratorConfig:
-    """Make the config of a generator.
+    """Build the config of a generator.
 
     Args:
         layers: Returned by `read_conf`.
@@ -40,7 +40,7 @@ def generator_config(layers: Sequence[LegacyLayer], label_names: Sequence[str] =
 def discriminator_config(
     layers: Sequence[LegacyLayer], label_names: Sequence[str] = (), image_size: int | None = None
 ) -> DiscriminatorConfig:
-    """Make the config of a discriminator.
+    """Build the config of a discriminator.
 
     Strides round down, so several image sizes may end at 1x1, and a ``.conf`` does not specify which one. We choose
     ``image_size`` if it is among them, else the largest power of two, else the smallest size.

@@ -1,4 +1,4 @@
-"""Networks of attn-gan-pytorch 1.2.3, the original, from its ``.conf`` files and its ``GAN_GEN_10.pth``."""
+"""Convert networks of attn-gan-pytorch 1.2.3, the original, from its ``.conf`` files and its ``GAN_GEN_10.pth``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ def convert(
     discriminator_weights: str | Path | None = None,
     label_names: Sequence[str] = (),
 ) -> tuple[Generator, Discriminator | None]:
-    """Make networks with the same outputs as the original's in eval mode.
+    """Build networks with the same outputs as the original's in eval mode.
 
     Args:
         generator_conf: The generator's ``.conf``.
         generator_weights: Its weights, as saved by the original's training (``GAN_GEN_10.pth``).
-        discriminator_conf: The discriminator's ``.conf``; none: no discriminator.
+        discriminator_conf: The discriminator's ``.conf``; ``None`` for no discriminator.
         discriminator_weights: Its weights (``GAN_DIS_10.pth``).
         label_names: For conditional networks, a name for each component of the label vectors, in order.
 

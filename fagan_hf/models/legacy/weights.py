@@ -53,7 +53,7 @@ def _load_without_code(path: Path, file: BinaryIO) -> Any:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path} was refused, and no code in it was run: it references {named[1]}, and a pickle of more than "
-                "tensors can run code when loaded. If it is a whole network of yours, save its state_dict() instead"
+                "tensors can run code when loaded. If you pickled a whole network, save its state_dict() instead"
             ) from error
         raise ValueError(f"{path} is truncated or was not saved by torch.save(network.state_dict(), ...)") from error
 

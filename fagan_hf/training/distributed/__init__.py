@@ -1,1 +1,1 @@
-"""Several processes as one: what they share, how they are launched and how they are stopped."""
+"""Distributed training: what processes share, and how they are launched and stopped."""

@@ -26,7 +26,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 class SynchronizedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose training pass sees the images of all processes; each process must have equally many.
+    """Batch norm whose training pass sees the images of all processes, the same number in each.
 
     torch's `SyncBatchNorm` runs on GPUs only and has no second derivative, which gradient penalties need. This one
     consists of operations with derivatives of any order, at the cost of a few more kernels. In eval mode, and in the

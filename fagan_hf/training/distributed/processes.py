@@ -32,7 +32,7 @@ class OtherProcessError(RuntimeError):
     """Another process has failed or stopped responding."""
 
 
-_meetings = count(1)  # numbered alike in all processes: they are part of the store's keys
+_meetings = count(1)  # the same numbers in all processes: they are part of the store's keys
 
 
 class Processes:
@@ -53,7 +53,7 @@ class Processes:
     """
 
     def __init__(self, mixed_precision: str = "no", **options: Any):
-        _begin_anew()
+        _init_process_group()
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
             # Without an explicit CPU setting, Accelerate treats several processes as independent single-process runs.
@@ -166,19 +166,19 @@ class Processes:
         self.accelerator.end_training()
 
     def leave(self) -> None:
-        """Forget what Accelerate remembers of a run of one process: the next one in this process may be another kind.
+        """Reset Accelerate's global state after a single-process run: the next run here may need different settings.
 
-        `accelerate.notebook_launcher`, too, refuses to start where it remembers something.
+        `accelerate.notebook_launcher` also refuses to start while that state exists.
         """
         if self.count == 1:
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _begin_anew() -> None:
-    """Keep leftovers of a crashed start in torchrun's store from being mistaken for this start's.
+def _init_process_group() -> None:
+    """Initialize the process group under a new prefix of torchrun's store, apart from leftovers of a crashed start.
 
-    torchrun keeps one store for all restarts, and torch's rendezvous (2.13) would read addresses of dead processes
-    there. So would meetings, which would end before they began. Accelerate uses an existing process group.
+    torchrun keeps one store for all restarts: torch's rendezvous (2.13) would read addresses of dead processes there,
+    and meetings the messages of earlier ones, ending before they began. Accelerate uses an existing process group.
     """
     is_on_gpu = torch.cuda.is_available()
     if distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 # A terminal sends Ctrl-C to both launcher and run, and the launcher forwards it: together they are one request.
-SAME_WISH_SECONDS = 1.0
+DUPLICATE_SIGNAL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PARENT = os.getppid()  # at import time: the launcher, if it is alive
 
@@ -42,7 +42,7 @@ class StopRequest:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.is_made and now - self._made_at > SAME_WISH_SECONDS:
+        if self.is_made and now - self._made_at > DUPLICATE_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         elif not self.is_made:

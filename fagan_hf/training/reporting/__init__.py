@@ -1,1 +1,1 @@
-"""What a run shows: log lines, sample grids, plots, trackers, evaluation, pushes to the Hub."""
+"""Reporting of a run: log lines, sample grids, plots, trackers, evaluation, pushes to the Hub."""

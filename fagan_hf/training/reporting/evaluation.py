@@ -19,7 +19,7 @@ BEST = "best"
 
 
 class Evaluator:
-    """Generates images and extracts features in all processes, each its share; the main process compares them.
+    """Generates images and extracts features in all processes, a share in each; the main process compares them.
 
     Args:
         images: Images of the run.
@@ -39,7 +39,7 @@ class Evaluator:
         check_counts(num_images, images, self.extractor)
         rows = chosen_rows(len(images))
         self._real: RealFeatures | None = None  # in the main process only
-        # All processes generate equally many, so that features can be gathered; surplus images are dropped.
+        # All processes generate the same number, so that features can be gathered; surplus images are dropped.
         share = -(-num_images // processes.count)
         mine = range(processes.index * share, (processes.index + 1) * share)
         self._seeds = [FIRST_SEED + index for index in mine]
@@ -61,7 +61,7 @@ class Evaluator:
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
-    """Return the metrics as a line of ``metrics.jsonl`` names them."""
+    """Return the metrics by their names in ``metrics.jsonl``."""
     return {each.type: each.value for each in evaluation.metrics()}
 
 

@@ -1,4 +1,4 @@
-"""Health of a run: skipped steps, and symptoms that show in its metrics."""
+"""Health of a run: skipped steps, and symptoms in its metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +93,7 @@ def symptoms_of(line: Mapping[str, Any]) -> dict[str, str]:
 
 
 def diagnose(line: Mapping[str, Any], held: Mapping[str, int]) -> tuple[dict[str, int], list[str], list[str]]:
-    """Tell persistent symptoms from momentary ones.
+    """Distinguish persistent symptoms from momentary ones.
 
     Args:
         line: The newest line of `metrics.jsonl`.

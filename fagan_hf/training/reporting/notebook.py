@@ -1,4 +1,4 @@
-"""A run below the cell of a notebook: the newest losses, grid of samples and loss curve, redrawn in place."""
+"""Show a run below its notebook cell: the newest losses, sample grid and loss curve, updated in place."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 class NotebookDisplay:
-    """Shows what is new in the place of what was shown before.
+    """Shows new content in place of the previous content of the same kind.
 
     Args:
         ipython: The module ``IPython.display``.
@@ -46,7 +46,7 @@ class NotebookDisplay:
 
 
 def find_display() -> NotebookDisplay | None:
-    """Return a display for the notebook that this process runs; ``None`` in a terminal, IPython's too."""
+    """Return a display for the notebook that this process runs; ``None`` in a terminal, including IPython's."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or not hasattr(shell, "kernel"):

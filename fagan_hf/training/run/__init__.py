@@ -1,1 +1,1 @@
-"""A run from its first image to its last, and everything that its folder holds."""
+"""A run: its training loop, its progress and checkpoints, and the contents of its folder."""

@@ -1,4 +1,4 @@
-"""Whether a run continues: stop requested, out of time, or at its last image; the same answer in every process."""
+"""Agree in all processes on whether to stop: on request, or at the time limit."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Verdict(NamedTuple):
     """What all processes have agreed on.
 
     Attributes:
-        is_stopped: Was any of them asked to stop?
-        is_late: Has any of them reached the time limit?
+        is_stopped: Whether any of them was asked to stop.
+        is_late: Whether any of them has reached the time limit.
     """
 
     is_stopped: bool

@@ -113,7 +113,7 @@ class Checkpoints:
             The saved state and the tensors, for `restore`; ``None`` if there is no checkpoint.
 
         Raises:
-            ValueError: There are checkpoints, but all are corrupt: starting over is for the user to decide.
+            ValueError: There are checkpoints, but all are corrupt: the user must decide whether to start over.
         """
         problem = None
         for path in reversed(self.all()):
@@ -130,7 +130,7 @@ class Checkpoints:
         if problem is not None:
             raise ValueError(
                 f"all checkpoints in {self.folder} are corrupt (the oldest: {problem}). Restore one from a backup, or "
-                "remove that folder to start over; the model next to it stays"
+                "remove that folder to start over; the model next to it is kept"
             )
         return None
 

@@ -70,7 +70,7 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     if sys.platform == "win32":
-        import psutil  # comes with accelerate
+        import psutil  # a dependency of accelerate
 
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
     # On Linux `getrusage` also counts the process that this one was forked from.

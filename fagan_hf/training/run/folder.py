@@ -1,4 +1,4 @@
-"""Whether a run can be resumed in a folder: not with another recipe, nor while another process trains there."""
+"""Check that a run can use its folder: not with another recipe, and not while another process is training there."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A run from its first image to its last: when to step, log, sample, save, roll back and stop."""
+"""The training loop: when to step, log, sample, save, roll back and stop."""
 
 import sys
 import time
@@ -107,7 +107,7 @@ def _is_over(session: Session, verdict: Verdict) -> bool:
 
 
 def _has_ended(session: Session, verdict: Verdict) -> bool:
-    """Return whether the run has ended in good health; log what came after the last line, roll back if diverged."""
+    """Return whether the run is over; first log the steps since the last line, and roll back if they diverged."""
     if not _is_over(session, verdict):
         return False
     if session.images_seen > session.progress.logged_images and outputs.log(session):

@@ -134,7 +134,7 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     A repository holds the averaged generator; the trained one is initialized from it too.
 
     Returns:
-        A sentence on what was loaded and what not.
+        A message that says what was loaded and what was not.
 
     Raises:
         ValueError: The model's architecture differs from the run's.

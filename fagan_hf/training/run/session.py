@@ -50,7 +50,7 @@ class Session:
 
     Attributes:
         recipe: The recipe of the run.
-        command: The command for the card, where it is not that of this process.
+        command: The command for the card, if it differs from that of this process.
         processes: Processes that share the work.
         lock: Lock on the folder; main process only.
         origin: The model that the run starts from.
@@ -64,7 +64,7 @@ class Session:
         checkpoints: Checkpoints of the run.
         evaluator: Evaluates the averaged generator, if the recipe asks for it.
         report, tracker: Destinations of metrics and grids: the run folder, and a dashboard.
-        display: Shows the newest below a notebook's cell, where there is one.
+        display: Shows the newest metrics and grids below the cell, in a notebook.
         means: Means of the steps' metrics since the last line, on the device.
         skipped: Steps skipped because losses or gradients were not finite.
         stop_request: Whether the run was asked to stop.
@@ -176,7 +176,7 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
 
     Args:
         recipe: The recipe of the run.
-        command: What the card says starts the same training; by default the command of this process.
+        command: Command on the card that reproduces the training; by default the command of this process.
 
     Raises:
         ValueError: The images can't be used or are too few, the batch can't be split over the processes, the folder
@@ -199,7 +199,7 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
             lock = hold_folder(recipe)
     try:
         return _assemble(recipe, command, processes, lock)
-    except BaseException:  # in a notebook the process stays alive, and the traceback keeps everything in it
+    except BaseException:  # in a notebook the process stays alive, and the traceback keeps its objects alive
         if lock is not None:
             lock.release()
         processes.leave()
@@ -259,7 +259,7 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
         evaluator=evaluator,
         report=Report(recipe.run_dir),
         tracker=Tracker(processes.accelerator, recipe.report_to, recipe.run_dir, recipe.to_plain(), tell),
-        # Several processes come from `notebook_launcher`: they have left the notebook's kernel behind.
+        # Several processes in a notebook are started by `notebook_launcher`, and are not connected to its kernel.
         display=find_display() if processes.count == 1 else None,
         means=Means(processes.device),
         skipped=SkippedSteps(processes.device),

@@ -286,7 +286,7 @@ class Trainer:
                 # The passes use the random numbers of `_compute_all_logits`, with or without penalties in between.
                 with nullcontext() if all_logits is None else self._same_draws():
                     objective = compute_loss(index, self._among_all(own, rows, place))
-                # A loss of this part alone is a share of the whole; one of all logits is the whole, in every part.
+                # A loss of this part's logits is a share of the whole; one of all logits is the whole, in every part.
                 loss = objective.loss / parts if all_logits is None else objective.loss
                 total = loss * self.processes.count  # gradients are averaged over the processes
                 for weight, penalty in objective.penalties.values():

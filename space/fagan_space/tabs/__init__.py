@@ -1,1 +1,1 @@
-"""One module a tab: what it does as a function of plain values, and how it looks."""
+"""The tabs, one module each: the work as a function of plain values, and the layout."""

@@ -1,4 +1,4 @@
-"""What the model's card says, and how to train one's own."""
+"""The model card, and how to train your own model."""
 
 import re
 
@@ -24,14 +24,14 @@ Code, recipes, and how to design your own attention GAN: [fagan_hf](https://hugg
 
 
 def card_text(card: str) -> str:
-    """Give the words of a card: without its metadata, our marks, and pictures, which lie beside it and not here."""
+    """Return the text of a card without metadata, comments and images, whose files are not available here."""
     body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->|<img[^>]*>|!\[[^\]]*\]\([^)]*\)|<sub>.*?</sub>", "", body, flags=re.DOTALL)
     return re.sub(r"\n{3,}", "\n\n", body).strip()
 
 
 def build(model: Model) -> None:
-    """Lay the tab out."""
+    """Build the tab."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             gr.Markdown(card_text(model.card) or f"`{model.shown}` has no model card.")

@@ -16,7 +16,7 @@ TITLE = "Compare"
 
 
 def build(model: Model) -> None:
-    """Lay the tab out."""
+    """Build the tab."""
 
     @takes(CompareTab)
     def compare(left: str, right: str, text: str, truncation: float) -> Any:

@@ -1,4 +1,4 @@
-"""One seed, its gates turned from convolution only to attention only."""
+"""Images of the same seeds with gates from convolution only to attention only."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from fagan_hf.layers import gates
 from fagan_hf.requests import shown
 from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds
 from fagan_space.border import DialTab, takes
-from fagan_space.controls import COMPUTES, Event, label_dropdowns, picture_shown, seed_box, wishes
+from fagan_space.controls import COMPUTES, Event, chosen_labels, label_dropdowns, picture_shown, seed_box
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import read_seeds
 from fagan_space.models import Model
@@ -31,17 +31,17 @@ def strip(
     is_relative: bool = False,
     labels: dict[str, Any] | None = None,
 ) -> Image.Image:
-    """Draw seeds with other gates: a row for each, a column for each gate, the first as trained.
+    """Generate seeds at a range of gate values: one row per seed, one column per value, the first as trained.
 
     Args:
-        model: What draws.
-        seeds: Of the rows.
-        layer: The only one whose gate is turned; by default all are.
-        is_relative: Multiply the trained gates, instead of putting numbers from 0 to 1 in their place?
-        labels: What shall be seen, of a conditional model.
+        model: The model to use.
+        seeds: One per row.
+        layer: The only layer whose gate is changed; by default all are.
+        is_relative: Multiply the trained gates, instead of replacing them with values from 0 to 1?
+        labels: Labels for a conditional model.
 
     Raises:
-        ValueError: There is no such layer, or none with attention.
+        ValueError: There is no such layer, or no layer with attention.
     """
     generator = model.generator
     latents = latents_from_seeds(seeds, generator.config.latent_dim)
@@ -57,7 +57,7 @@ def strip(
 
 
 def layers_of(model: Model) -> dict[str, str]:
-    """Give the names of the layers by what they are called here: with their number and their trained gate."""
+    """Map the display names of the layers, with number and trained gate, to their module names."""
     return {
         f"layer {number}, alpha {gate.item():+.3f}": name.rpartition(".")[0]
         for number, (name, gate) in enumerate(gates(model.generator).items(), start=1)
@@ -65,7 +65,7 @@ def layers_of(model: Model) -> dict[str, str]:
 
 
 def build(model: Model) -> Event | None:
-    """Lay the tab out; give what it shows at first."""
+    """Build the tab, and return the event that fills it initially."""
     layers = layers_of(model)
     if not layers:
         gr.Markdown("This generator has no attention layers.")
@@ -76,7 +76,9 @@ def build(model: Model) -> Event | None:
         if layer not in (_ALL, *layers):
             raise ValueError(f"layer is {shown(layer)}; it must be one of the options in the list")
         seeds = read_seeds(text, MAX_ROWS, size=model.size)
-        return strip(model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=wishes(model, chosen))
+        return strip(
+            model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=chosen_labels(model, chosen)
+        )
 
     with gr.Row(equal_height=False):
         seeds = seed_box("0-2", info=f"At most {MAX_ROWS}, one row each")

@@ -1,4 +1,4 @@
-"""Seeds to pictures."""
+"""Images from seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -11,12 +11,12 @@ from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
     Event,
+    chosen_labels,
     fresh_seeds,
     gallery_shown,
     label_dropdowns,
     python_line,
     seed_box,
-    wishes,
 )
 from fagan_space.files import captioned, write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
@@ -36,18 +36,18 @@ def draw(
     labels: Mapping[str, Any] | None = None,
     alpha: float | Mapping[str, float] | None = None,
 ) -> list[Image.Image]:
-    """Draw a picture for each seed: the same, to the byte, as the command line and Python draw."""
+    """Generate an image for each seed, byte for byte the same as on the command line and in Python."""
     output = model.pipe(seeds=list(seeds), truncation=truncation, labels=labels or None, alpha=alpha, batch_size=_BATCH)
     return cast("list[Image.Image]", output.images)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def build(model: Model) -> Event:
-    """Lay the tab out; give what it shows at first."""
+    """Build the tab, and return the event that fills it initially."""
 
     @takes(GenerateTab)
     def generate(text: str, truncation: float, is_trained: bool, alpha: float, *chosen: str) -> Any:
         seeds = read_seeds(text, MAX_IMAGES, size=model.size)
-        labels = wishes(model, chosen)
+        labels = chosen_labels(model, chosen)
         wanted: dict[str, Any] = {"truncation": truncation} if truncation != 1 else {}
         wanted |= {"labels": labels} if labels else {}
         wanted |= {} if is_trained else {"alpha": alpha}
@@ -93,7 +93,7 @@ def build(model: Model) -> Event:
 
 
 def _as_python(seeds: Sequence[int]) -> str:
-    """Write seeds as they are typed in Python, runs of them as ranges."""
+    """Write seeds as a Python expression, with consecutive runs as ranges."""
     runs: list[list[int]] = []
     for seed in seeds:
         if runs and seed == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Click a pixel: where each attention layer looks from there, and what it makes of it."""
+"""Click a pixel: where each attention layer attends from there, and the outputs of its two branches."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,11 +23,11 @@ from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
     Event,
+    chosen_labels,
     gallery_shown,
     label_dropdowns,
     picture_shown,
     seed_number,
-    wishes,
 )
 from fagan_space.gpu import on_gpu
 from fagan_space.models import Model
@@ -35,7 +35,7 @@ from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture
 
 TITLE = "Look inside"
 _TILE = 256  # [pixels]
-_BIG = 512  # [pixels] of the picture that is clicked
+_BIG = 512  # of the clickable image [pixels]
 
 _EXPLANATION = """
 The generator makes images; the discriminator scores how real an image looks, including yours. At each position of its
@@ -52,16 +52,16 @@ the layer subtracts the attention branch.
 
 @dataclass(frozen=True)
 class Look:
-    """One layer, as seen from one place.
+    """One layer's attention from one position.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         alpha: Its gate.
-        times_uniform: The largest weight, in weights of uniform attention.
-        heat: Where it looks, over the picture.
-        convolution: What it puts out by convolution only.
-        attention: What it puts out by attention only.
-        words: All of that in a line.
+        times_uniform: The largest attention weight, as a multiple of the uniform weight.
+        heat: Heat map of the attention weights over the image.
+        convolution: Output of the convolution branch.
+        attention: Output of the attention branch.
+        words: One-line summary of the above.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Look:
 def look_at_generator(
     model: Model, seed: int, position: Position, labels: dict[str, Any] | None = None
 ) -> tuple[UInt8[np.ndarray, "height width 3"], list[Look]]:
-    """Draw a seed, and look inside while it is drawn.
+    """Generate the image of a seed, and capture the attention of each layer.
 
     Returns:
-        The picture, and the layers from the latent to it.
+        The image, and the layers in order from latent to image.
     """
     generator = model.generator
     latents = latents_from_seeds([seed], generator.config.latent_dim)
@@ -93,10 +93,10 @@ def look_at_generator(
 def look_at_discriminator(
     model: Model, picture: Picture, position: Position, labels: dict[str, Any] | None = None
 ) -> tuple[float, list[Look]]:
-    """Judge a picture, and look inside meanwhile.
+    """Compute the discriminator's logit for an image, and capture the attention of each layer.
 
     Returns:
-        The logit, higher for what is taken for real, and the layers from the picture on.
+        The logit (higher means more real), and the layers in order, starting at the image.
 
     Raises:
         ValueError: The model was published without its discriminator.
@@ -138,7 +138,7 @@ def _looks(
 
 @on_gpu
 def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = None) -> list[Image.Image]:
-    """Draw a seed with one layer by convolution only, as trained, and by attention only."""
+    """Generate a seed with one layer set to convolution only, as trained, and attention only."""
     generator = model.generator
     latents = latents_from_seeds([seed], generator.config.latent_dim)
     vectors = labels_from_seeds(generator, [seed], labels)
@@ -151,7 +151,7 @@ def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = No
 
 
 def build(model: Model) -> Event | None:
-    """Lay the tab out; give what it shows at first."""
+    """Build the tab, and return the event that fills it initially."""
     with gr.Tabs():
         with gr.Tab("Generator"):
             first = _build_generator(model)
@@ -171,12 +171,12 @@ def _place_sliders(model: Model) -> tuple[gr.Slider, gr.Slider]:
 
 
 def _layer_slider(count: int, value: int, info: str) -> gr.Slider:
-    # A slider needs two ends; where there is one layer it is not shown.
+    # A slider needs two distinct ends; if there is only one layer, it is hidden.
     return gr.Slider(1, max(count, 2), value, step=1, label="Layer", info=info, visible=count > 1)
 
 
 def _tiles() -> list[Any]:
-    """Make the components for one layer, in the order of `_shown`."""
+    """Make the components that show one layer, in the order of `_shown`."""
     words = gr.Markdown()
     with gr.Row():
         tiles = [
@@ -206,7 +206,7 @@ def _overview() -> gr.Gallery:
 
 
 def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
-    """Make what says which pixel was clicked: (row, column)."""
+    """Make a function that returns the clicked pixel: (row, column)."""
 
     @takes(Nothing, click=Pixel)
     def pixel(event: gr.SelectData) -> tuple[int, int]:
@@ -224,7 +224,7 @@ def _build_generator(model: Model) -> Event | None:
 
     @takes(LookTab)
     def look(seed: int, row: int, column: int, layer: int, *chosen: str) -> Any:
-        labels = wishes(model, chosen)
+        labels = chosen_labels(model, chosen)
         position = int(row), int(column)
         image, looks = look_at_generator(model, seed, position, labels)
         pictures = alone(model, seed, _chosen(looks, layer).name, labels)
@@ -275,7 +275,7 @@ def _build_discriminator(model: Model) -> None:
         if taken is None:
             raise ValueError(NO_PICTURE)
         position = int(row), int(column)
-        logit, looks = look_at_discriminator(model, taken, position, wishes(model, chosen))
+        logit, looks = look_at_discriminator(model, taken, position, chosen_labels(model, chosen))
         image = taken.transpose(1, 2, 0)
         words = f"Logit **{logit:+.2f}**: higher means more like a real image of the training data."
         return [marked_tile(image, position, tile_size=_BIG), words, *_shown(looks, layer), _strip(looks)]

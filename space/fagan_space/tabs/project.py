@@ -1,4 +1,4 @@
-"""A picture back to its latent, and from there along directions that mean something."""
+"""Projection of an image to its latent, and edits along the model's directions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fagan_hf.sampling.images import generate_images
 from fagan_hf.sampling.labels import encode_labels
 from fagan_hf.viz.grids import enlarged, image_grid
 from fagan_space.border import MoveTab, ProjectTab, takes
-from fagan_space.controls import COMPUTES, COMPUTES_LONG, label_dropdowns, picture_shown, wishes
+from fagan_space.controls import COMPUTES, COMPUTES_LONG, chosen_labels, label_dropdowns, picture_shown
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_STEPS
 from fagan_space.models import Model
@@ -32,13 +32,13 @@ _REMEMBERED = 600  # [seconds]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where a picture is in the latent space.
+    """Result of a projection.
 
     Attributes:
-        latents: Its latent.
-        labels: What it was found with, of a conditional model.
-        distance: Mean squared difference of picture and reconstruction, of pixels in [-1, 1].
-        comparison: Both, side by side.
+        latents: The image's latent.
+        labels: The labels used, for a conditional model.
+        distance: Mean squared error of the reconstruction, for pixels in [-1, 1].
+        comparison: Image and reconstruction side by side.
     """
 
     latents: Float[Tensor, "1 latent_dim"]
@@ -56,10 +56,10 @@ def find(
     labels: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Found:
-    """Find the latent of which the generator draws a picture most like the given one.
+    """Find the latent whose generated image is closest to the given one.
 
     Raises:
-        ValueError: ``steps`` is more than `MAX_STEPS`.
+        ValueError: ``steps`` is less than 1 or more than `MAX_STEPS`.
     """
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"steps is {steps}; it must be from 1 to {MAX_STEPS}")
@@ -83,7 +83,7 @@ def edit(
     strengths: Mapping[str, float] | None = None,
     labels: Mapping[str, Any] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw what was found, moved along directions, or with other labels.
+    """Generate the projected image, moved along directions or with other labels.
 
     Raises:
         ValueError: The model has no such direction or label.
@@ -101,7 +101,7 @@ def edit(
 
 
 def strongest(model: Model) -> list[str]:
-    """Name directions to offer: of each label the one that is followed best, then the second best of each."""
+    """Return the directions to offer: the best-correlated one of each label, then each label's second best, ..."""
     if model.directions is None:
         return []
     ranked = sorted(zip(model.directions.correlations, model.directions.names, strict=True), reverse=True)
@@ -113,7 +113,7 @@ def strongest(model: Model) -> list[str]:
 
 
 def build(model: Model) -> None:
-    """Lay the tab out."""
+    """Build the tab."""
     names = strongest(model)
 
     @takes(ProjectTab)
@@ -121,9 +121,9 @@ def build(model: Model) -> None:
         picture: Picture,
         steps: int,
         *chosen: str,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  # Gradio's way of asking for one
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  # how Gradio functions request one
     ) -> Any:
-        found = find(model, picture, steps=int(steps), labels=wishes(model, chosen), progress=True)
+        found = find(model, picture, steps=int(steps), labels=chosen_labels(model, chosen), progress=True)
         words = (
             f"Mean squared error {found.distance:.4f} (pixels in [-1, 1]). What the model has not learned can't be "
             "reconstructed."
@@ -137,7 +137,7 @@ def build(model: Model) -> None:
         strengths = {name: value for name, value in zip(names, values, strict=False) if value}
         if not all(isinstance(value, float) for value in strengths.values()):
             raise ValueError("the strength of a direction is text; it must be a number")
-        return _shown(edit(model, found, strengths, wishes(model, values[len(names) :])))
+        return _shown(edit(model, found, strengths, chosen_labels(model, values[len(names) :])))
 
     taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
     with gr.Row():

@@ -1,4 +1,4 @@
-"""A film from picture to picture."""
+"""Latent interpolation from seed to seed, as a GIF or video."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds, samp
 from fagan_hf.viz.films import check_film, writable_suffixes, write_film
 from fagan_hf.viz.grids import enlarged
 from fagan_space.border import SUFFIXES, WalkTab, takes
-from fagan_space.controls import COMPUTES_LONG, label_dropdowns, picture_shown, seed_box, wishes
+from fagan_space.controls import COMPUTES_LONG, chosen_labels, label_dropdowns, picture_shown, seed_box
 from fagan_space.files import request_folder
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_FRAMES, MAX_WALK_SEEDS, read_seeds
@@ -37,20 +37,20 @@ def film(
     labels: dict[str, Any] | None = None,
     tell: Callable[[float, str], Any] = lambda share, words: None,
 ) -> Path:
-    """Make a film that goes from seed to seed.
+    """Make a GIF or video that interpolates from seed to seed.
 
     Args:
-        model: What draws.
+        model: The model to use.
         seeds: At least two different ones.
         frames_per_step: Frames from each seed to the next.
-        seconds: How long the film takes.
+        seconds: Duration.
         suffix: ``".gif"`` or ``".mp4"``.
-        is_loop: Go back to the first?
-        labels: What shall be seen, of a conditional model.
-        tell: Is told how far it is, from 0 to 1, in words.
+        is_loop: Return to the first seed?
+        labels: Labels for a conditional model.
+        tell: Progress callback; receives the share done, from 0 to 1, and a description.
 
     Raises:
-        ValueError: It would have too many frames, or too many in a second.
+        ValueError: There would be too many frames, or too many per second.
     """
     steps = len(seeds) if is_loop else len(seeds) - 1
     if steps * frames_per_step > MAX_FRAMES:
@@ -62,7 +62,7 @@ def film(
     wanted = labels_from_seeds(generator, seeds, labels)
     if wanted is not None:
         wanted = walk(wanted, frames_per_step, is_loop=is_loop, interpolation=lerp)
-    name = _NAMES[suffix]  # never made of what a visitor sent
+    name = _NAMES[suffix]  # never derived from a visitor's input
     speed = len(latents) / seconds
     check_film(Path(name), speed)
     frames: list[np.ndarray] = []
@@ -85,7 +85,7 @@ def _draw(
 
 
 def build(model: Model) -> None:
-    """Lay the tab out."""
+    """Build the tab."""
 
     @takes(WalkTab)
     def make(
@@ -95,7 +95,7 @@ def build(model: Model) -> None:
         suffix: str,
         is_loop: bool,
         *chosen: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  # Gradio's way of asking for one
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio functions request one
     ) -> Any:
         seeds = read_seeds(text, MAX_WALK_SEEDS, size=model.size, least=2)
         path = film(
@@ -105,7 +105,7 @@ def build(model: Model) -> None:
             seconds=seconds,
             suffix=suffix,
             is_loop=is_loop,
-            labels=wishes(model, chosen),
+            labels=chosen_labels(model, chosen),
             tell=lambda share, words: progress(share, desc=words),
         )
         is_gif = suffix == ".gif"

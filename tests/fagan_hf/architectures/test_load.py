@@ -75,14 +75,14 @@ def test_every_way_of_conditioning_runs_and_survives_json(name, conditioning):
         inputs = torch.randn(2, config.latent_dim) if network_class is Generator else torch.randn(2, 3, size, size)
         for each in network.modules():
             if isinstance(each, torch.nn.Linear) and hasattr(each, "weight") and not each.weight.any():
-                torch.nn.init.normal_(each.weight)  # conditional batch norm begins without a say
+                torch.nn.init.normal_(each.weight)  # conditional batch norm has no effect at first
         one, other = torch.eye(3)[[0, 1]], torch.eye(3)[[2, 2]]
         assert not torch.allclose(network(inputs, one), network(inputs, other))
     assert with_labels(configs, NAMES, conditioning) == configs
 
 
 def interaction(discriminator):
-    """By how much a change of labels means something else for one image than for another."""
+    """Measure how much the effect of a label change differs between images."""
     images, labels = torch.randn(2, 3, 8, 8), torch.eye(3)
     judge = discriminator.double().eval()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_labels_meet_the_image(conditioning):
 
 
 def test_labels_beside_the_last_convolution_only_add_up():
-    """The original's way to the letter; this is why `with_labels` puts a layer in between."""
+    """As in the original; this is why `with_labels` puts a layer in between."""
     *first, last = DISCRIMINATOR.layers
     wide = dataclasses.replace(last, in_channels=last.in_channels + 3)
     config = dataclasses.replace(DISCRIMINATOR, layers=(*first, wide), label_names=NAMES)

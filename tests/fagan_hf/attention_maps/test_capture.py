@@ -30,12 +30,12 @@ def discriminator():
 
 
 def plain_weights(layer, feature_map):
-    """Written out head by head, with the whole N x N matrix: [batch, heads, N, N]."""
+    """Compute attention head by head, with the whole N x N matrix: [batch, heads, N, N]."""
     query, key = (module(feature_map).flatten(2).chunk(layer.heads, 1) for module in (layer.query, layer.key))
     return torch.stack([(q.mT @ k).softmax(-1) for q, k in zip(query, key, strict=True)], dim=1)
 
 
-# What is captured
+# Capturing
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -155,7 +155,7 @@ def test_positions_outside_of_a_map_are_refused_in_the_forward_pass():
     layer = SelfAttention(8).eval()
     with capture_attention(layer, [(0, 4)]), pytest.raises(ValueError, match=r"\(0, 4\).*to \(4, 3\)"):
         layer(torch.randn(1, 8, 5, 4))
-    layer(torch.randn(1, 8, 2, 2))  # nothing watches any more
+    layer(torch.randn(1, 8, 2, 2))  # nothing is captured any more
 
 
 def test_hooks_are_gone_after_an_exception(generator):
@@ -184,13 +184,13 @@ def test_what_cannot_be_captured_is_refused(generator):
 
 
 def places(feature_map, scale):
-    """The middles of a map's positions, as multiples of the query's."""
+    """Return the centers of a map's positions, in units of the query's positions."""
     height, width = feature_map.shape[2:]
     return scale * (torch.cartesian_prod(torch.arange(height), torch.arange(width)).double() + 0.5)
 
 
 def plain_statistics(query, key, heads):
-    """By the whole matrix of weights."""
+    """Compute the statistics from the whole matrix of weights."""
     distances = torch.cdist(places(query, 1), places(key, query.shape[2] // key.shape[2]))
     query, key = (feature_map.flatten(2).unflatten(1, (heads, -1)) for feature_map in (query, key))
     weights = torch.einsum("bhci,bhcj->bhij", query, key).softmax(-1)
@@ -218,7 +218,7 @@ def test_uniform_attention(pooling):
 
 
 def test_attention_to_one_position():
-    """Every query looks at the first position: the mean distance is that to a corner."""
+    """Every query attends to the first position: the mean distance is that to a corner."""
     key = torch.zeros(1, 1, 3, 3)
     key[0, 0, 0, 0] = 1
     distance, entropy = attention_statistics(torch.full((1, 1, 3, 3), 1e4), key)
@@ -232,7 +232,7 @@ def test_one_position_has_no_entropy():
 
 
 def test_the_whole_matrix_is_never_held():
-    """4,096 positions: no tensor that is made on the way may come near 4,096 x 4,096 numbers."""
+    """4,096 positions: no intermediate tensor may come near 4,096 x 4,096 numbers."""
 
     class Sizes(TorchDispatchMode):
         largest = 0
@@ -248,7 +248,7 @@ def test_the_whole_matrix_is_never_held():
     assert 64 * 4096 <= sizes.largest <= 2**20
 
 
-# Layers in numbers
+# Statistics of layers
 
 
 def test_flops_by_hand(generator, discriminator):
@@ -278,7 +278,7 @@ def test_flops_do_not_depend_on_the_kernel_or_the_mode(generator):
 
 
 class Calls(TorchDispatchMode):
-    """Record what torch's attention kernels are handed over, and how many products of batches there are."""
+    """Records the arguments of torch's attention kernels, and the number of batched matrix products."""
 
     def __init__(self):
         super().__init__()
@@ -294,7 +294,7 @@ class Calls(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", ["chunked", "fused", None])
 def test_the_kernel_is_the_one_of_a_forward_pass(kernel, dtype):
-    """Of 16 to 1,024 positions, so that both are chosen."""
+    """With 16 to 1,024 positions, so that both kernels are chosen."""
     generator = with_gates(Generator.from_preset("fagan-plain-32")).to(dtype)
     latents = torch.randn(1, 64, dtype=dtype)
     with nullcontext() if kernel is None else attention_kernel(kernel), torch.no_grad():
@@ -345,7 +345,7 @@ def test_a_kernel_that_holds_all_weights_is_told(generator):
 
 
 def test_of_other_devices_nothing_is_claimed():
-    """Torch can't be asked there whether its kernel is one."""
+    """On other devices torch can't report whether its kernel is fused."""
     layer, query = SelfAttention(8, heads=2), torch.empty(1, 8, 4, 4, device="meta")
     with attention_kernel("fused"):
         report = kernels.kernel_report(layer, query, query, query)
@@ -363,7 +363,7 @@ def test_on_cuda_the_kernels_are_none_that_hold_all_weights(dtype, backends):
     assert {report.backend for report in reports} <= backends
 
 
-# Numbers of attention
+# Statistics of attention
 
 
 def test_a_layer_in_numbers(generator):
@@ -397,7 +397,7 @@ def test_energy_follows_the_gate(generator):
         with override_alpha(generator, gate):
             first, middle, _ = inspect_layers(generator, latents)
         assert first.attention_energy == expected
-        assert 0 <= middle.attention_energy < 1  # self-attention adds to what it was given
+        assert 0 <= middle.attention_energy < 1  # self-attention adds to its input
         assert first.gate == gate
 
 
@@ -408,7 +408,7 @@ def test_fresh_networks_have_no_energy_in_attention():
     ):
         energies = [layer.attention_energy for layer in inspect_layers(network, inputs)]
         assert {energy for energy in energies if energy is not None} == {0}
-        assert network.training  # as it came
+        assert network.training  # unchanged
 
 
 def test_a_layer_without_attention_has_no_numbers_of_it(discriminator):

@@ -31,7 +31,7 @@ def generator():
 
 @pytest.fixture
 def drawn(generator):
-    """Two images and what was captured while they were drawn."""
+    """Two images and the attention captured while generating them."""
     with torch.no_grad(), capture_attention(generator, [(1, 6), (7, 0)]) as captured:
         images = to_uint8(generator(torch.randn(2, 8)))
     return images, captured
@@ -196,7 +196,7 @@ def test_a_relative_strip_multiplies_the_trained_gates(generator):
         [expected] = generate_images(generator, latents)
     assert np.array_equal(strip[26:34, -18:-10], expected)
     [trained] = generate_images(generator, latents)
-    assert np.array_equal(strip[26:34, -28:-20], trained)  # once is as trained
+    assert np.array_equal(strip[26:34, -28:-20], trained)  # 1 times is as trained
     only = np.asarray(
         alpha_strip(generator, latents, None, [2.0], ["layers.1", "layers.0.alpha"], is_relative=True, tile_size=8)
     )

@@ -24,7 +24,7 @@ def generator():
 
 @pytest.fixture
 def model(tmp_path, generator):
-    """The folder of a run, with both networks and its numbers."""
+    """A run folder with both networks and metrics."""
     save_repository(tmp_path / "model", generator, Discriminator(DISCRIMINATOR).eval())
     lines = [{"images": images, "generator.layers.0.alpha": 0.001 * images} for images in (32, 64)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -245,7 +245,7 @@ def test_malformed_flags_are_answered_before_anything_is_loaded(capsys, flag, va
 
 
 def test_many_seeds_are_the_mean_of_all(model, generator, capsys):
-    """More than a batch; each as it is drawn alone."""
+    """More than one batch; each image as if generated alone."""
     assert main(["inspect", model, "--seeds", "0-17"]) == 0
     row = capsys.readouterr().out.splitlines()[2].split()
     alone = [inspect_layers(generator, latents_from_seeds([seed], 8))[0].entropy for seed in range(18)]

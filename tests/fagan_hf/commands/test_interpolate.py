@@ -19,7 +19,7 @@ def generator():
 
 @pytest.fixture
 def films(monkeypatch):
-    """Catch what is written: path, frames, speed."""
+    """Record what would be written: path, frames, frame rate."""
     written = []
     monkeypatch.setattr(
         "fagan_hf.viz.films.write_film", lambda path, frames, **speed: written.append((path, frames, speed))
@@ -83,7 +83,7 @@ def test_truncation(generator, tmp_path, films):
     ("changes", "message"),
     [
         (["--seeds", "3,3"], r"--seeds are \[3, 3\]; interpolation needs at least two different ones"),
-        (["--out", "walk.png"], "film is 'walk.png'; it must end in .gif, .mp4, .webp"),
+        (["--out", "walk.png"], "video is 'walk.png'; it must end in .gif, .mp4, .webp"),
         (["--out", "walk.mp4"], "an .mp4 needs ffmpeg"),
         (["--frames-per-second", "100"], "frames_per_second is 100.0; it must be from 0.01 to 50"),
         (["--frames", "0"], "frames_per_step is 0"),

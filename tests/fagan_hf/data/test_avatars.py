@@ -36,7 +36,7 @@ def _rgb(color: str) -> np.ndarray:
 
 
 def _area(picture: np.ndarray, color: str) -> float:
-    """Measure the share of a picture that has exactly this color."""
+    """Measure the share of an image that has exactly this color."""
     return float((picture == _rgb(color)).all(axis=-1).mean())
 
 
@@ -52,7 +52,7 @@ def people() -> list[dict[str, str | bool]]:
     return [avatar_labels(seed) for seed in range(2000)]
 
 
-# The same picture everywhere, always. A new digest needs a new avatars._VERSION.
+# The same image everywhere, always. A new digest needs a new avatars._VERSION.
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_small_pictures_are_the_large_one_reduced(size: int):
         assert np.sqrt(np.mean((draw_avatar(seed, size=size) - large) ** 2)) < 3
 
 
-# Labels say what is drawn.
+# Labels match the drawing.
 
 
 def test_labels_are_what_dicebear_drew():
@@ -143,7 +143,7 @@ def test_every_value_occurs(people: list[dict[str, str | bool]]):
         assert {person[name] for person in people} == set(values or (False, True))
 
 
-# People look natural, and fill the picture.
+# Portraits look natural, and fill the image.
 
 
 def test_rates_are_natural(people: list[dict[str, str | bool]]):

@@ -102,7 +102,7 @@ def test_disk_full_in_the_middle(tmp_path, code):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_real_full_disk(tmp_path, monkeypatch):
-    """Writing itself fails, not only what feeds it: sync is where a buffered write meets the full disk."""
+    """Writing itself fails, not only the source of the data: buffered writes hit the full disk at sync."""
     monkeypatch.setattr(Path, "open", lambda path, mode: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(OSError, match="FAGAN_CACHE"):
         write(tmp_path / "cache")
@@ -155,7 +155,7 @@ def test_fewer_images_than_announced_are_no_cache(tmp_path):
 
 
 def test_of_two_that_finish_the_first_stays(tmp_path):
-    """Without working locks two processes may write at once: the second finds the first one's cache and keeps it."""
+    """If locks don't work, two processes may write at once: the second finds the first one's cache and keeps it."""
 
     def chunks():
         first = write(tmp_path / "cache")

@@ -133,7 +133,7 @@ def test_color_profiles_are_ignored(tmp_path):
 
 @pytest.mark.parametrize(
     ("orientation", "stored_as"),
-    [  # where the upright quadrants (a b / c d) lie in the stored picture
+    [  # where the upright quadrants (a b / c d) are in the stored image
         (1, "abcd"),
         (2, "badc"),
         (3, "dcba"),
@@ -154,7 +154,7 @@ def test_exif_orientation(tmp_path, orientation, stored_as, suffix):
 
 
 def test_exif_orientation_of_a_photograph_that_is_not_square(tmp_path):
-    """The camera held upright: stored 40 wide and 24 high, shown 24 wide and 40 high, cropped in the middle."""
+    """A portrait photograph: stored 40 wide and 24 high, displayed 24 wide and 40 high, center-cropped."""
     upright = np.zeros((40, 24, 3), np.uint8)
     upright[8:32] = quadrants(COLORS, half=12)
     exif = Image.Exif()
@@ -189,7 +189,7 @@ def test_nothing_outside_the_crop_shines_in():
 
 
 def test_resize_is_antialiased():
-    """Stripes of one pixel become even gray; a resize without antialiasing keeps some of them."""
+    """Stripes of one pixel become uniform gray; a resize without antialiasing keeps some of them."""
     pixels = np.zeros((64, 64), np.uint8)
     pixels[:, ::2] = 255
     small = decode(encoded(pixels), resolution=16)[0, :, 2:-2]

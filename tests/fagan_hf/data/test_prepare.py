@@ -30,7 +30,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def prepare(cache):
-    """Prepare quietly, in a cache of this test."""
+    """Prepare without a progress bar, in this test's cache."""
     return lambda dataset, resolution=8, **options: prepare_images(
         ImageSource(str(dataset), resolution, **options), cache_dir=cache, progress=False, num_processes=1
     )
@@ -38,7 +38,7 @@ def prepare(cache):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Return a function after which no image may be read or drawn."""
+    """Return a function that makes reading or drawing any further image fail."""
     return lambda: monkeypatch.setattr(data, "_prepare", lambda *_: pytest.fail("an image was prepared again"))
 
 
@@ -54,7 +54,7 @@ def folder_of(path, values, size=(16, 16)):
 
 
 def entries(cache):
-    """List what was cached: locks are no content."""
+    """List the cache entries, without locks."""
     return sorted(entry.name for entry in cache.iterdir() if entry.suffix != ".lock") if cache.exists() else []
 
 
@@ -321,7 +321,7 @@ def start(script, *arguments):
 
 
 def test_two_scripts_without_a_main_guard_prepare_at_once(tmp_path, cache):
-    """Each starts processes; these do not run the script again, need neither torch nor datasets, and keep order."""
+    """Each starts processes, which don't rerun the script, need neither torch nor datasets, and keep the order."""
     folder = folder_of(tmp_path / "set", {f"{i:03}.png": i % 256 for i in range(300)}, size=(8, 8))
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -530,7 +530,7 @@ def test_missing_class_label(prepare, monkeypatch):
 
 @pytest.mark.parametrize("typed", [True, False])
 def test_parquet_through_the_real_load_dataset(prepare, tmp_path, monkeypatch, typed):
-    """Parquet files, as the Hub holds them, also without the metadata that says which column is an image."""
+    """Parquet files as on the Hub, also without the metadata that says which column is an image."""
     rows = {"image": [{"bytes": png(50), "path": None}, {"bytes": png(60), "path": None}]}
     features = datasets.Features({"image": datasets.Image()}) if typed else None
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "rows.parquet")
@@ -556,11 +556,11 @@ def test_without_datasets(prepare, tmp_path, monkeypatch):
     assert len(prepare(folder_of(tmp_path / "set", {"a.png": 10}))) == 1
 
 
-# Pixels do not change unnoticed
+# Golden pixels
 
 
 def test_golden_pixels(prepare, tmp_path):
-    """Raise PREPROCESSING_VERSION when this changes."""
+    """Increase PREPROCESSING_VERSION when these change."""
     y, x = np.mgrid[0:40, 0:50]
     pixels = np.stack([x * 5, y * 6, (x * y) % 256], axis=-1).astype(np.uint8)
     (tmp_path / "set").mkdir()

@@ -44,7 +44,7 @@ def png(value, size=(9, 11)):
 
 
 def folder_of(path, count, bad=()):
-    """Write pictures of one color each: 0, 1, 2 ..."""
+    """Write images of one color each: 0, 1, 2 ..."""
     path.mkdir(parents=True, exist_ok=True)
     for value in range(count):
         (path / f"{value:03d}.png").write_bytes(b"no image" if value in bad else png(value))
@@ -52,7 +52,7 @@ def folder_of(path, count, bad=()):
 
 
 def values(stream, count):
-    """Take images, and tell them by their color."""
+    """Take images, and return their colors."""
     return stream.take(count)[0][:, 0, 0, 0].tolist()
 
 
@@ -107,7 +107,7 @@ def test_the_buffer_mixes_all_and_loses_nothing(monkeypatch):
     names = [int(sample.name) for sample in streaming._shuffled(samples, np.random.default_rng(0))]
     assert sorted(names) == list(range(200))
     assert names != sorted(names)
-    assert max(name - place for place, name in enumerate(names)) == 50  # nothing comes before it was read
+    assert max(name - place for place, name in enumerate(names)) == 50  # nothing is yielded before it was read
     assert np.corrcoef(names[:50], range(50))[0, 1] < 0.9
 
 
@@ -248,7 +248,7 @@ def test_what_a_thread_fails_with_arrives(open_, tmp_path, monkeypatch):
     stream = open_(folder_of(tmp_path / "set", 300))
     stream.take(3)
     monkeypatch.setattr(streaming, "decode_image", fail)
-    for _ in range(2):  # and again, instead of waiting for threads that have ended
+    for _ in range(2):  # and again, instead of waiting for ended threads
         with pytest.raises(OSError, match=r"reading .*set failed after \d+ images .* the cable was pulled") as caught:
             stream.take(1000)
         assert isinstance(caught.value.__cause__, ConnectionError)
@@ -324,7 +324,7 @@ def test_no_more_is_read_ahead_than_the_queue_holds(open_, tmp_path, monkeypatch
     assert 8 <= calls["decode"] <= 9
 
 
-# Data sets of the Hub, in processes of their own: what is imported here is offline.
+# Data sets of the Hub, in separate processes, because the modules imported here are offline.
 
 FACES = 20
 
@@ -378,7 +378,7 @@ def hub():
 
 @pytest.fixture
 def client(hub, tmp_path):
-    """Run code in a process of its own; give back what it says as JSON."""
+    """Run code in a new process; return its output as JSON."""
 
     def run(code):
         begin = """
@@ -432,7 +432,7 @@ def test_the_order_of_a_data_set_of_the_hub(client):
     two = [set(mine) for mine in said["2"]]
     assert two[0] & two[1] == set()
     assert len(two[0] | two[1]) >= 18
-    # Each of six has every sixth row, three or four, one of which has no image: three are its first epoch.
+    # Each of six has every sixth row: three or four, one without an image, so its first epoch is three images.
     many = [value for mine in said["many"] for value in mine]
     assert max(Counter(many).values()) <= 2  # one share may be a single image short
     assert len(set(many)) >= 17

@@ -118,7 +118,7 @@ def metadata(card):
 
 
 def assert_sound(card):
-    """Whatever the folder has, a card says what is known and nothing else."""
+    """Check that a card states what is known about the folder, and nothing else."""
     for sign in ("None", "{{", "}}", "{%", "{#", "nan", "Undefined", "[]", "``,", "``.", "\n\n\n"):
         assert sign not in card
     rows = [line for line in card.splitlines() if line.startswith("|")]
@@ -189,7 +189,7 @@ def test_a_run(make_run, data, repo_id):
         (CELEBA, {"license": "other", "license_name": "celeba-non-commercial-research"}, "do not use them"),
         (CELEBA, {"datasets": ["flwrlabs/celeba"], "tags": "faces"}, "opinions of a few annotators"),
         (FLOWERS, {"datasets": ["user/flowers"], "license": None}, "License: cc-by-2.0. @article{f, title={F} }."),
-        (FOLDER, {"datasets": None, "license": None}, "20 images of the publisher's (`my pictures`)"),
+        (FOLDER, {"datasets": None, "license": None}, "20 images provided by the publisher (`my pictures`)"),
         (AVATARS, {"datasets": None, "base_model": None}, "Training data: Adapted from a work"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_picture_that_is_not_there_is_not_shown(make_run, missing):
 
 
 def test_what_is_on_the_hub_counts(make_run):
-    """Not what the folder has, if the caller knows better."""
+    """What the caller passes takes precedence over the folder."""
     card = write_card(make_run(), files={"onnx/generator.onnx", "torch_export/generator.pt2"})
     assert "samples.png" not in card
     assert "For ONNX Runtime: `onnx/generator.onnx`" in card
@@ -276,7 +276,7 @@ def test_measurements_in_the_metadata(make_run):
         name: getattr(first, name) for name in ("features", "num_images", "reference", "floor", "error", "command")
     }
     assert results[1].metric_args == {name: getattr(second, name) for name in ("features", "num_images", "reference")}
-    assert [each.dataset_revision for each in results] == [COMMIT, None]  # that of the training data is not another's
+    assert [each.dataset_revision for each in results] == [COMMIT, None]  # the revision is the training data's only
     assert metadata(write_card(run, "user/name"))["model-index"][0]["name"] == "name"
 
 
@@ -378,7 +378,7 @@ def regions(card):
 
 
 def human(card):
-    """Give what is before, between and after our regions."""
+    """Return the text before, between and after our regions."""
     body = re.split(r"^---[ \t]*\r?\n", card, maxsplit=2, flags=re.MULTILINE)[2]
     return re.split(r"<!-- fagan_hf:begin .*?<!-- fagan_hf:end \w+ -->", body, flags=re.DOTALL)
 
@@ -474,7 +474,7 @@ def test_an_empty_readme(bare, old):
 
 
 def test_front_matter_only(bare):
-    """As the Hub makes it."""
+    """As created by the Hub."""
     card = write_card(bare, "user/name", "---\nlicense: openrail\n---\n")
     assert card.startswith("---\nlicense: openrail\nlibrary_name: fagan_hf\n")
     own = regions(write_card(bare, "user/name"))
@@ -538,7 +538,7 @@ def test_a_broken_card_is_refused_with_the_way_out(bare, old, reason):
     assert reason in str(caught.value)
 
 
-# No letters that UTF-8 can't write, and no front matter by chance.
+# No characters that UTF-8 can't encode, and no accidental front matter.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: "-->" not in text)
 
 
@@ -570,7 +570,7 @@ def test_a_broken_file_of_facts_is_named(make_run):
 
 
 def test_what_we_wrote_in_the_metadata_goes_with_the_weights_it_was_about(bare, make_run):
-    """From CelebA to avatars to weights that nothing is known of: no license, data set or tag of the old ones stays."""
+    """From CelebA to avatars to unknown weights: no license, data set or tag of the old ones stays."""
     celeba = write_card(make_run(CELEBA, finetuned_from=f"user/base@{COMMIT}"), "user/name")
     assert metadata(celeba)["license_name"] == "celeba-non-commercial-research"
     assert {"datasets", "base_model", "license_link"} <= metadata(celeba).keys()
@@ -645,7 +645,7 @@ def test_the_same_again_is_of_the_same_data(make_run):
     ],
 )
 def test_the_same_again_takes_as_many_images(make_run, images, minutes, flags):
-    """A run may have been ended by hand, or by a clock, which says something else on another machine."""
+    """A run may have been stopped by hand or by a time limit, which is not reproducible on another machine."""
     run = make_run(recipe=RECIPE | {"max_minutes": minutes}, images_seen=images)
     assert f"recipe.yaml{flags}\n" in write_card(run, "user/name")
 
@@ -668,7 +668,7 @@ def test_a_card_remembers_where_it_was_published(make_run):
     run = make_run()
     published = write_card(run, "user/name")
     assert published_as(published) == "user/name"
-    assert write_card(run, existing=published) == published  # written anew in the folder, say by fagan-hf evaluate
+    assert write_card(run, existing=published) == published  # rewritten in the folder, for example by fagan-hf evaluate
     moved = write_card(run, "other/name", published)
     assert "user/name" not in moved
     assert published_as(moved) == "other/name"

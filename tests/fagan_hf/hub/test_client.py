@@ -1,4 +1,4 @@
-"""How often a push tries, without a server; tests/hub has one."""
+"""Retries of a push, without a server; tests/hub has one."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from fagan_hf.hub import client
 from fagan_hf.training.reporting.publisher import Publisher
 
 TOKEN = "hf_" + "OnlyInTestsOnlyInTestsOnlyInTests" + "A"
-# The client's HTTP library, which it has changed before.
+# The client's HTTP library, which has changed before.
 _ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 httpx = import_module(_ERROR.__module__.partition(".")[0])
 COMMIT = "https://huggingface.co/api/models/me/x/commit/main"
@@ -29,7 +29,7 @@ def dropped(address=COMMIT):
 
 
 class Clock:
-    """Time that passes only where somebody waits; it stands in for the `hurry` of a push too."""
+    """Time that passes only while something waits; also stands in for the `hurry` of a push."""
 
     def __init__(self):
         self.now, self.pauses, self.is_set = 0.0, [], False
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Api:
-    """What `hub` asks of the client. `answers` are those of the next commits; the last one stays."""
+    """The client's API as used by `hub`. `answers` are the results of the next commits; the last one repeats."""
 
     answers, seconds_of_a_commit, commits = [], 0.0, []
 

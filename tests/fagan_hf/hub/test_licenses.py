@@ -12,7 +12,7 @@ CELEBA = {"license": "other", "license_name": "celeba-non-commercial-research"}
     ("dataset", "kind"),
     [
         ("avatars:lorelei", "avatars"),
-        ("avatars", "other"),  # a folder of that name: ours name their style
+        ("avatars", "other"),  # a folder of that name: our avatars name their style
         ("avatars-of-mine", "other"),
         ("user/avatars", "other"),
         ("flwrlabs/celeba", "celeba"),
@@ -64,7 +64,7 @@ def test_avatars_of_an_unknown_license_claim_none():
 @pytest.mark.parametrize("dataset", ["flwrlabs/celeba", "nielsr/CelebA-faces", "celeba"])
 @pytest.mark.parametrize("own", [None, "mit"])
 def test_celeba_is_for_research(dataset, own):
-    found = terms([{"dataset": dataset, "license": "mit"}], own)  # whatever a copy of it says
+    found = terms([{"dataset": dataset, "license": "mit"}], own)  # whatever license a copy declares
     link = {"license_link": "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"}
     assert found.metadata == ({"license": "mit"} if own else CELEBA | link)
     assert "non-commercial research purposes only" in found.data
@@ -95,7 +95,7 @@ DRAWN = {"dataset": "avatars:x", "license": "CC0 1.0", "attribution": "By Somebo
 
 
 def test_what_was_learned_from_earlier_counts():
-    """A model of CelebA's faces that was fine-tuned on free drawings is not free."""
+    """A model of CelebA that was fine-tuned on freely licensed drawings is not free."""
     found = terms([DRAWN, {"dataset": "flwrlabs/celeba"}])
     assert found.metadata.items() >= CELEBA.items()
     assert "do not use them" in found.weights

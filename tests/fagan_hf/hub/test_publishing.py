@@ -90,7 +90,7 @@ def contents(hub):
 
 
 def write_on_card(hub):
-    """Have people write before, between and after our parts."""
+    """Add text by users before, between and after our regions."""
     path = hub.root / REPO / "README.md"
     card = path.read_text().replace("library_name", "thumbnail: x.png # mine\nlibrary_name", 1)
     card = card.replace("<!-- fagan_hf:begin summary", "BEFORE 🎨\n\n<!-- fagan_hf:begin summary")
@@ -229,7 +229,7 @@ def test_requirements_of_ours_follow(hub, run, ours):
 
 
 def test_a_repository_of_the_web_site_gets_a_card(hub, generator):
-    """It has a README, and no model that the README could be of."""
+    """It has a README, but no model that the README could describe."""
     (hub.root / REPO).mkdir(parents=True)
     (hub.root / REPO / "README.md").write_text("---\nlicense: apache-2.0\n---\nMine\n")
     generator.push_to_hub(REPO)
@@ -298,7 +298,7 @@ def test_pushing_by_hand_leaves_the_run_as_it_is(hub, run):
 
 
 def test_pushing_by_hand_during_a_training_mixes_no_moments(hub, run, monkeypatch):
-    """It saves while the networks are loaded: the snapshot is taken again."""
+    """A checkpoint is saved while the networks are being loaded: the snapshot is taken again."""
     load, saves = Generator.from_pretrained, []
 
     def load_while_saving(folder):
@@ -359,7 +359,7 @@ def test_tokens_are_in_no_text(hub, run, secret):
     assert [name for name, content in there.items() if secret.encode() in content] == []
     for name in ("facts.json", "recipe.yaml", "metrics.jsonl", "requirements.txt", "README.md"):
         assert b"REMOVED-TOKEN" in there[name]
-    assert secret in (run / "recipe.yaml").read_text()  # the run's own stays
+    assert secret in (run / "recipe.yaml").read_text()  # the run's own recipe is unchanged
 
 
 # Recipes
@@ -456,7 +456,7 @@ def test_a_generator_that_was_pushed_loads(hub, run, generator):
 
 
 def test_numbers_on_the_hub_stay_with_their_weights(hub, run, generator):
-    """Measured on one machine, pushed again from another one that has the same weights and not the numbers."""
+    """Measured on one machine, then pushed from another one with the same weights but without the metrics."""
     publish(run, REPO, message="First")
     (run / "metrics.json").unlink()
     publish(run, REPO, message="Second")

@@ -8,7 +8,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """What the Hub is asked for; it has everything."""
+    """Records requests to a Hub that has every file."""
     calls = []
 
     def download(repo_id, **options):
@@ -35,7 +35,7 @@ def test_a_repository_at_a_revision(asked, tmp_path, name, revision, wanted):
 
 
 def test_two_revisions_are_refused(asked):
-    with pytest.raises(ValueError, match="name two revisions"):
+    with pytest.raises(ValueError, match="are two different revisions"):
         resolve("alice/faces@v1", allow_patterns=["*"], revision="v2")
     assert asked == []
 

@@ -15,7 +15,7 @@ NAMES = ("bright", "striped", "chance")
 
 @pytest.fixture
 def generator():
-    """Of whose pictures the first number of a latent is the brightness, the second the stripes."""
+    """A generator whose first latent dimension controls brightness, the second stripes."""
     layer = ConvTransposeSpec(in_channels=4, out_channels=3, kernel_size=8, spectral_norm=False)
     generator = Generator(GeneratorConfig(latent_dim=4, image_size=8, layers=(layer,)))
     [weight, bias] = generator.parameters()
@@ -28,7 +28,7 @@ def generator():
 
 @pytest.fixture
 def real():
-    """Pictures, bright or dark, striped or not, and a label that has nothing to do with either."""
+    """Images, bright or dark, striped or not, and a label that is independent of both."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, (400, 3)).astype(np.float32)
     stripes = np.tile([1.0, -1.0], 4)[:, None]

@@ -20,7 +20,7 @@ def conditional_generator():
 
 
 def lively_generator(make=lambda: Generator(GENERATOR).eval()):
-    """Give a generator whose pictures differ as trained ones do; untrained they are all nearly gray."""
+    """Make a generator whose images vary as if trained; untrained they are all nearly gray."""
     generator = make()
     with torch.no_grad():
         generator.layers[0].batch_norm.weight.mul_(10)
@@ -28,7 +28,7 @@ def lively_generator(make=lambda: Generator(GENERATOR).eval()):
 
 
 def drawn(generator, seed, *labels):
-    """Draw the picture of a seed, as bytes would give it: [3, size, size] in [-1, 1]."""
+    """Generate the image of a seed, rounded to 8 bits: [3, size, size] in [-1, 1]."""
     [pixels] = generate_images(generator, latents_from_seeds([seed], 8), *labels)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -59,7 +59,7 @@ def test_slerp_of_one_line():
 
 
 def test_a_small_angle_is_still_an_arc():
-    """Half of a thousandth of a radian, which the arc cosine of a float32 product would not see."""
+    """0.0005 radians, below what the arc cosine of a float32 product resolves."""
     end = torch.tensor([np.cos(1e-3), np.sin(1e-3)], dtype=torch.float32)
     between = slerp(torch.tensor([1.0, 0.0]), end, 0.5)
     assert between[1].item() == pytest.approx(np.sin(5e-4), rel=1e-5)

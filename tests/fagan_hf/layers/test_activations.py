@@ -8,7 +8,7 @@ TEXTS = ["identity", "relu", "leaky_relu(0.2)", "leaky_relu(0)", "leaky_relu(-0.
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_overwriting_changes_no_result_and_no_derivative(text):
-    """Of first and second order, behind an operation whose output may go."""
+    """First and second derivatives, after an operation whose output may be overwritten."""
     inputs = torch.randn(50, dtype=torch.float64)
     found = []
     for may_overwrite in (False, True):

@@ -13,7 +13,7 @@ from tests.memory import peak_megabytes
 
 
 def plain_attention(query, key, value, heads=1):
-    """Written out as in the paper, one head after the other, with the whole matrix of weights."""
+    """Compute attention as in the paper, one head after the other, with the whole matrix of weights."""
     results = []
     for q, k, v in zip(query.chunk(heads, 1), key.chunk(heads, 1), value.chunk(heads, 1), strict=True):
         weights = torch.einsum("bci,bcj->bij", q.flatten(2), k.flatten(2)).softmax(-1)
@@ -73,13 +73,13 @@ tensors = inputs()
 
 @pytest.mark.parametrize("kernel", ["fused", "chunked"])
 def test_memory_is_linear_in_positions(kernel):
-    """4,096 positions, 64 channels, batch 2, forward and backward: the N x N form holds hundreds of megabytes."""
+    """4,096 positions, 64 channels, batch 2, forward and backward: the N x N form needs hundreds of megabytes."""
     measured = f"with attention_kernel('{kernel}'): step(attention, tensors)"
     assert peak_megabytes(PREPARED, measured) < 30
 
 
 def test_memory_of_the_formula_is_not():
-    """The measurement sees what it should see."""
+    """Check that the measurement detects large memory use."""
     assert peak_megabytes(PREPARED, "step(formula, tensors)") > 300
 
 

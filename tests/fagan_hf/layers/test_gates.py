@@ -115,7 +115,7 @@ def test_what_is_not_finite_is_refused(generator, alpha):
 
 
 def test_what_is_no_number_is_refused():
-    """In a process of its own: here the annotations are checked, which would refuse it first."""
+    """In a separate process: in this one annotations are checked, which would refuse it first."""
     code = """
 import numpy, torch
 from fagan_hf.layers import SelfAttention, override_alpha
@@ -145,7 +145,7 @@ def test_a_network_without_attention_is_refused():
 
 
 def test_a_compiled_layer_is_one_graph_and_can_be_turned():
-    """In a process of its own: here each call is wrapped in a check of its shapes."""
+    """In a separate process: in this one each call is wrapped in a shape check."""
     code = """
 import torch
 from fagan_hf.layers import FullAttention, override_alpha

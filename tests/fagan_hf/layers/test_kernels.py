@@ -1,4 +1,4 @@
-"""Which kernel attention takes, and that it is the one that runs."""
+"""Which kernel attention selects, and that it is the one that runs."""
 
 from itertools import product
 from threading import Thread
@@ -66,7 +66,7 @@ def test_forcing_does_not_reach_another_thread():
 
 
 def events(*tensors, device="cpu", **options):
-    """Name the operations of a forward and a backward pass."""
+    """Return the names of the operations of a forward and a backward pass."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else []
     tensors = [tensor.to(device).requires_grad_() for tensor in tensors]
@@ -83,7 +83,7 @@ def feature_maps(size, key_channels, channels, dtype=SINGLE):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("channels", "heads"), [((4, 16), 1), ((3, 20), 1), ((8, 40), 2)])
 def test_the_fused_kernel_is_really_taken(dtype, layout, channels, heads):
-    """Torch leaves it in silence for unequal sizes and for transposed views."""
+    """For unequal sizes and transposed views, torch silently uses another one."""
     tensors = [tensor.to(memory_format=layout) for tensor in feature_maps(20, *channels, dtype)]
     names = events(*tensors, heads=heads)
     assert "aten::_scaled_dot_product_flash_attention_for_cpu_backward" in names
@@ -126,7 +126,7 @@ def test_all_kernels_agree(monkeypatch, layout, heads, weights):
 
 
 def test_chunks_hold_no_more_weights_than_they_may(monkeypatch):
-    """Whatever the shape: the last chunks are smaller, and a query's weights are never divided."""
+    """For any shape: the last chunks are smaller, and a query's weights are never split."""
     monkeypatch.setattr(chunked_attention, "WEIGHTS_PER_CORE", 100)
     budget = 100 * torch.get_num_threads()
     for groups, queries, keys in product((0, 1, 2, 5), (1, 7, 30, 100), (1, 30, 100)):

@@ -7,7 +7,7 @@ HEADS = 2
 
 
 def products(name, query, key):
-    """What the softmax is taken of, [batch, heads, queries, keys]."""
+    """Compute the input of the softmax, [batch, heads, queries, keys]."""
     similarity = build_similarity(name, HEADS).double()
     query, key = (each.flatten(2).unflatten(1, (HEADS, -1)) for each in similarity(query, key))
     return query.mT @ key

@@ -8,7 +8,7 @@ from tests.memory import peak_megabytes
 
 
 def plain_attention(query, key, value, heads):
-    """Written out with the whole matrix of weights; autograd knows all its derivatives."""
+    """Compute attention with the whole matrix of weights, which autograd can differentiate any number of times."""
     q, k, v = (tensor.flatten(2).unflatten(1, (heads, -1)) for tensor in (query, key, value))
     return (v @ (q.mT @ k).softmax(-1).mT).flatten(1, 2).unflatten(2, query.shape[2:])
 
@@ -24,7 +24,7 @@ def feature_maps(dtype=torch.float64, heads=2, pooling=1):
 
 
 def derivatives(function, tensors, heads=2):
-    """Value, first derivatives, and the second ones of a function of all first ones."""
+    """Return the value, the first derivatives, and second derivatives via a function of all first ones."""
     tensors = [tensor.clone().requires_grad_() for tensor in tensors]
     output = function(*tensors, heads)
     cotangent = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view(output.shape).requires_grad_()
@@ -112,14 +112,14 @@ def test_gradients_and_their_gradients_are_right(monkeypatch, name, heads):
             return layer(feature_map)
 
     feature_map = torch.randn(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
-    # The gate and a bias stand for the parameters: checking all of them would take minutes.
+    # The gate and a bias represent the parameters: checking all of them would take minutes.
     inputs = (feature_map, gate, layer.query.bias)
     assert gradcheck(forward, inputs)
     assert gradgradcheck(forward, inputs)
 
 
 def test_the_fused_kernels_have_no_second_derivative():
-    """If this fails, torch's kernels have learned it, and the mode may go."""
+    """If this fails, torch's kernels support second derivatives, and the mode can be removed."""
     with pytest.raises(RuntimeError, match="not implemented"):
         derivatives(fused_attention, feature_maps(torch.float32))
 
@@ -156,4 +156,4 @@ def peak(function):
 def test_memory_of_a_penalty_is_linear_in_positions():
     """4,096 positions, 64 channels, batch 2, all three passes: chunks of weights, not the whole matrices."""
     assert peak("exact") < 250
-    assert peak("formula") > 1000  # the measurement sees what it should see
+    assert peak("formula") > 1000  # the measurement detects large memory use

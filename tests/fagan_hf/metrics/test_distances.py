@@ -31,7 +31,7 @@ def test_normal_distributions_with_equal_covariance_are_as_far_apart_as_their_me
 
 
 def test_distance_of_diagonal_covariances_is_that_of_deviations():
-    """In one dimension ``(m - n)² + (s - t)²``, and dimensions add up."""
+    """In one dimension it is ``(m - n)² + (s - t)²``, and dimensions add up."""
     deviations, others = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([2.0, 2.0, 0.5]).double()
     mean, zero = torch.tensor([0.5, 0.0, -1.0]).double(), torch.zeros(3).double()
     found = gaussian_frechet_distance(mean, deviations.square().diag(), zero, others.square().diag())
@@ -85,7 +85,7 @@ def test_a_shift_is_found_and_grows():
 
 
 def test_few_images_look_farther_apart():
-    """The bias that makes only equally many comparable; the kernel distance has none."""
+    """This bias is why only equal numbers of images are comparable; the kernel distance has none."""
     found = {count: frechet_distance(normal(count, seed=1), normal(count, seed=2)) for count in (50, 200, 800)}
     assert found[50] > 2 * found[200] > 4 * found[800] > 0
     kernel = [kernel_distance(normal(50, seed=2 * seed), normal(50, seed=2 * seed + 1)).value for seed in range(200)]
@@ -93,7 +93,7 @@ def test_few_images_look_farther_apart():
 
 
 def modes(which, count, seed):
-    """Draw from small clouds that lie far apart."""
+    """Sample from small, well-separated clusters."""
     centers = torch.eye(8).double() * 10
     labels = torch.arange(count) % len(which)
     return centers[torch.tensor(which)[labels]] + 0.3 * normal(count, seed=seed)
@@ -116,7 +116,7 @@ def test_invented_modes_lower_precision_but_not_recall():
 
 
 def test_one_far_image_is_not_taken_for_a_wide_manifold_by_density():
-    """A single outlier among the real ones widens recall's balls; density counts how many balls there are."""
+    """A single real outlier enlarges the balls of precision; density counts the balls instead."""
     real = torch.cat([normal(300, seed=1) * 0.1, torch.full((1, 8), 100.0).double()])
     fake = normal(300, seed=2) + 50  # within the outlier's ball
     found = neighborhoods(real, fake)
@@ -142,7 +142,7 @@ def test_the_nearest_in_parts_is_the_nearest():
 
 
 def test_the_nearest_other_one(monkeypatch):
-    """The first 40 of 70 images, each among all but itself; one is there twice."""
+    """The first 40 of 70 images, each against all but itself; one occurs twice."""
     images = normal(70)
     images[3] = images[55]
     expected = torch.cdist(images, images).fill_diagonal_(torch.inf)[:40]
@@ -165,7 +165,7 @@ def test_neighborhoods_in_parts_are_the_whole(monkeypatch):
     def radius(features, k):
         return torch.cdist(features, features).sort(1).values[:, k]
 
-    between = torch.cdist(real, fake)  # the papers' formulas, as they stand
+    between = torch.cdist(real, fake)  # the papers' formulas, literally
     assert whole.precision == pytest.approx(float((between <= radius(real, 3)[:, None]).any(0).double().mean()))
     assert whole.recall == pytest.approx(float((between <= radius(fake, 3)).any(1).double().mean()))
     in_balls = between <= radius(real, 5)[:, None]

@@ -27,7 +27,7 @@ COUNT = 60
 
 
 class Corners(nn.Module):
-    """Twelve features: the colors of four places."""
+    """Twelve features: the colors at four positions."""
 
     calls = 0
 
@@ -95,7 +95,7 @@ def test_each_metric_has_features_and_number_in_its_name(generator, images):
 
 
 def test_a_generator_that_draws_the_data_is_at_the_floor(generator, folder, cache):
-    """Twice as many pictures of the generator's own, of other seeds, are its real ones."""
+    """The real images are twice as many images of the generator itself, from other seeds."""
     seeds = range(1000, 1000 + 2 * COUNT)
     own = generate_images(generator, latents_from_seeds(seeds, 8), progress=False)
     same = prepare_images(ImageSource(str(write_pictures(folder.parent / "own", own)), resolution=8), progress=False)
@@ -109,7 +109,7 @@ def test_a_generator_that_draws_the_data_is_at_the_floor(generator, folder, cach
 
 
 def test_a_memory_is_found(generator, images, folder):
-    """A data set that has the generator's own pictures in it: those seeds are the nearest, and their pictures shown."""
+    """A data set that contains images of the generator: those seeds are the nearest, and their images are shown."""
     latents = latents_from_seeds([FIRST_SEED + 7, FIRST_SEED + 33], 8)
     learned = generate_images(generator, latents, progress=False)
     for index, pixels in enumerate(learned):
@@ -125,7 +125,7 @@ def test_a_memory_is_found(generator, images, folder):
 
 
 def test_one_who_has_learned_by_heart_is_told_from_one_who_draws_alike(generator, tmp_path, cache):
-    """Four times as many of its own pictures as are drawn are the data; then with a third of what is drawn in it."""
+    """The data are the generator's own images, four times as many as evaluated; then with a third of those included."""
     own = generate_images(generator, latents_from_seeds(range(1000, 1000 + 4 * COUNT), 8), progress=False)
     learned = generate_images(generator, latents_from_seeds(range(FIRST_SEED, FIRST_SEED + 20), 8), progress=False)
     found = [
@@ -164,7 +164,7 @@ def test_other_features_and_other_images_are_not_taken_for_these(images, folder,
 
 
 def test_code_that_has_changed_is_noticed(images, cache):
-    """Neither weights nor the layers' names say that it computes something else."""
+    """Neither weights nor layer names show that it computes something else."""
 
     class Other(nn.Module):
         def forward(self, images):
@@ -211,7 +211,7 @@ def test_large_data_is_looked_at_in_part(images, cache, monkeypatch):
 
 
 def test_generated_pictures_are_what_a_png_holds(generator, images):
-    """Rounded to 8 bits as files are, before anything looks at them."""
+    """They are rounded to 8 bits, as in files, before features are extracted."""
     found, _ = generated_features(generator, EXTRACTOR, range(5), progress=False)
     pixels = generate_images(generator, latents_from_seeds(range(5), 8), progress=False).transpose(0, 3, 1, 2)
     assert found.tolist() == (pixels[:, :, ::4, ::4].reshape(5, -1) / np.float32(255)).tolist()
@@ -259,7 +259,7 @@ def test_no_more_than_are_looked_at(generator, images, monkeypatch):
 
 
 def test_fewer_images_than_features(generator, images):
-    """Told before anything is drawn, or all real images are looked at."""
+    """The error comes before any image is generated or all real images are processed."""
     Corners.calls = 0
     generator.register_forward_pre_hook(lambda *_: pytest.fail("it draws"))
     with pytest.raises(ValueError, match="needs at least 13 images"):
@@ -298,7 +298,7 @@ def evaluate_command(*arguments):
 
 
 def test_a_run_folder_keeps_its_numbers(run_folder, corners, capsys):
-    """The data is the recipe's; numbers, picture and card agree with the table."""
+    """The data set is the recipe's; metrics, image and card agree with the table."""
     assert evaluate_command(run_folder, "--num_images", COUNT) == 0
     said = capsys.readouterr().out
     measured = read_measurements(run_folder)
@@ -319,7 +319,7 @@ def test_a_run_folder_keeps_its_numbers(run_folder, corners, capsys):
 
 
 def test_other_data_takes_nobodys_place(run_folder, corners, tmp_path):
-    """Numbers of each data set stay side by side; the picture of what was learned by heart is of the run's own."""
+    """Metrics of several data sets are kept; the image of nearest neighbors is for the run's own data set."""
     evaluate_command(run_folder, "--num_images", COUNT)
     picture = (run_folder / "nearest.png").read_bytes()
     random = np.random.default_rng(1)

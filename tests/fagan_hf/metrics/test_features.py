@@ -20,7 +20,7 @@ from fagan_hf.metrics.features import FeatureExtractor, build_features
 
 
 class Means(nn.Module):
-    """As many features as channels."""
+    """An extractor with one feature per channel."""
 
     def forward(self, images):
         return images.float().mean((2, 3))
@@ -46,7 +46,7 @@ def test_features_are_those_of_each_image_alone(efficientnet):
 
 
 def test_the_network_knows_what_it_sees(efficientnet):
-    """The classifier behind the features, on two drawings that ImageNet has classes for: it is the trained network."""
+    """The classifier on the features recognizes two drawings of ImageNet classes: the weights are the trained ones."""
     state = effnetlite0._read_weights()
     rows = np.arange(128) // 16 % 2 == 0
     chess = np.where(np.equal.outer(rows, rows), 250, 5).astype(np.uint8)
@@ -59,7 +59,7 @@ def test_the_network_knows_what_it_sees(efficientnet):
 
 
 def test_padding_is_tensorflows():
-    """More zeros at the right and at the bottom where a stride leaves an odd number of them."""
+    """If a stride needs an odd amount of padding, the extra zeros are on the right and at the bottom."""
     conv = nn.Conv2d(1, 1, 3, stride=2, bias=False)
     nn.init.ones_(conv.weight)
     image = torch.zeros(1, 1, 4, 4)
@@ -71,7 +71,7 @@ def test_padding_is_tensorflows():
 
 
 def test_size_is_the_extractors_own(efficientnet, monkeypatch):
-    """An image that is enlarged smoothly looks nearly the same, and one of the network's own size is not touched."""
+    """A smoothly enlarged image has nearly the same features, and one of the network's own size is not resized."""
     size = effnetlite0.RESOLUTION
     own = np.stack([draw_avatar(seed, style="toon-head", size=size) for seed in (1, 2)])
     half = np.stack([np.asarray(Image.fromarray(each).resize((size // 2, size // 2))) for each in own])
@@ -94,7 +94,7 @@ def seen(extractor, images):
 
 @pytest.fixture(scope="module")
 def small_features(efficientnet):
-    """The first 60 numbers of the network's: so many images are drawn soon."""
+    """The network's first 60 features, for which enough images are generated quickly."""
 
     class First(nn.Module):
         def __init__(self):
@@ -200,7 +200,7 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fidelity(monkeypatch):
-    """torch-fidelity's own Inception-v3, untrained, past its package, which imports torchvision for other things."""
+    """torch-fidelity's own Inception-v3, untrained, loaded without its package, which imports torchvision."""
     spec = find_spec("torch_fidelity")
     assert spec, "`make test` installs torch-fidelity"
     package = types.ModuleType("torch_fidelity")
@@ -213,7 +213,7 @@ def fidelity(monkeypatch):
 
 
 def test_inception_gets_the_images_as_they_are(fidelity, monkeypatch):
-    """torch-fidelity resizes by itself, as the published protocol does; what comes before it must not."""
+    """torch-fidelity resizes as in the published protocol, so nothing before it may."""
     resized = []
     resize = fidelity.interpolate_bilinear_2d_like_tensorflow1x
 

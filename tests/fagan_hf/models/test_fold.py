@@ -28,7 +28,7 @@ CASES = [(name, index) for name in CONFIGS for index in (0, 1)]
 
 
 def build(name, index):
-    """Make a network that has something to say everywhere, and what goes into it."""
+    """Make a network in which every part has an effect, and inputs for it."""
     config = CONFIGS[name][index]
     network = with_gates((Generator, Discriminator)[index](config))
     for parameter in network.parameters():
@@ -83,7 +83,7 @@ def test_the_original_stays(index):
     assert network.config is config
     assert network.training
     assert not folded.training
-    with torch.no_grad():  # also in what comes after
+    with torch.no_grad():  # also in the following parts
         for parameter in folded.parameters():
             parameter.zero_()
     assert same_states(network, before)
@@ -154,7 +154,7 @@ class HalfNormalizedSpec(LayerSpec):
 
 
 class HalfNormalized(AlwaysNormalized):
-    """Its spec has the field, which says only half of what is normalized."""
+    """A layer whose `spectral_norm` field governs only one of its two normalized convolutions."""
 
     def __init__(self, *, spectral_norm):
         super().__init__()

@@ -13,7 +13,7 @@ from tests.small import DISCRIMINATOR, GENERATOR
 
 @pytest.fixture
 def generator():
-    """One whose buffers and gates are not as a fresh one's."""
+    """A generator whose buffers and gates differ from those of a new one."""
     generator = Generator(GENERATOR).train()
     for parameter in generator.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -154,7 +154,7 @@ def test_neither_folder_nor_repository(tmp_path, monkeypatch):
 
 
 def test_one_snapshot_of_one_commit(run, monkeypatch):
-    """Both files come by one call, so from one commit, and no pickle is ever asked for."""
+    """Both files are downloaded by one call, so from one commit, and pickles are never requested."""
     calls = []
 
     def snapshot(repo_id, **kwargs):

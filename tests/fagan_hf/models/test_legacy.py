@@ -22,7 +22,7 @@ from fagan_hf.models.legacy.configs import discriminator_config, generator_confi
 from fagan_hf.models.legacy.convert import convert
 from fagan_hf.models.legacy.weights import convert_state_dict, read_state_dict
 
-# As people write it: comments, dashes on lines of their own, tuples that are text to YAML, names in any case.
+# As users write it: comments, dashes on separate lines, tuples that are text to YAML, names in any case.
 CONF = """\
 # a generator of 8x8 images
 architecture:
@@ -267,7 +267,7 @@ def test_layers_that_are_no_discriminator():
         discriminator_config(legacy(HALVE, judge))
 
 
-# The original's names for the weights of CONF, without what torch makes of them.
+# The original's names for the weights of CONF, without torch's additions.
 def weights(dtype=torch.float32):
     def conv(*shape, bias=True):
         return {"weight": torch.randn(shape)} | ({"bias": torch.randn(shape[1])} if bias else {})
@@ -308,7 +308,7 @@ def weights(dtype=torch.float32):
 
 @pytest.fixture
 def files(conf, tmp_path):
-    """CONF, and a file to save weights into."""
+    """CONF, and a file for weights."""
     return conf(CONF), tmp_path / "GAN_GEN_1.pth"
 
 
@@ -337,7 +337,7 @@ def test_every_weight_finds_its_place(files, dtype):
         "5.conv.parametrizations.weight.original": "7.0.module.weight_bar",
     }.items():
         assert torch.equal(ours[f"layers.{name}"].flatten(), state[f"model.{legacy_name}"].flatten()), name
-    assert len(ours) == len(state) - 5  # the batch norm that is made and not used
+    assert len(ours) == len(state) - 5  # the batch norm that is created but not used
 
 
 def test_weights_of_two_precisions_become_the_wider(files):
@@ -484,7 +484,7 @@ def test_weights_that_are_not_there(files):
 
 @pytest.fixture
 def pair(files, tmp_path):
-    """Flags of a generator and a discriminator of 8x8 images."""
+    """Flags for a generator and a discriminator of 8x8 images."""
     torch.save(weights(), files[1])
     (tmp_path / "dis.conf").write_text(yaml.safe_dump({"architecture": [CONV]}))
     torch.save({"model.0.0.weight": torch.randn(1, 3, 8, 8), "model.0.0.bias": torch.randn(1)}, tmp_path / "dis.pth")
@@ -501,7 +501,7 @@ def test_the_command(pair, capsys):
     assert command(pair) == 0
     out = pair["--out"]
     assert capsys.readouterr().out.splitlines() == [
-        f"generator and discriminator for 8x8 images, from 10 latent numbers, in {out}; load with",
+        f"generator and discriminator for 8x8 images, with a 10-dimensional latent, in {out}; load with",
         f"from fagan_hf import FAGANPipeline; pipe = FAGANPipeline.from_pretrained({out!r})",
     ]
     images = Generator.from_pretrained(out)(torch.randn(2, 10))
@@ -510,7 +510,7 @@ def test_the_command(pair, capsys):
 
 def test_the_command_for_a_generator_alone(pair, tmp_path, capsys):
     assert command({flag: value for flag, value in pair.items() if "discriminator" not in flag}) == 0
-    assert capsys.readouterr().out.startswith("generator for 8x8 images, from 10 latent numbers, in ")
+    assert capsys.readouterr().out.startswith("generator for 8x8 images, with a 10-dimensional latent, in ")
     assert not (tmp_path / "model" / "discriminator").exists()
 
 

@@ -12,7 +12,7 @@ from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 GOLDEN_KEYS = Path(__file__).parent / "state_dict_keys.json"
-# Softmax over the keys is unmoved by a shift of all of them, and batch norm by a shift of its input.
+# Softmax over the keys is invariant to a shift of all of them, and batch norm to a shift of its input.
 DEAD = (".key.bias", ".residual.bias", ".conv.bias")
 
 
@@ -30,7 +30,7 @@ def test_shapes_and_ranges(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_names_are_a_contract(name):
-    """Renaming a layer would break every published model: write the file anew only with a way to read old weights."""
+    """Renaming a layer would break every published model: only update the file along with a way to read old weights."""
     golden = json.loads(GOLDEN_KEYS.read_text())[name]
     for network in (Generator, Discriminator):
         state = network.from_preset(name).state_dict()

@@ -24,7 +24,7 @@ def test_a_seed_is_a_latent_whatever_its_neighbors():
 
 
 def test_the_latent_of_seed_5_is_for_ever():
-    """Published pictures must come back: this number may never change."""
+    """Published images must stay reproducible: this number must never change."""
     assert latents_from_seeds([5], 8)[0, :3].tolist() == pytest.approx([-0.48678, -0.60383, -0.55814], abs=1e-4)
 
 
@@ -46,7 +46,7 @@ def sizes(batches):
 
 def test_batches_are_as_large_as_memory_allows(monkeypatch):
     generator, latents = Generator(GENERATOR), torch.randn(150, 8)
-    assert sizes(sample(generator, latents)) == [1, 64, 64, 21]  # no machine that runs this is that small
+    assert sizes(sample(generator, latents)) == [1, 64, 64, 21]  # every machine that runs this has enough memory
     asked = []
     monkeypatch.setattr(sampling, "fitting_batch_size", lambda device, num_bytes: asked.append(num_bytes) or 100)
     assert sizes(sample(generator, latents)) == [1, 100, 49]
@@ -57,7 +57,7 @@ def test_batches_are_as_large_as_memory_allows(monkeypatch):
 
 
 def test_an_image_takes_what_its_modules_put_out(monkeypatch):
-    """Counted by hand; weights, which spectral norm puts out, are not the image's."""
+    """Counted by hand; weights returned by spectral norm don't count for the image."""
     asked = []
     monkeypatch.setattr(sampling, "fitting_batch_size", lambda device, num_bytes: asked.append(num_bytes) or 1)
     list(sample(Generator(GENERATOR), torch.randn(1, 8)))
@@ -81,7 +81,7 @@ def test_pictures_do_not_depend_on_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "free", "expected"),
     [
-        ("cpu", 0, 1),  # the first image was possible, so one is
+        ("cpu", 0, 1),  # the first image was possible, so 1 is
         ("cpu", 4 * 10**6 * 20, 20),  # half of it, each image counted twice
         ("cpu", 10**12, 64),
         ("cuda", 10**12, 512),
@@ -103,7 +103,7 @@ def test_free_memory_is_what_the_machine_says():
     ("batch_size", "expected"), [(None, [1, 4, 4, 4, 4, 3]), (16, [4, 4, 4, 4, 4]), (5, [5, 5, 5, 5]), (1, [1] * 20)]
 )
 def test_out_of_memory_halves_the_batch(monkeypatch, batch_size, expected):
-    """As an accelerator says it that has room for five images."""
+    """As raised by an accelerator with memory for five images."""
 
     class Small(Generator):
         def forward(self, latents, labels=None):

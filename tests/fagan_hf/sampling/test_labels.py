@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fagan_hf.models.labels import even_frequencies
-from fagan_hf.sampling.labels import draw_labels, encode_labels, read_wish
+from fagan_hf.sampling.labels import draw_labels, encode_labels, parse_label
 from fagan_hf.utils.label_names import label_groups, label_values
 
 NAMES = ("beard", "hair=red", "hair=black", "hair=gray", "glasses")
@@ -91,7 +91,7 @@ def test_an_excluded_class_leaves_the_others():
     labels = draw_labels(NAMES, frequencies, range(2000), {"hair=black": False})
     torch.testing.assert_close(labels[:, 1:4].mean(0), torch.tensor([0.5, 0.0, 0.5]), atol=0.04, rtol=0)
     only = draw_labels(NAMES, torch.tensor([0.5, 0.0, 1.0, 0.0, 0.5]), range(50), {"hair=black": False})
-    assert torch.all(only[:, 1] + only[:, 3] == 1)  # what never holds in the data may still be asked for
+    assert torch.all(only[:, 1] + only[:, 3] == 1)  # labels that never occur in the data may still be requested
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_excluded_class_leaves_the_others():
     ],
 )
 def test_wishes_of_the_shell(text, wish):
-    assert read_wish((*NAMES, "kind=a=b"), text) == wish
+    assert parse_label((*NAMES, "kind=a=b"), text) == wish
 
 
 def test_wishes_for_each():
@@ -113,14 +113,14 @@ def test_wishes_for_each():
     labels = draw_labels(NAMES, even_frequencies(NAMES), [1, 2], wishes)
     assert labels[:, 1:4].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert labels[1, 0] == 0
-    with pytest.raises(ValueError, match="labels are 2 for 3 images; give one mapping for all, or one each"):
+    with pytest.raises(ValueError, match="2 label mappings for 3 images; give one for all, or one for each"):
         draw_labels(NAMES, even_frequencies(NAMES), [1, 2, 3], wishes)
     with pytest.raises(ValueError, match="they must be a mapping of names to values, or a list"):
         draw_labels(NAMES, even_frequencies(NAMES), [1], "beard")
 
 
 def test_frequencies_that_do_not_add_up_are_no_trouble():
-    """Rounded to half precision, say."""
+    """For example because of rounding to half precision."""
     labels = draw_labels(("c=0", "c=1"), torch.tensor([0.4, 0.4]), range(1000))
     assert np.isclose(labels[:, 0].mean(), 0.5, atol=0.06)
     assert torch.all(labels.sum(1) == 1)

@@ -18,7 +18,7 @@ def norms(generator):
 
 
 def normed(generator, latents, *labels):
-    """Give what each batch norm makes, before its own scale and shift: [channels, values] for each."""
+    """Return the output of each batch norm before its scale and shift: [channels, values] each."""
     found = []
     hooks = [
         norm.register_forward_hook(lambda norm, inputs, _: found.append(_normalize(norm, *inputs)))
@@ -37,7 +37,7 @@ def _normalize(norm, feature_map):
 
 
 def measured_generator():
-    """Give a generator whose statistics fit latents of length 1."""
+    """Make a generator whose batch statistics fit latents of length 1."""
     generator = Generator(GENERATOR).train()
     for norm in norms(generator):
         norm.momentum = None
@@ -106,7 +106,7 @@ def test_labels_come_as_in_the_training_data():
 
 @pytest.fixture
 def measurements(monkeypatch):
-    """Count how often the pipeline measures."""
+    """Count how often the pipeline measures batch statistics."""
     calls = []
 
     def spy(generator, truncation):

@@ -9,7 +9,7 @@ from tests.small import DISCRIMINATOR, GENERATOR
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of 20 pictures."""
+    """A folder of 20 images."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -21,7 +21,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def classes(tmp_path):
-    """The folders of 12 red pictures and of 8 blue ones."""
+    """Folders of 12 red and of 8 blue images."""
     for name, color, count in (("red", (200, 30, 30), 12), ("blue", (30, 30, 200), 8)):
         folder = tmp_path / "classes" / name
         folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ def classes(tmp_path):
 
 @pytest.fixture
 def make_recipe(tmp_path, pictures, monkeypatch):
-    """Recipes of a run that takes no time: 8x8 pixels, six steps."""
+    """Recipes of a very short run: 8x8 pixels, six steps."""
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PRESETS, "tiny", (GENERATOR, DISCRIMINATOR))
     # measuring batch statistics would take longer than all the rest

@@ -1,4 +1,4 @@
-"""What goes wrong with real runs: numbers that are none, full disks, broken files, changed data, kills."""
+"""Failures of real runs: NaN, full disks, broken files, changed data, kills."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ from tests.sessions import after_step, train
 from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[3]
-SELDOM = {"sample_every_images": 10_000}  # drawing takes longer than training
+SELDOM = {"sample_every_images": 10_000}  # generating grids takes longer than training
 
 
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch):
-    """They take longer than all the rest of a run."""
+    """Skip plots, which take longer than the rest of a run."""
     monkeypatch.setattr(Report, "draw_plots", lambda self: None)
 
 
@@ -45,7 +45,7 @@ def refuse(constant):
 
 
 def lines(recipe):
-    """Read `metrics.jsonl` as strictly as JSON is meant."""
+    """Read `metrics.jsonl` as strict JSON."""
     *whole, rest = (recipe.run_dir / "metrics.jsonl").read_text().split("\n")
     assert rest == ""
     return [json.loads(line, parse_constant=refuse) for line in whole]
@@ -60,7 +60,7 @@ def checkpoints(recipe):
 
 
 def end_of(recipe):
-    """Everything that a run has made of its data, and that no clock has a part in."""
+    """Return the final state of a run, without anything that depends on time."""
     newest = recipe.run_dir / "checkpoints" / f"images-{max(checkpoints(recipe)):08d}"
     files = [*newest.glob("*.safetensors"), *recipe.run_dir.glob("*/model.safetensors")]
     tensors = {
@@ -79,7 +79,7 @@ def assert_same_end(recipe, other):
 
 
 def everything(trainer):
-    """Copy all that a step may move, but for the spectral norms: those follow from the weights."""
+    """Copy everything that a step may change, except for spectral norms, which follow from the weights."""
     found = {}
     for name, player in (("generator", trainer.generator), ("discriminator", trainer.discriminator)):
         state = player.network.state_dict()
@@ -94,7 +94,7 @@ def changes(before, trainer):
 
 
 def break_loss(session, when, player="discriminator", number=math.nan):
-    """Let the loss of a player be no number in some steps."""
+    """Make the loss of a player NaN in some steps."""
     inner = getattr(session.trainer.loss, player)
 
     def broken(real, fake):
@@ -105,7 +105,7 @@ def break_loss(session, when, player="discriminator", number=math.nan):
 
 
 def break_gradient(session, when, player="discriminator", number=math.nan):
-    """Let one number of a gradient be none, while the loss looks well."""
+    """Make one value of a gradient NaN, while the loss is finite."""
     network = getattr(session.trainer, f"bare_{player}")
     parameter = list(network.parameters())[-1]
 
@@ -118,11 +118,11 @@ def break_gradient(session, when, player="discriminator", number=math.nan):
 
 
 def while_between(start, end, returns=range(100)):
-    """Break the steps between these images, as long as the run has gone back so many times."""
+    """Break the steps between these image counts, but only after the given numbers of rollbacks."""
     return lambda session: start <= session.images_seen < end and session.progress.returns in returns
 
 
-# Steps that are no good are skipped.
+# Non-finite steps are skipped.
 
 DEEP = dataclasses.replace(
     DISCRIMINATOR, layers=(dataclasses.replace(DISCRIMINATOR.layers[0], batch_norm=True), *DISCRIMINATOR.layers[1:])
@@ -158,7 +158,7 @@ def test_a_step_that_is_not_finite_changes_nothing_to_the_bit(make_recipe, monke
 
 
 def test_a_step_that_is_skipped_first_of_all(make_recipe):
-    """There are no moments yet: none come from it, and Adam has not counted it."""
+    """There are no moments yet: none are created by it, and Adam doesn't count it."""
     session = setup(make_recipe(loss="hinge"))
     break_loss(session, lambda session: session.images_seen == 0)
     loop.take_step(session)
@@ -169,7 +169,7 @@ def test_a_step_that_is_skipped_first_of_all(make_recipe):
 
 
 def test_fakes_that_are_not_finite_leave_no_trace_in_batch_statistics(make_recipe):
-    """They are made before the discriminator's step, by a generator that trains."""
+    """They are generated before the discriminator's step, by a generator in training mode."""
     session = setup(make_recipe())
     loop.take_step(session)
     [batch] = session.batches.make(4)[0]
@@ -197,7 +197,7 @@ def test_a_penalty_that_is_not_finite_skips_the_step(make_recipe, name):
     told = lines(recipe)
     assert [line["discriminator_skipped_steps"] for line in told] == [0, 1, 0]
     assert [name in line for line in told] == [True, False, True]
-    assert all("discriminator_loss" in line for line in told)  # that was well
+    assert all("discriminator_loss" in line for line in told)  # it stayed finite
 
 
 @pytest.mark.parametrize("player", ["discriminator", "generator"])
@@ -221,7 +221,7 @@ def test_a_fault_that_ends_by_itself_is_skipped_told_and_nothing_else(make_recip
     assert session.progress.returns == 0
 
 
-# Ten in a row lead back.
+# Ten in a row cause a rollback.
 
 
 def test_ten_in_a_row_lead_back_to_the_checkpoint(make_recipe, monkeypatch, capfd):
@@ -288,7 +288,7 @@ def test_a_fault_right_at_the_start_leads_back_to_the_beginning(make_recipe):
 
 
 def test_after_three_returns_it_ends_with_a_report(make_recipe, monkeypatch, capfd):
-    """And with exit status 3; what was good stays, and every return is on record."""
+    """With exit status 3; good checkpoints stay, and every rollback is recorded."""
     recipe = make_recipe(max_images=400, checkpoint_every_images=8, **SELDOM | {"log_every_images": 8})
 
     def setup_broken(recipe):
@@ -340,7 +340,7 @@ def test_a_run_that_went_back_goes_on_as_if_never_stopped(make_recipe, monkeypat
 
 
 def stop_at(monkeypatch, session, end, returns=0):
-    """Let a run be asked to end after so many images."""
+    """Request a run to stop after a number of images."""
 
     def stop():
         if session.images_seen == end and session.progress.returns == returns:
@@ -350,7 +350,7 @@ def stop_at(monkeypatch, session, end, returns=0):
 
 
 def test_a_checkpoint_from_after_a_fault_leads_back_once(make_recipe):
-    """The fault is over and a checkpoint is written before the line that notices it."""
+    """The fault has passed and a checkpoint is written before the line that detects it."""
     recipe = make_recipe(max_images=128, log_every_images=64, checkpoint_every_images=56, **SELDOM)
     session = setup(recipe)
     break_loss(session, while_between(8, 52, returns=[0]))  # eleven steps
@@ -383,7 +383,7 @@ def test_who_is_asked_to_end_while_steps_are_skipped_is_told_the_truth(make_reci
 
 
 def test_a_run_is_not_over_while_it_is_lost(make_recipe):
-    """The last steps are broken, and no line is due at the end."""
+    """The last steps are broken, and no log line is due at the end."""
     recipe = make_recipe(max_images=80, log_every_images=32, checkpoint_every_images=32, **SELDOM)
     session = setup(recipe)
     break_loss(session, while_between(32, 1000, returns=[0]))
@@ -394,7 +394,7 @@ def test_a_run_is_not_over_while_it_is_lost(make_recipe):
 
 
 def first_format(recipe):
-    """Write the checkpoints of a run as the project's first state did."""
+    """Convert the checkpoints of a run to the project's first format."""
     for folder in (recipe.run_dir / "checkpoints").iterdir():
         (folder / "numbers.safetensors").unlink()
         state = json.loads((folder / "state.json").read_text())
@@ -404,7 +404,7 @@ def first_format(recipe):
 
 
 def seal(folder):
-    """Write the manifest anew."""
+    """Rewrite the manifest."""
     from fagan_hf.utils.files import sha256
 
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
@@ -421,7 +421,7 @@ def test_the_first_format_goes_on(make_recipe):
 
 
 def test_going_back_to_the_first_format(make_recipe):
-    """It says nothing of lines and of skipped steps."""
+    """It has no record of lines and of skipped steps."""
     recipe = make_recipe(max_images=16, **SELDOM)
     train(recipe)
     first_format(recipe)
@@ -467,7 +467,7 @@ WHOLE_FILES = (
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(make_recipe, damage, caplog):
-    """Whatever file of the newest is broken, it says which and why, and ends as if nothing had been."""
+    """Whichever file of the newest one is broken, the log says which and why, and the run ends as if undisturbed."""
     whole, broken = (make_recipe(name=name, sample_every_images=16) for name in ("whole", "broken"))
     train(whole)
     train(dataclasses.replace(broken, max_images=16))
@@ -515,7 +515,7 @@ def test_a_generator_that_makes_one_picture_is_warned_of_over_a_resume(make_reci
     is_broken = [True]
 
     def collapsed(session):
-        """Of one latent, batch norm makes one picture."""
+        """With a single latent, batch norm yields a single image."""
         inner = session.batches.make
 
         def make(images_seen):
@@ -559,7 +559,7 @@ def test_gates_and_norms_of_a_run_are_watched(make_recipe, capfd):
     assert capfd.readouterr().out.count("Warning: ") == len(texts)
 
 
-# Odd days.
+# Odd cases.
 
 
 def test_a_clock_that_is_set_changes_nothing(make_recipe, monkeypatch):
@@ -628,7 +628,7 @@ def test_other_data_is_refused_and_accepted_when_told_so(make_recipe, pictures, 
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]
     assert facts["data"]["count"] == 19
-    train(dataclasses.replace(recipe, max_images=40))  # those are its data now
+    train(dataclasses.replace(recipe, max_images=40))  # the new data are recorded now
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]
 
@@ -644,7 +644,7 @@ def test_going_back_to_before_the_data_changed(make_recipe, pictures):
     assert session.progress.returns == 1
     events = [event for line in lines(recipe) for event in line.get("events", [])]
     assert [event[:10] for event in events] == ["The images", "Rolled bac"]
-    train(dataclasses.replace(recipe, max_images=80))  # which need not be accepted again
+    train(dataclasses.replace(recipe, max_images=80))  # which doesn't need to be accepted again
     facts = json.loads((recipe.run_dir / "facts.json").read_text())
     assert [data["count"] for data in facts["earlier_data"]] == [20]
 
@@ -658,7 +658,7 @@ def test_data_that_was_copied_is_the_same(make_recipe, pictures, tmp_path):
     assert not any("events" in line for line in lines(recipe))
 
 
-# Whatever is saved can be loaded at once.
+# Everything saved can be loaded at any time.
 
 
 def test_model_files_can_be_loaded_at_every_instant(make_recipe):
@@ -674,7 +674,7 @@ def test_model_files_can_be_loaded_at_every_instant(make_recipe):
                 outcomes.append(None)
             except Exception as error:
                 outcomes.append(error)
-            time.sleep(0.002)  # or the run would hardly get its turn
+            time.sleep(0.002)  # otherwise the run would hardly get any CPU time
 
     reader = threading.Thread(target=load)
     reader.start()
@@ -711,7 +711,7 @@ def test_a_streamed_folder_goes_on_where_it_was(make_recipe):
     assert_same_end(whole, halves)
 
 
-# In a process of its own.
+# In a separate process.
 
 HEAD = """
 import json, os, shutil, signal, sys
@@ -735,7 +735,7 @@ def after_step(session, do):
 
 @pytest.fixture
 def fork(tmp_path, make_recipe):
-    """Run Python in a process of its own that has a recipe."""
+    """Run Python with a recipe in a new process."""
 
     def run(code, **changes):
         save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
@@ -833,8 +833,8 @@ finally:
     Generator.from_pretrained(fetched), Discriminator.from_pretrained(fetched)
     kept = dataclasses.replace(recipe, output_dir=str(tmp_path / "fetched"))
     assert set(checkpoints(kept)) <= {0, 8}
-    assert [path.name for path in fetched.rglob(".*")] == []  # nothing half written
-    assert images(kept) in ([4, 8], [4, 8, 12], [4, 8, 12, 16])  # a line may fit where nothing else does
+    assert [path.name for path in fetched.rglob(".*")] == []  # no partially written files
+    assert images(kept) in ([4, 8], [4, 8, 12], [4, 8, 12, 16])  # a log line may fit when nothing else does
     session = setup(kept)
     resume.restore(session)
     session.lock.release()
@@ -843,7 +843,7 @@ finally:
 
 @pytest.mark.parametrize("leave", [0, 60_000])
 def test_a_disk_that_is_full_for_a_while_is_waited_for(fork, tmp_path, leave):
-    """Whatever is the first that does not fit: a line, a model, a checkpoint."""
+    """Whatever doesn't fit first: a line, a model, or a checkpoint."""
     recipe, done = fork(
         ON_A_SMALL_DISK
         + f"""

@@ -175,7 +175,7 @@ def test_flags_have_one_style(flags, expected):
         ([*RECIPE, "--no-streaming=true"], "--no_streaming takes no value"),
         ([*RECIPE, "--no-max-images"], "unknown flag 'no_max_images'"),
         ([*RECIPE, "--streaming", "maybe"], "streaming"),
-        ([*RECIPE, "--config", "training/recipes/avatars-32.yaml"], "are the same; give one of them"),
+        ([*RECIPE, "--config", "training/recipes/avatars-32.yaml"], "are the same flag; give only one of them"),
         (["--recipe", "avatars-33"], "there is no recipe 'avatars-33'; did you mean 'avatars-32'?"),
         (["--recipe", "training/recipes/avatars-3.yaml"], "did you mean 'training/recipes/avatars-32.yaml'?"),
     ],
@@ -195,6 +195,6 @@ def test_a_recipe_of_ours_by_name_is_the_file():
 
 
 def test_numbers_of_a_file_are_read_as_numbers(tmp_path):
-    """YAML 1.1, which some readers follow, takes 1e-3 for a text."""
+    """YAML 1.1, which some parsers follow, reads 1e-3 as text."""
     (tmp_path / "mine.yaml").write_text("name: x\nmodel: fagan-32\ngenerator_learning_rate: 1e-3\n")
     assert build_recipe(tmp_path / "mine.yaml").generator_learning_rate == 1e-3

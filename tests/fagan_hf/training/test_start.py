@@ -1,4 +1,4 @@
-"""Training from Python: what comes back, what is raised, and what is left in the process."""
+"""Training from Python: results, exceptions, and the state that remains in the process."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_a_recipe_of_ours_by_name_and_fields_that_differ(fields):
 
 
 def test_in_a_thread(fields):
-    """Where Python allows no signal handlers."""
+    """In a thread, where Python allows no signal handlers."""
     runs = []
     thread = threading.Thread(target=lambda: runs.append(fagan_hf.train(**fields)))
     thread.start()
@@ -93,7 +93,7 @@ def test_a_stop_is_raised_after_saving(fields, monkeypatch, capsys):
         session.stop_request.is_made = True
 
     monkeypatch.setattr(loop, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt, match="after 4 images; the same call resumes"):
+    with pytest.raises(KeyboardInterrupt, match="after 4 images; make the same call again to resume"):
         fagan_hf.train(**fields)
     monkeypatch.setattr(loop, "take_step", step)
     fagan_hf.train(**fields)
@@ -101,14 +101,14 @@ def test_a_stop_is_raised_after_saving(fields, monkeypatch, capsys):
 
 
 def test_nothing_of_accelerate_is_left(fields):
-    """Another precision, or notebook_launcher, would be refused otherwise."""
+    """Otherwise another precision, or notebook_launcher, would be refused."""
     fagan_hf.train(**fields)
     assert not AcceleratorState._shared_state
     assert not torch.distributed.is_initialized()
 
 
 def test_several_processes_from_a_notebook(fields, tmp_path):
-    """In a process of its own, for the launcher refuses where anything has used the accelerator before."""
+    """In a separate process, because the launcher fails if anything has used the accelerator before."""
     program = f"""
 import json
 from accelerate import notebook_launcher

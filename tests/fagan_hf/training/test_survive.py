@@ -1,4 +1,4 @@
-"""Killed and started again, a run ends as if it had been left alone; more kills in benchmarks/survive.py."""
+"""A run that is killed and restarted ends like an undisturbed one; more kills are in benchmarks/survive.py."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
 )
 def test_a_killed_run_ends_as_one_left_alone(tmp_path, monkeypatch, processes, kills):
     def start(command, env, cwd, stdout, stderr):
-        """Without importing torch each time, in which a kill shows nothing; a launcher's processes do import it."""
+        """Start without importing torch each time, when kills test nothing; a launcher's processes do import it."""
         return forked.Popen(command[1:], env, cwd, stdout, stderr)
 
     monkeypatch.setattr("benchmarks.survive.subprocess", SimpleNamespace(Popen=start))
@@ -54,7 +54,7 @@ def test_kills_are_drawn_from_a_seed_and_a_third_is_meant_for_checkpoints():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two run folders that are equal but for the time they took."""
+    """Two run folders that are equal except for timings."""
     first, second = tmp_path / "first", tmp_path / "second"
     checkpoint = first / "checkpoints/images-00000064"
     checkpoint.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The command itself, in processes of its own."""
+"""The training command itself, in separate processes."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
 
 
-# The second process looks for checkpoints when the first one has long laid down what it starts from.
+# The second process looks for checkpoints long after the first one has saved its initial state.
 LATE = f"""
 import os, sys, time
 sys.path.insert(0, {str(Path.cwd())!r})

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-# How many pages a process is given anew while it takes and frees the same 40 MB ten times.
+# Counts page faults of a process that allocates and frees the same 40 MB ten times.
 FAULTS = """
 import resource, sys
 from fagan_hf.utils.allocator import keep_freed_memory
@@ -42,7 +42,7 @@ def test_what_the_environment_chooses_stays(name):
     assert run("keep", **{name: "" if name == "LD_PRELOAD" else "1"})[0] == "False"
 
 
-# How many arenas malloc has after sixteen threads have allocated at the same time.
+# Counts malloc's arenas after sixteen threads have allocated at the same time.
 ARENAS = """
 import ctypes, sys, threading
 from fagan_hf.utils.allocator import share_memory_between_threads

@@ -26,7 +26,7 @@ def moving_square(frames=10, height=32, width=48):
 
 
 def read(path):
-    """Read an animation with Pillow: frames, and their milliseconds."""
+    """Read an animation with Pillow: frames, and their durations [ms]."""
     frames, durations = [], []
     with Image.open(path) as film:
         for number in range(film.n_frames):
@@ -68,7 +68,7 @@ def test_webp(tmp_path):
 def test_mp4(tmp_path, ffmpeg):
     film = moving_square(height=31, width=47)
     write_film(tmp_path / "film.mp4", film, frames_per_second=12.5)
-    assert (tmp_path / "film.mp4").read_bytes().index(b"moov") < 100  # at the front: it plays while it loads
+    assert (tmp_path / "film.mp4").read_bytes().index(b"moov") < 100  # at the front: it can be streamed
     command = [ffmpeg, "-i", tmp_path / "film.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     result = subprocess.run(command, capture_output=True, check=True)
     frames = np.frombuffer(result.stdout, np.uint8).reshape(10, 32, 48, 3)

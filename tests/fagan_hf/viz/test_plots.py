@@ -20,7 +20,7 @@ def colors(path):
 
 
 def color(number):
-    """One of matplotlib's own, in the order in which it takes them."""
+    """Return one of matplotlib's default colors, by index."""
     return tuple(round(255 * channel) for channel in to_rgb(f"C{number}"))
 
 

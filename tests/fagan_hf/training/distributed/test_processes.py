@@ -1,4 +1,4 @@
-"""What a single process does; several are in tests/distributed."""
+"""A single process; several are in tests/distributed."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,7 +70,7 @@ def test_whoever_does_not_come_is_missed():
 
 
 def test_nothing_of_each_is_nothing_of_all():
-    """Accelerate's own way can't reshape an empty tensor where the backend is not gloo."""
+    """Accelerate's own gathering can't reshape an empty tensor if the backend is not gloo."""
     processes = Processes()
     processes.count = 2
     processes.accelerator.gather = None

@@ -1,4 +1,4 @@
-"""Signals, in processes of their own: without torch they start at once."""
+"""Signals, in separate processes, which start quickly without torch."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def wait_until(is_true, seconds=20.0):
 
 
 def lives(pid):
-    """Is it a process that has not ended? One that nobody has waited for has."""
+    """Return whether a process is alive; zombies are not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -79,7 +79,7 @@ def test_signals_that_come_together_are_one_wish(monkeypatch):
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_later_wish_ends_at_once(second):
     code = """
-    signals.SAME_WISH_SECONDS = 0.05
+    signals.DUPLICATE_SIGNAL_SECONDS = 0.05
     with StopRequest().listening():
         print("ready", flush=True)
         while True:  # it never comes to look
@@ -145,7 +145,7 @@ def test_a_run_ends_with_its_launcher_and_outlives_a_shell(tmp_path, env, second
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_a_launcher_that_died_before_the_run_began_is_noticed(tmp_path):
-    """Reading the data takes a while, and the kernel tells of later deaths only."""
+    """Reading the data takes a while, and the kernel only reports later deaths."""
     told = tmp_path / "told"
     late = CHILD.replace("request = ", "print(os.getpid(), flush=True); time.sleep(0.5); request = ", 1)
     env = {"LOCAL_RANK": "0", "TOLD": str(told), "LISTENS_SECONDS": "3"}

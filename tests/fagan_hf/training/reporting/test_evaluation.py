@@ -30,7 +30,7 @@ EXTRACTOR = FeatureExtractor("means", Means(), "mean colors")
 
 @pytest.fixture
 def measured(make_recipe, monkeypatch):
-    """Recipes of runs that measure themselves, by three numbers."""
+    """Recipes of runs that evaluate during training, with three features."""
     monkeypatch.setitem(features.FEATURES, "effnetlite0", lambda: EXTRACTOR)
 
     def make(**changes):
@@ -67,7 +67,7 @@ def test_a_run_measures_itself(measured):
 
 @pytest.fixture
 def told_distances(monkeypatch):
-    """Distances that measurements shall find, one after the other; gives the weights that each was found of."""
+    """Set the distances that evaluations return, in order; returns the weights at each evaluation."""
 
     def tell(*distances):
         left, weights = iter(distances), {}
@@ -90,7 +90,7 @@ def distance_of_best(recipe):
 
 
 def test_the_best_model_is_kept(measured, told_distances):
-    """Whatever comes after it."""
+    """Whatever follows it."""
     weights = told_distances(5.0, 2.0, 3.0)
     recipe = measured()
     train(recipe)
@@ -112,7 +112,7 @@ def test_the_best_is_remembered_over_a_restart(measured, told_distances):
 
 @pytest.mark.parametrize(("before", "kept"), [(1.5, 1.5), (2.5, 2.0)], ids=["better", "worse"])
 def test_what_is_there_decides_which_is_the_best(measured, told_distances, before, kept):
-    """A run that went back to a checkpoint has forgotten what it measured since."""
+    """A run that was rolled back to a checkpoint has lost the evaluations since."""
     told_distances(before, 2.0)
     recipe = measured(max_images=8)
     session = setup(recipe)
@@ -141,7 +141,7 @@ def test_a_best_that_does_not_compare_gives_way(measured, damage):
 
 
 def test_measuring_is_not_training(measured, make_recipe):
-    """It changes neither what is learned nor the time that the run has."""
+    """It changes neither the training nor its time limit."""
     plain = make_recipe(name="plain")
     train(plain)
     recipe = measured()

@@ -31,7 +31,7 @@ ILL = {
 
 
 def after(steps):
-    """Count steps, each written as the letters of the players whose step was skipped."""
+    """Count steps, each given as the letters of the players whose step was skipped."""
     skipped = SkippedSteps(CPU)
     for step in steps:
         skipped.add(torch.tensor(float("d" in step)), torch.tensor(float("g" in step)))
@@ -84,7 +84,7 @@ def test_borders_are_not_yet_symptoms():
     line = WELL | {"real_variance": 1.0, "fake_variance": 0.05, "real_accuracy": 0.9989}
     line |= {"generator.layers.0.alpha": -3.0, "generator.largest_sigma": 1000.0}
     assert symptoms_of(line) == {}
-    assert symptoms_of({"real_variance": 0.0, "fake_variance": 0.0}) == {}  # data of one picture
+    assert symptoms_of({"real_variance": 0.0, "fake_variance": 0.0}) == {}  # data of one image
 
 
 def test_certainty_is_being_right_about_both():

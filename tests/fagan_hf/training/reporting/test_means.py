@@ -61,7 +61,7 @@ def test_each_process_counts_the_same_where_it_has_a_number():
 
 
 def test_taken_up_in_the_middle_they_are_the_same_to_the_bit():
-    """With numbers whose sum depends on the order in which it is taken, and some that come seldom."""
+    """With numbers whose sum depends on the order, and some that occur rarely."""
     steps = [
         scalars(loss=number) | (scalars(r1=1 / (index + 3)) if index % 3 == 0 else {})
         for index, number in enumerate(torch.rand(50).tolist())

@@ -36,7 +36,7 @@ def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):
 
 def test_plots_are_pictures_with_lines(tmp_path):
     report = Report(tmp_path)
-    report.draw_plots()  # nothing to draw is no error
+    report.draw_plots()  # nothing to plot is not an error
     for images in (32, 64):
         report.add_line(line(images))
     report.draw_plots()
@@ -64,7 +64,7 @@ def test_the_film_shows_the_whole_run_and_ends_with_its_end(tmp_path):
 
 
 def test_lines_are_counted_where_images_do_not_tell(tmp_path):
-    """Two lines of the same images: one of before a return, say, and one of the end of a session."""
+    """Two lines at the same number of images, for example one before a rollback and one at the end of a session."""
     report = Report(tmp_path)
     for images in (32, 64, 64, 96):
         report.add_line(line(images))
@@ -85,7 +85,7 @@ def test_rewinding_forgets_samples_of_later_images(tmp_path):
 
 
 class Narrow(io.FileIO):
-    """A file on a disk that takes ten bytes more."""
+    """A file on a disk with ten bytes left."""
 
     def write(self, data):
         return super().write(bytes(data)[:10])

@@ -1,4 +1,4 @@
-"""Trackers, the real ones: what they have written is read back."""
+"""The real trackers: what they have written is read back."""
 
 import json
 import os
@@ -54,7 +54,7 @@ for saved, steps in ((0, (100, 200, 300)), (100, (200, 300, 400)))[:count]:
 print(json.dumps(told))
 """
 
-# Reads what W&B has kept of its offline sessions: a list of the lines of each, and the config. Its files are LevelDB's
+# Reads W&B's files of offline sessions: a list of the lines of each, and the config. The files are LevelDB
 # logs after a header of 7 bytes: in blocks of 32 KiB, chunks of a checksum, a length, a kind, and a part of a record.
 READ_WANDB = """
 import json, struct, sys
@@ -90,12 +90,12 @@ print(json.dumps([sessions, config]))
 
 
 def run(code: str, *arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it alone, at home nowhere: trackers keep much of what they do in their process."""
+    """Run it in a separate process with an empty home: trackers keep much global state."""
     ours = ("WANDB", "TRACKIO", "HF_", "PYTEST")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     home = {"HOME": str(cwd.parent / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     cwd.mkdir(exist_ok=True)
-    with TemporaryDirectory() as log:  # there is no input that could answer: what asks fails
+    with TemporaryDirectory() as log:  # there is no stdin, so interactive prompts fail
         command = ["-c", code, *map(str, arguments)]
         done = forked.run(command, kept | home | environment, cwd, Path(log), timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -105,7 +105,7 @@ def run(code: str, *arguments: object, cwd: Path, **environment: str) -> subproc
 def run_sessions(
     name: str, folder: Path, count: int = 2, before: str = "", **environment: str
 ) -> tuple[list[str], str]:
-    """Give what is told, and what the trackers themselves have to say."""
+    """Return our messages, and the trackers' own output."""
     arguments = name, folder / "runs" / "try", json.dumps(CONFIG), count, TOKEN
     done = run(before + SESSIONS, *arguments, cwd=folder / "here", HF_TOKEN=TOKEN, **environment)
     (line,) = done.stdout.splitlines()
@@ -131,7 +131,7 @@ def assert_nothing_but_the_run(folder: Path):
 
 @pytest.fixture
 def make_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Trackers of one run folder, and what they tell."""
+    """Make trackers of one run folder, and record their messages."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     told: list[str] = []
@@ -313,14 +313,14 @@ def test_failures_are_told_once_and_end_the_tracking(make_tracker, monkeypatch: 
     for step in (4, 8):
         tracker.log({"generator_loss": 1.0}, step)
     assert told == ["tensorboard failed, training continues: [Errno 28] No space left on device for REMOVED-TOKEN"]
-    tracker.show(Image.new("RGB", (8, 8)), 8)  # works: what comes after is counted anew
+    tracker.show(Image.new("RGB", (8, 8)), 8)  # works: the count of failures starts again
     for step in (12, 16):
         tracker.log({"generator_loss": 1.0}, step)
     assert len(told) == 1
     tracker.log({"generator_loss": 1.0}, 20)
     assert told[1:] == ["tensorboard failed 3 times in a row: tracking is disabled."]
     tracker.log({"generator_loss": 1.0}, 24)
-    tracker.log({"events": 1}, 28)  # that is not even looked at
+    tracker.log({"events": 1}, 28)  # ignored
     tracker.finish()
     tracker.accelerator.end_training()
     assert (len(calls), len(told)) == (5, 2)
@@ -369,7 +369,7 @@ def test_a_mouth_that_is_shut_ends_nothing(tmp_path: Path):
     tracker.finish()
 
 
-# Each file may have so many bytes only: writing fails as it does on a full disk.
+# Limits the size of files: writing fails as on a full disk.
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))"
 
 
@@ -384,5 +384,5 @@ def test_a_full_disk_ends_tensorboard_only(tmp_path: Path):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
 def test_a_full_disk_is_told_by_trackio_itself(tmp_path: Path):
     told, said = run_sessions("trackio", tmp_path, 1, FULL_DISK, TRACKIO_DIR=str(tmp_path / "trackio"))
-    assert told == ["Tracking with trackio: trackio show --project fagan_hf"]  # it writes in a thread of its own
+    assert told == ["Tracking with trackio: trackio show --project fagan_hf"]  # it writes in a separate thread
     assert "could not be persisted" in said

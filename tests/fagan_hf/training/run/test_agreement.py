@@ -1,4 +1,4 @@
-"""When processes ask each other whether to stop; real ones do in tests/distributed."""
+"""When processes ask each other whether to stop; with real processes in tests/distributed."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from fagan_hf.training.run.agreement import AGREEMENT_SECONDS, Agreement, Verdic
 
 @pytest.fixture
 def session():
-    """Of a single process, at its beginning."""
+    """A session of a single process, at its start."""
     return make_session()
 
 
@@ -33,7 +33,7 @@ def make_session(count=1, others=(0.0, 0.0), is_main=True, pace=0.0):
 
 
 def take_steps(session, agreement, count, seconds):
-    """Take steps of so many seconds; give the verdict after each."""
+    """Take steps of the given durations [seconds]; return the verdict after each."""
     verdicts = []
     for _ in range(count):
         session.images_seen += session.recipe.batch_size
@@ -94,7 +94,7 @@ def test_a_stop_waits_for_the_next_question_and_reaches_it():
 
 
 def test_all_ask_at_the_same_steps_whatever_their_clocks_say():
-    """The main process's pace decides, or they would wait for each other at different steps."""
+    """The main process's pace decides, otherwise they would wait for each other at different steps."""
     steps = []
     for is_main, own_seconds in ((True, 0.01), (False, 0.3)):
         session = make_session(count=2, is_main=is_main, pace=0.0 if is_main else 100.0)
@@ -110,7 +110,7 @@ def test_all_ask_at_the_same_steps_whatever_their_clocks_say():
 
 
 def test_the_pace_is_that_since_the_last_question():
-    """Steps were slow at first, as they are while kernels are compiled."""
+    """Steps are slow at first, as during compilation."""
     session = make_session(count=2)
     agreement = Agreement(session)
     take_steps(session, agreement, 10, seconds=3.0)

@@ -33,7 +33,7 @@ def restore(checkpoints):
 
 def step(checkpoints):
     network, optimizer = checkpoints.networks["network"], checkpoints.optimizers["optimizer"]
-    network(torch.arange(12.0).view(1, 3, 2, 2)).square().sum().backward()  # no two weights alike
+    network(torch.arange(12.0).view(1, 3, 2, 2)).square().sum().backward()  # all weights differ
     optimizer.step()
     optimizer.zero_grad()
     return network.weight.clone()
@@ -184,7 +184,7 @@ def test_a_manifest_that_points_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("name", ["network.safetensors", "optimizer.safetensors"])
 def test_a_manifest_that_leaves_out_what_is_needed(tmp_path, name):
-    """Whether the file itself is there or not: nobody would know whether it is what was written."""
+    """Whether the file itself exists or not: its content could not be verified."""
     for is_there in (True, False):
         checkpoints = make(tmp_path)
         step_and_save(checkpoints, 32, 64)
@@ -203,7 +203,7 @@ def test_the_newest_whole_ones_stay_and_broken_ones_count_for_none(tmp_path, kee
     checkpoints = make(tmp_path, keep=3)
     step_and_save(checkpoints, 8, 16, 24)
     spoil(checkpoints, 16)
-    again = make(tmp_path, keep)  # another session, which has verified nothing
+    again = make(tmp_path, keep)  # another session, which has verified nothing yet
     step_and_save(again, 32)
     assert names(again) == {1: [32], 2: [24, 32], 3: [8, 24, 32]}[keep]
     step_and_save(again, 40)
@@ -211,7 +211,7 @@ def test_the_newest_whole_ones_stay_and_broken_ones_count_for_none(tmp_path, kee
 
 
 def test_a_broken_one_that_is_newer_than_the_restored_one(tmp_path):
-    """The run goes on behind it, and never keeps it instead of a good one."""
+    """The run continues past it, and never keeps it instead of a good one."""
     checkpoints = make(tmp_path, keep=2)
     step_and_save(checkpoints, 8, 24)
     spoil(checkpoints, 24)
@@ -258,7 +258,7 @@ class Bomb:
 
 
 def test_a_pickle_that_lies_there_is_never_opened(tmp_path):
-    """Neither beside the files, named in the manifest or not, nor in the place of one."""
+    """Neither next to the files, in the manifest or not, nor in place of one."""
     checkpoints = make(tmp_path)
     step_and_save(checkpoints, 8, 16)
     folder = tmp_path / "images-00000016"

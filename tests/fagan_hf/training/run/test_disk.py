@@ -1,4 +1,4 @@
-"""What is done about a full disk; a disk that is full indeed is in test_faults.py."""
+"""Handling of a full disk; a really full one is in test_faults.py."""
 
 import errno
 
@@ -28,7 +28,7 @@ def full(number=errno.ENOSPC):
 
 
 def write_after(failures):
-    """Write with an outcome for each try."""
+    """Make a writer with a given outcome for each attempt."""
     outcomes = iter(failures)
 
     def write():

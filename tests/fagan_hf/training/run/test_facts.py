@@ -27,12 +27,12 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A repository of git with one commit."""
+    """A git repository with one commit."""
     root = tmp_path / "clone"
     root.mkdir()
     monkeypatch.setattr(facts, "ROOT", root.resolve())
     (root / "file.txt").write_text("first")
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set by a hook that runs the tests
         monkeypatch.delenv(name, raising=False)
     git(root, "init", "--quiet")
     git(root, "add", "file.txt")
@@ -157,7 +157,7 @@ def test_environment_facts_have_what_a_card_shows():
 
 
 def test_memory_is_the_process_own_and_at_its_peak():
-    ballast = b"x" * (768 * 2**20)  # of the process that starts the other one
+    ballast = b"x" * (768 * 2**20)  # in the process that starts the other one
     script = (
         "import torch; from fagan_hf.training.run.facts import peak_memory_mb; cpu = torch.device('cpu'); "
         "first = peak_memory_mb(cpu); x = b'x' * (64 * 2**20); del x; print(first, peak_memory_mb(cpu))"

@@ -20,7 +20,7 @@ def test_a_held_folder_is_refused_and_free_when_released(make_recipe):
 
 
 def test_a_lock_file_that_lies_there_is_no_lock(make_recipe):
-    """Whoever held it was killed."""
+    """Its holder was killed."""
     recipe = make_recipe()
     recipe.run_dir.parent.mkdir(parents=True)
     (recipe.run_dir.parent / ".try.lock").write_text("12345")

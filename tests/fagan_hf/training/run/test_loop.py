@@ -67,7 +67,7 @@ def test_the_same_recipe_gives_the_same_weights(make_recipe):
 
 
 def test_the_same_command_goes_on(make_recipe):
-    """Stopped between checkpoints, started again: what was not saved is redone, no line is doubled or lost."""
+    """Stopped between checkpoints and restarted: unsaved steps are redone, no line is duplicated or lost."""
     whole = make_recipe(name="whole", augment=("translation",))
     train(whole)
     halves = make_recipe(name="halves", augment=("translation",))
@@ -78,7 +78,7 @@ def test_the_same_command_goes_on(make_recipe):
         if session.images_seen == 8:
             outputs.save(session)
     session.report.add_line({"images": 12})
-    session.lock.release()  # as the end of a process does
+    session.lock.release()  # as when a process ends
     train(halves)
     assert [line["images"] for line in lines(halves)] == [12, 16, 20, 24]
     for name, tensor in weights(whole).items():
@@ -102,7 +102,7 @@ def test_another_recipe_in_the_same_folder_is_refused(make_recipe):
         setup(make_recipe(loss="hinge"))
     (make_recipe().run_dir / "recipe.yaml").write_text(
         "".join(line for line in make_recipe().to_yaml().splitlines(keepends=True) if not line.startswith("ema_ramp"))
-    )  # as an older version wrote it, before there was a ramp
+    )  # as written by an older version, before there was a ramp
     check_folder(make_recipe(max_images=10**6, max_minutes=5, log_every_images=7))
 
 
@@ -193,7 +193,7 @@ def test_a_signal_saves_and_the_command_goes_on(make_recipe, monkeypatch, number
 
 
 def test_nothing_on_the_hot_path_reads_a_number_back(make_recipe, monkeypatch):
-    """`item` is called when a line is written, and never by a step."""
+    """`item` is called when a line is logged, and never in a step."""
     session = setup(make_recipe())
     loop.take_step(session)
 
@@ -246,7 +246,7 @@ def test_a_conditional_run(make_recipe, classes, conditioning):
 
 
 def test_a_conditional_run_goes_on(make_recipe, classes):
-    """With labels beside the latent, on which batch statistics depend."""
+    """With labels in addition to the latent, on which batch statistics depend."""
     fields = LABELED | {"dataset": str(classes), "conditioning": "concatenation"}
     whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
     train(whole)
@@ -294,7 +294,7 @@ def test_an_architecture_that_was_edited_is_refused(make_recipe, tmp_path):
 
 
 def test_the_grid_of_many_labels_stays_in_bounds():
-    """Claims that hold come first, and there are at most 16 rows."""
+    """Attributes that are true come first, and there are at most 16 rows."""
     names = tuple(f"claim-{index}" for index in range(20))
     generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), names, "projection")[0])
     assert sample_grid(generator).height == 16 * 8

@@ -1,4 +1,4 @@
-"""Runs that start from a model; from the Hub in tests/hub."""
+"""Runs that start from a model; those from the Hub are in tests/hub."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def _fresh():
 
 @pytest.fixture
 def published(make_recipe, tmp_path):
-    """What is left of a run once it went over the Hub: no checkpoints, a recipe that fits elsewhere."""
+    """A run as published on the Hub: no checkpoints, and a portable recipe."""
     recipe = make_recipe(name="first", max_images=16)
     train(recipe)
     folder = tmp_path / "published"
@@ -85,7 +85,7 @@ def test_a_broken_training_state_is_refused_and_a_mended_one_taken(published, ma
     broken = published / "training_state" / name
     whole = broken.read_bytes()
     broken.write_text(content)
-    if name == "state.json":  # as it was pushed, and still nothing to go on from
+    if name == "state.json":  # as it was pushed, and still no training state
         manifest = published / "training_state/manifest.json"
         hashes = json.loads(manifest.read_text())
         manifest.write_text(json.dumps(hashes | {name: hashlib.sha256(content.encode()).hexdigest()}))
@@ -117,7 +117,7 @@ def test_started_again_it_remembers_where_it_came_from(published, make_recipe, t
     shutil.copytree(make_recipe(name="fine").run_dir, fine)
     recipe = make_recipe(name="fine-again", max_images=16, resume_from=str(fine))
     train(recipe)
-    shutil.rmtree(fine)  # a repository that moved on would be told apart by its commit
+    shutil.rmtree(fine)  # a changed repository would have a different commit
     shutil.copytree(published, fine)
     find_origin.cache_clear()
     train(make_recipe(name="fine-again", max_images=24, resume_from=str(fine)))
@@ -132,7 +132,7 @@ def test_fine_tuning_needs_the_same_networks(published, make_recipe):
 
 
 def test_a_run_folder_is_started_from_without_its_intentions(make_recipe):
-    """What it was pushed to, and where it started itself, is nobody else's business: least of all a fine-tuning's."""
+    """Its push target and its own origin must not be inherited, least of all by fine-tuning."""
     recipe = make_recipe(name="first", max_images=4)
     train(recipe)
     fields = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())
@@ -148,7 +148,7 @@ def test_a_run_folder_is_started_from_without_its_intentions(make_recipe):
 
 
 def test_other_data_has_other_frequencies_of_labels(make_recipe, classes):
-    """The model's own would draw labels as they were in the data of before."""
+    """Otherwise labels would be sampled as in the earlier data."""
     labels = {"label_columns": ("class",), "conditioning": "projection", "upscale": True}
     train(make_recipe(name="first", dataset=str(classes), max_images=4, **labels))
     for extra in range(20):
@@ -184,7 +184,7 @@ def test_a_recipe_is_taken_over_but_for_a_name_of_its_own(published, tmp_path):
 
 
 def test_an_architecture_of_a_file_is_read_from_the_model(published, make_recipe, tmp_path):
-    """The file is on another machine; `architecture.json` beside the recipe says the same."""
+    """The file is on another machine; `architecture.json` next to the recipe has the same content."""
     save_architecture(tmp_path / "mine.json", (GENERATOR, DISCRIMINATOR))
     train(make_recipe(name="mine", model=str(tmp_path / "mine.json"), max_images=4))
     assert portable_recipe(make_recipe(name="mine").run_dir)["model"] == "architecture.json"

@@ -44,7 +44,7 @@ def test_half_of_them_are_mirrored(make_batches):
 
 @pytest.mark.parametrize("name", ["real", "latents", "real_augment", "fake_augment"])
 def test_processes_and_micro_batches_share_one_batch(make_batches, name):
-    """Whatever the sharing, the same rows come, each once."""
+    """However the batch is shared, the same rows occur, each once."""
 
     def rows(processes, accumulation):
         changes = {"batch_size": 8, "gradient_accumulation": accumulation, "augment": ("color",)}
@@ -160,7 +160,7 @@ def reals(batches, moments):
 
 
 def test_a_streamed_folder_is_entered_where_the_run_was(make_stream):
-    """Also behind its first epoch, of 20 images, and after a return."""
+    """Also after its first epoch of 20 images, and after a rollback."""
     whole = reals(make_stream(), range(0, 40, 4))
     resumed = make_stream()
     resumed.go_to(28, 0)
@@ -177,7 +177,7 @@ def test_a_stream_begins_again_in_another_order(make_stream):
     first = reals(batches, (0, 4))
     batches.go_to(0, 1)
     second = reals(batches, (0, 4))
-    batches.go_to(0, 1)  # as when the same checkpoint is taken up twice
+    batches.go_to(0, 1)  # as when the same checkpoint is restored twice
     assert not torch.equal(torch.cat(first), torch.cat(second))
 
 
@@ -192,7 +192,7 @@ def test_processes_share_a_stream(make_stream):
 
 
 def equal(some, other):
-    """Compare the batches of both players, all of their tensors."""
+    """Compare all tensors of the batches of both players."""
     return all(
         torch.equal(getattr(one, name), getattr(two, name))
         for player in zip(some, other, strict=True)
@@ -204,9 +204,9 @@ def equal(some, other):
 def test_a_batch_made_ahead_is_the_same(make_batches):
     plain, ahead = make_batches(augment=("color",)), make_batches(augment=("color",))
     ahead.prefetch = True
-    for images_seen in (0, 4, 8, 4, 16, 20):  # some follow, some don't
+    for images_seen in (0, 4, 8, 4, 16, 20):  # some are consecutive, some are not
         assert equal(ahead.make(images_seen), plain.make(images_seen))
-    ahead.go_to(24, attempt=1)  # made ahead, but with the draws of the attempt before
+    ahead.go_to(24, attempt=1)  # prefetched, but with the random numbers of the previous attempt
     plain.go_to(24, attempt=1)
     assert equal(ahead.make(24), plain.make(24))
     ahead.close()

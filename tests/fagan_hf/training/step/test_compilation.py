@@ -8,7 +8,7 @@ import torch
 from fagan_hf.training.run.session import setup
 from fagan_hf.training.step.compilation import check_compilation
 
-# In a process of its own: under pytest each call is wrapped in a check of its shapes, which no compiler can trace.
+# In a separate process: under pytest each call is wrapped in a shape check, which can't be compiled.
 PROGRAM = """
 import sys
 import torch

@@ -1,4 +1,4 @@
-"""A step as a CUDA graph. What needs a GPU is skipped without one; benchmarks/gpu runs it."""
+"""Steps as CUDA graphs. Tests that need a GPU are skipped without one; benchmarks/gpu runs them."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_what_no_graph_holds_is_refused(options, words):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_a_run_is_the_same_however_it_is_launched_and_goes_on(make_recipe):
-    """Captured or not, at once or after a restart; the learning rate changes from step to step."""
+    """Captured or not, in one go or with a restart; the learning rate changes from step to step."""
     from tests.sessions import train
 
     def weights(name, *lengths, how):

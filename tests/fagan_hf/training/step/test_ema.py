@@ -49,7 +49,7 @@ def test_refresh_measures_norms_and_statistics_of_the_averaged_weights():
 
 
 def test_refresh_twice_is_the_same():
-    """What is saved must not depend on how often a grid was drawn before."""
+    """The saved model must not depend on how often a grid was generated before."""
     generator = Generator(GENERATOR).train()
     averaged = AveragedGenerator(generator, half_life_images=100)
     generator(torch.randn(4, 8))

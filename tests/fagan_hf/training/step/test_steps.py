@@ -81,7 +81,7 @@ def test_the_discriminator_runs_twice_a_step_at_most(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_graph_is_built_that_nobody_needs(loss):
-    """None of the generator in the discriminator's step; in the generator's none of real images and of D's weights."""
+    """No generator graph in the discriminator's step; in the generator's, none of real images and of D's weights."""
     trainer, graphs = make(loss), []
     trainer.bare_generator.register_forward_hook(lambda *args: graphs.append(("G", args[-1].requires_grad)))
     trainer.bare_discriminator.register_forward_hook(lambda *args: graphs.append(("D", args[-1].requires_grad)))
@@ -97,7 +97,7 @@ def test_no_graph_is_built_that_nobody_needs(loss):
 
 
 def test_three_micro_batches_are_one_batch():
-    """Without batch norm and spectral norm, which look at more than one image or call."""
+    """Without batch norm and spectral norm, which depend on other images or calls."""
     plain = [dataclasses.replace(layer, spectral_norm=False, batch_norm=False) for layer in DISCRIMINATOR.layers]
     network = Discriminator(dataclasses.replace(DISCRIMINATOR, layers=tuple(plain)))
     parts = micro_batches(3)
@@ -163,7 +163,7 @@ def test_labels_reach_both_players(conditioning):
 
 
 def test_a_matching_aware_discriminator_learns_labels():
-    """It takes a step down on: real under its labels above, fake and real under wrong labels below."""
+    """After a step, logits rise for real images with their labels, and fall for fakes and wrong labels."""
     trainer, calls = conditional(), []
     trainer.bare_discriminator.register_forward_hook(lambda _, args, out: calls.append((args, out)))
     [batch] = [with_labels_of(each, wrong=True) for each in micro_batches(1)]
@@ -191,7 +191,7 @@ def draws(size=8):
 @pytest.mark.parametrize("sigma", [None, 0.01], ids=["exact", "approximate"])
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_are_added_with_their_weight(name, sigma):
-    """The step with a penalty minus the step without one is the penalty's own."""
+    """The gradient with a penalty minus the one without it is that of the penalty."""
     [batch] = [dataclasses.replace(with_labels_of(each), penalty_draws=draws()) for each in micro_batches(1)]
     moved = []
     for rules in ({}, PENALTIES[name]):
@@ -207,7 +207,7 @@ def test_penalties_are_added_with_their_weight(name, sigma):
     trainer.bare_generator.eval(), trainer.bare_discriminator.eval()
     torch.nn.init.constant_(trainer.bare_discriminator.layers[0].alpha, 0.3)
     network = trainer.bare_discriminator
-    refresh_spectral_norms(network, iterations=1)  # as at the beginning of a step
+    refresh_spectral_norms(network, iterations=1)  # as at the start of a step
     fake = trainer.bare_generator(batch.latents, batch.labels)
 
     def critic(images):
@@ -222,7 +222,7 @@ def test_penalties_are_added_with_their_weight(name, sigma):
         noise = batch.penalty_draws.real_noise if name == "r1" else batch.penalty_draws.fake_noise
         penalty = approximate_gradient_penalty(critic, images, noise, sigma)
     assert numbers[name].item() == pytest.approx(penalty.item(), rel=1e-4)
-    penalty.backward()  # gamma is 2, and half of it is taken
+    penalty.backward()  # gamma is 2, and the weight is half of it
     for key, parameter in network.named_parameters():
         step = torch.zeros_like(parameter) if parameter.grad is None else -0.1 * parameter.grad
         torch.testing.assert_close(moved[1][key] - moved[0][key], step, atol=2e-5, rtol=1e-3)
@@ -242,12 +242,12 @@ def test_lazy_penalties_come_seldom_and_count_more():
 
 
 def test_penalties_are_computed_in_full_precision(monkeypatch):
-    """Past the autocast that Accelerate puts around the network."""
+    """Without the autocast that Accelerate wraps around the network."""
     trainer = conditional(r1_gamma=1.0)
     bare, seen = trainer.bare_discriminator, []
     inner = type(bare).forward
 
-    def forward(images, labels=None):  # what Accelerate does to a network
+    def forward(images, labels=None):  # as Accelerate wraps a network
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return inner(bare, images, labels).float()
 
@@ -264,7 +264,7 @@ def vectors(network):
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("loss", ["hinge", "relativistic_hinge"])
 def test_spectral_norms_move_once_in_their_networks_step(loss, parts):
-    """However many micro-batches and passes there are, and with penalties."""
+    """Whatever the number of micro-batches and passes, and with penalties."""
     trainer = conditional(loss, r1_gamma=1.0)
     networks = trainer.bare_generator, trainer.bare_discriminator
     batches = [with_labels_of(each) for each in micro_batches(parts)]
@@ -280,7 +280,7 @@ def test_spectral_norms_move_once_in_their_networks_step(loss, parts):
 @pytest.mark.parametrize("max_gradient_norm", [None, 1e-3])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_both_steps_of_every_loss_are_those_of_the_whole_batch(loss, max_gradient_norm):
-    """The gradient too, where a loss compares each logit with the mean of all."""
+    """Including the gradient, for losses that compare each logit with the mean of all."""
     plain = [
         tuple(
             dataclasses.replace(
@@ -321,7 +321,7 @@ def test_both_steps_of_every_loss_are_those_of_the_whole_batch(loss, max_gradien
 
 
 def test_passes_with_a_graph_see_the_dropout_of_those_without():
-    """With penalties between them, which draw too."""
+    """With penalties in between, which also use random numbers."""
     first, last = DISCRIMINATOR.layers
     config = dataclasses.replace(DISCRIMINATOR, layers=(first, DropoutSpec(probability=0.5), last))
     torch.manual_seed(0)
@@ -345,7 +345,7 @@ def test_passes_with_a_graph_see_the_dropout_of_those_without():
 
 
 class Synchronizations(TorchDispatchMode):
-    """Counts what would make the program wait for the device: numbers that are read back."""
+    """Counts synchronizations with the device: numbers that are read back."""
 
     def __init__(self):
         super().__init__()
@@ -368,4 +368,4 @@ def test_a_step_reads_no_number_back_from_the_device(loss):
     assert seen.names == []
     with Synchronizations() as seen:
         torch.ones(2).sum().item()
-    assert len(seen.names) == 1  # it sees what it should see
+    assert len(seen.names) == 1  # the detection works
