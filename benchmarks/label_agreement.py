@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fagan_hf import Generator
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.latent_space.linear_classifier import LinearClassifier
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
 from fagan_hf.utils.label_names import label_groups

@@ -31,8 +31,8 @@ import torch
 from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, identity_of, parameters
 from fagan_hf import Generator
 from fagan_hf.architectures.load import save_architecture
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.hub.repository import HISTORY, write_json
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.metrics import evaluate

@@ -13,9 +13,10 @@ from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate
 from fagan_hf.architectures.presets import preset
-from fagan_hf.data.cache import Images, write_cache
+from fagan_hf.data.cache import Chunk, Images, write_pixels, write_view
+from fagan_hf.data.digests import numbered_digests
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.step.batches import Batches
 
@@ -65,10 +66,13 @@ def _loader_and_step(model: str, folder: Path, settings: Settings) -> dict[str, 
 def random_images(folder: Path, count: int, resolution: int) -> Images:
     """Write a cache of noise."""
     random = np.random.default_rng(0)
-    shape = (count, 3, resolution, resolution)
-    about = {"label_names": [], "fingerprint": "noise", "description": {"dataset": "noise"}}
-    pixels = (random.integers(0, 256, (1, *shape[1:]), dtype=np.uint8) for _ in range(count))
-    return write_cache(folder, pixels, shape=shape, labels=np.zeros((count, 0), np.float32), about=about)
+    shape = (3, resolution, resolution)
+    chunks = (
+        Chunk(random.integers(0, 256, (1, *shape), dtype=np.uint8), numbered_digests("noise", [number]))
+        for number in range(count)
+    )
+    write_pixels(folder, chunks, count=count, shape=shape, decoding="noise")
+    return write_view(folder, labels=np.zeros((count, 0), np.float32), label_names=[], description={"dataset": "noise"})
 
 
 def build_rates(photographs: int) -> dict[str, float]:

@@ -29,7 +29,8 @@ def with_image_channels(architecture: Architecture, channels: int) -> Architectu
         return architecture
     g_layers, d_layers = list(generator.layers), list(discriminator.layers)
     last, first = generator.last_with_channels, discriminator.first_with_channels
-    extra = d_layers[first].channels[0] - discriminator.image_channels  # labels that enter with the image
+    inputs = d_layers[first].channels or (discriminator.image_channels, 0)
+    extra = inputs[0] - discriminator.image_channels  # labels that enter with the image
     try:
         g_layers[last] = dataclasses.replace(g_layers[last], out_channels=channels)  # pyright: ignore[reportCallIssue]
         d_layers[first] = dataclasses.replace(d_layers[first], in_channels=channels + extra)  # pyright: ignore

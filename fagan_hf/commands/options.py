@@ -12,7 +12,7 @@ from fagan_hf.sampling.seeds import parse_seeds
 from fagan_hf.utils.devices import find_device
 
 if TYPE_CHECKING:
-    from fagan_hf.data.sources import ImageSource
+    from fagan_hf.data.image_source import ImageSource
 
 DTYPES = ("float32", "bfloat16")
 
@@ -111,7 +111,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 def image_source(options: argparse.Namespace, resolution: int) -> "ImageSource":
     """Read the flags of the data; missing ones come from the recipe, if it has the same dataset."""
-    from fagan_hf.data.sources import ImageSource
+    from fagan_hf.data.image_source import ImageSource
     from fagan_hf.hub.repository import read_recipe
 
     recipe = read_recipe(Path(options.model))

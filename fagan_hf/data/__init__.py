@@ -6,8 +6,8 @@ from fagan_hf.utils.on_demand import on_demand
 
 if TYPE_CHECKING:
     from fagan_hf.data.cache import Images
+    from fagan_hf.data.image_source import ImageSource
     from fagan_hf.data.prepare import prepare_images
-    from fagan_hf.data.sources import ImageSource
     from fagan_hf.data.stream import ImageStream, open_stream
 
 __all__ = ["ImageSource", "ImageStream", "Images", "open_stream", "prepare_images"]
@@ -15,7 +15,7 @@ __all__ = ["ImageSource", "ImageStream", "Images", "open_stream", "prepare_image
 __getattr__ = on_demand(
     __name__,
     {
-        "sources": ["ImageSource"],
+        "image_source": ["ImageSource"],
         "cache": ["Images"],
         "prepare": ["prepare_images"],
         "stream": ["ImageStream", "open_stream"],

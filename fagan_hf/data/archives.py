@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from fagan_hf.utils.files import replacing
 
@@ -30,7 +30,7 @@ _MAX_RATIO = 200  # photographs hardly compress; beyond this a large member look
 _ALWAYS_ALLOWED_BYTES = 16 << 20
 _COPY_BYTES = 1 << 20
 
-_DECOMPRESSORS: dict[str, Callable[[Path], IO[bytes]]] = {
+_DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.GzipFile,
     ".tgz": gzip.GzipFile,
     ".bz2": bz2.BZ2File,

@@ -36,6 +36,7 @@ class FolderContents:
     Attributes:
         images: The images.
         splits: Split of each image; empty if the folder has none.
+        split_sizes: Number of images in each split.
         classes: Subfolder of each image inside its split, "." if there is none.
         columns: Values of the columns of tables and sidecar files for each image.
         found: All files, for what was left out.
@@ -44,6 +45,7 @@ class FolderContents:
 
     images: list[DataFile]
     splits: list[str]
+    split_sizes: Counter[str]
     classes: list[str]
     columns: dict[str, list[Any]]
     found: Found
@@ -66,6 +68,7 @@ class FolderContents:
         return FolderContents(
             [self.images[index] for index in chosen],
             [wanted] * len(chosen),
+            self.split_sizes,
             [self.classes[index] for index in chosen],
             {name: [values[index] for index in chosen] for name, values in self.columns.items()},
             self.found,
@@ -84,12 +87,10 @@ class FolderContents:
         """Describe in one line how many images there are, and what was left out."""
         count = len(self.images)
         counted = f"{count:,} image{'s' * (count != 1)}"
-        if self.splits and (others := Counter(each for each in self._all_splits() if each != self.splits[0])):
-            counted += f" in split {self.splits[0]} ({', '.join(f'{n:,} in {name}' for name, n in others.items())})"
+        if self.splits:
+            others = [f"{size:,} in {name}" for name, size in self.split_sizes.items() if name != self.splits[0]]
+            counted += f" in split {self.splits[0]}" + (f" ({', '.join(others)})" if others else "")
         return "; ".join(part for part in (counted, describe_unread(self.found), *self.problems) if part)
-
-    def _all_splits(self) -> list[str]:
-        return _splits_by_folder([image.name for image in self.found.images])[0] or self.splits
 
 
 def read_folder(place: Path, *, unpacked: Path) -> FolderContents:
@@ -111,11 +112,12 @@ def read_folder(place: Path, *, unpacked: Path) -> FolderContents:
     joined = join_tables(_tables(found, names), names)
     columns = {**_read_sidecars(found), **joined.columns}
     splits, rest = _splits_by_folder(names)
-    if not splits and "split" in columns and all(isinstance(value, str) for value in columns["split"]):
-        splits = [SPLIT_NAMES.get(value.lower(), value) for value in columns.pop("split")]
+    named = columns.get("split", [])
+    if not splits and named and all(isinstance(value, str) for value in named):
+        splits = [SPLIT_NAMES.get(str(value).lower(), str(value)) for value in columns.pop("split")]
     parents = [PurePosixPath(name).parent.as_posix() for name in rest]
     classes = _inner_folders(parents) if is_archive(place) or splits else parents
-    return FolderContents(found.images, splits, classes, columns, found, joined.problems)
+    return FolderContents(found.images, splits, Counter(splits), classes, columns, found, joined.problems)
 
 
 def list_folder(place: Path, split: str, *, unpacked: Path) -> Listing:

@@ -39,9 +39,10 @@ from fagan_hf.data.cache import (
 )
 from fagan_hf.data.decode import UnusableImageError, decode_image
 from fagan_hf.data.digests import recall_facts, remember_facts
+from fagan_hf.data.image_source import ImageSource, decoding_identity, describe_decoding
 from fagan_hf.data.labels import LabelColumn, encode_column
 from fagan_hf.data.listing import Content, Drawing, Listing
-from fagan_hf.data.sources import ImageSource, decoding_identity, describe_decoding, list_images
+from fagan_hf.data.sources import list_images
 from fagan_hf.utils.devices import available_cores
 
 __all__ = ["ImageSource", "Images", "prepare_images"]
@@ -313,9 +314,10 @@ _Decoded = dict[int, np.ndarray | UnusableImageError]
 def _merged(source: ImageSource, rows: np.ndarray, copied: dict[int, np.ndarray], decoded: _Decoded) -> _Prepared:
     """Put copied and decoded images in order."""
     errors = {at: image for at, image in decoded.items() if isinstance(image, UnusableImageError)}
-    images = [copied[at] if at in copied else decoded[at] for at in rows.tolist() if at not in errors]
+    pixels = copied | {at: image for at, image in decoded.items() if not isinstance(image, UnusableImageError)}
+    images = [pixels[at] for at in rows.tolist() if at in pixels]
     empty = np.zeros((0, source.channels, source.resolution, source.resolution), np.uint8)
-    return _Prepared(rows, np.stack(images) if images else empty, errors)  # pyright: ignore[reportArgumentType]
+    return _Prepared(rows, np.stack(images) if images else empty, errors)
 
 
 def _decode_some(source: ImageSource, contents: Mapping[int, Content]) -> _Decoded:

@@ -4,15 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fagan_hf.data.digests import numbered_digests
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.labels import LabelColumn
 from fagan_hf.data.listing import Content, Listing
 from fagan_hf.utils.suggest import suggest
-
-if TYPE_CHECKING:
-    from fagan_hf.data.sources import ImageSource
 
 TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 _SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` writes, for a dataset or for one with splits
@@ -31,7 +29,7 @@ def table_files(place: Path) -> list[Path]:
     return [path for path in files if path.stem.lower() != "metadata"]
 
 
-def list_rows(source: "ImageSource", place: Path | None) -> Listing:
+def list_rows(source: ImageSource, place: Path | None) -> Listing:
     """List the images of a dataset on the Hub, or of a local place that `datasets` reads.
 
     Args:
@@ -71,7 +69,7 @@ def list_rows(source: "ImageSource", place: Path | None) -> Listing:
 
 
 @contextmanager
-def opening_rows(source: "ImageSource") -> Iterator[Any]:
+def opening_rows(source: ImageSource) -> Iterator[Any]:
     """Import `datasets` for a block that opens a dataset, with readable errors.
 
     Raises:
@@ -112,7 +110,7 @@ def opening_rows(source: "ImageSource") -> Iterator[Any]:
         ) from error
 
 
-def find_image_columns(source: "ImageSource", features: Any) -> list[str]:
+def find_image_columns(source: ImageSource, features: Any) -> list[str]:
     """List the columns that contain images.
 
     Raises:
@@ -124,7 +122,7 @@ def find_image_columns(source: "ImageSource", features: Any) -> list[str]:
     return images
 
 
-def image_column(source: "ImageSource", images: list[str]) -> str:
+def image_column(source: ImageSource, images: list[str]) -> str:
     """Return the image column of a source: the one that it names, or the only one.
 
     Raises:
@@ -138,7 +136,7 @@ def image_column(source: "ImageSource", images: list[str]) -> str:
     raise ValueError(f"{source.dataset} has no image column {source.image_column!r}: {hint}.")
 
 
-def hub_facts(source: "ImageSource", info: Any, commit: str | None) -> dict[str, Any]:
+def hub_facts(source: ImageSource, info: Any, commit: str | None) -> dict[str, Any]:
     """Collect for a card the facts in the `DatasetInfo` of a dataset."""
     return {
         "source": "hub",
@@ -150,7 +148,7 @@ def hub_facts(source: "ImageSource", info: Any, commit: str | None) -> dict[str,
     }
 
 
-def _load(datasets: Any, source: "ImageSource", place: Path | None) -> Any:
+def _load(datasets: Any, source: ImageSource, place: Path | None) -> Any:
     if place is None:
         options = {"name": source.config_name} if source.config_name else {}
         return datasets.load_dataset(source.dataset, split=source.split, revision=source.revision, **options)
@@ -175,13 +173,13 @@ def _split_of(path: Path, place: Path) -> str:
     return next((names[word] for word in words if word in names), "train")
 
 
-def _choose_split(source: "ImageSource", splits: Any) -> Any:
+def _choose_split(source: ImageSource, splits: Any) -> Any:
     if source.split not in splits:
         raise ValueError(f"{source.dataset} has no split {source.split!r}: {suggest(source.split, list(splits))}.")
     return splits[source.split]
 
 
-def _only_train(source: "ImageSource", rows: Any) -> Any:
+def _only_train(source: ImageSource, rows: Any) -> Any:
     if source.split != "train":
         raise ValueError(f"{source.dataset} has no splits, got split {source.split!r}; leave split out.")
     return rows

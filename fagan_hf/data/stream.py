@@ -27,16 +27,10 @@ import numpy as np
 
 from fagan_hf.data.archives import Member
 from fagan_hf.data.decode import UnusableImageError, decode_image
+from fagan_hf.data.image_source import ImageSource, describe_decoding, fingerprint
 from fagan_hf.data.labels import LabelColumn, encode_column, value_vectors
 from fagan_hf.data.rows import find_image_columns, hub_facts, image_column, opening_rows
-from fagan_hf.data.sources import (
-    ImageSource,
-    check_label_columns,
-    describe_decoding,
-    fingerprint,
-    kind_of_source,
-    list_images,
-)
+from fagan_hf.data.sources import check_label_columns, kind_of_source, list_images
 from fagan_hf.utils.devices import available_cores
 from fagan_hf.utils.suggest import suggest
 

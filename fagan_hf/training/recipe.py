@@ -14,7 +14,7 @@ from fagan_hf.architectures.conditioning import Conditioning, with_image_channel
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
 from fagan_hf.data.decode import Fit, check_background
-from fagan_hf.data.sources import ImageSource
+from fagan_hf.data.image_source import ImageSource
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch.optim import Adam
 
 from fagan_hf.architectures.configs import DiscriminatorConfig
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes

@@ -299,7 +299,7 @@ def test_caches_lie_where_fagan_cache_says(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from fagan_hf.data.sources import ImageSource
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
 from fagan_hf.data.sources import fingerprint, list_images
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from fagan_hf.data import stream as streaming
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.data.stream import open_stream
 from tests.hub import forked
 from tests.hub.server import Hub
@@ -383,7 +383,7 @@ def client(hub, tmp_path):
     def run(code):
         begin = """
             import json, logging
-            from fagan_hf.data.sources import ImageSource
+            from fagan_hf.data.image_source import ImageSource
             from fagan_hf.data.stream import open_stream
             def stream(dataset="alice/faces", seed=0, process=0, processes=1, start=0, **options):
                 source = ImageSource(dataset, 8, **options)

@@ -10,8 +10,8 @@ from torch import nn
 
 from fagan_hf import cli
 from fagan_hf.architectures.conditioning import with_labels
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.data.sources import ImageSource
 from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import save_repository, weights_hash
 from fagan_hf.metrics import features as features_module
