@@ -136,7 +136,7 @@ def picture(size, mode="RGB", kind="PNG"):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (jpeg_of_scans(1_000), "more than the 100 scans"),
+        (jpeg_of_scans(1_000), "more than 100 scans"),
         (picture((1, 20_000), "RGBA"), "10,000 per side"),
         (picture((5_000, 5_001), "1"), "the limit is 25,000,000"),
     ],

@@ -517,7 +517,7 @@ def test_what_the_hub_refuses_and_what_fails_on_the_way(client, hub):
     assert "Label column 'name' of alice/faces is of type string, so all its values would" in said["text"]
     assert "bool, 0 and 1, -1 and 1, or a ClassLabel. Otherwise leave out --streaming" in said["text"]
     assert "Label column 'number' of alice/faces contains 0, 1, 2, 3, 4 ..., so all" in said["numbers"]
-    assert said["late"].startswith("ValueError: Label column 'late' holds 7, but")
+    assert said["late"].startswith("ValueError: Label column 'late' contains 7, but")
     for message in said["network"]:
         assert message.startswith("OSError: reading alice/broken failed after 0 images in this process: HfHubH")
         assert "403" in message
