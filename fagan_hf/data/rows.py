@@ -54,13 +54,14 @@ def list_rows(source: ImageSource, place: Path | None) -> Listing:
             return LabelColumn([_class_name(feature, value) for value in rows[name][:]], feature.names)
         return LabelColumn(rows[name][:])
 
+    allowed = _allowed_folders(datasets, place)
     facts = hub_facts(source, rows.info, _commit_of(rows))
     if place is not None:
         facts |= {"source": "folder", "dataset": place.resolve().name, "revision": None}
     return Listing(
         count=len(rows),
         name=lambda index: f"row {index}",
-        contents=lambda start, stop: [_content(cell) for cell in encoded[start:stop][column]],
+        contents=lambda start, stop: [_content(cell, allowed) for cell in encoded[start:stop][column]],
         columns={name: lambda name=name: read(name) for name in features if name not in images},
         identity=f"{rows._fingerprint}\t{column}",
         digests=lambda _: numbered_digests(f"{rows._fingerprint}\t{column}", range(len(rows))),
@@ -198,10 +199,23 @@ def _holds_images(feature: Any) -> bool:
     return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) == "binary"
 
 
-def _content(cell: dict[str, Any] | None) -> Content:
+def _allowed_folders(datasets: Any, place: Path | None) -> list[Path]:
+    """Return the folders in which images of rows may be: a table could name any file of this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = [datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE]
+    if place is not None:
+        folders.append(place if place.is_dir() else place.parent)
+    return [Path(folder).resolve() for folder in folders]
+
+
+def _content(cell: dict[str, Any] | None, allowed: list[Path]) -> Content:
     if cell is None:
         return None
-    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
+    if cell["bytes"] is not None or not cell["path"]:
+        return cell["bytes"]
+    path = Path(cell["path"]).resolve()
+    return path if any(path.is_relative_to(folder) for folder in allowed) else None
 
 
 def _class_name(feature: Any, value: int | None) -> str | None:

@@ -59,6 +59,7 @@ class _Generator:
     latent_dim: int
     label_names: tuple[str, ...]
     layer_types: tuple[str, ...]
+    channels: int
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -66,7 +67,8 @@ class _Generator:
         try:
             types = tuple(str(layer["type"]) for layer in config["layers"])
             labels = tuple(map(str, config.get("label_names", ())))
-            return cls(int(config["image_size"]), int(config["latent_dim"]), labels, types)
+            channels = next((int(each["out_channels"]) for each in config["layers"][::-1] if "out_channels" in each), 3)
+            return cls(int(config["image_size"]), int(config["latent_dim"]), labels, types, channels)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a generator config: {type(error).__name__} {error}") from error
 
@@ -220,6 +222,7 @@ def _context(
         "repo_id": repo_id,
         "address": repo_id or folder.as_posix(),
         "size": generator.image_size,
+        "form": {1: " grayscale", 4: " transparent"}.get(generator.channels, ""),
         "latent_dim": generator.latent_dim,
         "label_names": label_names,
         "labels_example": _example(values),
@@ -358,6 +361,7 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
     rows = [
         ("data", _data_row(data) if data else None),
         ("preprocessing", data.get("preprocessing")),
+        ("left out", _left_out(data)),
         ("images seen", f"{images:,}" if images is not None else None),
         ("wall time", f"{_duration(seconds)}{speed}" if seconds is not None else None),
         ("hardware", training.get("hardware")),
@@ -381,6 +385,12 @@ def _data_row(data: Mapping[str, Any]) -> str:
     count = "" if data["count"] is None else f", {data['count']:,} images"
     streamed = ", streamed" if data.get("streamed") else ""
     return f"{_code(data['dataset'])}{split}{revision}{count}{streamed}"
+
+
+def _left_out(data: Mapping[str, Any]) -> str | None:
+    """Count the images that could not be used, by reason."""
+    reasons = data.get("left_out") or {}
+    return ", ".join(f"{count:,} images: {reason}" for reason, count in reasons.items()) or None
 
 
 def _rates(recipe: Mapping[str, Any]) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
-from PIL import Image
 
+from fagan_hf.viz.colors import as_picture
 from fagan_space import border
 from fagan_space.controls import IN_LINE, LONG
 from fagan_space.files import png, request_folder, write_archive, write_pictures
@@ -47,7 +47,7 @@ def add_api(model: Model) -> None:
 
     def judge(picture: dict, row: int = 0, column: int = 0, labels: dict | None = None) -> dict:
         """Score an image: the discriminator's logit, and for each of its layers the same as `/look_inside`."""
-        taken = take_upload(cast("Path", picture), model.size)
+        taken = take_upload(cast("Path", picture), model.size, model.channels)
         logit, looks = look_inside.look_at_discriminator(model, taken, (row, column), labels)
         return {"logit": logit, "layers": [_look(each) for each in looks]}
 
@@ -61,8 +61,10 @@ def add_api(model: Model) -> None:
         picture: dict, steps: int = 100, strengths: dict | None = None, labels: dict | None = None
     ) -> dict:
         """Find an image's latent: latent, distance, comparison image, and the image edited along directions."""
-        found = project.find(model, take_upload(cast("Path", picture), model.size), steps=steps, labels=labels)
-        edited = Image.fromarray(project.edit(model, found, strengths))
+        found = project.find(
+            model, take_upload(cast("Path", picture), model.size, model.channels), steps=steps, labels=labels
+        )
+        edited = as_picture(project.edit(model, found, strengths))
         return {
             "latent": found.latents[0].tolist(),
             "distance": found.distance,

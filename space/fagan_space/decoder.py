@@ -28,11 +28,11 @@ def limit(seconds: int, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
-def read(content: bytes, *, size: int, most_pixels: int, longest_side: int, most_scans: int) -> bytes:
+def read(content: bytes, *, size: int, channels: int, most_pixels: int, longest_side: int, most_scans: int) -> bytes:
     """Decode an image after checking its size.
 
     Returns:
-        Its center square: uint8 [3, size, size].
+        Its center square: uint8 [channels, size, size].
 
     Raises:
         ValueError: The image is too large or can't be read; the message is for the visitor.
@@ -53,7 +53,7 @@ def read(content: bytes, *, size: int, most_pixels: int, longest_side: int, most
     if name in ("JPEG", "MPO") and len(_SCAN.findall(content)) > most_scans:
         raise ValueError(f"the image has more than {most_scans} scans; upload it as a PNG")
     try:
-        return decode_image(content, resolution=size, crop=None, upscale=True).tobytes()
+        return decode_image(content, resolution=size, channels=channels, upscale=True).tobytes()
     except UnusableImageError as error:
         raise ValueError("the image is damaged or too small; upload another PNG, JPEG or WebP") from error
 

@@ -30,7 +30,7 @@ from fagan_space.limits import (
 )
 from fagan_space.work import check_wanted
 
-Picture = UInt8[np.ndarray, "3 size size"]
+Picture = UInt8[np.ndarray, "channels size size"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,13 @@ _LOOK_SECONDS = 0.5  # interval of checks whether the client is still waiting
 _turn = threading.Lock()
 
 
-def decoded(file: BinaryIO, size: int) -> Picture:
+def decoded(file: BinaryIO, size: int, channels: int = 3) -> Picture:
     """Decode an uploaded image after checking its size.
 
     Args:
         file: A real file with a descriptor, which the other process reads.
         size: Height and width of the result [pixels].
+        channels: 1 for grayscale, 3 for RGB, 4 for RGBA with premultiplied alpha.
 
     Returns:
         Its center square, upright.
@@ -54,7 +55,7 @@ def decoded(file: BinaryIO, size: int) -> Picture:
     """
     if os.fstat(file.fileno()).st_size > MAX_UPLOAD_BYTES:
         raise ValueError(f"the file is larger than the limit of {MAX_UPLOAD_BYTES:,} bytes; upload a smaller one")
-    options = {"size": size, "seconds": DECODE_SECONDS, "memory": DECODE_BYTES}
+    options = {"size": size, "channels": channels, "seconds": DECODE_SECONDS, "memory": DECODE_BYTES}
     options |= {"most_pixels": MAX_UPLOAD_PIXELS, "longest_side": MAX_UPLOAD_SIDE, "most_scans": MAX_SCANS}
     with (
         _turn,
@@ -75,10 +76,10 @@ def decoded(file: BinaryIO, size: int) -> Picture:
             atexit.unregister(process.kill)
     if process.returncode == REFUSED:
         raise ValueError(said.decode())
-    if process.returncode or len(said) != 3 * size * size:
+    if process.returncode or len(said) != channels * size * size:
         logger.warning("an upload ended its decoder, status %s: %s", process.returncode, complaints[-1000:].decode())
         raise ValueError("decoding the image takes too much time or memory; upload a simpler one")
-    return np.frombuffer(bytearray(said), np.uint8).reshape(3, size, size)
+    return np.frombuffer(bytearray(said), np.uint8).reshape(channels, size, size)
 
 
 def _answer(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:

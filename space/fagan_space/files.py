@@ -18,6 +18,7 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from fagan_hf.data.decode import to_rgb
 from fagan_hf.viz.grids import image_grid
 from fagan_space.limits import CACHE_SECONDS
 
@@ -97,7 +98,7 @@ def captioned(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, st
 def write_grid(images: Sequence[Image.Image]) -> Path:
     """Write all images as one grid."""
     path = request_folder() / "grid.png"
-    path.write_bytes(png(image_grid(np.stack([np.asarray(image) for image in images]))))
+    path.write_bytes(png(image_grid(np.stack([np.asarray(to_rgb(image)) for image in images]))))
     return path
 
 

@@ -76,6 +76,11 @@ class Model:
         return self.generator.config.image_size
 
     @property
+    def channels(self) -> int:
+        """Channels of its images: 1 for grayscale, 3 for RGB, 4 for RGBA."""
+        return self.generator.config.image_channels
+
+    @property
     def labels(self) -> Mapping[str, list[str]]:
         """Its labels, each with its possible values: classes, or yes and no."""
         names = self.generator.config.label_names

@@ -14,6 +14,7 @@ from fagan_space.controls import AT_HAND, COMPUTES, Event
 from fagan_space.decoding import Picture, decoded
 from fagan_space.files import keep
 from fagan_space.limits import PREVIEW_SECONDS
+from fagan_space.models import Model
 
 NO_PICTURE = "there is no image yet; upload or paste one, or click an example"
 _EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
@@ -38,26 +39,26 @@ def example_gallery() -> gr.Gallery:
     )
 
 
-def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, event: Event) -> None:
+def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, model: Model, event: Event) -> None:
     """Run an event whenever an image is uploaded or an example is clicked.
 
     Args:
         box: An `upload_box`; it is cleared afterwards, because its file is deleted.
         examples: An `example_gallery`.
         taken: State that receives the image.
-        size: Height and width of that image [pixels].
+        model: The model that determines its size and channels.
         event: The event to run then.
     """
 
     @takes(UploadTab)
     def read(path: Path | None) -> Picture:
-        return take_upload(path, size, kept_seconds=PREVIEW_SECONDS)
+        return take_upload(path, model.size, model.channels, kept_seconds=PREVIEW_SECONDS)
 
     @takes(Nothing, click=Example)
     def take_example(chosen: gr.SelectData) -> Picture:
         if chosen.index >= len(_EXAMPLES):
             raise ValueError(f"there are only {len(_EXAMPLES)} examples")
-        return decode_image(_EXAMPLES[chosen.index], resolution=size, crop=None, upscale=True)
+        return decode_image(_EXAMPLES[chosen.index], resolution=model.size, channels=model.channels, upscale=True)
 
     @takes(Nothing)
     def nothing() -> None:
@@ -69,12 +70,13 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, size: int, 
     examples.select(take_example, None, taken, **COMPUTES).success(**event)
 
 
-def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> Picture:
+def take_upload(path: Path | None, size: int, channels: int = 3, *, kept_seconds: float = 0.0) -> Picture:
     """Decode a visitor's file as training decodes images, and delete it.
 
     Args:
         path: As returned by `Visitor.find`: never a path from a request.
         size: Height and width of the result [pixels].
+        channels: 1 for grayscale, 3 for RGB, 4 for RGBA with premultiplied alpha.
         kept_seconds: How long the file stays, because the browser displays it until the box is cleared.
 
     Returns:
@@ -87,7 +89,7 @@ def take_upload(path: Path | None, size: int, *, kept_seconds: float = 0.0) -> P
         raise ValueError(NO_PICTURE)
     try:
         with path.open("rb") as file:
-            return decoded(file, size)
+            return decoded(file, size, channels)
     except FileNotFoundError:
         raise ValueError("the image has been deleted; upload it again") from None
     finally:

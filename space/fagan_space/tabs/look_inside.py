@@ -18,6 +18,7 @@ from fagan_hf.attention_maps.positions import Position
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
+from fagan_hf.viz.colors import as_picture
 from fagan_space.border import JudgeTab, LookTab, Nothing, Pixel, takes
 from fagan_space.controls import (
     AT_HAND,
@@ -146,7 +147,7 @@ def alone(model: Model, seed: int, name: str, labels: dict[str, Any] | None = No
     for alpha in (0.0, None, 1.0):
         with nullcontext() if alpha is None else override_alpha(generator, {name: alpha}):
             [pixels] = generate_images(generator, latents, vectors, progress=False)
-        pictures.append(Image.fromarray(pixels))
+        pictures.append(as_picture(pixels))
     return pictures
 
 
@@ -300,7 +301,7 @@ def _build_discriminator(model: Model) -> None:
         **COMPUTES,
         "show_progress": "hidden",
     }
-    on_picture(upload, examples, taken, model.size, wanted)
+    on_picture(upload, examples, taken, model, wanted)
     picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
         slider.input(**wanted, trigger_mode="always_last")

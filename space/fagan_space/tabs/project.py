@@ -15,6 +15,7 @@ from torch import Tensor
 from fagan_hf.latent_space.projection import project
 from fagan_hf.sampling.images import generate_images
 from fagan_hf.sampling.labels import encode_labels
+from fagan_hf.viz.colors import as_picture
 from fagan_hf.viz.grids import enlarged, image_grid
 from fagan_space.border import MoveTab, ProjectTab, takes
 from fagan_space.controls import COMPUTES, COMPUTES_LONG, chosen_labels, label_dropdowns, picture_shown
@@ -82,7 +83,7 @@ def edit(
     found: Found,
     strengths: Mapping[str, float] | None = None,
     labels: Mapping[str, Any] | None = None,
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "height width channels"]:
     """Generate the projected image, moved along directions or with other labels.
 
     Raises:
@@ -165,7 +166,7 @@ def build(model: Model) -> None:
         "outputs": [state, comparison, words, edited, *sliders],
         **COMPUTES_LONG,
     }
-    on_picture(upload, examples, taken, model.size, searched)
+    on_picture(upload, examples, taken, model, searched)
     wanted: dict[str, Any] = {
         "fn": move,
         "inputs": [state, *sliders, *others],
@@ -179,5 +180,5 @@ def build(model: Model) -> None:
         dropdown.input(**wanted)
 
 
-def _shown(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
-    return Image.fromarray(enlarged(pixels[None])[0])
+def _shown(pixels: UInt8[np.ndarray, "height width channels"]) -> Image.Image:
+    return as_picture(enlarged(pixels[None])[0])
