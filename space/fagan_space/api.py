@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
+from PIL import Image
 
 from fagan_hf.viz.colors import as_picture
 from fagan_space import border
