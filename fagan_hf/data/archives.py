@@ -87,7 +87,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Refused:
-    """A member of an archive that is not read, and why."""
+    """A file that is not read although a dataset names it, and why."""
 
     name: str
     reason: str
@@ -118,6 +118,10 @@ def list_members(archive: Path, *, unpacked: Path) -> Iterator[Member | Refused]
         else:
             yield from _list_tar(_uncompressed(archive, unpacked))
     except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise ValueError(f"{archive} is damaged or not an archive: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's; decompressors raise it for wrong data
+            raise
         raise ValueError(f"{archive} is damaged or not an archive: {error}") from error
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fagan_hf.data.digests import DIGEST_BYTES, MEMORY
-from fagan_hf.utils.files import remove_abandoned_folders, replacing, replacing_folder
+from fagan_hf.utils.files import replacing, replacing_folder
 
 if TYPE_CHECKING:
     import torch
@@ -232,7 +232,6 @@ def write_pixels(folder: Path, chunks: Iterable[Chunk], *, count: int, shape: Se
         if error.errno in _DISK_FULL:
             raise _disk_full(folder.parent, needed_bytes) from error
         raise
-    remove_abandoned_folders(folder)
     return folder
 
 

@@ -88,7 +88,8 @@ class FolderContents:
         count = len(self.images)
         counted = f"{count:,} image{'s' * (count != 1)}"
         if self.splits:
-            others = [f"{size:,} in {name}" for name, size in self.split_sizes.items() if name != self.splits[0]]
+            order = sorted(self.split_sizes, key=[*dict.fromkeys(SPLIT_NAMES.values()), *self.split_sizes].index)
+            others = [f"{self.split_sizes[name]:,} in {name}" for name in order if name != self.splits[0]]
             counted += f" in split {self.splits[0]}" + (f" ({', '.join(others)})" if others else "")
         return "; ".join(part for part in (counted, describe_unread(self.found), *self.problems) if part)
 
@@ -238,7 +239,7 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
 
 def _inner_folders(parents: Sequence[str]) -> list[str]:
     """Return the folders of images without those that contain all images; "." for no folder."""
-    return [name or "." for name in _without_common_folder([f"{parent}/" for parent in parents])]
+    return [name.rstrip("/") or "." for name in _without_common_folder([f"{parent}/" for parent in parents])]
 
 
 def _may_be_labels(values: Sequence[Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fagan_hf.data.archives import Member
+from fagan_hf.data.archives import Member, Refused
 from fagan_hf.data.labels import LabelColumn
 
 
@@ -19,7 +19,7 @@ class Drawing:
     style: str
 
 
-Content = Path | bytes | Member | Drawing | None  # None: the row has no image
+Content = Path | bytes | Member | Drawing | Refused | None  # None: the row has no image
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from fagan_hf.data.archives import Refused
 from fagan_hf.data.avatars import draw_avatar
 from fagan_hf.data.cache import (
     UNPACKED,
@@ -44,6 +45,7 @@ from fagan_hf.data.labels import LabelColumn, encode_column
 from fagan_hf.data.listing import Content, Drawing, Listing
 from fagan_hf.data.sources import list_images
 from fagan_hf.utils.devices import available_cores
+from fagan_hf.utils.files import remove_abandoned_folders
 
 __all__ = ["ImageSource", "Images", "prepare_images"]
 
@@ -156,6 +158,7 @@ def _decode(
     try:
         with closing(chunks()) as stream:  # in any case, the processes end before this returns
             write_pixels(folder, stream, count=len(wanted), shape=shape, decoding=decoding)
+        remove_abandoned_folders(folder)  # of interrupted calls, whose images are in this one now
     finally:
         problems.add(found)
         lasting = {at: [str(error), error.hint] for at, error in found.items() if error.is_lasting}
@@ -179,7 +182,7 @@ def _without_labels(columns: dict[str, LabelColumn], count: int) -> dict[int, Un
     for name, column in columns.items():
         for at in range(count):
             if column.values[at] is None:
-                hint = f"Images without a {name} can be left out with --skip-broken."
+                hint = "Move it into a subfolder." if name == "class" else f"Add the missing values of {name}."
                 problems[at] = UnusableImageError(f"has no {name}", hint)
     return problems
 
@@ -335,6 +338,8 @@ def _prepare(source: ImageSource, content: Content) -> np.ndarray:
     """Prepare one image, uint8 [C, R, R], from its content."""
     if content is None:
         raise UnusableImageError("has no image", "Remove the rows without an image.")
+    if isinstance(content, Refused):
+        raise UnusableImageError(content.reason, "Store the images in the table, or beside it.")
     if isinstance(content, Drawing):
         return draw_avatar(content.seed, style=content.style, size=source.resolution).transpose(2, 0, 1)
     return decode_image(content, **source.decoding())

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fagan_hf.data.archives import Refused
 from fagan_hf.data.digests import numbered_digests
 from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.labels import LabelColumn
@@ -215,7 +216,8 @@ def _content(cell: dict[str, Any] | None, allowed: list[Path]) -> Content:
     if cell["bytes"] is not None or not cell["path"]:
         return cell["bytes"]
     path = Path(cell["path"]).resolve()
-    return path if any(path.is_relative_to(folder) for folder in allowed) else None
+    is_allowed = any(path.is_relative_to(folder) for folder in allowed)
+    return path if is_allowed else Refused(str(path), "is a file outside of the dataset")
 
 
 def _class_name(feature: Any, value: int | None) -> str | None:

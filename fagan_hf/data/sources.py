@@ -36,17 +36,13 @@ def list_images(source: ImageSource, *, unpacked: Path | None = None) -> Listing
         OSError: The disk is full, or something can't be read.
     """
     kind = kind_of_source(source.dataset)
-    for name, owner, is_meant in (
-        ("num_avatars", "avatars", kind == "avatars"),
-        ("config_name", "the Hub", kind == "hub"),
-    ):
-        if getattr(source, name) is not None and not is_meant:
+    for name, owner in (("num_avatars", "avatars"), ("config_name", "hub"), ("revision", "hub")):
+        if getattr(source, name) is not None and kind != owner:
+            what = "avatars" if owner == "avatars" else "datasets on the Hub"
             raise ValueError(
-                f"{name} is {getattr(source, name)}, but it applies to {owner} only, not to {source.dataset}; leave "
+                f"{name} is {getattr(source, name)!r}, but it applies to {what} only, not to {source.dataset}; leave "
                 f"{name} out"
             )
-    if source.revision is not None and kind != "hub":
-        raise ValueError(f"Only datasets on the Hub have revisions; {source.dataset} got {source.revision!r}.")
     place = Path(source.dataset).expanduser()
     if kind == "avatars":
         listing = _list_avatars(source)

@@ -107,6 +107,7 @@ class ImageStream:
         fingerprint: Identifies source and preprocessing: the same fingerprint means the same images.
         image_shape: (C, R, R).
         skipped: Number of unusable images so far.
+        summary: What was found and what is not read, in one line; empty for the Hub.
     """
 
     def __init__(self, source: ImageSource, opened: "_Opened") -> None:
@@ -122,6 +123,7 @@ class ImageStream:
         }
         self.fingerprint = fingerprint(source, opened.identity)
         self.image_shape = (source.channels, source.resolution, source.resolution)
+        self.summary = opened.summary
         self.skipped = 0
         self._taken = 0
         self._skipped_in_a_row: list[str] = []
@@ -243,6 +245,7 @@ class _Opened:
     count: int | None
     identity: Any
     facts: dict[str, Any]
+    summary: str = ""
 
 
 class _RefusedError(ValueError):
@@ -290,7 +293,7 @@ def _open_listing(source: ImageSource, share: _Share) -> _Opened:
         with suppress(UnusableImageError):  # it has no label, and will be skipped
             labels.append(_encode(columns, values(index)))
     identity = hashlib.sha256(listing.identity.encode(errors="surrogateescape")).hexdigest()
-    return _Opened(columns, _stack(labels, columns), samples(), listing.count, identity, listing.facts)
+    return _Opened(columns, _stack(labels, columns), samples(), listing.count, identity, listing.facts, listing.summary)
 
 
 def _known_column(name: str, column: LabelColumn) -> _Column:

@@ -279,7 +279,10 @@ def _find_origin(name: str, processes: Processes) -> Origin:
 
 def _open_images(recipe: Recipe, processes: Processes) -> Images | ImageStream:
     if recipe.streaming:
-        return open_stream(recipe.source(), seed=recipe.seed, process=processes.index, processes=processes.count)
+        stream = open_stream(recipe.source(), seed=recipe.seed, process=processes.index, processes=processes.count)
+        if processes.is_main and stream.summary:
+            tqdm.write(stream.summary)
+        return stream
     return prepare_images(recipe.source(), progress=processes.is_main)
 
 

@@ -1,11 +1,20 @@
 import io
+import struct
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fagan_hf.data.decode import UnusableImageError, decode_image, image_suffixes, readable_formats
+from fagan_hf.data.decode import (
+    UnusableImageError,
+    decode_image,
+    image_suffixes,
+    readable_formats,
+    register_heif,
+)
 
 # Quadrants: top left, top right, bottom left, bottom right.
 RED, GREEN, BLUE, YELLOW = (220, 30, 20), (20, 180, 40), (30, 40, 210), (230, 220, 30)
@@ -19,8 +28,8 @@ def quadrants(values, dtype=np.uint8, half=16):
     return tiles.repeat(half, axis=0).repeat(half, axis=1)
 
 
-def decode(content, resolution=16, crop=None, upscale=False):
-    return decode_image(content, resolution=resolution, crop=crop, upscale=upscale)
+def decode(content, resolution=16, **options):
+    return decode_image(content, resolution=resolution, **options)
 
 
 def corners(image):
@@ -126,9 +135,157 @@ def test_cmyk(tmp_path):
     assert_corners(decode(save(image, tmp_path / "cmyk.tif")), COLORS, within=1)
 
 
-def test_color_profiles_are_ignored(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert_corners(decode(save(PICTURE, tmp_path / "profile.png", icc_profile=profile)), COLORS)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+# The same with red and green primaries exchanged, under another name.
+SWAPPED = SRGB.replace(b"rXYZ", b"xXYZ").replace(b"gXYZ", b"rXYZ").replace(b"xXYZ", b"gXYZ")
+SWAPPED = SWAPPED.replace("sRGB".encode("utf-16-be"), "SWAP".encode("utf-16-be"))
+
+
+def exchanged(colors):
+    return [(g, r, b) for r, g, b in colors]
+
+
+def test_color_profiles_are_applied(tmp_path):
+    assert_corners(decode(save(PICTURE, tmp_path / "srgb.png", icc_profile=SRGB)), COLORS)
+    for name, options in (("a.png", {}), ("a.webp", {"lossless": True}), ("a.tif", {}), ("a.jpg", {"quality": 100})):
+        path = save(PICTURE, tmp_path / name, icc_profile=SWAPPED, **options)
+        assert_corners(decode(path), exchanged(COLORS), within=6)
+    palette = PICTURE.convert("P", palette=Image.Palette.ADAPTIVE)
+    assert_corners(decode(save(palette, tmp_path / "p.png", icc_profile=SWAPPED)), exchanged(COLORS), within=6)
+
+
+def test_a_profile_leaves_transparency_alone(tmp_path):
+    rgba = PICTURE.copy()
+    rgba.putalpha(Image.fromarray(quadrants([0, 255, 255, 255])))
+    path = save(rgba, tmp_path / "rgba.png", icc_profile=SWAPPED)
+    assert_corners(decode(path), [(255, 255, 255), *exchanged(COLORS)[1:]], within=6)
+    assert decode(path, channels=4)[3, 4, 4] == 0
+    assert decode(path, channels=4)[3, 12, 12] == 255
+
+
+@pytest.mark.parametrize("profile", [b"", b"nonsense", SWAPPED[:200], SWAPPED[:128] + bytes(400)], ids=str)
+def test_broken_profiles_are_ignored(tmp_path, profile):
+    assert_corners(decode(save(PICTURE, tmp_path / "broken.png", icc_profile=profile)), COLORS)
+
+
+def test_a_profile_for_another_mode_is_ignored(tmp_path):
+    assert_corners(decode(save(GRAY, tmp_path / "gray.png", icc_profile=SWAPPED)), gray(GRAYS))
+
+
+# Other forms
+
+
+def translucent():
+    """Red at half opacity, nothing, blue, yellow."""
+    rgba = PICTURE.copy()
+    rgba.putalpha(Image.fromarray(quadrants([128, 0, 255, 255])))
+    return rgba
+
+
+@pytest.mark.parametrize(
+    ("background", "behind"), [("white", (255, 255, 255)), ("black", (0, 0, 0)), ("#0080ff", (0, 128, 255))]
+)
+def test_background(tmp_path, background, behind):
+    path = save(translucent(), tmp_path / "a.png")
+    mixed = tuple(round((128 * c + 127 * b) / 255) for c, b in zip(RED, behind, strict=True))
+    assert_corners(decode(path, background=background), [mixed, behind, BLUE, YELLOW], within=1)
+
+
+@pytest.mark.parametrize("background", ["", "red", "#fff", "#gggggg", "rgb(1,2,3)", "#112233\n"])
+def test_unknown_background(tmp_path, background):
+    with pytest.raises(ValueError, match="it must be white, black, or a color like #ffcc00"):
+        decode(save(PICTURE, tmp_path / "a.png"), background=background)
+
+
+def test_transparency_is_premultiplied(tmp_path):
+    image = decode(save(translucent(), tmp_path / "a.png"), channels=4)
+    assert image.shape == (4, 16, 16)
+    half = tuple(round(c * 128 / 255) for c in RED)
+    expected = [(*half, 128), (0, 0, 0, 0), (*BLUE, 255), (*YELLOW, 255)]
+    assert np.abs(np.array(corners(image)) - np.array(expected)).max() <= 1
+    opaque = decode(save(PICTURE, tmp_path / "b.png"), channels=4)
+    assert corners(opaque) == [(*color, 255) for color in COLORS]
+    assert corners(decode(save(GRAY, tmp_path / "c.png"), channels=4)) == [(g, g, g, 255) for g in GRAYS]
+
+
+def test_colors_of_invisible_pixels_do_not_bleed(tmp_path):
+    """A green that nobody sees must not tint the edge when the image shrinks."""
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[..., 1] = 255
+    pixels[:, :30] = (255, 0, 0, 255)
+    image = decode(save(Image.fromarray(pixels), tmp_path / "a.png"), channels=4)
+    assert image[1].max() == 0
+    assert decode(tmp_path / "a.png")[1, :, 0].max() == 0
+
+
+def test_one_channel(tmp_path):
+    image = decode(save(GRAY, tmp_path / "gray.png"), channels=1)
+    assert image.shape == (1, 16, 16)
+    assert corners(image) == [(value,) for value in GRAYS]
+    of_color = decode(save(PICTURE, tmp_path / "color.png"), channels=1)
+    luma = [(299 * r + 587 * g + 114 * b) / 1000 for r, g, b in COLORS]
+    assert np.abs(np.array(corners(of_color))[:, 0] - luma).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bars(tmp_path, channels):
+    wide = Image.fromarray(quadrants(COLORS)).resize((64, 32), Image.Resampling.NEAREST)
+    image = decode(save(wide, tmp_path / "wide.png"), fit="pad", background="#102030", channels=channels)
+    bar = {1: (29,), 3: (16, 32, 48), 4: (0, 0, 0, 0)}[channels]
+    assert [tuple(image[:, y, 8].tolist()) for y in (0, 3, 12, 15)] == [bar] * 4
+    red = decode(save(Image.new("RGB", (16, 16), RED), tmp_path / "red.png"), channels=channels)[:, 0, 0]
+    assert np.abs(image[:, 5, 2].astype(int) - red).max() <= 2
+    tall = decode(save(wide.transpose(Image.Transpose.ROTATE_90), tmp_path / "tall.png"), fit="pad", channels=channels)
+    assert (tall[:, :, 0] == tall[:, :1, :1][..., 0]).all()
+
+
+def test_stretch(tmp_path):
+    wide = Image.fromarray(quadrants(COLORS)).resize((96, 32), Image.Resampling.NEAREST)
+    assert_corners(decode(save(wide, tmp_path / "wide.png"), fit="stretch"), COLORS)
+    assert corners(decode(tmp_path / "wide.png", fit="crop")) == list(COLORS)
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "is_usable"),
+    [
+        ((5000, 10), "crop", False),
+        ((5000, 10), "stretch", False),
+        ((5000, 10), "pad", True),
+        ((1, 1), "pad", False),
+        ((1, 5000), "pad", True),
+        ((16, 10), "pad", True),
+        ((15, 15), "pad", False),
+    ],
+)
+def test_extreme_shapes(tmp_path, size, fit, is_usable):
+    path = save(Image.new("RGB", size, RED), tmp_path / "a.png")
+    if is_usable:
+        image = decode(path, fit=fit)
+        assert (image == np.array(RED)[:, None, None]).all(0).any()
+    else:
+        with pytest.raises(UnusableImageError, match=f"has {size[0]}x{size[1]} pixels, fewer than the target of 16x16"):
+            decode(path, fit=fit)
+    assert decode(path, fit=fit, upscale=True).shape == (3, 16, 16)
+
+
+def test_an_image_of_a_billion_pixels_is_refused_before_decoding(tmp_path):
+    path = tmp_path / "huge.png"
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 30_000, 30_000, 8, 2, 0, 0, 0)
+    path.write_bytes(header + struct.pack(">I", zlib.crc32(header[12:])) + struct.pack(">I4s", 0, b"IDAT"))
+    with pytest.raises(UnusableImageError, match="is too large to be decoded safely"):
+        decode(path)
+
+
+def test_heic(tmp_path):
+    assert register_heif()
+    assert {".heic", ".heif"} <= image_suffixes()
+    save(PICTURE, tmp_path / "a.heic", quality=100)
+    assert_corners(decode(tmp_path / "a.heic"), COLORS, within=12)
+
+
+def test_without_its_package_heic_is_not_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert not register_heif()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_pixels_and_labels_are_those_of_the_cache(open_, tmp_path, options):
     }
     assert stream.label_names == cached.label_names == ("class=a", "class=b")
     assert sorted(stream.labels.tolist()) == sorted(cached.labels.tolist())
-    assert stream.fingerprint == cached.fingerprint
+    assert stream.fingerprint != open_(folder, **{**options, "background": "black"}).fingerprint
     assert stream.description == {**cached.description, "streamed": True}
     assert json.dumps(stream.description)
 
@@ -217,7 +217,7 @@ def test_a_hundred_bad_ones_between_good_ones_are_no_failure(open_, tmp_path, mo
         ),
         ({"dataset": "avatars:lorelei"}, ValueError, "avatars:lorelei can't be streamed"),
         ({"dataset": "./missing"}, FileNotFoundError, "The folder /"),
-        ({"split": "test"}, ValueError, "A folder has no splits, got split 'test'"),
+        ({"split": "test"}, ValueError, "it has no splits, got split 'test'"),
         ({"label_columns": ("klass",)}, ValueError, "has no label column 'klass': There are: none"),
         ({"processes": 4}, ValueError, "has 3 images for 4 processes, so some would get none"),
         ({"process": 2, "processes": 2}, ValueError, "process is 2; with 2 processes it must be from 0 to 1"),
@@ -231,11 +231,14 @@ def test_refused(open_, tmp_path, options, error, message):
     assert threads() == []
 
 
-def test_a_class_needs_a_sub_folder(open_, tmp_path):
+def test_an_image_outside_of_a_subfolder_has_no_class_and_is_skipped(open_, tmp_path, caplog):
     folder_of(tmp_path / "cat", 1)
     folder_of(tmp_path, 1)
-    with pytest.raises(ValueError, match=r"000\.png is not in a subfolder, so it has no class"):
-        open_(tmp_path, label_columns=("class",))
+    stream = open_(tmp_path, label_columns=("class",))
+    assert stream.take(3)[1].tolist() == [[1.0]] * 3
+    assert stream.labels.tolist() == [[1.0]]
+    assert "000.png has no class" in caplog.text
+    assert stream.summary == "2 images"
 
 
 # Threads
