@@ -5,21 +5,15 @@ Example:
     reals, labels = images.batch([0, 1, 2])  # uint8 [3, 3, 32, 32], float32 [3, 1]
 """
 
-import multiprocessing
-import os
 import re
-import signal
 import sys
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -44,17 +38,14 @@ from fagan_hf.data.image_source import ImageSource, decoding_identity, describe_
 from fagan_hf.data.labels import LabelColumn, encode_column
 from fagan_hf.data.listing import Content, Drawing, Listing
 from fagan_hf.data.sources import list_images
+from fagan_hf.data.workers import CHUNK_IMAGES, map_in_processes
 from fagan_hf.utils.devices import available_cores
 from fagan_hf.utils.files import remove_abandoned_folders
 
 __all__ = ["ImageSource", "Images", "prepare_images"]
 
-_CHUNK_IMAGES = 64
-_FEW_IMAGES = 256  # up to this many, starting processes takes longer than preparing the images
 _NAMED_PROBLEMS = 10
 _PROBLEM = "can it be decoded?\t"  # a question of `recall_facts`
-
-T = TypeVar("T")
 
 
 def prepare_images(
@@ -259,7 +250,7 @@ class _Problems:
         return raised
 
 
-# The work, in this process or in many.
+# The work.
 
 
 @dataclass
@@ -284,43 +275,30 @@ def _prepare_all(
     num_processes: int,
 ) -> Generator[_Prepared]:
     """Prepare chunk after chunk, in order; what was decoded before is copied."""
-    parts = [rows[start : start + _CHUNK_IMAGES] for start in range(0, len(rows), _CHUNK_IMAGES)]
-
-    def begin(part: np.ndarray, decode: Callable[..., T]) -> tuple[np.ndarray, dict[int, np.ndarray], T]:
-        copied = {at: pixels for at in part.tolist() if (pixels := known.get(digests[at])) is not None}
-        missing = {at: listing.contents(at, at + 1)[0] for at in part.tolist() if at not in copied}
-        return part, copied, decode(source, missing)
-
-    if num_processes == 1 or len(rows) - len(known) < _FEW_IMAGES:
-        for part in parts:
-            yield _merged(source, *begin(part, _decode_some))
-        return
-    with _process_pool(num_processes) as pool:
-
-        def submit(source: ImageSource, missing: dict[int, Content]) -> Future[_Decoded]:
-            with _hidden_main():
-                return pool.submit(_decode_some, source, missing)
-
-        waiting: deque[tuple[np.ndarray, dict[int, np.ndarray], Future[_Decoded]]] = deque()
-        for part in parts:
-            waiting.append(begin(part, submit))
-            if len(waiting) > 2 * num_processes:  # enough to keep all busy; more would only use memory
-                rows_, copied, future = waiting.popleft()
-                yield _merged(source, rows_, copied, future.result())
-        for rows_, copied, future in waiting:
-            yield _merged(source, rows_, copied, future.result())
+    missing = [at for at in rows.tolist() if known.get(digests[at]) is None]
+    waiting = set(missing)
+    decoded: _Decoded = {}
+    with closing(map_in_processes(partial(_decode_some, source), listing, missing, num_processes)) as parts:
+        for start in range(0, len(rows), CHUNK_IMAGES):
+            part = rows[start : start + CHUNK_IMAGES]
+            while waiting.intersection(part.tolist()):
+                decoded |= next(parts)
+                waiting -= decoded.keys()
+            yield _merged(source, part, known, digests, {at: decoded.pop(at) for at in part.tolist() if at in decoded})
 
 
 _Decoded = dict[int, np.ndarray | UnusableImageError]
 
 
-def _merged(source: ImageSource, rows: np.ndarray, copied: dict[int, np.ndarray], decoded: _Decoded) -> _Prepared:
+def _merged(
+    source: ImageSource, rows: np.ndarray, known: DecodedBefore, digests: np.ndarray, decoded: _Decoded
+) -> _Prepared:
     """Put copied and decoded images in order."""
     errors = {at: image for at, image in decoded.items() if isinstance(image, UnusableImageError)}
-    pixels = copied | {at: image for at, image in decoded.items() if not isinstance(image, UnusableImageError)}
-    images = [pixels[at] for at in rows.tolist() if at in pixels]
+    usable = (at for at in rows.tolist() if at not in errors)
+    images = [known.get(digests[at]) if at not in decoded else decoded[at] for at in usable]
     empty = np.zeros((0, source.channels, source.resolution, source.resolution), np.uint8)
-    return _Prepared(rows, np.stack(images) if images else empty, errors)
+    return _Prepared(rows, np.stack(images) if images else empty, errors)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _decode_some(source: ImageSource, contents: Mapping[int, Content]) -> _Decoded:
@@ -343,41 +321,3 @@ def _prepare(source: ImageSource, content: Content) -> np.ndarray:
     if isinstance(content, Drawing):
         return draw_avatar(content.seed, style=content.style, size=source.resolution).transpose(2, 0, 1)
     return decode_image(content, **source.decoding())
-
-
-@contextmanager
-def _process_pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Start fresh processes: a fork of a process in which torch holds threads, locks or CUDA can hang."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_begin_worker)
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "A process that was preparing images was killed, perhaps because memory ran out; try num_processes=1."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Keep new processes from running the caller's script again.
-
-    A fresh process imports its parent's main module, to find functions defined there. Ours are defined here, and a
-    script without `if __name__ == "__main__"` would recursively start processes, and fail.
-    """
-    main: Any = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and exit with it: otherwise workers would wait forever after it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
