@@ -27,7 +27,7 @@ _QUESTION = "what is it? version 1"
 _THUMBNAIL = 8  # side of the images that near-duplicates are compared by [pixels]
 _DRAFT = 64  # JPEGs are decoded at about this size [pixels]
 _SAME_BITS = 3  # of the 64 of a difference hash that may differ between near-duplicates
-_SAME_LEVELS = 4.0  # mean difference of their thumbnails, of 256 levels
+_SAME_LEVELS = 10  # largest difference of their thumbnails, of 256 levels
 _BANDS = 8  # of 8 bits: 3 differing bits leave some two neighboring bands equal
 _MOST_IN_A_GROUP = 200  # images with the same two bands; more are flat images, whose hashes say nothing
 _GRAY_LEVELS = 6  # difference of the channels of a gray photograph, which JPEG tints
@@ -180,15 +180,6 @@ def look_at(content: Content) -> Seen:
         data = content.read() if isinstance(content, Member) else content
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=readable_formats()) as image:
             return _describe(image)
-    except (
-        UnreadableMemberError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:
-        return _explain(content, error)
     except Exception as error:  # for damaged files Pillow raises nearly anything
         return _explain(content, error)
 
@@ -255,6 +246,6 @@ def _compare(members: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray, li
     for number, one in enumerate(members[:-1].tolist()):
         others = members[number + 1 :]
         bits = np.bitwise_count(hashes[others] ^ hashes[one])
-        levels = np.abs(thumbnails[others] - thumbnails[one]).mean(1)
+        levels = np.abs(thumbnails[others] - thumbnails[one]).max(1)
         for two in others[(bits <= _SAME_BITS) & (levels <= _SAME_LEVELS)].tolist():
             like[two] = min(one, like.get(two, one))
