@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import jsonargparse
 
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES
+from fagan_hf.training.choices import choose_recipe
 from fagan_hf.training.recipe import CHOICES, FIELDS, LISTS, Recipe
 from fagan_hf.training.recipe_files import check_names, find_recipe, our_recipes, read_recipe_file
 from fagan_hf.training.run.origin import base_recipe
@@ -19,6 +21,7 @@ from fagan_hf.utils.suggest import suggest
 
 _SWITCHES = {field.name for field in dataclasses.fields(Recipe) if field.type is bool}
 _ORIGINS = ("resume_from", "finetune_from")
+_MINUTES = "minutes"  # of everything that a run does; with a recipe, of its training
 _FILE = ("recipe", "config")  # flags that name a recipe; the second is the usual name in other programs
 
 
@@ -63,7 +66,7 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
         ValueError: A value is not allowed.
     """
     try:
-        check_names("unknown field", fields)
+        check_names("unknown field", [name for name in fields if name != _MINUTES])
     except ValueError as error:
         raise TypeError(str(error)) from error
     return _build(recipe, fields)
@@ -71,12 +74,24 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
 
 def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a file and changes; changes given as text are parsed as YAML."""
+    minutes = changes.get(_MINUTES)
+    changes = {name: value for name, value in changes.items() if name != _MINUTES}
+    if recipe is None and "dataset" in changes and "name" not in changes and not changes.get("resume_from"):
+        origin = changes.get("finetune_from")
+        base = base_recipe(origin, is_resumed=False) if origin else None
+        return choose_recipe(lambda fields: _parse(None, fields, changes), base, set(changes), _as_minutes(minutes))
+    if minutes is not None:
+        changes["max_minutes"] = minutes
     path = None if recipe is None else find_recipe(recipe)
-    fields = _base(changes) if path is None else read_recipe_file(path)
+    return _parse(path, _base(changes) if path is None else read_recipe_file(path), changes)
+
+
+def _parse(path: Path | None, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from the fields of a file, or of nothing, and changes."""
     for name, choices in CHOICES.items():
         value = changes.get(name, fields.get(name, choices[0]))
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; {suggest(str(value), choices)}")
+        if str(value) not in map(str, choices):
+            raise ValueError(f"{name} is {value!r}; {suggest(str(value), [str(each) for each in choices])}")
     texts = [f"--{name}={value}" for name, value in changes.items() if isinstance(value, str)]
     plain = {name: _plain(value) for name, value in changes.items() if not isinstance(value, str)}
     sources = [path or json.dumps(fields), json.dumps(plain)]
@@ -99,13 +114,27 @@ def _parser(program: str = "train.py") -> Any:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        description="Train a generator and a discriminator. Run the same command again to resume.",
+        usage=f"{program} [PLACE] [--recipe NAME] [--minutes N] [--FIELD VALUE ...]",
+        description="Train a generator and a discriminator. Run the same command again to resume. With a PLACE (a "
+        "folder or archive of images, a Parquet file, or a dataset id on the Hub) and without a recipe, everything that "
+        "is not given is chosen from the images and this machine; --minutes is the time for everything.",
         epilog=f"Bundled recipes: {', '.join(our_recipes())}.",
         exit_on_error=False,
     )
     parser.add_argument("--config", "--recipe", action="config", help="Recipe to start from: a name, or a YAML file.")
     parser.add_class_arguments(Recipe, as_group=False)
     return parser
+
+
+def _as_minutes(value: Any) -> float | None:
+    """Parse the time that a run may take."""
+    try:
+        minutes = None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"minutes is {value!r}; it must be a number, such as 30") from error
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"minutes is {value}; it must be above 0")
+    return minutes
 
 
 def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,9 +150,14 @@ def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Parse flags and their values; if a flag is repeated, the last one takes precedence."""
+    """Parse flags and their values; if a flag is repeated, the last one takes precedence.
+
+    A first argument that is not a flag is the dataset.
+    """
     flags: dict[str, str] = {}
     waiting: str | None = None  # a flag whose value may come next
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [f"--dataset={arguments[0]}", *arguments[1:]]
     for argument in arguments:
         if not re.match(r"--\w", argument):
             if waiting is None:
@@ -134,7 +168,7 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
         is_off = name not in FIELDS and name.removeprefix("no_") in _SWITCHES
-        if name not in _FILE and not is_off:
+        if name not in (*_FILE, _MINUTES) and not is_off:
             check_names("unknown flag", [name])
         if is_off and equals:
             raise ValueError(f"--{name} takes no value; write --{name} or --{name.removeprefix('no_')}={value}")

