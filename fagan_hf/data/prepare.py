@@ -91,8 +91,8 @@ def prepare_images(
             folder = _find(root, digests, problems, source)
             if folder is None:
                 folder = _decode(root, source, listing, digests, problems, progress, num_processes or available_cores())
-    if progress and (summary := _summary(listing, problems)):
-        print(summary, file=sys.stderr)
+    if progress:
+        _tell_once(_summary(listing, problems))
     if problems and not source.skip_broken:
         raise problems.error()
     usable = problems.usable()
@@ -207,6 +207,16 @@ def _summary(listing: Listing, problems: "_Problems") -> str:
     """Say in one line what was found, and what was left out."""
     broken = f"{len(problems):,} of them can't be used" if problems else ""
     return "; ".join(part for part in (listing.summary, broken) if part)
+
+
+_told: set[str] = set()
+
+
+def _tell_once(summary: str) -> None:
+    """Print a line, unless this process has printed it: a program may prepare the same images again."""
+    if summary and summary not in _told:
+        print(summary, file=sys.stderr)
+        _told.add(summary)
 
 
 class _Problems:

@@ -233,12 +233,12 @@ def generate_images(
     *,
     batch_size: int | None = None,
     progress: bool = True,
-) -> UInt8[np.ndarray, "count height width 3"]:
+) -> UInt8[np.ndarray, "count height width channels"]:
     """Turn latents into 8-bit RGB images; arguments and errors are those of `sample`."""
     size = generator.config.image_size
     batches = sample(generator, latents, labels, batch_size=batch_size, progress=progress)
     pictures = map(to_uint8, batches)
-    return np.concatenate([np.empty((0, size, size, 3), np.uint8), *pictures])
+    return np.concatenate([np.empty((0, size, size, generator.config.image_channels), np.uint8), *pictures])
 
 
 def label_grid(

@@ -33,6 +33,7 @@ _CPU_MINUTES = 60.0
 _FEW, _MANY = 500, 20_000  # images: below, augmentation from the start; above, none
 _TRAINING_SHARE = 0.86  # of --minutes; the rest is for grids, evaluations and saving
 _MIN_EVALUATED_MINUTES = 10.0
+_SPARE_SPEED = 2  # a run that is limited by time may turn out this much faster
 _SHORTEST_STEPS = 50  # a run of fewer steps shows nothing
 
 
@@ -77,9 +78,8 @@ def choose_recipe(
     plan = budget(recipe, speed, machine, minutes, (time.monotonic() - started) / 60)
     planned = {name: value for name, value in plan.fields.items() if name not in given}
     recipe = parse({**start, **chosen, **planned})
-    lines = [listing.summary or f"{listing.count:,} images", *choice.reasons, *plan.reasons]
-    lines += [f"The recipe is in {begun}; every choice is a flag, see fagan-hf train --help."]
-    tqdm.write("\n".join(lines))
+    where = f"The recipe is in {begun}; every choice is a flag, see fagan-hf train --help."
+    tqdm.write("\n".join([*choice.reasons, *plan.reasons, where]))
     return recipe
 
 
@@ -209,7 +209,7 @@ def budget(recipe: Recipe, images_per_second: float, machine: Machine, minutes: 
                 f"minutes is {minutes:g}, but preparation took {spent:.1f} and {_SHORTEST_STEPS} steps take "
                 f"{needed:.1f}; give at least {math.ceil(spent + 1.2 * needed)}"
             )
-        images, limit = 10**9, left
+        images, limit = int(_SPARE_SPEED * 60 * left * images_per_second), left
         why = f"{minutes:g} minutes in all, as asked for"
     else:
         limit = _CPU_MINUTES if machine.is_cpu else None

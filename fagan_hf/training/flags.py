@@ -116,7 +116,7 @@ def _parser(program: str = "train.py") -> Any:
         prog=program,
         usage=f"{program} [PLACE] [--recipe NAME] [--minutes N] [--FIELD VALUE ...]",
         description="Train a generator and a discriminator. Run the same command again to resume. With a PLACE (a "
-        "folder or archive of images, a Parquet file, or a dataset id on the Hub) and without a recipe, everything that "
+        "folder or archive of images, a Parquet file, or a dataset id on the Hub) and no recipe, everything that "
         "is not given is chosen from the images and this machine; --minutes is the time for everything.",
         epilog=f"Bundled recipes: {', '.join(our_recipes())}.",
         exit_on_error=False,
