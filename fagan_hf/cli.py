@@ -14,7 +14,8 @@ from fagan_hf.commands.switches import spelled_out
 from fagan_hf.utils.version import __version__
 
 COMMANDS = {
-    "train": "train from a recipe, on your own images, or from a model",
+    "train": "train on your own images, from a recipe, or from a model",
+    "data": "look at images before training, and at the cache of decoded ones",
     "generate": "generate images with a trained model",
     "interpolate": "make a video that interpolates between images",
     "evaluate": "compute metrics of a model",
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; by default the process's own. Flags may be written with - or _.
 
     Returns:
-        Exit status: 0, or 2 for errors that the user can fix, after printing a message.
+        Exit status: 0; 1 if `data` finds nothing usable; 2 for errors that the user can fix, after printing a message.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train.run(arguments[1:])
         else:
             options = _parse(_joined([_with_dashes(each) for each in arguments]))
-            options.run(options)
+            return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:
         from fagan_hf.utils.redaction import redact
 

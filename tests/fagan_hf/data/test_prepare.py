@@ -272,7 +272,7 @@ def test_bad_files_are_named(prepare, tmp_path, cache):
     assert caught.value.__cause__ is not None
 
 
-def test_broken_images_are_left_out_on_request(prepare, tmp_path, no_work, capfd, cache):
+def test_broken_images_are_left_out_on_request(prepare, tmp_path, no_work, capfd, cache, monkeypatch):
     folder = folder_of(tmp_path / "set", {"a.png": 10, "b.png": 20, "c/d.png": 30})
     (folder / "text.jpg").write_text("not a picture")
     (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:50])
@@ -288,6 +288,7 @@ def test_broken_images_are_left_out_on_request(prepare, tmp_path, no_work, capfd
     labeled = prepare(folder, skip_broken=True, label_columns=("class",))
     assert (len(labeled), labeled.description["left_out"]) == (1, {"has no class": 3})
     capfd.readouterr()
+    monkeypatch.setattr(data, "_told", set())
     prepare_images(ImageSource(str(folder), 8, skip_broken=True), cache_dir=cache, num_processes=1)
     assert capfd.readouterr().err == "4 images; 2 of them can't be used\n"
 
@@ -449,13 +450,18 @@ def test_processes_and_one_process_agree_and_name_the_same_errors(prepare, tmp_p
         prepare_images(source, cache_dir=cache, progress=False, num_processes=2)
 
 
-def test_progress(tmp_path, cache, capfd):
+def test_progress(tmp_path, cache, capfd, monkeypatch):
+    monkeypatch.setattr(data, "_told", set())
     folder = folder_of(tmp_path / "set", {"a.png": 10})
     prepare_images(ImageSource(str(folder), 8), cache_dir=cache)
-    assert "Reading images: 100%" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Reading images: 100%" in said
+    assert said.endswith("1 image\n")
+    monkeypatch.setattr(data, "_told", set())  # as in another process: one line, also when cached
     prepare_images(ImageSource(str(folder), 8), cache_dir=cache)
-    prepare_images(ImageSource(str(folder), 4), cache_dir=cache, progress=False)
     assert capfd.readouterr().err == "1 image\n"
+    prepare_images(ImageSource(str(folder), 4), cache_dir=cache, progress=False)
+    assert capfd.readouterr().err == ""
 
 
 # Avatars
