@@ -41,5 +41,6 @@ def as_picture(pixels: UInt8[np.ndarray, "height width channels"]) -> Image.Imag
 def straight_alpha(pixels: UInt8[np.ndarray, "*any 4"]) -> UInt8[np.ndarray, "*any 4"]:
     """Divide premultiplied colors by alpha; colors of fully transparent pixels are 0."""
     alpha = pixels[..., 3:].astype(np.float32)
-    color = np.divide(255 * pixels[..., :3], alpha, out=np.zeros(pixels[..., :3].shape, np.float32), where=alpha > 0)
+    color = pixels[..., :3].astype(np.float32)
+    color = np.divide(255 * color, alpha, out=np.zeros_like(color), where=alpha > 0)
     return np.concatenate([color.round().clip(0, 255).astype(np.uint8), pixels[..., 3:]], axis=-1)
