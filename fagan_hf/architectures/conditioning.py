@@ -23,7 +23,7 @@ def with_image_channels(architecture: Architecture, channels: int) -> Architectu
         ValueError: The number of channels is not allowed, or the layers at the image can't have it.
     """
     generator, discriminator = architecture
-    if channels not in IMAGE_FORMS:
+    if type(channels) is not int or channels not in IMAGE_FORMS:
         raise ValueError(f"channels is {channels!r}; it must be 1 (grayscale), 3 (RGB) or 4 (RGBA)")
     if generator.image_channels == discriminator.image_channels == channels:
         return architecture

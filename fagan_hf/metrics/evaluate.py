@@ -29,7 +29,6 @@ from fagan_hf.hub.repository import FACTS, NEIGHBORS, read_json, weights_hash
 from fagan_hf.metrics.distances import (
     KernelDistance,
     Neighborhoods,
-    check_rank,
     frechet_distance,
     kernel_distance,
     nearest,
@@ -40,9 +39,10 @@ from fagan_hf.metrics.references import MAX_IMAGES, RealFeatures, real_features
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds, sample, to_uint8
 from fagan_hf.utils.files import replacing
-from fagan_hf.viz.colors import as_rgb
+from fagan_hf.viz.colors import as_rgb, rgb_planes
 from fagan_hf.viz.grids import enlarged, image_grid
 
+MIN_IMAGES = 8  # fewer can't be compared
 FIRST_SEED = 1_000_000  # far from the seeds that users look at
 _NEAR = 0.01  # quantile of the real images' nearest-neighbor distances below which an image counts as a near copy
 _PICTURED, _SIMILAR = 8, 3  # rows of the grid of nearest images, and real images in each half of a row
@@ -51,16 +51,23 @@ _SMALL = 64  # images up to this size are shown enlarged
 
 @dataclass(frozen=True)
 class Numbers:
-    """Metrics of a set of images compared with real ones."""
+    """Metrics of a set of images compared with real ones.
 
-    frechet: float
+    Attributes:
+        frechet: Fréchet distance; `None` if there are not more images than features.
+        kernel: Kernel distance.
+        neighborhoods: Precision, recall, density and coverage.
+    """
+
+    frechet: float | None
     kernel: KernelDistance
     neighborhoods: Neighborhoods
 
     @classmethod
     def of(cls, images: Tensor, real: Tensor) -> "Numbers":
         """Compare the features of two sets."""
-        return cls(frechet_distance(real, images), kernel_distance(real, images), neighborhoods(real, images))
+        frechet = frechet_distance(real, images) if min(len(real), len(images)) > real.shape[1] else None
+        return cls(frechet, kernel_distance(real, images), neighborhoods(real, images))
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ class Evaluation:
     neighbors: "_Neighbors" = field(repr=False)
 
     def metrics(self) -> list[Metric]:
-        """Return all numbers, the Fréchet distance first."""
+        """Return all numbers, the Fréchet distance first if there is one."""
         found, floor = self.found, self.floor
         near, real = self.nearness, self.real_nearness
 
@@ -157,8 +164,13 @@ class Evaluation:
             metric(kind, name, getattr(found.neighborhoods, kind), floor and getattr(floor.neighborhoods, kind))
             for kind, name in _SHARES.items()
         ]
+        frechet = (
+            []
+            if found.frechet is None
+            else [metric("fd", "Fréchet distance", found.frechet, floor and floor.frechet, lower_is_better=True)]
+        )
         return [
-            metric("fd", "Fréchet distance", found.frechet, floor and floor.frechet, lower_is_better=True),
+            *frechet,
             metric("kid", "Kernel distance", kernel.value, real_kernel, kernel.error, lower_is_better=True),
             *shares,
             metric(
@@ -180,7 +192,10 @@ class Evaluation:
             f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
             f"Nearest and copied: against {self.compared_with:,} of them. Column real: the same for other real images.",
             f"Features: {self.features.description}.",
-            "A Fréchet distance of few images is biased upward: compare only metrics of the same name and data.",
+            "A Fréchet distance of few images is biased upward: compare only metrics of the same name and data."
+            if self.found.frechet is not None
+            else f"No Fréchet distance: {self.num_images:,} images are not more than the features, so their covariance "
+            "is not known.",
             f"{self.images_per_second:,.1f} images a second.",
         ]
         return "\n".join(lines)
@@ -299,7 +314,7 @@ def check_counts(num_images: int, images: Images, extractor: FeatureExtractor) -
         extractor: The feature extractor.
 
     Raises:
-        ValueError: There are too few real images, or fewer images than features.
+        ValueError: There are too few real images.
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; it must be at least 1, usually {extractor.num_images:,}")
@@ -309,7 +324,14 @@ def check_counts(num_images: int, images: Images, extractor: FeatureExtractor) -
         raise ValueError(
             f"num_images is {num_images:,}, but {there_are} real images to compare with; use {most:,} at most"
         )
-    check_rank(num_images, extractor(images.array[:1]).shape[1])
+    if num_images < MIN_IMAGES:
+        raise ValueError(f"num_images is {num_images}; at least {MIN_IMAGES} are needed to compare images")
+    extractor(rgb_planes(images.array[:1]))
+
+
+def default_count(total: int, usual: int) -> int:
+    """Return how many images to compare: the usual number, or half of fewer images, so that the others are a floor."""
+    return usual if total >= usual else max(min(total, MIN_IMAGES), total // 2)
 
 
 def labels_of(images: Images, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows labels"] | None:
@@ -419,20 +441,22 @@ def evaluate(
         images: Real images of the generator's resolution, from `fagan_hf.data.prepare.prepare_images`.
         features: A key of `fagan_hf.metrics.features.FEATURES`, or a `FeatureExtractor` around any module.
         num_images: Number of generated images, compared with as many real ones; by default the usual number for the
-            features: 2,048, for Inception 50,000.
+            features, 2,048, for Inception 50,000; of fewer images half, so that the others show what real ones reach.
+            With no more images than features there is no Fréchet distance.
         batch_size: Images generated per batch; by default as many as memory allows.
         cache_dir: Cache of the real images' features; default ``$FAGAN_CACHE``, else ``~/.cache/fagan_hf``.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: There are fewer real images than ``num_images``, fewer images than the features need, real images of
-            another size or without the generator's labels, or pixels that are not finite.
+        ValueError: There are fewer real images than ``num_images``, fewer than `MIN_IMAGES`, real images of another
+            size or without the generator's labels, or pixels that are not finite.
         ImportError: The features need a package; says which.
         OSError: The features' weights can't be downloaded; suggests an alternative.
     """
     check_match(generator, images)
     extractor = build_features(features)
-    num_images = extractor.num_images if num_images is None else num_images
+    if num_images is None:
+        num_images = default_count(len(images), extractor.num_images)
     check_counts(num_images, images, extractor)
     real = real_features(images, extractor, device=generator.device, cache_dir=cache_dir, progress=progress)
     seeds = range(FIRST_SEED, FIRST_SEED + num_images)

@@ -153,7 +153,7 @@ class Recipe:
     eval_features: FeaturesName = "effnetlite0"
     """Feature extractor: effnetlite0, or inception for the published protocol (its weights are downloaded)."""
     eval_num_images: int = 2048
-    """Generated images per evaluation, compared with as many real ones."""
+    """Generated images per evaluation, compared with as many real ones; of fewer real images half."""
     keep_checkpoints: int = 2
     """Number of checkpoints to keep."""
     cpu_threads: int | None = None

@@ -8,7 +8,15 @@ from fagan_hf.data.cache import Images
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import CARD, METRICS, save_repository, weights_hash, write_text
-from fagan_hf.metrics.evaluate import FIRST_SEED, Evaluation, check_counts, compare, generated_features, labels_of
+from fagan_hf.metrics.evaluate import (
+    FIRST_SEED,
+    Evaluation,
+    check_counts,
+    compare,
+    default_count,
+    generated_features,
+    labels_of,
+)
 from fagan_hf.metrics.features import build_features
 from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
 from fagan_hf.models import Discriminator, Generator
@@ -24,7 +32,7 @@ class Evaluator:
     Args:
         images: Images of the run.
         features: Name of the feature extractor.
-        num_images: Number of generated images, compared with as many real ones.
+        num_images: Number of generated images, compared with as many real ones; of fewer real images half.
         processes: Processes of the run.
 
     Raises:
@@ -34,6 +42,7 @@ class Evaluator:
     """
 
     def __init__(self, images: Images, features: str, num_images: int, processes: Processes):
+        num_images = default_count(len(images), num_images)
         self.images, self.num_images, self.processes = images, num_images, processes
         self.extractor = build_features(features)
         check_counts(num_images, images, self.extractor)
@@ -87,7 +96,7 @@ def _is_better(evaluation: Evaluation, folder: Path) -> bool:
         weights, known = weights_hash(folder), read_measurements(folder)
     except ValueError:
         return True
-    [now] = [each for each in evaluation.measurements("") if each.type.startswith("fd_")]
+    now = evaluation.measurements("")[0]  # the Fréchet distance, or with few images the kernel distance
     before = [
         each.value
         for each in known

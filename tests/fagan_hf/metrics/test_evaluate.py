@@ -16,7 +16,7 @@ from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import save_repository, weights_hash
 from fagan_hf.metrics import features as features_module
 from fagan_hf.metrics import references
-from fagan_hf.metrics.evaluate import FIRST_SEED, evaluate, generated_features
+from fagan_hf.metrics.evaluate import FIRST_SEED, default_count, evaluate, generated_features
 from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.metrics.references import real_features
 from fagan_hf.models import Discriminator, Generator
@@ -246,8 +246,6 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path, cache):
 def test_more_images_than_there_are(generator, images):
     with pytest.raises(ValueError, match=r"num_images is 151, but there are 150 real images .*use 150 at most"):
         measure(generator, images, num_images=151)
-    with pytest.raises(ValueError, match="num_images is 2,048, but there are 150"):
-        measure(generator, images, num_images=None)
     with pytest.raises(ValueError, match="num_images is 0"):
         measure(generator, images, num_images=0)
 
@@ -258,13 +256,32 @@ def test_no_more_than_are_looked_at(generator, images, monkeypatch):
         measure(generator, images, num_images=81)
 
 
-def test_fewer_images_than_features(generator, images):
+def test_half_of_few_images_so_that_the_others_are_a_floor(generator, images):
+    evaluation = measure(generator, images, num_images=None)
+    assert evaluation.num_images == 75
+    assert evaluation.floor is not None
+    assert [default_count(total, 100) for total in (1, 10, 40, 99, 100, 200)] == [1, 8, 20, 49, 100, 100]
+
+
+def test_no_more_images_than_features(generator, images):
+    """All metrics but the Fréchet distance, whose covariance would be singular."""
+    evaluation = measure(generator, images, num_images=12)
+    types = [each.type for each in evaluation.metrics()]
+    assert types[0] == "kid_corners_12"
+    assert len(types) == 7
+    assert "No Fréchet distance: 12 images are not more than the features" in evaluation.table()
+    enough = measure(generator, images, num_images=13)
+    assert enough.metrics()[0].type == "fd_corners_13"
+    assert "biased upward" in enough.table()
+
+
+def test_too_few_images_to_compare(generator, images):
     """The error comes before any image is generated or all real images are processed."""
     Corners.calls = 0
     generator.register_forward_pre_hook(lambda *_: pytest.fail("it draws"))
-    with pytest.raises(ValueError, match="needs at least 13 images"):
-        measure(generator, images, num_images=12)
-    assert Corners.calls == 1
+    with pytest.raises(ValueError, match="num_images is 7; at least 8 are needed"):
+        measure(generator, images, num_images=7)
+    assert Corners.calls == 0
 
 
 def test_images_of_another_size(generator, folder, cache):

@@ -164,9 +164,16 @@ def test_measuring_is_not_training(measured, make_recipe):
         assert torch.equal(one, other)
 
 
-def test_too_few_images_are_told_before_training(measured):
-    with pytest.raises(ValueError, match="num_images is 21, but there are 20 real images"):
-        setup(measured(eval_num_images=21))
+def test_few_images_are_compared_with_half_of_them(measured):
+    session = setup(measured(eval_num_images=21))
+    assert session.evaluator is not None
+    assert session.evaluator.num_images == 10
+    session.close()
+
+
+def test_too_few_images_are_reported_before_training(measured):
+    with pytest.raises(ValueError, match="num_images is 7; at least 8 are needed"):
+        setup(measured(eval_num_images=7))
     assert not measured().run_dir.joinpath("metrics.jsonl").exists()
 
 

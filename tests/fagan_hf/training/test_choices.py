@@ -1,0 +1,192 @@
+"""What `fagan-hf train PLACE` chooses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fagan_hf
+from fagan_hf.data.inspection import Inspection, Seen
+from fagan_hf.data.listing import Listing
+from fagan_hf.training import choices
+from fagan_hf.training.choices import Machine, budget, choose, run_name
+from fagan_hf.training.flags import build_recipe, parse_recipe
+
+CPU = Machine("cpu", "2 CPU cores", has_bf16=False)
+GPU = Machine("cuda", "NVIDIA Example", has_bf16=True)
+
+
+def listing(count, name="My Photos.v2"):
+    return Listing(count, str, lambda a, b: [], {}, "", lambda tell: np.zeros((count, 16), np.uint8), {"dataset": name})
+
+
+def images(count, *, broken=0, **of_all):
+    seen = [Seen(**{"width": 300, "height": 300, "format": "PNG", **of_all})] * count
+    return Inspection([*seen, *[Seen(problem="is not an image")] * broken], np.zeros((count + broken, 16), np.uint8))
+
+
+def chosen(count=1000, machine=CPU, model=None, broken=0, **of_all):
+    return choose(listing(count + broken), images(count, broken=broken, **of_all), machine, model)
+
+
+@pytest.mark.parametrize(
+    ("machine", "count", "side", "model", "resolution"),
+    [
+        (CPU, 1000, 300, "fagan-64-small", 64),
+        (CPU, 50_000, 300, "fagan-64-small", 64),
+        (CPU, 1000, 63, "fagan-32", 32),
+        (CPU, 1000, 20, "fagan-32", 32),
+        (GPU, 1000, 300, "fagan-64", 64),
+        (GPU, 50_000, 300, "fagan-128", 128),
+        (GPU, 50_000, 100, "fagan-64", 64),
+    ],
+)
+def test_size_and_network(machine, count, side, model, resolution):
+    choice = chosen(count, machine, width=side, height=side)
+    assert choice.fields["model"] == model
+    assert choice.resolution == resolution
+    assert choice.fields["name"] == f"my-photos-{resolution}"
+    assert choice.fields["upscale"] == (side < resolution)
+    assert choice.reasons[0].startswith(f"{resolution}x{resolution}: ")
+
+
+def test_a_given_network_decides_the_size():
+    choice = chosen(model="fagan-32")
+    assert (choice.resolution, choice.fields["model"]) == (32, "fagan-32")
+
+
+def test_channels():
+    assert chosen().fields["channels"] == 3
+    assert chosen(is_gray=True).fields["channels"] == 1
+    assert chosen(is_transparent=True).fields["channels"] == 4
+    mixed = Inspection([*images(60, is_transparent=True).seen, *images(40).seen], np.zeros((100, 16), np.uint8))
+    assert choose(listing(100), mixed, CPU).fields["channels"] == 4
+    mixed = Inspection([*images(40, is_transparent=True).seen, *images(60).seen], np.zeros((100, 16), np.uint8))
+    choice = choose(listing(100), mixed, CPU)
+    assert choice.fields["channels"] == 3
+    assert "40% have transparency, shown on white" in choice.reasons[1]
+
+
+def test_fit():
+    assert chosen(width=400).fields["fit"] == "crop"
+    assert "cuts off 25% of the area" in chosen(width=400).reasons[1]
+    assert chosen(width=400, is_transparent=True).fields["fit"] == "pad"
+
+
+def test_broken_images_are_left_out_and_counted():
+    assert not chosen().fields["skip_broken"]
+    choice = chosen(97, broken=3)
+    assert choice.fields["skip_broken"]
+    assert "3 that can't be read are left out" in choice.reasons[1]
+
+
+def test_augmentation_follows_the_number_of_images():
+    few, some, many = (chosen(count).fields for count in (100, 3000, 50_000))
+    assert few["augment"]
+    assert "augment_target" not in few
+    assert some["augment_target"] == 0.6
+    assert many["augment"] == []
+
+
+def test_precision_and_machine():
+    assert chosen(machine=GPU).fields["mixed_precision"] == "bf16"
+    assert chosen().fields["mixed_precision"] == "no"
+    assert "on 2 CPU cores" in chosen().reasons[-1]
+    assert Machine.here().name
+
+
+def recipe():
+    return build_recipe("folder-64", name="x", dataset="avatars")
+
+
+def test_time_for_everything():
+    plan = budget(recipe(), 50.0, CPU, minutes=30, spent=2.0)
+    assert plan.fields["max_minutes"] == pytest.approx(28 * 0.86)
+    expected = 28 * 0.86 * 60 * 50
+    assert plan.fields["max_images"] > expected, "a faster machine than measured is not stopped early"
+    assert f"about {int(expected):,} images at 50 a second" in plan.reasons[0]
+    assert all(value % 16 == 0 for name, value in plan.fields.items() if name.endswith("every_images"))
+    assert 0 < plan.fields["eval_every_images"] < expected
+
+
+def test_without_a_time():
+    plan = budget(recipe(), 50.0, CPU, None, spent=2.0)
+    assert plan.fields["max_minutes"] == 60
+    assert "60 minutes of training" in plan.reasons[0]
+    plan = budget(recipe(), 5000.0, GPU, None, spent=2.0)
+    assert (plan.fields["max_minutes"], plan.fields["max_images"]) == (None, 3_000_000)
+
+
+def test_a_time_that_is_too_short():
+    with pytest.raises(ValueError, match=r"preparation took 0\.5 and 50 steps take 1\.3; give at least 3"):
+        budget(recipe(), 10.0, CPU, minutes=0.6, spent=0.5)
+    assert budget(recipe(), 10.0, CPU, minutes=3, spent=0.5).fields["eval_every_images"] == 0
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "soon", "inf", "nan"])
+def test_a_time_that_is_none(minutes, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe([str(tmp_path), "--minutes", minutes])
+    assert "minutes is" in capsys.readouterr().err
+
+
+def test_names():
+    assert run_name(listing(1, "avatars:toon-head")) == "avatars-toon-head"
+    assert run_name(listing(1, "alice/Celeb_A")) == "celeb_a"
+    assert run_name(listing(1, "…")) == "run"
+
+
+# The whole way
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    (tmp_path / "icons").mkdir()
+    for index in range(40):
+        small = np.dstack([random.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.full((6, 6), 255, np.uint8)])
+        small[:2, :, 3] = 0
+        Image.fromarray(small).resize((40, 40), Image.Resampling.NEAREST).save(tmp_path / "icons" / f"{index}.png")
+    (tmp_path / "icons" / "broken.png").write_text("text")
+    return tmp_path / "icons"
+
+
+def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
+    monkeypatch.setattr(choices, "MEASURED_STEPS", 2)
+    monkeypatch.setattr(choices, "_WARMUP_STEPS", 1)
+    run = fagan_hf.train(dataset=str(folder), max_images=64, cpu_threads=1, batch_size=8)
+    out = capsys.readouterr()
+    assert run.folder.name == "icons-32"
+    assert (
+        "With transparency: 100% of the images have some. They are square. 1 that can't be read are left out."
+        in out.out
+    )
+    assert "Augmentation from the start: 40 images would soon be memorized." in out.out
+    assert out.err.count("41 images; 1 of them can't be used") == 1
+    assert run.generator.config.image_channels == run.discriminator.config.image_channels == 4
+    [image] = fagan_hf.FAGANPipeline(run.generator)(seeds=[3]).images
+    assert (image.mode, image.size) == ("RGBA", (32, 32))
+    card = (run.folder / "README.md").read_text()
+    assert "Generates 32x32 transparent images" in card
+    assert "1 images: is not an image" in card
+    assert "upright RGBA with premultiplied alpha, largest center square" in card
+    again = parse_recipe([str(folder), "--max-images", "128", "--cpu-threads=1", "--batch_size=8"])
+    assert "exists: resuming with its recipe" in capsys.readouterr().out
+    assert (again.run_dir, again.max_images, again.channels) == (run.folder.relative_to(run.folder.parents[1]), 128, 4)
+
+
+def test_several_processes_do_not_choose(folder, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        parse_recipe([str(folder)])
+    assert "give --recipe, and --name" in capsys.readouterr().err
+
+
+def test_nothing_to_choose_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_text("text")
+    with pytest.raises(SystemExit):
+        parse_recipe([str(tmp_path / "set")])
+    assert "none of the 1 images of" in capsys.readouterr().err
