@@ -91,11 +91,13 @@ class FAGANPipeline(DiffusionPipeline):
         """Load a run folder or a repository on the Hub.
 
         Args:
-            pretrained_model_name_or_path: The folder, or a Hub id ``user/name``.
-            **options: Options of `Generator.from_pretrained`: ``dtype``, ``revision``, ``token``, ``cache_dir``, ...
+            pretrained_model_name_or_path: The folder, or a Hub id ``user/name`` or ``user/name@revision``.
+            **options: Options of `Generator.from_pretrained`: ``dtype``, ``device_map``, ``revision``, ``token``, ...
 
         Raises:
             FileNotFoundError: See `Generator.from_pretrained`.
+            PermissionError: See `Generator.from_pretrained`.
+            TypeError: See `Generator.from_pretrained`.
             ValueError: See `Generator.from_pretrained`.
         """
         return cls(Generator.from_pretrained(pretrained_model_name_or_path, **options))
@@ -206,8 +208,8 @@ class FAGANPipeline(DiffusionPipeline):
         several = [*draw] if isinstance(draw, list | tuple) else None
         if not all(isinstance(each, torch.Generator) for each in several or [draw]):
             raise ValueError(
-                f"generator is {draw!r:.60}; it must be a torch.Generator, such as torch.Generator().manual_seed(0), or "
-                "a list of them with one for each image; for numbers use seeds="
+                f"generator is {draw!r:.60}; it must be a torch.Generator, such as torch.Generator().manual_seed(0), "
+                "or a list of them with one for each image; for numbers use seeds="
             )
         if several is not None and count not in (None, len(several)):
             raise ValueError(
