@@ -13,6 +13,7 @@ from fagan_hf.hub.card import published_model, write_card
 from fagan_hf.hub.measurements import Measurement, parse_measurements
 from fagan_hf.hub.repository import (
     CARD,
+    CONFIG,
     FACTS,
     GENERATOR,
     METRICS,
@@ -22,6 +23,7 @@ from fagan_hf.hub.repository import (
     TRAINING_STATE,
     WEIGHTS,
     describes_weights,
+    is_index,
     newest_checkpoint,
     published_files,
     read_json,
@@ -95,6 +97,8 @@ def publish(
             contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
         if REQUIREMENTS in existing.hashes and not _is_our_requirement(existing.texts.get(REQUIREMENTS, "")):
             contents.pop(REQUIREMENTS, None)
+        if CONFIG in existing.hashes and not is_index(existing.texts.get(CONFIG, "")):  # of a single network
+            contents.pop(CONFIG, None)
         weights = weights_hash(folder)
         if weights is None:  # a discriminator alone
             return contents
@@ -116,7 +120,7 @@ def publish(
         repo_id,
         compose,
         message=message,
-        reads=(CARD, METRICS, REQUIREMENTS),
+        reads=(CARD, CONFIG, METRICS, REQUIREMENTS),
         private=private,
         token=token,
         revision=revision,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import client
-from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
+from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, is_index, save_repository, write_json
 from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.models.load_options import REASONS, check_format, parse_device_map, parse_dtype
 from fagan_hf.utils.files import replacing, save_tensors, sha256
@@ -148,11 +148,15 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
     def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
         """Find the folder with both files, in a local folder or in one commit of a repository."""
         patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
-        root = resolve(path, allow_patterns=patterns, **download).folder
+        # The top folder's config is requested in any case: the Hub counts these requests as downloads.
+        root = resolve(path, allow_patterns=[CONFIG, *patterns], **download).folder
         for folder in (root / name for name in subfolders):
-            if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            if (folder / WEIGHTS).is_file() and _is_of_network(folder / CONFIG):
                 return folder
-        raise _missing_files(cls.__name__, path, *_listing(path, root, **download), subfolders)
+        found, advice = _listing(path, root, **download)
+        if (root / WEIGHTS).is_file() and (root / CONFIG).is_file() and not _is_of_network(root / CONFIG):
+            advice = f" The {CONFIG} in the top folder describes a repository, not a network.{advice}"
+        raise _missing_files(cls.__name__, path, found, advice, subfolders)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -207,6 +211,10 @@ def _options(network: type[HubModel]) -> list[str]:
     """List the options of loading a network."""
     parameters = inspect.signature(network.from_pretrained).parameters
     return [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
+
+
+def _is_of_network(config: Path) -> bool:
+    return config.is_file() and not is_index(config.read_bytes())
 
 
 def _check_subfolder(subfolder: str) -> None:

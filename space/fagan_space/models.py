@@ -14,7 +14,7 @@ import yaml
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.hub.client import download, download_size
-from fagan_hf.hub.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_hf.hub.repository import CARD, CONFIG, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.requests import shown
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
-_FILES = [f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
+_FILES = [CONFIG, f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
 _KEPT = 4  # number of visitors' models kept in memory
 _own: "dict[str, Model]" = {}  # the page's own model
 _kept: "OrderedDict[str, Model]" = OrderedDict()

@@ -111,6 +111,7 @@ def test_the_first_push_brings_a_whole_repository(hub, run):
         *(f"{name}/{file}" for name in ("generator", "discriminator") for file in ("config.json", "model.safetensors")),
         *OF_A_RUN,
         *("README.md", "facts.json", "recipe.yaml", "metrics.json", "model_index.json", "pipeline.py"),
+        "config.json",
         *("generator/modeling_fagan.py", "handler.py", "requirements.txt"),
     }
     assert hub.messages == ["First"]
@@ -484,3 +485,20 @@ def test_a_part_of_a_run_is_not_pushed_without_the_rest(hub, run, capsys):
 def test_a_pull_request_of_nothing_is_none(hub, run, capsys):
     assert main(["push", str(run), REPO, "--create-pr"]) == 0
     assert "no pull request was opened" in capsys.readouterr().out
+
+
+def test_the_config_of_a_network_in_the_top_folder_is_kept(hub, run):
+    """A flat repository that receives the other layout as well."""
+    there = hub.root / REPO
+    Generator(GENERATOR).save_pretrained(there)
+    config = (there / "config.json").read_bytes()
+    publish(run, REPO, message="Beside it")
+    assert contents(hub)["config.json"] == config
+    assert "generator/config.json" in contents(hub)
+
+
+def test_the_index_is_replaced_by_a_newer_one(hub, run):
+    publish(run, REPO, message="First")
+    (hub.root / REPO / "config.json").write_text('{"library_name": "fagan_hf", "layout": 0}')
+    publish(run, REPO, message="Second")
+    assert contents(hub)["config.json"] == (run / "config.json").read_bytes()
