@@ -124,6 +124,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             TypeError: There is no such option.
             FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
                 are not read because they can run code.
+            PermissionError: The repository is gated, or the token is not valid for it; says what to try.
             ValueError: The config is invalid, or the weights don't match it in every key and shape.
         """
         refuse_keywords(f"{cls.__name__}.from_pretrained", unknown, _options(cls), REASONS)
