@@ -116,7 +116,7 @@ class FAGANPipeline(DiffusionPipeline):
         """Upload the generator, and the files that diffusers needs to find this pipeline, in one commit.
 
         Args:
-            repo_id: ``user/name``; the repository is created if missing.
+            repo_id: ``user/name`` or ``user/name@branch``; the repository is created if missing.
             **options: Options of `Generator.push_to_hub`: ``private``, ``token``, ``revision``, ``create_pr``, ...
 
         Returns:

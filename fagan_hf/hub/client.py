@@ -222,17 +222,19 @@ def list_files(repo_id: str, *, revision: str | None = None, token: str | bool |
     return sorted(file.rfilename for file in info.siblings or ())
 
 
-def download_size(repo_id: str, *, allow_patterns: list[str], token: str | bool | None = None) -> int:
+def download_size(
+    repo_id: str, *, allow_patterns: list[str], revision: str | None = None, token: str | bool | None = None
+) -> int:
     """Return the size of what `download` would fetch, without fetching it [bytes].
 
     Raises:
         FileNotFoundError: There is no such repository, or the Hub can't be reached.
     """
     try:
-        info = HfApi().model_info(repo_id, files_metadata=True, token=token)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, token=token)
     except (OSError, ValueError, *_CONNECTION_ERRORS) as error:
         raise FileNotFoundError(
-            f"{repo_id!r} could not be read from the Hub; {_advice(error, repo_id, None, token)}. "
+            f"{repo_id!r} could not be read from the Hub; {_advice(error, repo_id, revision, token)}. "
             f"The Hub client's error: {_reason(error, token)}."
         ) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}

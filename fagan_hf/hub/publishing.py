@@ -30,6 +30,7 @@ from fagan_hf.hub.repository import (
     read_recipe,
     weights_hash,
 )
+from fagan_hf.hub.snapshot import split_revision
 from fagan_hf.utils.redaction import redact
 
 _OUR_REQUIREMENTS = re.compile(r"fagan-hf==\S+\s*")
@@ -59,11 +60,11 @@ def publish(
 
     Args:
         folder: A run folder, or one written by `save_repository`; complete or not, its files are pushed.
-        repo_id: ``user/name``; the repository is created if missing.
+        repo_id: ``user/name`` or ``user/name@branch``; the repository is created if missing.
         message: Commit message.
         private: Whether to make a new repository private.
         token: Access token; by default the one stored by ``hf auth login``.
-        revision: Branch to commit to, created if missing; by default ``main``.
+        revision: Branch to commit to, created if missing; by default that of ``repo_id``, else ``main``.
         create_pr: Open a pull request instead of committing.
         with_training_state: Push the newest checkpoint as well, from which training resumes exactly.
         replace_card: Push the folder's card and discard user edits of the existing one. Otherwise the folder's card is
@@ -83,6 +84,7 @@ def publish(
         ConnectionError: The Hub was still unreachable after `patience_seconds`.
     """
     folder = Path(folder)
+    repo_id, revision = split_revision(repo_id, revision)
     files: dict[str, Path] = published_files(folder)
     if with_training_state:
         files |= _training_state(folder)

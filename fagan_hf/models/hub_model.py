@@ -176,11 +176,11 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         the card) is deleted in the same commit; user edits of the card are kept. `fagan-hf push` publishes a whole run.
 
         Args:
-            repo_id: ``user/name``; the repository is created if missing.
+            repo_id: ``user/name`` or ``user/name@branch``; the repository is created if missing.
             commit_message: By default it names the class.
             private: Whether to make a new repository private.
             token: Access token; by default the one stored by ``hf auth login``.
-            revision: Branch to commit to, created if missing; by default ``main``.
+            revision: Branch to commit to, created if missing; by default that of ``repo_id``, else ``main``.
             create_pr: Open a pull request instead of committing.
 
         Returns:

@@ -160,6 +160,20 @@ def test_save_and_load(pipe, tmp_path):
     assert loaded(seeds=[1]).images[0].tobytes() == pipe(seeds=[1]).images[0].tobytes()
 
 
+def test_a_revision_may_be_part_of_the_name(pipe, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo_id, *, revision, **_):
+        asked.append((repo_id, revision))
+        return str(tmp_path)
+
+    pipe.save_pretrained(tmp_path)
+    monkeypatch.setattr("fagan_hf.hub.client.snapshot_download", snapshot)
+    FAGANPipeline.from_pretrained("user/name@v1")
+    FAGANPipeline.from_pretrained("user/name", revision="v1")
+    assert asked == [("user/name", "v1")] * 2
+
+
 def test_half_precision_draws_almost_the_same(tmp_path):
     generator = with_gates(Generator.from_preset("fagan-32"))
     measure_batch_statistics(generator, [(torch.randn(64, 64), None)])

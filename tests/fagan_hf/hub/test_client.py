@@ -213,6 +213,22 @@ def test_a_publisher_ends_though_the_branch_always_moves(clock, run, monkeypatch
     assert leftovers(run) == []
 
 
+def test_a_publisher_pushes_to_a_branch(clock, run, monkeypatch):
+    said, pushed = [], []
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(
+        "fagan_hf.training.reporting.publisher.publish",
+        lambda _, repo_id, revision, **__: pushed.append((repo_id, revision)),
+    )
+    pushing = Publisher(run, "me/x@trial", private=False, with_training_state=False, tell=said.append)
+    pushing.check()
+    pushing.push(8)
+    pushing.finish()
+    assert pushed == [("me/x", "trial")]
+    assert pushing.repo_id == "me/x", "for the card"
+    assert said[-1].endswith(f"fagan-hf push {run} me/x@trial")
+
+
 def test_a_closed_output_ends_no_push(run, monkeypatch):
     errors = [ValueError("said"), None]
 

@@ -6,6 +6,7 @@ import yaml
 
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.cli import main
+from fagan_hf.hub import client
 from fagan_hf.hub.measurements import Measurement, add_measurement
 from fagan_hf.hub.publishing import portable_recipe, publish
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
@@ -502,3 +503,14 @@ def test_the_index_is_replaced_by_a_newer_one(hub, run):
     (hub.root / REPO / "config.json").write_text('{"library_name": "fagan_hf", "layout": 0}')
     publish(run, REPO, message="Second")
     assert contents(hub)["config.json"] == (run / "config.json").read_bytes()
+
+
+def test_a_branch_may_be_part_of_the_name(run, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(client, "push", lambda repo_id, _, revision, **__: pushed.append((repo_id, revision)))
+    publish(run, f"{REPO}@trial", message="On a branch")
+    publish(run, REPO, message="On a branch", revision="trial")
+    Generator(GENERATOR).push_to_hub(f"{REPO}@trial")
+    assert pushed == [(REPO, "trial")] * 3
+    with pytest.raises(ValueError, match="are two different revisions"):
+        publish(run, f"{REPO}@trial", message="Two", revision="main")
