@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -354,3 +356,24 @@ def test_the_alpha_dial():
     assert torch.equal(draw(None), draw({"layers.0": 0.5}))
     with pytest.raises(ValueError, match=r"unknown attention layer 'layers\.9'"):
         draw({"layers.9": 1.0})
+
+
+def test_outside_of_the_main_thread(pipe, tmp_path):
+    """Several at once, as in a web server: saving, loading, and generating with different settings."""
+    torch.nn.init.constant_(pipe.generator.layers[0].alpha, 0.5)
+    settings = [{"truncation": 0.5}, {"alpha": 0.0}, {"chunk_size": 1}, {"truncation": 0.7}]
+    expected = [pipe(seeds=[1, 2], output_type="pt", **each).images for each in settings]
+
+    def work(number):
+        assert threading.current_thread() is not threading.main_thread()
+        pipe.save_pretrained(tmp_path / str(number))
+        loaded = FAGANPipeline.from_pretrained(tmp_path / str(number), device_map="cpu")
+        shared = pipe(seeds=[1, 2], output_type="pt", **settings[number]).images
+        return shared, loaded(seeds=[1, 2], output_type="pt", **settings[number]).images
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    for (shared, loaded), images in zip(found, expected, strict=True):
+        torch.testing.assert_close(shared, images)
+        torch.testing.assert_close(loaded, images)
+    assert torch.is_grad_enabled()
