@@ -40,7 +40,7 @@ from fagan_hf.utils.devices import find_device
 
 MAX_IMAGES = 64  # per request
 MAX_PIXELS = 2**22  # per request, over all images; a single image is generated whatever its size
-BATCH_SIZE = 16
+CHUNK_SIZE = 16  # images per forward pass
 
 _EXAMPLE = '{"inputs": "0-15, 42", "parameters": {"truncation": 0.7}}'
 
@@ -100,7 +100,7 @@ class EndpointHandler:
                 truncation=request.truncation,
                 labels=request.labels,
                 alpha=request.alpha,
-                batch_size=BATCH_SIZE,
+                chunk_size=CHUNK_SIZE,
             )
         images = cast("list[Image.Image]", cast("FAGANPipelineOutput", output).images)
         return images[0] if request.as_image else {"images": [*map(_png_text, images)], "seeds": request.seeds}

@@ -24,7 +24,7 @@ def load_architecture(name: str) -> Architecture:
         name: Name of a preset; or the path of a file: JSON with the keys ``generator`` and ``discriminator``, each as
             in a ``config.json``, or Python that sets ``GENERATOR`` and ``DISCRIMINATOR`` to the two configs and may
             register layers. A Python file is executed, so it must be trusted. Or a model with this architecture: a run
-            folder, or ``user/name`` on the Hub.
+            folder, or ``user/name`` or ``user/name@revision`` on the Hub.
 
     Raises:
         ValueError: There is no such preset or file, or the file does not contain an architecture; says where and why.

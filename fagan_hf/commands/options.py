@@ -20,7 +20,9 @@ DTYPES = ("float32", "bfloat16")
 def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False, has_device: bool = True) -> None:
     """Add the flags that select a model and its device."""
     name: dict = {"metavar": "MODEL"} if is_positional else {"required": True}
-    parser.add_argument("model" if is_positional else "--model", help="run folder, or Hub id like user/name", **name)
+    parser.add_argument(
+        "model" if is_positional else "--model", help="run folder, or Hub id like user/name or user/name@v1", **name
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     add_imports(parser)
     if has_device:

@@ -20,7 +20,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "commit. User edits of the existing card are kept. Log in first: hf auth login."
     )
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder, or a folder written by convert")
-    parser.add_argument("repo_id", metavar="USER/NAME", help="target repository, created if missing")
+    parser.add_argument("repo_id", metavar="USER/NAME[@BRANCH]", help="target repository, created if missing")
     add_switch(parser, "--private", "make a new repository private", default=None)
     parser.add_argument("--revision", help="branch to commit to, created if missing (default: main)")
     add_switch(parser, "--create-pr", "open a pull request instead of committing")

@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -74,6 +76,7 @@ def download(
 
     Raises:
         FileNotFoundError: There is no such repository or revision, or it can't be reached; says what to try.
+        PermissionError: It is gated, or the token is not valid for it; says what to try.
         OSError: The files can't be written to the local disk.
     """
     token = _checked(token) if isinstance(token, str) else token
@@ -101,9 +104,14 @@ def download(
                 f"{repo_id!r} could not be written to the cache ({cache_dir or constants.HF_HUB_CACHE}): "
                 f"{_reason(error, token)}. Free some space there, or choose another folder with cache_dir or HF_HOME"
             ) from error
+        advice = _advice(error, repo_id, revision, token)
+        if _is_refused(error):
+            raise PermissionError(
+                f"{repo_id!r} can't be read from the Hub: {advice}. The Hub client's error: {_reason(error, token)}."
+            ) from error
         raise FileNotFoundError(
             f"{repo_id!r} is not a local folder (in {os.getcwd()}){_similar(repo_id)} and was not found on the Hub. "
-            f"Give the path of a run folder or a Hub id like 'user/name'; {_advice(error, revision, token)}. "
+            f"Give the path of a run folder or a Hub id like 'user/name'; {advice}. "
             f"The Hub client's error: {_reason(error, token)}."
         ) from error
 
@@ -141,27 +149,66 @@ def _checked(token: str) -> str:
     return token
 
 
-def _advice(error: Exception, revision: str | None, token: str | bool | None) -> str:
+def _is_refused(error: BaseException | None) -> bool:
+    """Return whether a repository exists, as far as the Hub says, but may not be read with this token."""
+    if isinstance(error, LocalEntryNotFoundError):
+        return _is_refused(error.__cause__)
+    if isinstance(error, GatedRepoError):
+        return True
+    is_of_token = isinstance(error, HfHubHTTPError) and _status(error) in (401, 403)
+    return is_of_token and not isinstance(error, RepositoryNotFoundError | DisabledRepoError)
+
+
+def _advice(error: Exception, repo_id: str, revision: str | None, token: str | bool | None) -> str:
     """Return what to try after a failed download."""
     if isinstance(error, LocalEntryNotFoundError):  # the cache was the fallback, unless only the cache was allowed
         if error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled):
             return (
                 "the cache is incomplete: load it once with a connection, without local_files_only and HF_HUB_OFFLINE"
             )
-        return _advice(error.__cause__, revision, token)  # pyright: ignore[reportArgumentType]
+        return _advice(error.__cause__, repo_id, revision, token)  # pyright: ignore[reportArgumentType]
     if isinstance(error, HFValidationError):
-        return "a Hub id may contain only letters, digits, '-', '_' and '.'; pass a revision separately"
+        return "a Hub id may contain only letters, digits, '-', '_' and '.', and a revision follows as 'user/name@v1'"
     if isinstance(error, RevisionNotFoundError):
         return f"the repository exists, but has no branch, tag or commit {revision!r}"
+    if isinstance(error, DisabledRepoError):
+        return "the Hub has disabled this repository: ask its owner, or use another model"
     if isinstance(error, HfHubHTTPError):
         if _status(error) in RETRYABLE_STATUSES:
             return "the Hub has a server error: try again later"
-        if not isinstance(token or get_token(), str):
-            return f"if it is private, {LOGIN}"
-        return "if it is private, your token must have read access (`hf auth whoami` shows whose token it is)"
+        return _advice_on_access(error, repo_id, is_logged_in=_has_token(token))
     if isinstance(error, ValueError):
         return f"the server at {constants.ENDPOINT} does not respond like the Hub: is there a proxy or a login page?"
     return "there is no connection, or it was interrupted: try again"
+
+
+def _has_token(token: str | bool | None) -> bool:
+    return token is not False and isinstance(token if isinstance(token, str) else get_token(), str)
+
+
+_WHOSE = "`hf auth whoami` shows whose token it is"
+
+
+def _advice_on_access(error: HfHubHTTPError, repo_id: str, *, is_logged_in: bool) -> str:
+    """Return what to try if the Hub doesn't show a repository: gated, a bad token, or else missing or private."""
+    if isinstance(error, GatedRepoError):
+        terms = f"it is gated: accept its terms at {constants.ENDPOINT}/{repo_id}"
+        if not is_logged_in:
+            return f"{terms}, then {LOGIN}"
+        return (
+            f"{terms} with the account of your token ({_WHOSE}); if you did, its authors may still have to approve, or "
+            "the token must be allowed to read gated repositories"
+        )
+    if not isinstance(error, RepositoryNotFoundError) and _status(error) == 401 and is_logged_in:
+        return f"your token is not valid, it may have expired: {LOGIN}; public models need none (token=False)"
+    if not isinstance(error, RepositoryNotFoundError) and _status(error) == 403:
+        return (
+            f"your token may not read it ({_WHOSE}): create one with read access to it at "
+            f"{constants.ENDPOINT}/settings/tokens"
+        )
+    if not is_logged_in:
+        return f"check the spelling; if it is private, {LOGIN}"
+    return f"check the spelling; if it is private, your token must have read access ({_WHOSE})"
 
 
 def list_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str] | None:
@@ -175,17 +222,19 @@ def list_files(repo_id: str, *, revision: str | None = None, token: str | bool |
     return sorted(file.rfilename for file in info.siblings or ())
 
 
-def download_size(repo_id: str, *, allow_patterns: list[str], token: str | bool | None = None) -> int:
+def download_size(
+    repo_id: str, *, allow_patterns: list[str], revision: str | None = None, token: str | bool | None = None
+) -> int:
     """Return the size of what `download` would fetch, without fetching it [bytes].
 
     Raises:
         FileNotFoundError: There is no such repository, or the Hub can't be reached.
     """
     try:
-        info = HfApi().model_info(repo_id, files_metadata=True, token=token)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, token=token)
     except (OSError, ValueError, *_CONNECTION_ERRORS) as error:
         raise FileNotFoundError(
-            f"{repo_id!r} could not be read from the Hub; {_advice(error, None, token)}. "
+            f"{repo_id!r} could not be read from the Hub; {_advice(error, repo_id, revision, token)}. "
             f"The Hub client's error: {_reason(error, token)}."
         ) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}

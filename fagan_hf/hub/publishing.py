@@ -13,6 +13,7 @@ from fagan_hf.hub.card import published_model, write_card
 from fagan_hf.hub.measurements import Measurement, parse_measurements
 from fagan_hf.hub.repository import (
     CARD,
+    CONFIG,
     FACTS,
     GENERATOR,
     METRICS,
@@ -22,12 +23,14 @@ from fagan_hf.hub.repository import (
     TRAINING_STATE,
     WEIGHTS,
     describes_weights,
+    is_index,
     newest_checkpoint,
     published_files,
     read_json,
     read_recipe,
     weights_hash,
 )
+from fagan_hf.hub.snapshot import split_revision
 from fagan_hf.utils.redaction import redact
 
 _OUR_REQUIREMENTS = re.compile(r"fagan-hf==\S+\s*")
@@ -57,11 +60,11 @@ def publish(
 
     Args:
         folder: A run folder, or one written by `save_repository`; complete or not, its files are pushed.
-        repo_id: ``user/name``; the repository is created if missing.
+        repo_id: ``user/name`` or ``user/name@branch``; the repository is created if missing.
         message: Commit message.
         private: Whether to make a new repository private.
         token: Access token; by default the one stored by ``hf auth login``.
-        revision: Branch to commit to, created if missing; by default ``main``.
+        revision: Branch to commit to, created if missing; by default that of ``repo_id``, else ``main``.
         create_pr: Open a pull request instead of committing.
         with_training_state: Push the newest checkpoint as well, from which training resumes exactly.
         replace_card: Push the folder's card and discard user edits of the existing one. Otherwise the folder's card is
@@ -81,6 +84,7 @@ def publish(
         ConnectionError: The Hub was still unreachable after `patience_seconds`.
     """
     folder = Path(folder)
+    repo_id, revision = split_revision(repo_id, revision)
     files: dict[str, Path] = published_files(folder)
     if with_training_state:
         files |= _training_state(folder)
@@ -95,6 +99,8 @@ def publish(
             contents[RECIPE] = redact(yaml.safe_dump(portable_recipe(folder), sort_keys=False), token).encode()
         if REQUIREMENTS in existing.hashes and not _is_our_requirement(existing.texts.get(REQUIREMENTS, "")):
             contents.pop(REQUIREMENTS, None)
+        if CONFIG in existing.hashes and not is_index(existing.texts.get(CONFIG, "")):  # of a single network
+            contents.pop(CONFIG, None)
         weights = weights_hash(folder)
         if weights is None:  # a discriminator alone
             return contents
@@ -116,7 +122,7 @@ def publish(
         repo_id,
         compose,
         message=message,
-        reads=(CARD, METRICS, REQUIREMENTS),
+        reads=(CARD, CONFIG, METRICS, REQUIREMENTS),
         private=private,
         token=token,
         revision=revision,

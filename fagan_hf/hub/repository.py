@@ -51,6 +51,13 @@ _SHIMS = {
     + "\n",
     "handler.py": "from fagan_hf.serving import EndpointHandler  # noqa: F401\n",
 }
+# The Hub counts requests for a `config.json` in the top folder as downloads; loading ignores it. It is the same in
+# every repository, so that networks can be pushed one at a time.
+_INDEX = {
+    "library_name": "fagan_hf",
+    "layout": 1,
+    "networks": {GENERATOR: "Generator", DISCRIMINATOR: "Discriminator"},
+}
 REQUIREMENTS = "requirements.txt"  # of the handler; users may change the source of this package there
 
 
@@ -94,6 +101,8 @@ def save_repository(
             (folder / name).unlink(missing_ok=True)
     if generator is not None:
         complete_repository(folder, generator, discriminator, facts)
+    elif discriminator is not None:
+        _write_index(folder)
 
 
 def complete_repository(
@@ -110,12 +119,29 @@ def complete_repository(
     """
     for name, text in _SHIMS.items():
         write_text(folder / name, text)
+    _write_index(folder)
     if not (folder / REQUIREMENTS).exists():
         write_text(folder / REQUIREMENTS, f"fagan-hf=={__version__}\n")
     networks = {GENERATOR: generator, DISCRIMINATOR: discriminator}
     parameters = {name: count_parameters(network) for name, network in networks.items() if network is not None}
     known = read_json(folder / FACTS) if facts is None else facts
     write_json(folder / FACTS, {**known, "fagan_hf": __version__, "parameters": parameters})
+
+
+def _write_index(folder: Path) -> None:
+    """Write the top folder's ``config.json``, unless another file of that name is there: that of a single network."""
+    path = folder / CONFIG
+    if not path.exists() or is_index(path.read_bytes()):
+        write_json(path, _INDEX)
+
+
+def is_index(content: str | bytes) -> bool:
+    """Return whether a ``config.json`` describes a repository, not a single network or a model of another library."""
+    try:
+        data = json.loads(content)
+    except ValueError:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        return False
+    return isinstance(data, dict) and data.get("library_name") == _INDEX["library_name"] and "layout" in data
 
 
 def count_parameters(network: Any) -> int:
@@ -127,7 +153,10 @@ def published_files(folder: Path) -> dict[str, Path]:
     """List the files of a folder that belong in a repository, by their path there, without the card."""
     networks = [f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS)]
     names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *EXPORTS.values()]
-    return {name: folder / name for name in names if (folder / name).is_file()}
+    files = {name: folder / name for name in names if (folder / name).is_file()}
+    if (folder / CONFIG).is_file() and is_index((folder / CONFIG).read_bytes()):
+        files[CONFIG] = folder / CONFIG
+    return files
 
 
 def describes_weights(path: str) -> bool:

@@ -34,6 +34,7 @@ def resolve(name: str | Path, *, allow_patterns: list[str], revision: str | None
 
     Raises:
         FileNotFoundError: There is no such folder, repository or revision; says what to try.
+        PermissionError: The repository is gated, or the token is not valid for it; says what to try.
         ValueError: The name contains a revision other than ``revision``.
         OSError: It can't be written to the cache.
     """

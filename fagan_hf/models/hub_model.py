@@ -4,6 +4,7 @@
 loaded if safetensors are missing, config and weights may come from two commits. `HubModel` is strict instead.
 """
 
+import inspect
 import json
 import re
 from collections import Counter
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import client
-from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, save_repository, write_json
+from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, is_index, save_repository, write_json
 from fagan_hf.hub.snapshot import resolve, split_revision
+from fagan_hf.models.load_options import REASONS, check_format, parse_device_map, parse_dtype
 from fagan_hf.utils.files import replacing, save_tensors, sha256
+from fagan_hf.utils.suggest import refuse_keywords
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -88,6 +91,12 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
+        device_map: str | int | torch.device | dict[str, Any] | None = None,
+        use_safetensors: bool | None = None,
+        variant: str | None = None,
+        low_cpu_mem_usage: bool | None = None,
+        trust_remote_code: bool | None = None,
+        **unknown: Any,
     ) -> Self:
         """Load a network, in eval mode, from a local folder or a repository on the Hub.
 
@@ -100,14 +109,27 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             cache_dir: Folder of downloads; by default the Hub's own cache.
             force_download: Download even files that are in the cache.
             local_files_only: Use only files that are in the cache.
-            dtype: Dtype of the weights, such as ``torch.bfloat16`` or ``"bfloat16"``; by default as saved.
+            dtype: Dtype of the weights, such as ``torch.bfloat16`` or ``"bfloat16"``; by default, and with ``"auto"``,
+                as saved.
             torch_dtype: Older name of `dtype`, still used by diffusers.
+            device_map: Device to move the network to, such as ``"cuda:0"``, or ``"auto"`` for the fastest; by default
+                the CPU.
+            use_safetensors: ``True`` is always the case; ``False`` is an error.
+            variant: Only ``None``: there is a single file of weights.
+            low_cpu_mem_usage: Accepted and without effect: a network is loaded in the same way.
+            trust_remote_code: Accepted and without effect: no code of a repository is run.
+            **unknown: None is accepted; the error says why, or which name is closest.
 
         Raises:
+            TypeError: There is no such option.
             FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
                 are not read because they can run code.
+            PermissionError: The repository is gated, or the token is not valid for it; says what to try.
             ValueError: The config is invalid, or the weights don't match it in every key and shape.
         """
+        refuse_keywords(f"{cls.__name__}.from_pretrained", unknown, _options(cls), REASONS)
+        check_format(use_safetensors, variant)
+        dtype, device = parse_dtype(dtype, torch_dtype), parse_device_map(device_map)
         if subfolder is not None:
             _check_subfolder(subfolder)
         folder = cls._fetch(
@@ -119,20 +141,23 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        dtype = _parse_dtype(torch_dtype if dtype is None else dtype)
         model = cls(_read_config(folder / CONFIG, cls.config_class))
         _load_weights(model, folder / WEIGHTS, dtype)
-        return model.eval()
+        return (model if device is None else model.to(device)).eval()
 
     @classmethod
     def _fetch(cls, path: str, *, subfolders: tuple[str, ...], **download: Any) -> Path:
         """Find the folder with both files, in a local folder or in one commit of a repository."""
         patterns = [str(PurePosixPath(folder, name)) for folder in subfolders for name in (CONFIG, WEIGHTS)]
-        root = resolve(path, allow_patterns=patterns, **download).folder
+        # The top folder's config is requested in any case: the Hub counts these requests as downloads.
+        root = resolve(path, allow_patterns=[CONFIG, *patterns], **download).folder
         for folder in (root / name for name in subfolders):
-            if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            if (folder / WEIGHTS).is_file() and _is_of_network(folder / CONFIG):
                 return folder
-        raise _missing_files(cls.__name__, path, *_listing(path, root, **download), subfolders)
+        found, advice = _listing(path, root, **download)
+        if (root / WEIGHTS).is_file() and (root / CONFIG).is_file() and not _is_of_network(root / CONFIG):
+            advice = f" The {CONFIG} in the top folder describes a repository, not a network.{advice}"
+        raise _missing_files(cls.__name__, path, found, advice, subfolders)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -151,11 +176,11 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         the card) is deleted in the same commit; user edits of the card are kept. `fagan-hf push` publishes a whole run.
 
         Args:
-            repo_id: ``user/name``; the repository is created if missing.
+            repo_id: ``user/name`` or ``user/name@branch``; the repository is created if missing.
             commit_message: By default it names the class.
             private: Whether to make a new repository private.
             token: Access token; by default the one stored by ``hf auth login``.
-            revision: Branch to commit to, created if missing; by default ``main``.
+            revision: Branch to commit to, created if missing; by default that of ``repo_id``, else ``main``.
             create_pr: Open a pull request instead of committing.
 
         Returns:
@@ -181,6 +206,16 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
                 revision=revision,
                 create_pr=create_pr,
             )
+
+
+def _options(network: type[HubModel]) -> list[str]:
+    """List the options of loading a network."""
+    parameters = inspect.signature(network.from_pretrained).parameters
+    return [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
+
+
+def _is_of_network(config: Path) -> bool:
+    return config.is_file() and not is_index(config.read_bytes())
 
 
 def _check_subfolder(subfolder: str) -> None:
@@ -251,13 +286,6 @@ def _foreign_library(config: Any) -> str | None:
         if found is not None:
             return f"{library} ({found}: {str(config[found])[:60]})"
     return None
-
-
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
-        raise ValueError(f"dtype is {dtype!r}; it must be a floating-point dtype, such as 'float32' or torch.bfloat16")
-    return parsed
 
 
 def _check_download(path: Path) -> None:

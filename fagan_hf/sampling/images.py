@@ -49,11 +49,20 @@ def latents_from_seeds(
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {MAX_SEED}")
-    if not 0 < truncation < float("inf"):
-        raise ValueError(f"truncation is {truncation}; it must be above 0, usually between 0.5 and 1")
+    check_truncation(truncation)
     draw = torch.Generator()
     rows = [torch.randn(latent_dim, generator=draw.manual_seed(int(seed))) for seed in seeds]
     return truncation * torch.stack(rows) if rows else torch.empty(0, latent_dim)
+
+
+def check_truncation(truncation: float) -> None:
+    """Check the factor on latents.
+
+    Raises:
+        ValueError: It is not positive and finite.
+    """
+    if not 0 < truncation < float("inf"):
+        raise ValueError(f"truncation is {truncation}; it must be above 0, usually between 0.5 and 1")
 
 
 LabelSpec = Mapping[str, Any] | Sequence[Mapping[str, Any]]

@@ -47,7 +47,7 @@ def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "trai
         if len(files) > 1:
             raise ValueError("--recipe and --config are the same flag; give only one of them")
         return _build(files[0] if files else None, flags)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PermissionError) as error:
         print(redact(f"{program}: error: {error}\n(--help explains every field)"), file=sys.stderr)
         raise SystemExit(2) from error
 

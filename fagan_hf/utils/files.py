@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, and hashes."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Errors of file systems that don't support `fsync`: Windows refuses it for read-only handles and can't open a folder,
+# some network drives refuse it altogether. Errors of the disk, such as ENOSPC and EIO, are not among them.
+_NO_SYNC = {errno.EBADF, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -32,8 +37,7 @@ def replacing(path: Path, *, make_folder: bool = False) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -91,12 +95,42 @@ def remove_abandoned_folders(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or a folder to disk, if its file system supports that.
+
+    Raises:
+        OSError: It can't be written: a full disk, for example.
+    """
+    descriptor = _open_to_sync(path)
+    if descriptor is None:
+        return
     try:
-        os.fsync(descriptor)
+        sync_open_file(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_open_file(descriptor: int) -> None:
+    """Flush an open file to disk, if its file system supports that.
+
+    Raises:
+        OSError: It can't be written: a full disk, for example.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _open_to_sync(path: Path) -> int | None:
+    """Open a file for writing, which Windows needs for `fsync`, or else for reading; ``None`` if neither is allowed."""
+    for flags in (os.O_RDONLY,) if path.is_dir() else (os.O_RDWR, os.O_RDONLY):
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            if error.errno not in (*_NO_SYNC, errno.EROFS):
+                raise
+    return None
 
 
 def remove_abandoned(folder: Path) -> None:

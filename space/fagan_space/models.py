@@ -14,7 +14,8 @@ import yaml
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.hub.client import download, download_size
-from fagan_hf.hub.repository import CARD, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_hf.hub.repository import CARD, CONFIG, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
+from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.requests import shown
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
-_FILES = [f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?", re.ASCII)
+_FILES = [CONFIG, f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
 _KEPT = 4  # number of visitors' models kept in memory
 _own: "dict[str, Model]" = {}  # the page's own model
 _kept: "OrderedDict[str, Model]" = OrderedDict()
@@ -117,14 +119,13 @@ def load(name: str) -> Model:
     """Load a model from a run folder or from the Hub, with all files from one commit.
 
     Args:
-        name: The folder, or ``user/name``.
+        name: The folder, or ``user/name`` or ``user/name@revision``.
 
     Raises:
         FileNotFoundError: The model doesn't exist or can't be downloaded.
         ValueError: It is not a fagan_hf model.
     """
-    local = Path(name).expanduser()
-    folder = local if local.is_dir() else download(name, allow_patterns=_FILES)
+    folder = resolve(name, allow_patterns=_FILES).folder
     device = find_device(None)
     pipe = FAGANPipeline.from_pretrained(folder).to(device)
     has_discriminator = (folder / DISCRIMINATOR).is_dir()
@@ -146,7 +147,7 @@ def load_named(name: str, own: Model) -> Model:
     """Load a model named by a visitor: the page's own, or one on the Hub; the most recent few stay in memory.
 
     Args:
-        name: ``user/name``; local paths are refused.
+        name: ``user/name`` or ``user/name@revision``; local paths are refused.
         own: The page's own model.
 
     Raises:
@@ -156,8 +157,10 @@ def load_named(name: str, own: Model) -> Model:
     name = name.strip()
     if name in ("", own.name, own.shown):
         return own
-    if len(name) > MAX_TEXT or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or ".." in name:
-        raise ValueError(f"{shown(name)} is not a model on the Hub; use a name like 'user/fagan-celeba-64'")
+    if len(name) > MAX_TEXT or not _HUB_ID.fullmatch(name) or ".." in name:
+        raise ValueError(
+            f"{shown(name)} is not a model on the Hub; use a name like 'user/fagan-celeba-64' or 'user/name@v1'"
+        )
     return _fetch(name)
 
 
@@ -168,10 +171,11 @@ def _fetch(name: str) -> Model:
             return _kept[name]
         # Without our token, which would give visitors access to private models.
         try:
-            size = download_size(name, allow_patterns=_FILES, token=False)
+            repo_id, revision = split_revision(name)
+            size = download_size(repo_id, allow_patterns=_FILES, revision=revision, token=False)
             if size > MAX_MODEL_BYTES:
                 raise ValueError(f"{name} has {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
-            folder = download(name, allow_patterns=_FILES, token=False)
+            folder = download(repo_id, allow_patterns=_FILES, revision=revision, token=False)
         except OSError as error:  # its message may contain local paths
             logger.warning("%s could not be downloaded: %s", name, error)
             raise FileNotFoundError(

@@ -1,11 +1,14 @@
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.architectures.conditioning import with_labels
@@ -23,7 +26,7 @@ def pipe():
 
 def test_seeds_are_pictures(pipe):
     expected = generate_images(pipe.generator, latents_from_seeds([3, 4], 8))
-    output = pipe(seeds=[3, 4], batch_size=1)
+    output = pipe(seeds=[3, 4], chunk_size=1)
     assert output.seeds == [3, 4]
     assert all(np.array_equal(np.asarray(a), b) for a, b in zip(output.images, expected, strict=True))
 
@@ -59,15 +62,93 @@ def test_latents(pipe):
         ({"num_images": 0}, "num_images is 0"),
         ({"num_images": 2.0}, "num_images is 2.0"),
         ({"seeds": 5}, r"seeds is 5; it must be a list: seeds=\[5\], or num_images=5"),
-        ({"batch_size": 2.5}, "batch_size is 2.5; it must be a whole number"),
+        ({"chunk_size": 2.5}, "chunk_size is 2.5; it must be a whole number"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+        ({"num_images": 64, "batch_size": 16}, "num_images is 64 and batch_size is 16; .* per forward pass use chunk_"),
+        ({"seeds": [1], "batch_size": 16}, "batch_size and seeds are mutually .* per forward pass use chunk_size="),
+        ({"seeds": [1], "generator": torch.Generator()}, "seeds and generator are mutually exclusive"),
+        ({"latents": torch.zeros(1, 8), "generator": torch.Generator()}, "latents and generator are mutually"),
+        ({"generator": 5}, "generator is 5; it must be a torch.Generator, .*or a list .*for numbers use seeds="),
+        ({"generator": []}, r"generator is \[\]; it must be"),
+        ({"generator": [5]}, r"generator is \[5\]; it must be"),
+        ({"generator": [torch.Generator()] * 2, "num_images": 3}, "2 generators for 3 images; give one generator, or"),
+        ({"generator": torch.Generator(), "truncation": 0.0}, "truncation is 0.0; it must be above 0"),
+        ({"num_inference_steps": 50}, "num_inference_steps is 50, but a GAN .* single forward pass; leave it out"),
         ({"output_type": "jpg"}, "output_type is 'jpg'; it must be 'pil', 'np' or 'pt'"),
-        ({"latents": torch.zeros(1, 8), "truncation": 0.5}, "truncation applies to seeds only"),
+        ({"latents": torch.zeros(1, 8), "truncation": 0.5}, "truncation applies to sampled latents only"),
         ({"latents": torch.zeros(1, 9)}, "latents are"),
     ],
 )
 def test_nonsense_is_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_scale": 7.5}, "FAGANPipeline takes no argument 'guidance_scale': .*use truncation="),
+        ({"prompt": "a cat"}, "'prompt': a GAN takes no text"),
+        ({"eta": 0.0}, "'eta': a GAN generates an image in a single forward pass; leave it out"),
+        ({"callback_on_step_end": print}, "'callback_on_step_end': a GAN generates"),
+        ({"height": 64}, "'height': a model generates images of one size"),
+        ({"num_image": 4}, r"'num_image'; did you mean 'num_images'\? There are: alpha, batch_size, chunk_size, "),
+        ({"truncaton": 0.5}, "did you mean 'truncation'"),
+        ({"output_typ": "np"}, "did you mean 'output_type'"),
+    ],
+)
+def test_unknown_arguments_are_explained(pipe, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        pipe(**arguments)
+
+
+def test_batch_size_is_the_number_of_images(pipe):
+    """As in diffusers, whose unconditional pipelines are called in the same way."""
+    assert len(pipe(batch_size=16).images) == 16
+    assert len(pipe(16).images) == 16
+    assert len(pipe(num_images=3, batch_size=3).images) == 3
+    images = pipe(batch_size=2, generator=torch.manual_seed(0), num_inference_steps=1, output_type="np").images
+    assert images.shape == (2, 8, 8, 3)
+    assert pipe(batch_size=2, return_dict=False, output_type="np")[0].shape == (2, 8, 8, 3)
+
+
+def test_chunks_do_not_change_the_images(pipe):
+    passes = []
+    pipe.generator.register_forward_pre_hook(lambda module, arguments: passes.append(len(arguments[0])))
+    expected = pipe(seeds=range(5), output_type="pt").images
+    passes.clear()
+    torch.testing.assert_close(pipe(seeds=range(5), chunk_size=2, output_type="pt").images, expected)
+    assert passes == [2, 2, 1]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_latents_from_a_torch_generator_are_those_of_diffusers(pipe):
+    output = pipe(batch_size=3, generator=seeded(), output_type="pt")
+    latents = randn_tensor((3, 8), generator=seeded())
+    assert torch.equal(output.images, pipe(latents=latents, output_type="pt").images)
+    assert output.seeds is None
+    assert torch.equal(pipe(batch_size=3, generator=seeded(), output_type="pt").images, output.images)
+    assert not torch.equal(pipe(batch_size=3, generator=seeded(1), output_type="pt").images, output.images)
+    assert len(pipe(generator=seeded()).images) == 1
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_one_torch_generator_for_each_image(pipe, kind):
+    generators = kind(map(seeded, (5, 6, 7)))
+    latents = randn_tensor((3, 8), generator=[*map(seeded, (5, 6, 7))])
+    expected = pipe(latents=latents, output_type="pt").images
+    assert torch.equal(pipe(generator=generators, output_type="pt").images, expected)
+    alone = pipe(generator=[seeded(6)], num_images=1, output_type="pt").images
+    torch.testing.assert_close(alone[0], expected[1])
+
+
+def test_truncation_shortens_latents_from_a_torch_generator(pipe):
+    expected = pipe(batch_size=2, generator=seeded(), truncation=0.5, output_type="pt").images
+    assert torch.equal(expected, pipe(batch_size=2, generator=seeded(), truncation=0.5, output_type="pt").images)
+    assert not torch.allclose(expected, pipe(batch_size=2, generator=seeded(), output_type="pt").images)
 
 
 def test_save_and_load(pipe, tmp_path):
@@ -79,6 +160,20 @@ def test_save_and_load(pipe, tmp_path):
     assert loaded.device == torch.device("cpu")
     assert loaded.to(torch.float32).generator.dtype == torch.float32
     assert loaded(seeds=[1]).images[0].tobytes() == pipe(seeds=[1]).images[0].tobytes()
+
+
+def test_a_revision_may_be_part_of_the_name(pipe, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo_id, *, revision, **_):
+        asked.append((repo_id, revision))
+        return str(tmp_path)
+
+    pipe.save_pretrained(tmp_path)
+    monkeypatch.setattr("fagan_hf.hub.client.snapshot_download", snapshot)
+    FAGANPipeline.from_pretrained("user/name@v1")
+    FAGANPipeline.from_pretrained("user/name", revision="v1")
+    assert asked == [("user/name", "v1")] * 2
 
 
 def test_half_precision_draws_almost_the_same(tmp_path):
@@ -151,6 +246,24 @@ def test_open_labels_are_drawn_by_seed(conditional):
     torch.testing.assert_close(conditional(seeds=[5], output_type="pt").images[0], together[2])
     latents = latents_from_seeds([7, 8], 8)
     assert conditional(latents=latents, output_type="pt").images.shape == (2, 3, 8, 8)
+
+
+def test_open_labels_are_drawn_from_the_torch_generator(conditional):
+    conditional.generator.label_frequencies.copy_(torch.tensor([0.5, 0.5, 0.5]))
+    latents = randn_tensor((16, 8), generator=seeded())
+
+    def labels_of(images):
+        """Recognize the labels of each image among all."""
+        every = [torch.tensor(bits).expand(16, -1) for bits in ([0.0, 1, 0], [0.0, 0, 1], [1.0, 1, 0], [1.0, 0, 1])]
+        options = [conditional(latents=latents, labels=each, output_type="pt").images for each in every]
+        return [min(range(4), key=lambda which: (options[which][i] - images[i]).abs().sum()) for i in range(16)]
+
+    first = conditional(16, generator=seeded(), output_type="pt").images
+    assert torch.equal(conditional(16, generator=seeded(), output_type="pt").images, first)
+    found = labels_of(first)
+    assert len(set(found)) > 1
+    by_position = labels_of(conditional(latents=latents, output_type="pt").images)
+    assert found != by_position
 
 
 @pytest.mark.parametrize(
@@ -243,3 +356,24 @@ def test_the_alpha_dial():
     assert torch.equal(draw(None), draw({"layers.0": 0.5}))
     with pytest.raises(ValueError, match=r"unknown attention layer 'layers\.9'"):
         draw({"layers.9": 1.0})
+
+
+def test_outside_of_the_main_thread(pipe, tmp_path):
+    """Several at once, as in a web server: saving, loading, and generating with different settings."""
+    torch.nn.init.constant_(pipe.generator.layers[0].alpha, 0.5)
+    settings = [{"truncation": 0.5}, {"alpha": 0.0}, {"chunk_size": 1}, {"truncation": 0.7}]
+    expected = [pipe(seeds=[1, 2], output_type="pt", **each).images for each in settings]
+
+    def work(number):
+        assert threading.current_thread() is not threading.main_thread()
+        pipe.save_pretrained(tmp_path / str(number))
+        loaded = FAGANPipeline.from_pretrained(tmp_path / str(number), device_map="cpu")
+        shared = pipe(seeds=[1, 2], output_type="pt", **settings[number]).images
+        return shared, loaded(seeds=[1, 2], output_type="pt", **settings[number]).images
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    for (shared, loaded), images in zip(found, expected, strict=True):
+        torch.testing.assert_close(shared, images)
+        torch.testing.assert_close(loaded, images)
+    assert torch.is_grad_enabled()

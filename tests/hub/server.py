@@ -95,6 +95,7 @@ class Repository:
 
     def __init__(self, kind: str, repo_id: str, author: str, private: bool = False, sdk: str | None = None):
         self.kind, self.id, self.private, self.sdk = kind, repo_id, private, sdk
+        self.gated = False  # nobody but the owner has accepted its terms
         self.created = _now()
         self.commits: dict[str, Commit] = {}
         self.refs: dict[str, str] = {}  # full git names: refs/heads/main, refs/tags/v1, refs/pr/1
@@ -381,7 +382,12 @@ def _info(call: Call, kind: str, repo_id: str, revision: str):
         more = {"size": len(file.data), "blobId": file.oid, **file.lfs_info("sha256")} if details else {}
         siblings.append({"rfilename": path, **more})
     info = {"id": repo_id, "author": repo_id.split("/")[0], "sha": commit.oid, "private": repository.private}
-    info |= {"createdAt": repository.created, "lastModified": commit.date, "gated": False, "disabled": False}
+    info |= {
+        "createdAt": repository.created,
+        "lastModified": commit.date,
+        "gated": repository.gated and "auto",
+        "disabled": False,
+    }
     info |= {"downloads": 0, "likes": 0, "tags": card.get("tags", []), "cardData": card, "siblings": siblings}
     if kind == "model":
         info |= {"library_name": card.get("library_name"), "pipeline_tag": card.get("pipeline_tag")}
@@ -448,7 +454,10 @@ def _paths_info(call: Call, kind: str, repo_id: str, revision: str):
 
 @_endpoint("GET", f"{_WEB}/resolve/{_REVISION}/(?P<path>.+)")
 def _resolve(call: Call, kind: str, repo_id: str, revision: str, path: str):
-    commit = call.repository(kind, repo_id).find(revision)
+    repository = call.repository(kind, repo_id)
+    if repository.gated and call.user != repo_id.split("/")[0]:
+        raise Refusal(403 if call.user else 401, f"Access to {kind} {repo_id} is restricted", "GatedRepo")
+    commit = repository.find(revision)
     headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     if path not in commit.files:
         raise Refusal(404, "Entry not found", "EntryNotFound", **headers)

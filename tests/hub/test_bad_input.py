@@ -44,7 +44,8 @@ def blobs(load, repo_id):
 
 @pytest.mark.parametrize("door", OURS)
 def test_a_repository_that_does_not_exist(load, door, name):
-    refused(load(door, name), repr(name), *ELSEWHERE, "if it is private, log in with `hf auth login`, or set HF_TOKEN")
+    said = "check the spelling; if it is private, log in with `hf auth login`, or set HF_TOKEN"
+    refused(load(door, name), repr(name), *ELSEWHERE, said)
     refused(
         load(door, name, token=ALICE),
         *ELSEWHERE,
@@ -53,12 +54,31 @@ def test_a_repository_that_does_not_exist(load, door, name):
 
 
 @pytest.mark.parametrize("door", OURS)
-@pytest.mark.parametrize("token", [BOB, STRANGER], ids=["bob", "invalid"])
-def test_a_private_repository_and_a_strangers_token(load, hub, private, door, token):
-    said = "your token must have read access (`hf auth whoami` shows whose token it is)"
-    refused(load(door, private, token=token), said)
-    refused(load(door, private, token_of_environment=token), said)
+def test_a_private_repository_and_a_strangers_token(load, hub, private, door):
+    said = "check the spelling; if it is private, your token must have read access (`hf auth whoami` shows whose token"
+    refused(load(door, private, token=BOB), said)
+    refused(load(door, private, token_of_environment=BOB), said)
     assert weights_sent(hub) == []
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_token_that_is_not_valid(load, gan, model, door):
+    """The Hub refuses it for public models as well."""
+    said = "your token is not valid, it may have expired: log in with `hf auth login`, or set HF_TOKEN; public models"
+    for options in ({"token": STRANGER}, {"token_of_environment": STRANGER}):
+        refused(load(door, gan, **options), f"{gan!r} can't be read from the Hub: ", said, error="PermissionError")
+    assert load(door, gan, token=False, token_of_environment=STRANGER).digest == model.digests[door]
+
+
+@pytest.mark.parametrize("door", OURS)
+def test_a_gated_repository(load, hub, gan, model, door):
+    hub.repositories["model", gan].gated = True
+    terms = f"{gan!r} can't be read from the Hub: it is gated: accept its terms at {hub.url}/{gan}"
+    refused(load(door, gan), f"{terms}, then log in with `hf auth login`", error="PermissionError")
+    said = f"{terms} with the account of your token (`hf auth whoami` shows whose token it is); if you did, its authors"
+    refused(load(door, gan, token=BOB), said, error="PermissionError")
+    assert weights_sent(hub) == []
+    assert load(door, gan, token=READER).digest == model.digests[door]
 
 
 def test_a_private_repository_of_which_the_cache_holds_a_part(load, private):
@@ -283,8 +303,10 @@ def test_the_command_ends_with_status_2_and_one_sentence(client, private, tmp_pa
     assert done.stdout.split() == ["2", "2", "2"]
     lines = done.stderr.splitlines()
     assert len(lines) == 3, done.stderr
-    assert all(line.startswith(f"fagan-hf: error: {private!r} is not a local folder") for line in lines)
+    for line, said in zip(lines, ("is not a local folder", "is not a local folder", "can't be read"), strict=True):
+        assert line.startswith(f"fagan-hf: error: {private!r} {said}")
     assert "log in with `hf auth login`, or set HF_TOKEN" in lines[0]
-    assert all("`hf auth whoami` shows whose token it is" in line for line in lines[1:])
+    assert "`hf auth whoami` shows whose token it is" in lines[1]
+    assert "your token is not valid" in lines[2]
     assert not tokens_in(done.stdout + done.stderr)
     assert list(tmp_path.glob("*.png")) == []

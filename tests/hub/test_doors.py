@@ -213,6 +213,9 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(load, hub, gan, model, other, 
         assert load(door, gan, revision=revision).digest == other.digests[door], revision
     for revision in ("main", "v1", first):
         assert load(door, gan, revision=revision).digest == model.digests[door], revision
+    if door != "DiffusionPipeline":  # diffusers' own knows no such names
+        for revision in ("dev", "v2", second):
+            assert load(door, f"{gan}@{revision}").digest == other.digests[door], revision
 
 
 @pytest.mark.parametrize("door", DOORS)

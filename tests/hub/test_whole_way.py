@@ -48,7 +48,7 @@ def test_from_a_training_to_the_hub_and_back(hub, client, train, tmp_path):
         "README.md", "model_index.json", "pipeline.py", "handler.py", "generator/modeling_fagan.py", "recipe.yaml",
         "generator/config.json", "generator/model.safetensors", "discriminator/config.json", "samples.png", "loss.png",
         "discriminator/model.safetensors", "training_progress.gif", "alpha.png", "metrics.jsonl", "facts.json",
-        "training_state/manifest.json",
+        "training_state/manifest.json", "config.json",
     }  # fmt: skip
     assert files["generator/model.safetensors"] == (here / "generator/model.safetensors").read_bytes()
 

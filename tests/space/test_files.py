@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,45 @@ def test_which_model_the_page_is_about(tmp_path, monkeypatch):
     assert models.wanted_model() == str(tmp_path / "clone/model_cards/faces")
 
 
-@pytest.mark.parametrize("name", ["/etc", "../x/y", "user/..", "a/b/c", "x" * 600, "user/na me"])
+NO_NAMES = ["/etc", "../x/y", "user/..", "a/b/c", "x" * 600, "user/na me"]
+NO_REVISIONS = [
+    "a/b@",
+    "@v1",
+    "a@v1",
+    "a/b@v1@v2",
+    "a/b@../x",
+    "a/b@/etc",
+    "a/b@v1/",
+    "a/b@v 1",
+    "a/b@v1?x",
+    "a/b@v1\n/x",
+]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, *NO_REVISIONS])
 def test_no_path_is_taken_for_a_model_of_the_hub(model, name):
     with pytest.raises(ValueError, match="is not a model on the Hub"):
         models.load_named(name, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("user/name", ("user/name", None)),
+        ("user/name@v1.0", ("user/name", "v1.0")),
+        (" user/name@refs/pr/1 ", ("user/name", "refs/pr/1")),
+    ],
+)
+def test_a_visitor_may_name_a_revision(model, monkeypatch, name, wanted):
+    asked = []
+
+    def note(repo_id, *, revision, token, **_):
+        asked.append((repo_id, revision, token))
+        return 0 if len(asked) == 1 else Path(model.name)
+
+    monkeypatch.setattr(models, "download_size", note)
+    monkeypatch.setattr(models, "download", note)
+    monkeypatch.setattr(models, "_kept", OrderedDict())
+    other = models.load_named(name, model)
+    assert asked == [(*wanted, False)] * 2
+    assert other.name == other.shown == name.strip()

@@ -12,6 +12,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from fagan_hf.hub import client
 from fagan_hf.hub.publishing import publish
+from fagan_hf.hub.snapshot import split_revision
 from fagan_hf.hub.staging import remove_snapshots, take_snapshot
 from fagan_hf.utils.redaction import redact
 
@@ -24,7 +25,7 @@ class Publisher:
 
     Args:
         folder: The run folder.
-        repo_id: Target repository, ``user/name``.
+        repo_id: Target repository, ``user/name`` or ``user/name@branch``.
         private: Whether to make a new repository private.
         with_training_state: Whether to push the newest checkpoint as well.
         tell: Shows a message to the user.
@@ -34,7 +35,7 @@ class Publisher:
         self, folder: Path, repo_id: str, *, private: bool, with_training_state: bool, tell: Callable[[str], None]
     ):
         self.folder = folder
-        self.repo_id = repo_id
+        self.repo_id, self.revision = split_revision(repo_id)
         self.private = private
         self.with_training_state = with_training_state
         self.tell = tell
@@ -83,7 +84,7 @@ class Publisher:
         Args:
             patience_seconds: How long to wait at most; by default until the push succeeds or fails.
         """
-        by_hand = f"fagan-hf push {self.folder} {self.repo_id}"
+        by_hand = f"fagan-hf push {self.folder} {self.repo_id}{f'@{self.revision}' if self.revision else ''}"
         try:
             arrived = self._wait(math.inf if patience_seconds is None else patience_seconds)
         except KeyboardInterrupt:
@@ -141,6 +142,7 @@ class Publisher:
                 snapshot,
                 self.repo_id,
                 message=message,
+                revision=self.revision,
                 private=self.private
                 or None,  # not False, which would make it public where the account's default is private
                 with_training_state=self.with_training_state,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fagan_hf.hub.repository import GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
 from fagan_hf.training.recipe import Recipe
-from fagan_hf.utils.files import replacing
+from fagan_hf.utils.files import replacing, sync_open_file
 from fagan_hf.viz.plots import plot_gates, plot_lines, read_metrics
 
 GIF_FRAME_MILLISECONDS = 120
@@ -65,7 +65,7 @@ class Report:
                 line = json.dumps(numbers).encode() + b"\n"
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
-                os.fsync(file.fileno())  # checkpoints, which are synced too, rely on it
+                sync_open_file(file.fileno())  # checkpoints, which are synced too, rely on it
             except OSError:
                 file.truncate(end)
                 raise

@@ -29,7 +29,7 @@ from fagan_hf.training.run.checkpoint import copy_checkpoint, problem_of
 from fagan_hf.utils.files import replacing
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
-_WANTED += [FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
+_WANTED += [CONFIG, FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
 
 
 @dataclass(frozen=True)

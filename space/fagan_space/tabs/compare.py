@@ -35,7 +35,7 @@ def build(model: Model) -> None:
     )
     with gr.Row():
         left = gr.Textbox(model.shown, label="Left: model", max_lines=1)
-        right = gr.Textbox("", label="Right: model", placeholder="user/name", max_lines=1)
+        right = gr.Textbox("", label="Right: model", placeholder="user/name or user/name@revision", max_lines=1)
     with gr.Row():
         seeds = seed_box("0-15")
         truncation = gr.Slider(0.3, 1.2, 1.0, step=0.05, label="Truncation")

@@ -37,7 +37,7 @@ def draw(
     alpha: float | Mapping[str, float] | None = None,
 ) -> list[Image.Image]:
     """Generate an image for each seed, byte for byte the same as on the command line and in Python."""
-    output = model.pipe(seeds=list(seeds), truncation=truncation, labels=labels or None, alpha=alpha, batch_size=_BATCH)
+    output = model.pipe(seeds=list(seeds), truncation=truncation, labels=labels or None, alpha=alpha, chunk_size=_BATCH)
     return cast("list[Image.Image]", output.images)  # pyright: ignore[reportAttributeAccessIssue]
 
 

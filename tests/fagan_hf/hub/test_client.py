@@ -6,7 +6,14 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from fagan_hf.hub import client
 from fagan_hf.training.reporting.publisher import Publisher
@@ -206,6 +213,22 @@ def test_a_publisher_ends_though_the_branch_always_moves(clock, run, monkeypatch
     assert leftovers(run) == []
 
 
+def test_a_publisher_pushes_to_a_branch(clock, run, monkeypatch):
+    said, pushed = [], []
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(
+        "fagan_hf.training.reporting.publisher.publish",
+        lambda _, repo_id, revision, **__: pushed.append((repo_id, revision)),
+    )
+    pushing = Publisher(run, "me/x@trial", private=False, with_training_state=False, tell=said.append)
+    pushing.check()
+    pushing.push(8)
+    pushing.finish()
+    assert pushed == [("me/x", "trial")]
+    assert pushing.repo_id == "me/x", "for the card"
+    assert said[-1].endswith(f"fagan-hf push {run} me/x@trial")
+
+
 def test_a_closed_output_ends_no_push(run, monkeypatch):
     errors = [ValueError("said"), None]
 
@@ -262,3 +285,70 @@ def test_a_disk_error_while_files_are_laid_aside_is_said(run, monkeypatch, broke
     pushing.push(8)
     assert "Nothing is pushed this time" in said[0]
     assert leftovers(run) == []
+
+
+# -------------------------------------------------------------------------------------------------------- downloads
+
+
+def wrapped(error):
+    """The client's error if the cache, its fallback, holds a part."""
+    outer = LocalEntryNotFoundError("the cache is incomplete")
+    outer.__cause__ = error
+    return outer
+
+
+def answered(status, kind=HfHubHTTPError):
+    response = httpx.Response(status, request=httpx.Request("GET", MODELS))
+    return kind(f"{status} Client Error", response=response)
+
+
+ACCESS = [
+    (answered(401, RepositoryNotFoundError), None, FileNotFoundError, "check the spelling; if it is private, log in"),
+    (answered(404, RepositoryNotFoundError), TOKEN, FileNotFoundError, "check the spelling; if it is .* read access"),
+    (answered(401, GatedRepoError), None, PermissionError, r"accept its terms at https://\S+/me/x, then log in with"),
+    (answered(403, GatedRepoError), TOKEN, PermissionError, "accept its terms at .* with the account of your token"),
+    (
+        answered(401),
+        TOKEN,
+        PermissionError,
+        "your token is not valid, it may have expired: log in with `hf auth login`",
+    ),
+    (
+        answered(403),
+        TOKEN,
+        PermissionError,
+        "your token may not read it .*create one with read access .*settings/token",
+    ),
+    (answered(403, DisabledRepoError), None, FileNotFoundError, "the Hub has disabled this repository"),
+    (answered(404, RevisionNotFoundError), None, FileNotFoundError, "exists, but has no branch, tag or commit 'v9'"),
+    (answered(503), None, FileNotFoundError, "the Hub has a server error: try again later"),
+]
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize(("error", "token", "kind", "message"), ACCESS)
+def test_missing_private_and_gated_are_told_apart(monkeypatch, tmp_path, error, token, kind, message, is_cached):
+    def fail(*_, **__):
+        raise wrapped(error) if is_cached else error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "get_token", lambda: None)
+    monkeypatch.setattr(client, "snapshot_download", fail)
+    with pytest.raises(kind, match=message) as caught:
+        client.download("me/x", allow_patterns=["*"], revision="v9", token=token)
+    assert TOKEN not in str(caught.value)
+    assert ("not a local folder" in str(caught.value)) == (kind is FileNotFoundError)
+
+
+@pytest.mark.parametrize(("token", "stored", "has_one"), [
+    (None, None, False), (None, TOKEN, True), (True, TOKEN, True), (False, TOKEN, False), (TOKEN, None, True),
+])  # fmt: skip
+def test_a_login_is_not_suggested_to_who_has_one(monkeypatch, token, stored, has_one):
+    def fail(*_, **__):
+        raise answered(404, RepositoryNotFoundError)
+
+    monkeypatch.setattr(client, "get_token", lambda: stored)
+    monkeypatch.setattr(client, "snapshot_download", fail)
+    said = "your token must have read access" if has_one else "log in with `hf auth login`"
+    with pytest.raises(FileNotFoundError, match=said):
+        client.download("me/x", allow_patterns=["*"], token=token)

@@ -6,6 +6,7 @@ import yaml
 
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.cli import main
+from fagan_hf.hub import client
 from fagan_hf.hub.measurements import Measurement, add_measurement
 from fagan_hf.hub.publishing import portable_recipe, publish
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
@@ -111,6 +112,7 @@ def test_the_first_push_brings_a_whole_repository(hub, run):
         *(f"{name}/{file}" for name in ("generator", "discriminator") for file in ("config.json", "model.safetensors")),
         *OF_A_RUN,
         *("README.md", "facts.json", "recipe.yaml", "metrics.json", "model_index.json", "pipeline.py"),
+        "config.json",
         *("generator/modeling_fagan.py", "handler.py", "requirements.txt"),
     }
     assert hub.messages == ["First"]
@@ -484,3 +486,31 @@ def test_a_part_of_a_run_is_not_pushed_without_the_rest(hub, run, capsys):
 def test_a_pull_request_of_nothing_is_none(hub, run, capsys):
     assert main(["push", str(run), REPO, "--create-pr"]) == 0
     assert "no pull request was opened" in capsys.readouterr().out
+
+
+def test_the_config_of_a_network_in_the_top_folder_is_kept(hub, run):
+    """A flat repository that receives the other layout as well."""
+    there = hub.root / REPO
+    Generator(GENERATOR).save_pretrained(there)
+    config = (there / "config.json").read_bytes()
+    publish(run, REPO, message="Beside it")
+    assert contents(hub)["config.json"] == config
+    assert "generator/config.json" in contents(hub)
+
+
+def test_the_index_is_replaced_by_a_newer_one(hub, run):
+    publish(run, REPO, message="First")
+    (hub.root / REPO / "config.json").write_text('{"library_name": "fagan_hf", "layout": 0}')
+    publish(run, REPO, message="Second")
+    assert contents(hub)["config.json"] == (run / "config.json").read_bytes()
+
+
+def test_a_branch_may_be_part_of_the_name(run, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(client, "push", lambda repo_id, _, revision, **__: pushed.append((repo_id, revision)))
+    publish(run, f"{REPO}@trial", message="On a branch")
+    publish(run, REPO, message="On a branch", revision="trial")
+    Generator(GENERATOR).push_to_hub(f"{REPO}@trial")
+    assert pushed == [(REPO, "trial")] * 3
+    with pytest.raises(ValueError, match="are two different revisions"):
+        publish(run, f"{REPO}@trial", message="Two", revision="main")

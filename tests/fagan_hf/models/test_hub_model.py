@@ -46,6 +46,36 @@ def test_doors(run, network, kind):
     assert isinstance(network.from_pretrained(path, subfolder=subfolder), network)
 
 
+@pytest.mark.parametrize("network", [Generator, Discriminator])
+def test_a_repository_without_the_index_still_loads(run, network):
+    (run / "config.json").unlink()
+    assert isinstance(network.from_pretrained(run), network)
+
+
+@pytest.mark.parametrize("network", [Generator, Discriminator])
+def test_the_index_is_no_network(run, network):
+    """Even beside weights in the top folder it is never read as a network's config."""
+    shutil.copy(run / network.subfolder / "model.safetensors", run)
+    shutil.rmtree(run / network.subfolder)
+    for subfolder in (None, ""):
+        with pytest.raises(FileNotFoundError, match=r"found config.json, .*describes a repository, not a network"):
+            network.from_pretrained(run, subfolder=subfolder)
+
+
+def test_the_index_is_requested_with_any_subfolder(run, monkeypatch):
+    """The Hub counts these requests as downloads."""
+    asked = []
+
+    def snapshot(repo_id, *, allow_patterns, **_):
+        asked.append(allow_patterns)
+        return str(run)
+
+    monkeypatch.setattr("fagan_hf.hub.client.snapshot_download", snapshot)
+    for subfolder in (None, "generator"):
+        Generator.from_pretrained("user/name", subfolder=subfolder)
+    assert all("config.json" in patterns for patterns in asked)
+
+
 def test_config_json_is_the_config(generator, run):
     data = json.loads((run / "generator/config.json").read_text())
     assert data == generator.config.to_dict()
@@ -88,7 +118,7 @@ def test_pickles_are_refused(run):
 
 def test_a_missing_config_is_named_with_what_was_found(run):
     (run / "generator/config.json").unlink()
-    said = r"is not a Generator repository: it needs config.json and .*found discriminator/"
+    said = r"is not a Generator repository: it needs config.json and .*found config.json, discriminator/"
     with pytest.raises(FileNotFoundError, match=said):
         Generator.from_pretrained(run)
 

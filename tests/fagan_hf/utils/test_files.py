@@ -1,10 +1,11 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from fagan_hf.utils.files import remove_abandoned, replacing
+from fagan_hf.utils.files import remove_abandoned, replacing, replacing_folder, sync
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
@@ -48,3 +49,75 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f".weights.{os.getpid()}", ".hidden", ".hidden.txt", "weights.1", f".folder.{killed.pid}"}
     remove_abandoned(tmp_path / "nowhere")
+
+
+UNSUPPORTED = [errno.EBADF, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP]
+
+
+def write_both(folder):
+    """Write a file, and a folder with a file."""
+    with replacing(folder / "file") as aside:
+        aside.write_text("text")
+    with replacing_folder(folder / "folder") as aside:
+        (aside / "inner").write_text("text")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def refusing(number, function, is_refused=lambda *_: True):
+    """Wrap a function of `os` so that it fails as on another file system."""
+
+    def call(first, *rest):
+        if is_refused(first, *rest):
+            raise OSError(number, os.strerror(number))
+        return function(first, *rest)
+
+    return call
+
+
+@pytest.mark.parametrize("number", UNSUPPORTED)
+def test_a_file_system_without_fsync_is_written_to(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", refusing(number, os.fsync))
+    assert write_both(tmp_path) == ["file", "folder", "folder/inner"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_folders_that_cannot_be_opened_are_written_to(tmp_path, monkeypatch, number):
+    """As on Windows."""
+    monkeypatch.setattr(os, "open", refusing(number, os.open, lambda path, flags: os.path.isdir(path)))
+    assert write_both(tmp_path) == ["file", "folder", "folder/inner"]
+
+
+def test_files_are_synced_by_a_handle_for_writing(tmp_path, monkeypatch):
+    """Windows refuses a handle for reading."""
+    opened = []
+
+    def note(path, flags, open_it=os.open):
+        opened.append((os.path.basename(path).lstrip(".").partition(".")[0], flags))
+        return open_it(path, flags)
+
+    monkeypatch.setattr(os, "open", note)
+    write_both(tmp_path)
+    assert opened[:2] == [("file", os.O_RDWR), ("inner", os.O_RDWR)]
+    assert all(flags == os.O_RDONLY for _, flags in opened[2:])
+    assert len(opened) == 4
+
+
+def test_a_file_that_may_only_be_read_is_synced(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    synced = []
+    monkeypatch.setattr(os, "open", refusing(errno.EACCES, os.open, lambda path, flags: flags == os.O_RDWR))
+    monkeypatch.setattr(os, "fsync", synced.append)
+    sync(tmp_path / "file")
+    assert len(synced) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_an_error_of_the_disk_is_raised(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", refusing(number, os.fsync))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_both(tmp_path)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "open", refusing(number, os.open))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sync(tmp_path)

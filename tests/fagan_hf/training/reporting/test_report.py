@@ -17,6 +17,18 @@ def samples(value):
     return Image.fromarray(np.full((16, 16, 3), value, np.uint8))
 
 
+def test_a_line_is_written_where_fsync_is_not_supported(tmp_path, monkeypatch):
+    """As on some network drives."""
+
+    def refuse(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    report = Report(tmp_path)
+    report.add_line(line(32))
+    assert [each["images"] for each in report.lines()] == [32]
+
+
 def test_rewind_forgets_what_came_after_and_a_line_cut_off(tmp_path):
     report = Report(tmp_path)
     for images in (32, 64, 96):

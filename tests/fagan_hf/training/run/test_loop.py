@@ -35,9 +35,10 @@ def test_a_run_leaves_everything_that_is_promised(make_recipe, capfd):
     names = {str(path.relative_to(recipe.run_dir)) for path in recipe.run_dir.rglob("*") if path.is_file()}
     assert names >= {
         "generator/config.json", "generator/model.safetensors", "generator/modeling_fagan.py",
-        "discriminator/config.json", "discriminator/model.safetensors", "model_index.json", "pipeline.py",
-        "recipe.yaml", "metrics.jsonl", "samples.png", "samples/images-00000008.png", "samples/images-00000024.png",
-        "loss.png", "alpha.png", "training_progress.gif", "checkpoints/images-00000024/manifest.json",
+        "discriminator/config.json", "discriminator/model.safetensors", "model_index.json", "config.json",
+        "pipeline.py", "recipe.yaml", "metrics.jsonl", "samples.png", "samples/images-00000008.png",
+        "samples/images-00000024.png", "loss.png", "alpha.png", "training_progress.gif",
+        "checkpoints/images-00000024/manifest.json",
     }  # fmt: skip
     assert [line["images"] for line in lines(recipe)] == [4, 8, 12, 16, 20, 24]
     assert {"generator_loss", "discriminator_loss", "images_per_second", "seconds"} <= lines(recipe)[-1].keys()
