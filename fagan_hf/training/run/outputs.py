@@ -151,6 +151,8 @@ def write_checkpoint(session: Session, numbers: dict[str, torch.Tensor]) -> None
     """Write a checkpoint now; ``numbers`` are tensors besides those of the networks and optimizers."""
     session.progress.metrics = session.means.names()
     numbers = {**numbers, "skipped_steps": session.skipped.counts}
+    if (probability := session.trainer.probability) is not None:
+        numbers["augment_probability"] = probability.state
     session.checkpoints.save(session.images_seen, session.progress.to_state(), numbers)
 
 

@@ -31,12 +31,14 @@ from fagan_hf.training.run.checkpoint import Checkpoints
 from fagan_hf.training.run.disk import when_there_is_room
 from fagan_hf.training.run.folder import check_architecture, check_folder, check_same_recipe, hold_folder
 from fagan_hf.training.run.last_done import LastDone
-from fagan_hf.training.run.origin import Origin, find_origin
+from fagan_hf.training.run.origin import Origin, check_frozen_origin, find_origin
 from fagan_hf.training.run.progress import Progress
+from fagan_hf.training.step.adaptive import AugmentProbability
 from fagan_hf.training.step.batches import Batches
 from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
+from fagan_hf.training.step.freezing import freeze_layers
 from fagan_hf.training.step.randomness import random_seed
 from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
@@ -211,6 +213,8 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     check_same_recipe(recipe, processes.broadcast_from_main(recipe.to_yaml()))
     origin_name = recipe.resume_from or recipe.finetune_from
     origin = _find_origin(origin_name, processes) if origin_name else None
+    if origin is not None and recipe.freeze_discriminator_layers:
+        check_frozen_origin(origin, is_resumed=recipe.resume_from is not None)
     with processes.uneven_work():
         publisher = _make_publisher(recipe) if processes.is_main else None
         images = _open_images(recipe, processes)
@@ -220,12 +224,21 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     if batches.content != processes.broadcast_from_main(batches.content):
         raise ValueError(f"{recipe.dataset} contains other images in this process than in the main process")
     generator, discriminator = _make_networks(recipe, architecture, images)
+    freeze_layers(discriminator, recipe.freeze_discriminator_layers)
     # Copied before `prepare` synchronizes batch norms over processes, because the main process refreshes the average
     # alone. Its parameters have the trained ones' memory layout, so that all are updated in one pass.
     averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
     averaged.model.to(processes.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     players = _make_player(recipe, processes, generator), _make_player(recipe, processes, discriminator)
-    trainer = Trainer(processes, *players, LOSSES[recipe.loss], recipe.augment, Regularization.of(recipe))
+    trainer = Trainer(
+        processes,
+        *players,
+        LOSSES[recipe.loss],
+        recipe.augment,
+        Regularization.of(recipe),
+        AugmentProbability.of(recipe, processes.device),
+        recipe.freeze_discriminator_layers,
+    )
     evaluator = None
     if recipe.eval_every_images:
         assert isinstance(images, Images), "a recipe refuses to evaluate with a stream"

@@ -127,7 +127,7 @@ def test_gradients_are_shortened_if_asked_for():
 def test_augmentation_is_applied_to_real_and_fake(monkeypatch):
     trainer, seen = make(), []
     trainer.policy = ("cutout",)
-    monkeypatch.setattr(steps, "augment", lambda images, draws, policy: seen.append(policy) or images)
+    monkeypatch.setattr(steps, "augment", lambda images, draws, policy, probability: seen.append(policy) or images)
     trainer.discriminator_step(micro_batches(1))
     trainer.generator_step(micro_batches(1))
     assert seen == [("cutout",)] * 4
