@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from filelock import FileLock
 from tqdm import tqdm
@@ -20,6 +22,7 @@ from fagan_hf.training.distributed.launch import check_launcher, cores_of_a_proc
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.distributed.signals import StopRequest
 from fagan_hf.training.recipe import Recipe
+from fagan_hf.training.reporting.diversity import diversity
 from fagan_hf.training.reporting.evaluation import Evaluation, Evaluator
 from fagan_hf.training.reporting.health import SkippedSteps
 from fagan_hf.training.reporting.means import Means
@@ -44,6 +47,8 @@ from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
 
 T = TypeVar("T")
+MAX_COMPARED = 256
+"""Number of real images whose diversity is measured, spread over all of them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,7 +79,6 @@ class Session:
         started: Start of training, minus the time of earlier sessions, plus time that does not count as training
             [monotonic seconds].
         last_line: The newest line of ``metrics.jsonl``.
-        measured: Metrics for the next line.
         evaluation: The newest evaluation.
         last_done: When the averaged generator was ``"refreshed"``, a grid ``"drawn"`` and ``"shown"``, and the model
             ``"evaluated"``.
@@ -104,7 +108,6 @@ class Session:
     progress: Progress
     started: float = field(default_factory=time.monotonic)
     last_line: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     last_done: LastDone = field(default_factory=LastDone)
 
@@ -127,6 +130,14 @@ class Session:
     def images(self) -> Images | ImageStream:
         """The training images."""
         return self.batches.images
+
+    @cached_property
+    def real_diversity(self) -> float | None:
+        """How much real images differ; ``None`` if all are the same, and for a stream, which can't be looked into."""
+        if isinstance(self.images, ImageStream) or len(self.images) < 2:
+            return None
+        rows = np.linspace(0, len(self.images) - 1, min(len(self.images), MAX_COMPARED)).astype(int)
+        return diversity(self.images.batch(rows)[0].numpy()) or None
 
     def is_due(self, what: str) -> bool:
         """Return whether the last step crossed an interval of the recipe, such as ``"log"``."""

@@ -26,9 +26,7 @@ class AugmentProbability:
         state: Probability; sum of the overfitting since the last adjustment; number of steps in that sum.
     """
 
-    def __init__(
-        self, device: torch.device, probability: float, target: float | None = None, change: float = 0.0
-    ):
+    def __init__(self, device: torch.device, probability: float, target: float | None = None, change: float = 0.0):
         self.target = target
         self.change = change
         self.start = probability
