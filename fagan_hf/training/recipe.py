@@ -126,14 +126,14 @@ class Recipe:
     max_gradient_norm: float | None = None
     """Gradient-norm clip; none: no clipping."""
     augment: tuple[AugmentationName, ...] = ()
-    """Differentiable augmentation of real and fake images: color, translation, cutout, rotation, scale, in any order."""
+    """Differentiable augmentation of all images: any of color, translation, cutout, rotation, scale, in this order."""
     augment_probability: float = 1.0
     """Probability of each augmentation of each image."""
     augment_target: float | None = None
-    """Adaptive augmentation (ADA): raise the probability from 0, up to 0.8, while the discriminator's overfitting is above
-    this, lower it while below; the paper uses 0.6; none: augment_probability is constant."""
+    """Adaptive augmentation (ADA): raise the probability from 0, up to 0.8, while the discriminator's overfitting is
+    above this, lower it while below; the paper uses 0.6; none: augment_probability is constant."""
     augment_adjust_images: int = 50_000
-    """Images in which an adaptive probability may rise from 0 to 1: about a third of the run. The paper uses 500,000 for
+    """Images in which an adaptive probability may rise from 0 to 1, at most half of the run; the paper uses 500,000 for
     runs of 25 million."""
     ema_half_life_images: int = 10_000
     """Half-life of the generator's moving average (EMA) [images]; shorter early in the run."""
@@ -250,8 +250,8 @@ class Recipe:
             raise ValueError(f"augment_target is {self.augment_target}; it must be above 0 and below 1, such as 0.6")
         if self.augment_target is not None and self.augment_probability < 1:
             raise ValueError(
-                f"augment_target is {self.augment_target} and augment_probability {self.augment_probability}: the first "
-                "adapts the probability, the second keeps it constant; leave out one of them"
+                f"augment_target is {self.augment_target} and augment_probability {self.augment_probability}: the "
+                "first adapts the probability, the second keeps it constant; leave out one of them"
             )
         if self.augments_by_chance and not self.augment:
             field = "augment_probability" if self.augment_target is None else "augment_target"
@@ -263,8 +263,8 @@ class Recipe:
         count, layers = self.freeze_discriminator_layers, len(load_architecture(self.model)[1].layers)
         if count >= layers:
             raise ValueError(
-                f"freeze_discriminator_layers is {count}, but the discriminator of {self.model} has {layers} layers, of "
-                f"which at least the last must be trained; it must be at most {layers - 1}"
+                f"freeze_discriminator_layers is {count}, but the discriminator of {self.model} has {layers} layers, "
+                f"of which at least the last must be trained; it must be at most {layers - 1}"
             )
         if count and not (self.finetune_from or self.resume_from):
             raise ValueError(

@@ -19,8 +19,7 @@ GIF_LAST_FRAME_MILLISECONDS = 3000
 
 
 class Report:
-    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``loss.png``, ``alpha.png``, ``samples.png``,
-    and with adaptive augmentation ``augment.png``.
+    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``samples.png``, and plots.
 
     Args:
         folder: The run folder.

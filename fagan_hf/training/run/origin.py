@@ -166,8 +166,8 @@ def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
     """
     if not (origin.folder / DISCRIMINATOR).is_dir():
         raise ValueError(
-            f"freeze_discriminator_layers is set, but {origin.name} has no discriminator: its layers would stay random. "
-            "Leave it out, or fine-tune a model with a discriminator"
+            f"freeze_discriminator_layers is set, but {origin.name} has no discriminator: its layers would stay "
+            "random. Leave it out, or fine-tune a model with a discriminator"
         )
     if is_resumed and "finetuned_from" not in origin.facts:
         raise ValueError(

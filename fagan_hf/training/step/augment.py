@@ -160,7 +160,7 @@ def _move(
 ) -> Tensor:
     """Turn and zoom images with one bicubic resampling, reflecting them at their borders.
 
-    Bicubic, because a bilinear one blurs visibly at our resolutions, and what no discriminator sees no generator learns.
+    Bicubic, because a bilinear one blurs visibly at our resolutions: a generator learns no detail that it removes.
     """
     identity = torch.eye(2, dtype=images.dtype, device=images.device)
     matrix = identity.expand(len(images), 2, 2)

@@ -12,7 +12,7 @@ def freeze_layers(discriminator: Discriminator, count: int) -> None:
         discriminator: Modified in place.
         count: Number of layers, as they are listed in its config.
     """
-    for layer in discriminator.layers[:count]:
+    for layer in list(discriminator.layers)[:count]:
         layer.requires_grad_(False)
 
 
@@ -26,6 +26,6 @@ def fix_layers(discriminator: Discriminator, count: int) -> list[nn.Module]:
         discriminator: After it was prepared for training, which puts all layers into training mode.
         count: Number of frozen layers.
     """
-    for layer in discriminator.layers[:count]:
+    for layer in list(discriminator.layers)[:count]:
         layer.eval()
-    return [*discriminator.layers[count:], *(each for each in [discriminator.projection] if each is not None)]
+    return [*list(discriminator.layers)[count:], *(each for each in [discriminator.projection] if each is not None)]

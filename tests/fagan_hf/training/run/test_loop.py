@@ -325,7 +325,7 @@ def stop_after(recipe, images):
 
 
 def test_an_adaptive_probability_resumes_to_the_bit(make_recipe):
-    """Stopped between two adjustments: the statistic is in the checkpoint, as is what the grid said for the next line."""
+    """Stopped between two adjustments: the statistic is in the checkpoint, and so is the diversity of the last grid."""
     fields = ADAPTIVE | {"max_images": 48, "sample_every_images": 12}
     whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
     end = train(whole)

@@ -384,10 +384,9 @@ def test_an_adaptive_probability_is_adapted_without_reading_back(loss):
     trainer = make(loss)
     trainer.policy = AUGMENTATIONS
     trainer.probability = AugmentProbability(torch.device("cpu"), 0.5, target=1e-6, change=0.1)
-    batches, found = augmented(micro_batches(2)), []
+    batches = augmented(micro_batches(2))
     with Synchronizations() as seen:
-        for step in range(5):
-            found.append(trainer.step(batches, batches, step))
+        found = [trainer.step(batches, batches, step) for step in range(5)]
     assert seen.names == []
     assert [each["augment_probability"].item() for each in found[:4]] == [0.5] * 4
     mean = torch.stack([each["overfitting"] for each in found[:4]]).mean()
