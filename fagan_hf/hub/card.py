@@ -16,6 +16,7 @@ from fagan_hf.hub.measurements import Measurement, read_measurements
 from fagan_hf.hub.repository import (
     ARCHITECTURE,
     ARCHITECTURE_SUFFIXES,
+    AUGMENTATION,
     CONFIG,
     DISCRIMINATOR,
     EXPORTS,
@@ -208,6 +209,7 @@ def _context(
         "progress": PROGRESS,
         "losses": LOSSES,
         "gates": GATES,
+        "augmentation": AUGMENTATION,
         "nearest": NEIGHBORS,
         "recipe": RECIPE,
         "discriminator": f"{DISCRIMINATOR}/{WEIGHTS}",
@@ -372,6 +374,8 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in parameters.items())),
         ("loss", recipe.get("loss")),
         ("penalties", _penalties(recipe)),
+        ("augmentation", _augmentation(recipe)),
+        ("frozen", _frozen_layers(recipe)),
         ("batch size", recipe.get("batch_size")),
         ("learning rates", _rates(recipe)),
         ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
@@ -404,6 +408,19 @@ def _penalties(recipe: Mapping[str, Any]) -> str | None:
     known = [f"{name} of weight {recipe[field]:g}" for field, name in names.items() if recipe.get(field)]
     steps = recipe.get("penalty_every_steps", 1)
     return ", ".join([*known, *([f"every {steps} steps"] if steps > 1 else [])]) if known else None
+
+
+def _augmentation(recipe: Mapping[str, Any]) -> str | None:
+    if not (names := recipe.get("augment")):
+        return None
+    target, probability = recipe.get("augment_target"), recipe.get("augment_probability", 1)
+    how = f"; adaptive probability, target {target:g}" if target else f"; probability {probability:g} each"
+    return ", ".join(names) + (how if target or probability < 1 else "")
+
+
+def _frozen_layers(recipe: Mapping[str, Any]) -> str | None:
+    count = recipe.get("freeze_discriminator_layers")
+    return f"the discriminator's first {f'{count} layers' if count > 1 else 'layer'}" if count else None
 
 
 def _duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ SAMPLES = "samples.png"
 PROGRESS = "training_progress.gif"
 LOSSES = "loss.png"
 GATES = "alpha.png"
+AUGMENTATION = "augment.png"  # its probability, if adaptive
 NEIGHBORS = "nearest.png"  # generated images next to their nearest training images
 DIRECTIONS = "directions.safetensors"  # latent-space directions, one for each label of the data
 EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
@@ -40,7 +41,8 @@ TRAINING_STATE = "training_state"
 CHECKPOINTS = "checkpoints"  # in run folders only
 STATE = "state.json"  # in a checkpoint
 
-_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, NEIGHBORS, DIRECTIONS)
+_OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, AUGMENTATION)
+_OF_A_RUN += (NEIGHBORS, DIRECTIONS)
 
 _SHIMS = {
     "pipeline.py": "from fagan_hf import FAGANPipeline  # noqa: F401\n",

@@ -274,14 +274,26 @@ def label_grid(
     Raises:
         ValueError: The generator is unconditional, or see `latents_from_seeds`.
     """
+    images, captions = label_images(generator, seeds, rows, truncation=truncation, batch_size=batch_size)
+    return image_grid(enlarged(images, scale), len(seeds), captions)
+
+
+def label_images(
+    generator: Generator,
+    seeds: Sequence[int],
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    truncation: float = 1.0,
+    batch_size: int | None = None,
+) -> tuple[UInt8[np.ndarray, "count height width channels"], list[str]]:
+    """Generate the images of `label_grid`, row by row, and the caption of each row; arguments are the same."""
     rows = label_values(generator.config.label_names) if rows is None else rows
     if not rows:
         raise ValueError("this generator is unconditional, so there are no labels to show row by row")
     latents = latents_from_seeds(seeds, generator.config.latent_dim, truncation).repeat(len(rows), 1)
     labels = torch.cat([_some(labels_from_seeds(generator, seeds, row)) for row in rows])
     captions = [", ".join(f"{name}: {_word(value)}" for name, value in row.items()) for row in rows]
-    images = generate_images(generator, latents, labels, batch_size=batch_size, progress=False)
-    return image_grid(enlarged(images, scale), len(seeds), captions)
+    return generate_images(generator, latents, labels, batch_size=batch_size, progress=False), captions
 
 
 def _some(labels: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from fagan_hf.data.image_source import ImageSource
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 
-AugmentationName = Literal["color", "translation", "cutout"]
+AugmentationName = Literal["color", "translation", "cutout", "rotation", "scale"]
 
 MixedPrecision = Literal["no", "bf16"]
 
@@ -28,6 +28,7 @@ TrackerName = Literal["none", "tensorboard", "trackio", "wandb"]
 FeaturesName = Literal["effnetlite0", "inception"]
 
 _MAY_BE_ZERO = {"warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty", "eval_every_images"}
+_MAY_BE_ZERO |= {"freeze_discriminator_layers"}
 
 # These may change when a run is resumed; changing any other field requires a new run.
 HOW_LONG_AND_WHERE = {
@@ -125,7 +126,15 @@ class Recipe:
     max_gradient_norm: float | None = None
     """Gradient-norm clip; none: no clipping."""
     augment: tuple[AugmentationName, ...] = ()
-    """Differentiable augmentation of real and fake images: any of color, translation, cutout, in this order."""
+    """Differentiable augmentation of all images: any of color, translation, cutout, rotation, scale, in this order."""
+    augment_probability: float = 1.0
+    """Probability of each augmentation of each image."""
+    augment_target: float | None = None
+    """Adaptive augmentation (ADA): raise the probability from 0, up to 0.8, while the discriminator's overfitting is
+    above this, lower it while below; the paper uses 0.6; none: augment_probability is constant."""
+    augment_adjust_images: int = 50_000
+    """Images in which an adaptive probability may rise from 0 to 1, at most half of the run; the paper uses 500,000 for
+    runs of 25 million."""
     ema_half_life_images: int = 10_000
     """Half-life of the generator's moving average (EMA) [images]; shorter early in the run."""
     ema_ramp: float = 0.05
@@ -168,6 +177,8 @@ class Recipe:
     """Resume training this model, a run folder or user/name on the Hub, with its recipe."""
     finetune_from: str | None = None
     """Fine-tune this model's weights on other images; its recipe is reused, except for the name."""
+    freeze_discriminator_layers: int = 0
+    """Fine-tune without training the first layers of the discriminator (FreezeD), for few images; 0 trains all."""
     push_to_hub: str | None = None
     """Push the run to this Hub repository, user/name, at every checkpoint and at the end."""
     hub_private: bool = False
@@ -211,6 +222,8 @@ class Recipe:
                 "eval_every_images compares with the same real images each time, which a stream does not provide; "
                 "leave out either eval_every_images or streaming"
             )
+        self._check_augmentation()
+        self._check_frozen_layers()
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
         if self.batch_size % self.gradient_accumulation:
@@ -229,6 +242,40 @@ class Recipe:
             return
         if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
             raise ValueError(f"{name} is {value}; it must be {'0 or more' if may_be_zero else 'above 0'}")
+
+    def _check_augmentation(self) -> None:
+        if self.augment_probability > 1:
+            raise ValueError(f"augment_probability is {self.augment_probability}; it must be above 0 and at most 1")
+        if self.augment_target is not None and self.augment_target >= 1:
+            raise ValueError(f"augment_target is {self.augment_target}; it must be above 0 and below 1, such as 0.6")
+        if self.augment_target is not None and self.augment_probability < 1:
+            raise ValueError(
+                f"augment_target is {self.augment_target} and augment_probability {self.augment_probability}: the "
+                "first adapts the probability, the second keeps it constant; leave out one of them"
+            )
+        if self.augments_by_chance and not self.augment:
+            field = "augment_probability" if self.augment_target is None else "augment_target"
+            raise ValueError(
+                f"{field} is {getattr(self, field)}, but augment is empty; try --augment color,translation,cutout"
+            )
+
+    def _check_frozen_layers(self) -> None:
+        count, layers = self.freeze_discriminator_layers, len(load_architecture(self.model)[1].layers)
+        if count >= layers:
+            raise ValueError(
+                f"freeze_discriminator_layers is {count}, but the discriminator of {self.model} has {layers} layers, "
+                f"of which at least the last must be trained; it must be at most {layers - 1}"
+            )
+        if count and not (self.finetune_from or self.resume_from):
+            raise ValueError(
+                f"freeze_discriminator_layers is {count}, but the run starts from random weights, which are not worth "
+                "keeping; set finetune_from"
+            )
+
+    @property
+    def augments_by_chance(self) -> bool:
+        """Whether a probability decides which images are augmented, rather than all of them being."""
+        return self.augment_target is not None or self.augment_probability < 1
 
     @property
     def run_dir(self) -> Path:

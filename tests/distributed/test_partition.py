@@ -15,14 +15,14 @@ before_step(pace)
 """
 # The main process generates grids alone, for longer than the other one's timeout; the cable is cut in the second one.
 GRIDS = """
-draw, drawn = outputs.sample_grid, []
+draw, drawn = outputs.generate_samples, []
 def draw_slowly(generator):
     drawn.append(1)
     if len(drawn) == 2:
         (HERE / "reached-0").touch()
     time.sleep(4.5)
     return draw(generator)
-outputs.sample_grid = draw_slowly
+outputs.generate_samples = draw_slowly
 """
 
 

@@ -10,10 +10,17 @@ from torch import Tensor
 SKIPPED_IN_A_ROW = 10  # after this many the run has diverged and is rolled back
 MAX_ROLLBACKS = 3
 LR_BACKOFF = 0.5  # factor on the learning rates at every rollback
-PATIENCE_LINES = 5  # consecutive lines that must show a symptom before it is reported
+PATIENCE_LINES = 5  # consecutive lines with the metric that must show a symptom before it is reported
 
 COLLAPSED = 0.05  # fraction of the variance of real pixels
+ALIKE = 0.25  # fraction of the diversity of real images; of drawn portraits' 0.9 after a few thousand images
 CERTAIN = 0.999  # accuracy of the discriminator
+DIVERSITY = "sample_diversity"  # only in lines after a grid
+SIMILAR = "similar samples"
+_SIMILAR_SAMPLES = (
+    f"most samples look alike (mode collapse): they differ less than {ALIKE:.0%} as much as real images do, see "
+    "samples.png. Try r1_gamma and r2_gamma, augmentation, or a smaller generator_learning_rate"
+)
 LARGEST_GATE = 3.0
 LARGEST_SIGMA = 1000.0
 
@@ -75,6 +82,8 @@ def symptoms_of(line: Mapping[str, Any]) -> dict[str, str]:
             f"the generated images hardly differ from each other (mode collapse): their pixel variance is {fake:.2g}, "
             f"that of real images {real:.2g}. Try a smaller learning rate, r1_gamma, or augmentation"
         )
+    if line.get(DIVERSITY, 1.0) < ALIKE:
+        found[SIMILAR] = _SIMILAR_SAMPLES
     if min(line.get("real_accuracy", 0.0), line.get("fake_accuracy", 0.0)) >= CERTAIN:
         found["certainty"] = (
             "the discriminator classifies every image correctly, so the generator learns little from it. Try "
@@ -105,8 +114,12 @@ def diagnose(line: Mapping[str, Any], held: Mapping[str, int]) -> tuple[dict[str
     """
     found = symptoms_of(line)
     now = {name: held.get(name, 0) + 1 for name in found}
+    if SIMILAR in held and DIVERSITY not in line:  # no grid since the last line, so nothing new is known
+        found[SIMILAR] = _SIMILAR_SAMPLES
+        now[SIMILAR] = held[SIMILAR]
     warnings = [found[name] for name, lines in now.items() if lines >= PATIENCE_LINES]
-    news = [f"Warning: {found[name]}." for name, lines in now.items() if lines == PATIENCE_LINES]
+    begun = [name for name, lines in now.items() if lines == PATIENCE_LINES > held.get(name, 0)]
+    news = [f"Warning: {found[name]}." for name in begun]
     news += [f"Resolved: {name}." for name, lines in held.items() if lines >= PATIENCE_LINES and name not in found]
     return now, warnings, news
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from fagan_hf.hub.repository import GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
+from fagan_hf.hub.repository import AUGMENTATION, GATES, HISTORY, LOSSES, PROGRESS, SAMPLES
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.utils.files import replacing, sync_open_file
 from fagan_hf.viz.plots import plot_gates, plot_lines, read_metrics
@@ -19,7 +19,7 @@ GIF_LAST_FRAME_MILLISECONDS = 3000
 
 
 class Report:
-    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``loss.png``, ``alpha.png``, ``samples.png``.
+    """Writes a run's folder: ``metrics.jsonl``, ``samples/``, ``samples.png``, and plots.
 
     Args:
         folder: The run folder.
@@ -87,13 +87,17 @@ class Report:
             grid.save(path, format="PNG")
 
     def draw_plots(self) -> None:
-        """Draw ``loss.png`` and ``alpha.png`` from ``metrics.jsonl``."""
+        """Draw ``loss.png``, ``alpha.png`` and, with adaptive augmentation, ``augment.png`` from ``metrics.jsonl``."""
         lines = self.lines()
         if not lines:
             return
         losses = [name for name in ("generator_loss", "discriminator_loss") if name in lines[-1]]
         plot_lines(self.folder / LOSSES, lines, losses, "loss", lambda name: name.removesuffix("_loss"))
         plot_gates(self.folder / GATES, lines)
+        adaptive = ["augment_probability", "overfitting"]
+        if any(adaptive[0] in line for line in lines):
+            label = "probability and mean sign"
+            plot_lines(self.folder / AUGMENTATION, lines, adaptive, label, lambda name: name.replace("_", " "))
 
     def make_gif(self, frames: int) -> Path | None:
         """Write ``training_progress.gif`` from at most ``frames`` of the grids, spread evenly over the run.

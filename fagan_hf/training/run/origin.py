@@ -154,6 +154,28 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
     return f"Starting from the weights of {origin.name}; optimizers are reinitialized."
 
 
+def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
+    """Check that a model has discriminator layers worth freezing.
+
+    Args:
+        origin: Model that the run starts from.
+        is_resumed: Whether the same run is resumed, rather than a new one started from its weights.
+
+    Raises:
+        ValueError: It has no discriminator, or is resumed without having been fine-tuned.
+    """
+    if not (origin.folder / DISCRIMINATOR).is_dir():
+        raise ValueError(
+            f"freeze_discriminator_layers is set, but {origin.name} has no discriminator: its layers would stay "
+            "random. Leave it out, or fine-tune a model with a discriminator"
+        )
+    if is_resumed and "finetuned_from" not in origin.facts:
+        raise ValueError(
+            f"freeze_discriminator_layers is set, but {origin.name} was trained from scratch, and resume_from resumes "
+            "it as it was; use --finetune_from instead, with a new --name"
+        )
+
+
 def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:
     source = network_class.from_pretrained(origin.folder)
     if source.config != wanted.config:

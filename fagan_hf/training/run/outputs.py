@@ -10,11 +10,12 @@ from fagan_hf.hub.card import write_card
 from fagan_hf.hub.repository import CARD, LOSSES, save_repository, write_text
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.models import Generator
+from fagan_hf.training.reporting.diversity import diversity
 from fagan_hf.training.reporting.evaluation import Evaluation, keep_if_best, numbers_of
-from fagan_hf.training.reporting.health import diagnose
+from fagan_hf.training.reporting.health import DIVERSITY, diagnose
 from fagan_hf.training.reporting.means import means_of
 from fagan_hf.training.reporting.report import summary
-from fagan_hf.training.reporting.samples import sample_grid
+from fagan_hf.training.reporting.samples import generate_samples
 from fagan_hf.training.run.facts import environment_facts, peak_memory_mb
 from fagan_hf.training.run.session import Session
 
@@ -33,9 +34,9 @@ def log(session: Session) -> bool:
         **means,
         **skipped,
         **_state_of_networks(session),
-        **session.measured,
+        **progress.measured,
     }
-    session.measured = {}
+    progress.measured = {}
     progress.symptoms, warnings, news = diagnose(line, progress.symptoms)
     line |= {"warnings": warnings} if warnings else {}
     line |= {"events": progress.events} if progress.events else {}
@@ -90,7 +91,7 @@ def measure(session: Session) -> bool:
         generator = session.averaged_generator()
     evaluation = session.evaluator.measure(generator)
     session.main_writes(lambda: _keep_if_best(session, evaluation, generator))
-    session.measured = numbers_of(evaluation) if evaluation else {}
+    session.progress.measured |= numbers_of(evaluation) if evaluation else {}
     session.evaluation = evaluation
     session.last_done.note("evaluated", session.images_seen)
     session.started += time.monotonic() - started
@@ -109,7 +110,11 @@ def show(session: Session) -> None:
 
 
 def _draw(session: Session) -> None:
-    grid = sample_grid(session.averaged_generator())
+    samples = generate_samples(session.averaged_generator())
+    if session.is_due("sample") and session.real_diversity:
+        channels_first = samples.images.transpose(0, 3, 1, 2)
+        session.progress.measured[DIVERSITY] = diversity(channels_first) / session.real_diversity
+    grid = samples.grid()
     session.when_there_is_room(lambda: session.report.add_samples(session.images_seen, grid))
     session.when_there_is_room(session.report.draw_plots)
     session.last_done.note("shown", session.images_seen)
@@ -138,7 +143,7 @@ def save(session: Session) -> None:
 def _write_model(session: Session, means: torch.Tensor) -> None:
     folder, images = session.recipe.run_dir, session.images_seen
     if not session.last_done.is_current("shown", images):  # the saved model is the one in the grid
-        session.report.show_samples(sample_grid(session.averaged_generator()))
+        session.report.show_samples(generate_samples(session.averaged_generator()).grid())
         session.last_done.note("shown", images)
     save_repository(folder, session.averaged_generator(), session.discriminator, _facts(session))
     if session.evaluation is not None and session.last_done.is_current("evaluated", images):
@@ -151,6 +156,8 @@ def write_checkpoint(session: Session, numbers: dict[str, torch.Tensor]) -> None
     """Write a checkpoint now; ``numbers`` are tensors besides those of the networks and optimizers."""
     session.progress.metrics = session.means.names()
     numbers = {**numbers, "skipped_steps": session.skipped.counts}
+    if (probability := session.trainer.probability) is not None:
+        numbers["augment_probability"] = probability.state
     session.checkpoints.save(session.images_seen, session.progress.to_state(), numbers)
 
 

@@ -23,6 +23,7 @@ class Progress:
         logged_images: Images seen at the last line.
         logged_seconds: Seconds at the last line.
         metrics: Names of the metrics accumulated since the last line.
+        measured: Metrics for the next line from evaluations and grids.
         events: Messages for the next line of metrics.
         symptoms: For how many consecutive lines each symptom has been present, see
             `fagan_hf.training.reporting.health`.
@@ -38,6 +39,7 @@ class Progress:
     logged_images: int = 0
     logged_seconds: float = 0.0
     metrics: list[str] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     symptoms: dict[str, int] = field(default_factory=dict)
     returns: int = 0

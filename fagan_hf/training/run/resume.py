@@ -59,6 +59,8 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
         is_same = len(tables) == count
         session.means.restore(progress.metrics, tables[processes.index] if is_same else tables.mean(0))
     session.skipped.counts = numbers.get("skipped_steps", torch.zeros(4)).to(processes.device)
+    if (probability := session.trainer.probability) is not None:
+        probability.restore(numbers.get("augment_probability"))
     if progress.processes != count:
         session.note(
             f"Resuming with {count} process{'es' if count > 1 else ''} instead of {progress.processes}: same batches "

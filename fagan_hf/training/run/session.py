@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from filelock import FileLock
 from tqdm import tqdm
@@ -20,6 +22,7 @@ from fagan_hf.training.distributed.launch import check_launcher, cores_of_a_proc
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.distributed.signals import StopRequest
 from fagan_hf.training.recipe import Recipe
+from fagan_hf.training.reporting.diversity import diversity
 from fagan_hf.training.reporting.evaluation import Evaluation, Evaluator
 from fagan_hf.training.reporting.health import SkippedSteps
 from fagan_hf.training.reporting.means import Means
@@ -31,17 +34,21 @@ from fagan_hf.training.run.checkpoint import Checkpoints
 from fagan_hf.training.run.disk import when_there_is_room
 from fagan_hf.training.run.folder import check_architecture, check_folder, check_same_recipe, hold_folder
 from fagan_hf.training.run.last_done import LastDone
-from fagan_hf.training.run.origin import Origin, find_origin
+from fagan_hf.training.run.origin import Origin, check_frozen_origin, find_origin
 from fagan_hf.training.run.progress import Progress
+from fagan_hf.training.step.adaptive import AugmentProbability
 from fagan_hf.training.step.batches import Batches
 from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
+from fagan_hf.training.step.freezing import freeze_layers
 from fagan_hf.training.step.randomness import random_seed
 from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
 
 T = TypeVar("T")
+MAX_COMPARED = 256
+"""Number of real images whose diversity is measured, spread over all of them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,7 +79,6 @@ class Session:
         started: Start of training, minus the time of earlier sessions, plus time that does not count as training
             [monotonic seconds].
         last_line: The newest line of ``metrics.jsonl``.
-        measured: Metrics for the next line.
         evaluation: The newest evaluation.
         last_done: When the averaged generator was ``"refreshed"``, a grid ``"drawn"`` and ``"shown"``, and the model
             ``"evaluated"``.
@@ -102,7 +108,6 @@ class Session:
     progress: Progress
     started: float = field(default_factory=time.monotonic)
     last_line: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     last_done: LastDone = field(default_factory=LastDone)
 
@@ -125,6 +130,14 @@ class Session:
     def images(self) -> Images | ImageStream:
         """The training images."""
         return self.batches.images
+
+    @cached_property
+    def real_diversity(self) -> float | None:
+        """How much real images differ; ``None`` if all are the same, and for a stream, which can't be looked into."""
+        if isinstance(self.images, ImageStream) or len(self.images) < 2:
+            return None
+        rows = np.linspace(0, len(self.images) - 1, min(len(self.images), MAX_COMPARED)).astype(int)
+        return diversity(self.images.batch(rows)[0].numpy()) or None
 
     def is_due(self, what: str) -> bool:
         """Return whether the last step crossed an interval of the recipe, such as ``"log"``."""
@@ -211,6 +224,8 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     check_same_recipe(recipe, processes.broadcast_from_main(recipe.to_yaml()))
     origin_name = recipe.resume_from or recipe.finetune_from
     origin = _find_origin(origin_name, processes) if origin_name else None
+    if origin is not None and recipe.freeze_discriminator_layers:
+        check_frozen_origin(origin, is_resumed=recipe.resume_from is not None)
     with processes.uneven_work():
         publisher = _make_publisher(recipe) if processes.is_main else None
         images = _open_images(recipe, processes)
@@ -220,12 +235,21 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     if batches.content != processes.broadcast_from_main(batches.content):
         raise ValueError(f"{recipe.dataset} contains other images in this process than in the main process")
     generator, discriminator = _make_networks(recipe, architecture, images)
+    freeze_layers(discriminator, recipe.freeze_discriminator_layers)
     # Copied before `prepare` synchronizes batch norms over processes, because the main process refreshes the average
     # alone. Its parameters have the trained ones' memory layout, so that all are updated in one pass.
     averaged = AveragedGenerator(generator, recipe.ema_half_life_images, recipe.ema_ramp)
     averaged.model.to(processes.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     players = _make_player(recipe, processes, generator), _make_player(recipe, processes, discriminator)
-    trainer = Trainer(processes, *players, LOSSES[recipe.loss], recipe.augment, Regularization.of(recipe))
+    trainer = Trainer(
+        processes,
+        *players,
+        LOSSES[recipe.loss],
+        recipe.augment,
+        Regularization.of(recipe),
+        AugmentProbability.of(recipe, processes.device),
+        recipe.freeze_discriminator_layers,
+    )
     evaluator = None
     if recipe.eval_every_images:
         assert isinstance(images, Images), "a recipe refuses to evaluate with a stream"

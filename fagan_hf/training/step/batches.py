@@ -116,14 +116,15 @@ class Batches:
 
     def _prepare(self, images_seen: int) -> list[Draws]:
         """Read and sample the inputs of a step: a dictionary of host tensors per micro-batch of this process."""
-        size, policy = self.recipe.batch_size, self.recipe.augment
+        size, recipe = self.recipe.batch_size, self.recipe
         order = self._order(images_seen)
 
         def latents(player: str) -> Tensor:
             return draw_latents(self._random(f"{player}_latents", images_seen), size, self.latent_dim)
 
         def augmentation(stream: str) -> Tensor:
-            return draw_augmentation(self._random(stream, images_seen), size, policy)
+            random = self._random(stream, images_seen)
+            return draw_augmentation(random, size, recipe.augment, by_chance=recipe.augments_by_chance)
 
         draws = {
             "flips": torch.rand(size, generator=self._random("flip", images_seen)),

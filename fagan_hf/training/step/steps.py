@@ -16,10 +16,12 @@ from torch.nn.utils import parametrize
 from torch.optim import Adam, Optimizer
 
 from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
-from fagan_hf.losses import Loss, accuracies
+from fagan_hf.losses import Loss, accuracies, overfitting
 from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.step.adaptive import AugmentProbability
 from fagan_hf.training.step.augment import augment
 from fagan_hf.training.step.compilation import compile_network
+from fagan_hf.training.step.freezing import fix_layers
 from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.running_statistics import RunningStatistics
 
@@ -88,9 +90,9 @@ class MicroBatch:
     """
 
     real: Float[Tensor, "batch 3 size size"]
-    real_augment: Float[Tensor, "batch distortions 3"]
+    real_augment: Float[Tensor, "batch distortions numbers"]
     latents: Float[Tensor, "batch latent_dim"]
-    fake_augment: Float[Tensor, "batch distortions 3"]
+    fake_augment: Float[Tensor, "batch distortions numbers"]
     labels: Float[Tensor, "batch num_labels"] | None = None
     wrong_labels: Float[Tensor, "batch num_labels"] | None = None
     penalty_draws: PenaltyDraws = field(default_factory=PenaltyDraws)
@@ -132,6 +134,9 @@ class Trainer:
         loss: Adversarial loss of both players.
         policy: Names of the augmentations, see `fagan_hf.training.step.augment`.
         regularization: Penalties of the discriminator.
+        probability: Probability of the augmentations; ``None`` applies all of them to every image.
+        frozen_layers: Number of first layers of the discriminator that are not trained, see
+            `fagan_hf.training.step.freezing`.
     """
 
     def __init__(
@@ -142,6 +147,8 @@ class Trainer:
         loss: Loss,
         policy: Sequence[str],
         regularization: Regularization | None = None,
+        probability: AugmentProbability | None = None,
+        frozen_layers: int = 0,
     ):
         self.processes = processes
         self.generator = generator
@@ -154,6 +161,8 @@ class Trainer:
         networks = self.bare_generator, self.bare_discriminator
         for network in networks:
             hold_spectral_norms(network)
+        self.probability = probability
+        self._trained_modules = fix_layers(self.bare_discriminator, frozen_layers)
         self._statistics = RunningStatistics(networks)
 
     def step(
@@ -173,15 +182,15 @@ class Trainer:
             Detached scalars on the device: ``discriminator_loss`` without penalties; ``real_logit``, ``fake_logit``
             and, if it is matching-aware, ``wrong_label_logit`` (means); ``real_accuracy``, ``fake_accuracy``; each
             penalty without its weight; ``real_variance``, ``fake_variance`` of pixels between images, before
-            augmentation, if there are at least two images; ``discriminator_gradient_norm``; and
-            ``discriminator_skipped``, 1 or 0.
+            augmentation, if there are at least two images; with adaptive augmentation ``overfitting`` and
+            ``augment_probability``; ``discriminator_gradient_norm``; and ``discriminator_skipped``, 1 or 0.
         """
         before = self._statistics.remember()  # before generating fakes, which updates the generator's
         is_penalized = self.regularization.is_due(step)
-        reals = [augment(batch.real, batch.real_augment, self.policy) for batch in batches]
+        reals = [self._augment(batch.real, batch.real_augment) for batch in batches]
         with torch.no_grad():
             raw = [self.bare_generator(batch.latents, batch.labels) for batch in batches]
-            fakes = [augment(fake, batch.fake_augment, self.policy) for fake, batch in zip(raw, batches, strict=True)]
+            fakes = [self._augment(fake, batch.fake_augment) for fake, batch in zip(raw, batches, strict=True)]
 
         def compute_logits(index: int, discriminator: nn.Module) -> Logits:
             batch, real, fake = batches[index], reals[index], fakes[index]
@@ -196,6 +205,8 @@ class Trainer:
             real_accuracy, fake_accuracy = accuracies(self.loss, real, fake)
             numbers = {"real_logit": real.mean(), "fake_logit": fake.mean()}
             numbers |= {"real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy}
+            if self.probability is not None and self.probability.is_adaptive:
+                numbers["overfitting"] = overfitting(self.loss, real, fake)
             if "wrong" in logits:
                 loss = (loss + self.loss.discriminator(real, logits["wrong"])) / 2
                 numbers["wrong_label_logit"] = logits["wrong"].mean()
@@ -207,11 +218,14 @@ class Trainer:
             penalties = self.regularization.penalize(critic, reals[index], fakes[index], batch.penalty_draws)
             return Objective(loss, numbers, penalties)
 
-        refresh_spectral_norms(self.bare_discriminator, iterations=1)
+        for module in self._trained_modules:
+            refresh_spectral_norms(module, iterations=1)
         numbers = self._accumulate(self.discriminator, len(batches), compute_logits, compute_loss)
         numbers |= self._update(
             "discriminator", self.discriminator, numbers["discriminator_loss"], len(batches), before
         )
+        if "overfitting" in numbers:
+            numbers |= self._adapt_probability(numbers, len(batches))
         if len(raw[0]) > 1:
             numbers |= {"real_variance": _variance([batch.real for batch in batches]), "fake_variance": _variance(raw)}
         return numbers
@@ -227,9 +241,9 @@ class Trainer:
             batch, logits = batches[index], {}
             if self.loss.is_relative:
                 with torch.no_grad():
-                    real = augment(batch.real, batch.real_augment, self.policy)
+                    real = self._augment(batch.real, batch.real_augment)
                     logits["real"] = self.bare_discriminator(real, batch.labels)
-            fake = augment(generator(batch.latents, batch.labels), batch.fake_augment, self.policy)
+            fake = self._augment(generator(batch.latents, batch.labels), batch.fake_augment)
             return logits | {"fake": self.bare_discriminator(fake, batch.labels)}
 
         def compute_loss(index: int, logits: Logits) -> Objective:
@@ -238,12 +252,27 @@ class Trainer:
 
         refresh_spectral_norms(self.bare_generator, iterations=1)
         before = self._statistics.remember()
+        trained = [each for each in self.bare_discriminator.parameters() if each.requires_grad]
         self.bare_discriminator.requires_grad_(False)
         try:
             numbers = self._accumulate(self.generator, len(batches), compute_logits, compute_loss)
         finally:
-            self.bare_discriminator.requires_grad_(True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
         return numbers | self._update("generator", self.generator, numbers["generator_loss"], len(batches), before)
+
+    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        return augment(images, draws, self.policy, None if self.probability is None else self.probability.value)
+
+    def _adapt_probability(self, numbers: Mapping[str, Tensor], parts: int) -> dict[str, Tensor]:
+        """Adjust the probability of augmentations after the discriminator's step; return the one used in it."""
+        assert self.probability is not None
+        used, measured = self.probability.value.clone(), numbers["overfitting"]
+        # Every process has the logits of all, so the same signs, except where they were computed again with a graph.
+        if self.loss.compares_with_means and parts > 1:
+            measured = self.processes.gather(measured[None])[0]
+        self.probability.observe(measured, numbers["discriminator_skipped"] == 0)
+        return {"augment_probability": used}
 
     def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Compute logits in full precision, for penalties, bypassing the autocast of Accelerate's wrapper.

@@ -695,3 +695,27 @@ def test_the_released_card_is_the_one_that_we_write():
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert write_card(folder, existing=card) == card
     assert published_as(card) == "your-name/fagan-avatars-64"
+
+
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        ({}, "| augmentation | color, scale |"),
+        ({"augment_probability": 0.5}, "| augmentation | color, scale; probability 0.5 each |"),
+        ({"augment_target": 0.6}, "| augmentation | color, scale; adaptive probability, target 0.6 |"),
+        ({"freeze_discriminator_layers": 2}, "| frozen | the discriminator's first 2 layers |"),
+    ],
+)
+def test_how_few_pictures_were_made_more(make_run, fields, row):
+    folder = make_run(recipe=RECIPE | {"augment": ["color", "scale"], **fields})
+    assert "augment.png" not in write_card(folder)
+    (folder / "augment.png").write_bytes(b"a picture")
+    card = write_card(folder)
+    assert row in card
+    assert "(augment.png)" in card
+
+
+def test_without_augmentation_there_is_no_row(make_run):
+    card = write_card(make_run(recipe=RECIPE | {"augment": [], "augment_probability": 1.0, "augment_target": None}))
+    assert "| augmentation |" not in card
+    assert "| frozen |" not in card

@@ -8,7 +8,7 @@ from fagan_hf.architectures.load import save_architecture
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.losses import LOSSES
 from fagan_hf.training.flags import build_recipe, parse_recipe
-from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName
+from fagan_hf.training.recipe import FIELDS, AugmentationName, LossName, Recipe
 from fagan_hf.training.step.augment import AUGMENTATIONS
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
@@ -75,6 +75,21 @@ def test_yaml_and_back(tmp_path):
         ("", ["--approximate_penalties", "true"], "approximate_penalties is true, but r1_gamma and r2_gamma are 0"),
         ("", ["--r1_gamma", "-1"], "r1_gamma is -1.0; it must be 0 or more"),
         ("", ["--penalty_every_steps", "0"], "penalty_every_steps is 0; it must be above 0"),
+        ("", ["--augment_probability", "0"], "augment_probability is 0.0; it must be above 0"),
+        ("", ["--augment_probability", "1.5", "--augment", "color"], "is 1.5; it must be above 0 and at most 1"),
+        ("", ["--augment_probability", "0.5"], "augment_probability is 0.5, but augment is empty; try --augment color"),
+        ("", ["--augment_target", "0.6"], "augment_target is 0.6, but augment is empty; try --augment color"),
+        ("", ["--augment_target", "1", "--augment", "color"], "augment_target is 1.0; it must be above 0 and below 1"),
+        ("", ["--augment_target", "0", "--augment", "color"], "augment_target is 0.0; it must be above 0"),
+        (
+            "",
+            ["--augment_target", "0.6", "--augment_probability", "0.5", "--augment", "color"],
+            "the first adapts the probability, the second keeps it constant",
+        ),
+        ("", ["--augment_adjust_images", "0"], "augment_adjust_images is 0; it must be above 0"),
+        ("", ["--freeze_discriminator_layers", "-1"], "freeze_discriminator_layers is -1; it must be 0 or more"),
+        ("", ["--freeze_discriminator_layers", "4"], "the discriminator of fagan-32 has 4 layers, of which"),
+        ("", ["--freeze_discriminator_layers", "3"], "the run starts from random weights, which are not worth keeping"),
         ("", ["--name", "../x"], "name is '../x'; it must be the name of a folder"),
         ("- 1", [], "it must be a mapping of fields to values"),
         ("a: [", [], "is not a YAML file"),
@@ -107,7 +122,7 @@ def test_help_explains_every_field(capsys):
 
 def test_the_choices_are_what_there_is():
     assert set(get_args(LossName)) == set(LOSSES)
-    assert get_args(AugmentationName) == tuple(AUGMENTATIONS)
+    assert get_args(AugmentationName) == AUGMENTATIONS
 
 
 @pytest.mark.parametrize(
@@ -198,3 +213,15 @@ def test_numbers_of_a_file_are_read_as_numbers(tmp_path):
     """YAML 1.1, which some parsers follow, reads 1e-3 as text."""
     (tmp_path / "mine.yaml").write_text("name: x\nmodel: fagan-32\ngenerator_learning_rate: 1e-3\n")
     assert build_recipe(tmp_path / "mine.yaml").generator_learning_rate == 1e-3
+
+
+def test_few_pictures():
+    flags = ["--augment", "color,rotation,scale", "--augment_target", "0.6"]
+    recipe = parse_recipe([*RECIPE, *flags])
+    assert (recipe.augment, recipe.augment_target) == (("color", "rotation", "scale"), 0.6)
+    assert recipe.augments_by_chance
+    assert not parse_recipe([*RECIPE, *flags[:2]]).augments_by_chance
+    assert parse_recipe([*RECIPE, *flags[:2], "--augment_probability", "0.3"]).augments_by_chance
+    for origin in ("finetune_from", "resume_from"):
+        fields = {"model": "fagan-32", origin: "someone/faces", "freeze_discriminator_layers": 3}
+        assert Recipe(name="x", **fields).freeze_discriminator_layers == 3

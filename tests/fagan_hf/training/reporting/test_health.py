@@ -22,6 +22,7 @@ WELL = {
     "generator.largest_sigma": 3.0,
 }
 ILL = {
+    "similar samples": {"sample_diversity": 0.24},
     "collapse": {"fake_variance": 0.009},
     "certainty": {"real_accuracy": 1.0},
     "generator.layers.0.alpha": {"generator.layers.0.alpha": -3.1},
@@ -82,7 +83,7 @@ def test_each_symptom_is_seen_alone():
 
 def test_borders_are_not_yet_symptoms():
     line = WELL | {"real_variance": 1.0, "fake_variance": 0.05, "real_accuracy": 0.9989}
-    line |= {"generator.layers.0.alpha": -3.0, "generator.largest_sigma": 1000.0}
+    line |= {"sample_diversity": 0.25, "generator.layers.0.alpha": -3.0, "generator.largest_sigma": 1000.0}
     assert symptoms_of(line) == {}
     assert symptoms_of({"real_variance": 0.0, "fake_variance": 0.0}) == {}  # data of one image
 
@@ -138,3 +139,16 @@ def test_a_lost_run_says_why_and_what_to_try(tmp_path):
     assert "  fake_variance: 0.1" in report
     assert "long ago" not in report
     assert f"--finetune_from {tmp_path}" in report
+
+
+def test_between_two_grids_nothing_new_is_known_about_samples():
+    """A warning needs several grids that show it, not several lines; it stays until a grid shows that it is over."""
+    ill, well = WELL | ILL["similar samples"], WELL | {"sample_diversity": 0.9}
+    _, told = follow([ill, WELL, WELL] * PATIENCE_LINES + [well, WELL])
+    begins = 3 * (PATIENCE_LINES - 1)
+    warned = [bool(warnings) for warnings, _ in told]
+    assert warned == [False] * begins + [True] * 3 + [False] * 2
+    news = {index: each for index, (_, each) in enumerate(told) if each}
+    assert list(news) == [begins, begins + 3]
+    assert news[begins][0].startswith("Warning: most samples look alike (mode collapse): they differ less than 25%")
+    assert news[begins + 3] == ["Resolved: similar samples."]

@@ -132,3 +132,15 @@ def test_plots_have_gaps_where_no_step_was_finite(tmp_path):
     report.add_line(line(96))
     report.draw_plots()
     assert (tmp_path / "loss.png").exists()
+
+
+def test_an_adaptive_probability_has_a_plot_and_a_run_without_has_none(tmp_path):
+    report = Report(tmp_path)
+    report.add_line(line(32))
+    report.draw_plots()
+    assert not (tmp_path / "augment.png").exists()
+    report.add_line(line(64) | {"augment_probability": 0.1, "overfitting": 0.7})
+    report.add_line(line(96))  # a line without a finite step
+    report.draw_plots()
+    with Image.open(tmp_path / "augment.png") as image:
+        assert image.format == "PNG"

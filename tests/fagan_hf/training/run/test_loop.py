@@ -1,8 +1,10 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -13,7 +15,7 @@ from fagan_hf import FAGANPipeline
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.load import load_architecture, save_architecture
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.reporting.samples import sample_grid
+from fagan_hf.training.reporting.samples import generate_samples
 from fagan_hf.training.run import loop, outputs, resume
 from fagan_hf.training.run.folder import check_folder
 from fagan_hf.training.run.session import setup
@@ -298,8 +300,90 @@ def test_the_grid_of_many_labels_stays_in_bounds():
     """Attributes that are true come first, and there are at most 16 rows."""
     names = tuple(f"claim-{index}" for index in range(20))
     generator = Generator(with_labels((GENERATOR, DISCRIMINATOR), names, "projection")[0])
-    assert sample_grid(generator).height == 16 * 8
+    assert generate_samples(generator).grid().height == 16 * 8
     few = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:8], "projection")[0])
-    assert sample_grid(few).height == 16 * 8
+    assert generate_samples(few).grid().height == 16 * 8
     fewer = Generator(with_labels((GENERATOR, DISCRIMINATOR), names[:9], "projection")[0])
-    assert sample_grid(fewer).height == 9 * 8
+    assert generate_samples(fewer).grid().height == 9 * 8
+
+
+ADAPTIVE = {"augment": ("color", "rotation", "cutout"), "augment_target": 0.001, "augment_adjust_images": 40}
+
+
+def stop_after(recipe, images):
+    """Train until a checkpoint at this many images, and three more steps that are lost."""
+    session = setup(recipe)
+    resume.restore(session)
+    while session.images_seen < images + 3 * recipe.batch_size:
+        loop.take_step(session)
+        if session.is_due("log"):
+            outputs.log(session)
+        if session.is_due("sample"):
+            outputs.show(session)
+        if session.images_seen == images:
+            outputs.save(session)
+    session.lock.release()  # as when a process ends
+
+
+def test_an_adaptive_probability_resumes_to_the_bit(make_recipe):
+    """Stopped between two adjustments: the statistic is in the checkpoint, and so is the diversity of the last grid."""
+    fields = ADAPTIVE | {"max_images": 48, "sample_every_images": 12}
+    whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
+    end = train(whole)
+    stop_after(halves, 24)
+    again = train(halves)
+    assert torch.equal(end.trainer.probability.state, again.trainer.probability.state)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halves)[name]), name
+    varying = ("seconds", "images_per_second", "peak_memory_mb", "events")
+    first, second = (
+        [{k: v for k, v in line.items() if k not in varying} for line in lines(each)] for each in (whole, halves)
+    )
+    assert first == second
+    seen = [line["augment_probability"] for line in first]
+    assert seen[0] == 0
+    assert len(set(seen)) > 1
+    assert all(-1 <= line["overfitting"] <= 1 for line in first)
+    assert [line["images"] for line in first if "sample_diversity" in line] == [16, 28, 40]
+    assert (whole.run_dir / "augment.png").exists()
+
+
+def test_a_checkpoint_without_a_probability_continues_from_0(make_recipe, tmp_path):
+    """As of a version before adaptive augmentation."""
+    train(make_recipe(name="old", augment=("color",), max_images=16))
+    old = make_recipe(name="old").run_dir
+    shutil.copytree(old / "checkpoints/images-00000016", old / "training_state")
+    session = train(make_recipe(name="new", resume_from=str(old), **ADAPTIVE))
+    seen = [line.get("augment_probability") for line in lines(session.recipe)]
+    assert seen[:5] == [None] * 4 + [0]
+
+
+def test_a_constant_probability_of_1_is_not_in_the_metrics(make_recipe):
+    session = train(make_recipe(augment=("color",), max_images=8))
+    assert session.trainer.probability is None
+    assert not {"augment_probability", "overfitting"} & lines(session.recipe)[-1].keys()
+    assert not (session.recipe.run_dir / "augment.png").exists()
+
+
+def test_samples_that_look_alike_are_warned_about(make_recipe, monkeypatch, capfd):
+    """Although their pixels vary, since a few differ; the warning ends when they do no more."""
+    recipe = make_recipe(max_images=64, sample_every_images=4)
+    generate, grids = outputs.generate_samples, []
+
+    def generate_alike(generator):
+        grids.append(1)
+        samples = generate(generator)
+        images = samples.images.copy()
+        if len(grids) < 10:
+            images[:40] = images[0]
+        else:
+            images[:] = np.random.default_rng(0).integers(0, 256, (len(images), 1, 1, 3))
+        return dataclasses.replace(samples, images=images)
+
+    monkeypatch.setattr(outputs, "generate_samples", generate_alike)
+    train(recipe)
+    told = capfd.readouterr().out
+    assert told.count("Warning: most samples look alike") == 1
+    assert "Resolved: similar samples." in told
+    warned = [line["images"] for line in lines(recipe) if "most samples look alike" in str(line.get("warnings"))]
+    assert warned == [24, 28, 32, 36, 40]

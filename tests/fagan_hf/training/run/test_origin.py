@@ -1,5 +1,6 @@
 """Runs that start from a model; those from the Hub are in tests/hub."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -231,3 +232,37 @@ def test_the_numbers_of_before_come_along_without_a_training_state_too(published
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"does not contain a model: generator/config.json is missing"):
         find_origin(str(tmp_path))
+
+
+def test_frozen_layers_of_a_fine_tuned_discriminator_are_those_of_the_model(published, make_recipe):
+    fields = {"finetune_from": str(published), "freeze_discriminator_layers": 1, "r1_gamma": 1.0}
+    whole, halves = (make_recipe(name=name, **fields) for name in ("whole", "halves"))
+    train(whole)
+    train(dataclasses.replace(halves, max_images=12))
+    train(halves)
+    ends = [Discriminator.from_pretrained(each.run_dir).state_dict() for each in (whole, halves)]
+    start = Discriminator.from_pretrained(published).state_dict()
+    for name, tensor in start.items():
+        assert torch.equal(ends[0][name], ends[1][name]), name
+        if name.startswith("layers.0."):
+            assert torch.equal(ends[0][name], tensor), name
+    assert any(not torch.equal(ends[0][name], tensor) for name, tensor in start.items())
+
+
+def test_layers_that_nothing_was_learned_by_are_not_frozen(published, make_recipe):
+    with pytest.raises(ValueError, match=r"was trained from scratch, and resume_from resumes it as it was"):
+        setup(make_recipe(name="again", resume_from=str(published), freeze_discriminator_layers=1))
+    shutil.rmtree(published / "discriminator")
+    with pytest.raises(ValueError, match=r"published has no discriminator: its layers would stay random"):
+        setup(make_recipe(name="tuned", finetune_from=str(published), freeze_discriminator_layers=1))
+
+
+def test_a_fine_tuned_run_with_frozen_layers_is_resumed(published, make_recipe):
+    fields = {"freeze_discriminator_layers": 1, "max_images": 8}
+    tuned = make_recipe(name="tuned", finetune_from=str(published), **fields)
+    train(tuned)
+    shutil.rmtree(tuned.run_dir / "checkpoints")
+    session = train(make_recipe(name="on", resume_from=str(tuned.run_dir), **fields | {"max_images": 16}))
+    names = {name for name, each in session.discriminator.named_parameters() if not each.requires_grad}
+    assert names
+    assert all(name.startswith("layers.0.") for name in names)

@@ -15,6 +15,7 @@ def test_what_is_written_is_read_back():
         logged_images=60,
         logged_seconds=1.25,
         metrics=["generator_loss"],
+        measured={"sample_diversity": 0.9},
         events=["something"],
         symptoms={"collapse": 2},
         returns=1,

@@ -18,6 +18,9 @@ from fagan_hf.penalties import (
 )
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step import steps
+from fagan_hf.training.step.adaptive import AugmentProbability
+from fagan_hf.training.step.augment import AUGMENTATIONS, draw_augmentation
+from fagan_hf.training.step.freezing import freeze_layers
 from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.steps import MicroBatch, Player, Trainer
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -127,7 +130,7 @@ def test_gradients_are_shortened_if_asked_for():
 def test_augmentation_is_applied_to_real_and_fake(monkeypatch):
     trainer, seen = make(), []
     trainer.policy = ("cutout",)
-    monkeypatch.setattr(steps, "augment", lambda images, draws, policy: seen.append(policy) or images)
+    monkeypatch.setattr(steps, "augment", lambda images, draws, policy, probability: seen.append(policy) or images)
     trainer.discriminator_step(micro_batches(1))
     trainer.generator_step(micro_batches(1))
     assert seen == [("cutout",)] * 4
@@ -369,3 +372,72 @@ def test_a_step_reads_no_number_back_from_the_device(loss):
     with Synchronizations() as seen:
         torch.ones(2).sum().item()
     assert len(seen.names) == 1  # the detection works
+
+
+def augmented(batches):
+    numbers = [draw_augmentation(torch.Generator().manual_seed(1), 8, AUGMENTATIONS, by_chance=True) for _ in range(2)]
+    return [dataclasses.replace(each, real_augment=numbers[0], fake_augment=numbers[1]) for each in batches]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_adaptive_probability_is_adapted_without_reading_back(loss):
+    trainer = make(loss)
+    trainer.policy = AUGMENTATIONS
+    trainer.probability = AugmentProbability(torch.device("cpu"), 0.5, target=1e-6, change=0.1)
+    batches = augmented(micro_batches(2))
+    with Synchronizations() as seen:
+        found = [trainer.step(batches, batches, step) for step in range(5)]
+    assert seen.names == []
+    assert [each["augment_probability"].item() for each in found[:4]] == [0.5] * 4
+    mean = torch.stack([each["overfitting"] for each in found[:4]]).mean()
+    moved = 0.1 if mean > 1e-6 else -0.1
+    assert found[4]["augment_probability"].item() == pytest.approx(0.5 + moved)
+
+
+def test_the_overfitting_is_measured_on_real_images_of_all_micro_batches():
+    trainer = make("hinge")
+    trainer.probability = AugmentProbability(torch.device("cpu"), 0.5, target=0.6, change=0.1)
+    logits = []
+    trainer.bare_discriminator.register_forward_hook(lambda *args: logits.append(args[-1].detach()))
+    numbers = trainer.discriminator_step(augmented(micro_batches(2)))
+    real = torch.cat([logits[0], logits[2]])
+    assert numbers["overfitting"].item() == pytest.approx(real.sign().mean().item())
+
+
+def test_a_constant_probability_is_not_adapted():
+    trainer = make()
+    trainer.policy = AUGMENTATIONS
+    trainer.probability = AugmentProbability(torch.device("cpu"), 0.5)
+    numbers = trainer.step(augmented(micro_batches(1)), augmented(micro_batches(1)), 0)
+    assert "overfitting" not in numbers
+    assert trainer.probability.state.tolist() == [0.5, 0, 0]
+
+
+@pytest.mark.parametrize("regularization", [{}, {"r1_gamma": 1.0}], ids=["plain", "penalized"])
+def test_frozen_layers_stay_to_the_bit_and_let_gradients_through(regularization):
+    torch.manual_seed(0)
+    first, last = DISCRIMINATOR.layers
+    middle = dataclasses.replace(first, in_channels=16, kernel_size=3, stride=1, padding=1)
+    config = dataclasses.replace(
+        DISCRIMINATOR, layers=(dataclasses.replace(first, batch_norm=True), DropoutSpec(probability=0.5), middle, last)
+    )
+    networks = Generator(GENERATOR), Discriminator(config)
+    freeze_layers(networks[1], 2)
+    players = [Player(network, SGD(network.parameters(), lr=0.1, fused=True)) for network in networks]
+    rules = Regularization(**regularization)
+    trainer = Trainer(Processes(), *players, LOSSES["hinge"], (), rules, frozen_layers=2)
+    before = [{key: each.clone() for key, each in network.state_dict().items()} for network in networks]
+    images = torch.randn(4, 3, 8, 8)
+    was = networks[1].layers[:2](images)
+    for step in range(2):
+        trainer.step(micro_batches(2), micro_batches(2), step)
+    after = [network.state_dict() for network in networks]
+    frozen = {key for key in before[1] if key.startswith(("layers.0.", "layers.1."))}
+    moved = {key for key in before[1] if not torch.equal(before[1][key], after[1][key])}
+    assert frozen
+    assert not moved & frozen
+    assert {key.split(".")[1] for key in moved} == {"2", "3"}
+    assert any(key.endswith(".u") for key in moved)
+    assert torch.equal(networks[1].layers[:2](images), was)  # without dropout and batch statistics
+    assert any(not torch.equal(before[0][key], after[0][key]) for key in before[0])
+    assert {key.split(".")[1] for key, each in networks[1].named_parameters() if each.requires_grad} == {"2", "3"}
