@@ -61,6 +61,10 @@ def test_python_snippets_run_one_after_the_other():
 @pytest.mark.usefixtures("trained")
 def test_commands_of_the_shell(monkeypatch):
     monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
+    monkeypatch.setattr("fagan_hf.training.choices.measure", lambda recipe: 50.0)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path("pictures").mkdir()
+    Image.new("RGB", (80, 80)).save("pictures/a.png")
     root = Path(__file__).parents[1]
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
     kinds = set()

@@ -152,12 +152,13 @@ def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
 def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
     """Parse flags and their values; if a flag is repeated, the last one takes precedence.
 
-    A first argument that is not a flag is the dataset.
+    A first argument that is not a flag is the dataset, or the name of a bundled recipe.
     """
     flags: dict[str, str] = {}
     waiting: str | None = None  # a flag whose value may come next
     if arguments and not arguments[0].startswith("-"):
-        arguments = [f"--dataset={arguments[0]}", *arguments[1:]]
+        is_recipe = arguments[0] in our_recipes() and not Path(arguments[0]).exists()
+        arguments = [f"--{'recipe' if is_recipe else 'dataset'}={arguments[0]}", *arguments[1:]]
     for argument in arguments:
         if not re.match(r"--\w", argument):
             if waiting is None:

@@ -163,7 +163,11 @@ def test_a_profile_leaves_transparency_alone(tmp_path):
     assert decode(path, channels=4)[3, 12, 12] == 255
 
 
-@pytest.mark.parametrize("profile", [b"", b"nonsense", SWAPPED[:200], SWAPPED[:128] + bytes(400)], ids=str)
+@pytest.mark.parametrize(
+    "profile",
+    [b"", b"nonsense", SWAPPED[:200], SWAPPED[:128] + bytes(400)],
+    ids=["empty", "nonsense", "cut off", "zeros"],
+)
 def test_broken_profiles_are_ignored(tmp_path, profile):
     assert_corners(decode(save(PICTURE, tmp_path / "broken.png", icc_profile=profile)), COLORS)
 

@@ -24,7 +24,7 @@ def test_every_recipe_reads_and_is_named_after_its_file(path):
 
 def test_the_recipes_that_are_promised_are_there():
     avatars = {"avatars-32", "avatars-32-labels", "avatars-64", "avatars-64-gpu"}
-    others = {"celeba-64", "celeba-128", "celeba-64-classic", "folder-64"}
+    others = {"celeba-64", "celeba-128", "celeba-64-classic", "folder-32", "folder-64", "folder-128"}
     assert {path.stem for path in RECIPES} == avatars | others
 
 
@@ -185,7 +185,8 @@ def test_flags_have_one_style(flags, expected):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["avatars-32"], "'avatars-32' does not belong to any flag"),
+        (["avatars-32", "avatars-64"], "'avatars-64' does not belong to any flag"),
+        ([*RECIPE, "more"], "'more' does not belong to any flag"),
         ([*RECIPE, "--max-images"], "--max_images needs a value"),
         ([*RECIPE, "--no-streaming=true"], "--no_streaming takes no value"),
         ([*RECIPE, "--no-max-images"], "unknown flag 'no_max_images'"),
@@ -225,3 +226,13 @@ def test_few_pictures():
     for origin in ("finetune_from", "resume_from"):
         fields = {"model": "fagan-32", origin: "someone/faces", "freeze_discriminator_layers": 3}
         assert Recipe(name="x", **fields).freeze_discriminator_layers == 3
+
+
+def test_a_bundled_recipe_may_be_named_without_a_flag(tmp_path, monkeypatch):
+    assert parse_recipe(["avatars-32", "--max-images", "64"]) == parse_recipe(
+        ["--recipe=avatars-32", "--max-images=64"]
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "avatars-32").mkdir()
+    monkeypatch.setattr("fagan_hf.training.flags.choose_recipe", lambda parse, base, given, minutes: given)
+    assert parse_recipe(["avatars-32"]) == {"dataset"}, "a folder of this name is meant"
