@@ -26,6 +26,7 @@ from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
 from fagan_hf.utils.devices import available_cores, find_device
 
 MEASURED_STEPS = 20
+_ABOUT_DATA = ("dataset", "split", "revision", "config_name", "image_column", "label_columns", "num_avatars", "crop")
 _WARMUP_STEPS = 4
 SIZES = (32, 64, 128)  # of the presets that are chosen [pixels]
 _MOST_IMAGES = {"cpu": 300_000, "gpu": 3_000_000}  # seen in a run, if nothing else is asked for
@@ -60,6 +61,8 @@ def choose_recipe(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("each of several processes would choose another recipe; give --recipe, and --name")
     started = time.monotonic()
+    if base is not None:  # which data it was trained on says nothing about these
+        base = {name: value for name, value in base.items() if name not in _ABOUT_DATA}
     stand_in = {"name": "chosen", **(base or _bundled(64))}
     asked = parse(stand_in)
     known = {name: value for name, value in asked.to_plain().items() if name in given}

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fagan_hf.hub.publishing import NOT_PORTABLE
 from fagan_hf.hub.repository import (
     ARCHITECTURE_SUFFIXES,
@@ -26,6 +28,7 @@ from fagan_hf.hub.snapshot import resolve
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.hub_model import HubModel
 from fagan_hf.training.run.checkpoint import copy_checkpoint, problem_of
+from fagan_hf.training.run.transfer import carry_over, fits, layers_of
 from fagan_hf.utils.files import replacing
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
@@ -128,19 +131,36 @@ def base_recipe(name: str, *, is_resumed: bool) -> dict[str, Any]:
     return fields
 
 
-def restore_weights(origin: Origin, generator: Generator, discriminator: Discriminator, averaged: Generator) -> str:
+def restore_weights(
+    origin: Origin,
+    generator: Generator,
+    discriminator: Discriminator,
+    averaged: Generator,
+    *,
+    may_adapt: bool = False,
+    frozen_layers: int = 0,
+) -> str:
     """Load the weights of a model into new networks.
 
     A repository holds the averaged generator; the trained one is initialized from it too.
+
+    Args:
+        origin: The model.
+        generator: Generator of the run.
+        discriminator: Discriminator of the run.
+        averaged: Averaged generator of the run.
+        may_adapt: Whether the networks may have other labels or image channels: what these touch keeps its
+            initialization.
+        frozen_layers: Number of the discriminator's first layers that will not be trained.
 
     Returns:
         A message that says what was loaded and what was not.
 
     Raises:
-        ValueError: The model's architecture differs from the run's.
+        ValueError: The model's architecture differs from the run's, or a layer would be frozen at random weights.
         FileNotFoundError: The model has no generator.
     """
-    weights = _load(origin, Generator, generator).state_dict()
+    weights, new = _load(origin, Generator, generator, may_adapt=may_adapt)
     if generator.label_frequencies is not None:  # those of the run's own data
         weights["label_frequencies"] = generator.label_frequencies
     generator.load_state_dict(weights)
@@ -150,8 +170,20 @@ def restore_weights(origin: Origin, generator: Generator, discriminator: Discrim
             f"Starting from the generator of {origin.name}, which has no discriminator: "
             "discriminator and optimizers are reinitialized."
         )
-    discriminator.load_state_dict(_load(origin, Discriminator, discriminator).state_dict())
-    return f"Starting from the weights of {origin.name}; optimizers are reinitialized."
+    weights, new_too = _load(origin, Discriminator, discriminator, may_adapt=may_adapt)
+    for index in range(frozen_layers):
+        if f"layers.{index}" in layers_of(new_too):
+            raise ValueError(
+                f"freeze_discriminator_layers is {frozen_layers}, but layer {index} of the discriminator of "
+                f"{origin.name} does not fit these images, and would be frozen at random weights; leave it out"
+            )
+    discriminator.load_state_dict(weights)
+    fresh = [
+        *(f"generator {name}" for name in layers_of(new) if name != "label_frequencies"),
+        *(f"discriminator {name}" for name in layers_of(new_too)),
+    ]
+    changed = f" Reinitialized for other labels or channels: {', '.join(fresh)}." if fresh else ""
+    return f"Starting from the weights of {origin.name}; optimizers are reinitialized.{changed}"
 
 
 def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
@@ -176,8 +208,13 @@ def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
         )
 
 
-def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> HubModel:
+def _load(
+    origin: Origin, network_class: type[HubModel], wanted: HubModel, *, may_adapt: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of a network, and the names of those that it does not have."""
     source = network_class.from_pretrained(origin.folder)
+    if may_adapt and fits(source.config, wanted.config):
+        return carry_over(source, wanted)
     if source.config != wanted.config:
         labels = source.config.label_names, wanted.config.label_names
         are_other = labels[0] != labels[1]
@@ -187,7 +224,7 @@ def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel) -> Hu
             f"the {network_class.subfolder} of {origin.name} has {hint} than this recipe{detail}; "
             f"{'use the same --label_columns' if are_other else f'use --model {origin.name}'}"
         )
-    return source
+    return source.state_dict(), []
 
 
 def check_origin(

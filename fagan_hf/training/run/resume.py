@@ -159,7 +159,14 @@ def _start_from_weights(session: Session) -> None:
         return
     is_resumed = session.recipe.resume_from is not None
     message = processes.run_on_main(
-        lambda: restore_weights(origin, session.generator, session.discriminator, session.averaged.model)
+        lambda: restore_weights(
+            origin,
+            session.generator,
+            session.discriminator,
+            session.averaged.model,
+            may_adapt=not is_resumed,
+            frozen_layers=session.recipe.freeze_discriminator_layers,
+        )
     )
     session.tell(f"{origin.name} has no training state. {message}" if is_resumed else message or "")
     weights = processes.share({name: network.state_dict() for name, network in networks.items()})

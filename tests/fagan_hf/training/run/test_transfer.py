@@ -1,0 +1,99 @@
+"""Fine-tuning across labels and image channels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fagan_hf
+from fagan_hf.architectures.conditioning import with_image_channels, with_labels
+from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.hub.repository import save_repository
+from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.run.transfer import carry_over, fits, layers_of
+
+BASE = PRESETS["fagan-plain-32"]
+
+
+@pytest.mark.parametrize("preset", ["fagan-32", "fagan-64-small", "fagan-plain-32", "dcgan-64"])
+@pytest.mark.parametrize(("names", "channels"), [(("a", "b"), 3), ((), 1), (("a",), 4)])
+def test_what_labels_and_channels_do_not_touch_is_kept(preset, names, channels):
+    base = PRESETS[preset]
+    changed = with_labels(with_image_channels(base, channels), names, "projection")
+    for network, one, other in zip((Generator, Discriminator), base, changed, strict=True):
+        assert fits(one, other)
+        source, wanted = network(one), network(other)
+        before = {name: tensor.clone() for name, tensor in wanted.state_dict().items()}
+        state, new = carry_over(source, wanted)
+        wanted.load_state_dict(state)
+        known = source.state_dict()
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(tensor, before[name] if name in new else known[name]), name
+        kept = sum(tensor.numel() for name, tensor in state.items() if name not in new)
+        assert kept > 0.97 * sum(tensor.numel() for tensor in state.values())
+
+
+def test_the_same_architecture_is_carried_over_whole():
+    source, wanted = Generator(BASE[0]), Generator(BASE[0])
+    state, new = carry_over(source, wanted)
+    assert new == []
+    assert all(torch.equal(state[name], tensor) for name, tensor in source.state_dict().items())
+
+
+@pytest.mark.parametrize("other", ["fagan-32", "dcgan-64"])
+def test_other_architectures_do_not_fit(other):
+    assert not fits(BASE[0], PRESETS[other][0])
+    assert not fits(BASE[1], PRESETS[other][1])
+
+
+def test_concatenated_labels_do_not_fit():
+    """They change the channels of a layer, and add one to the discriminator."""
+    changed = with_labels(BASE, ("a",), "concatenation")
+    assert [fits(*pair) for pair in zip(BASE, changed, strict=True)] == [False, False]
+
+
+def test_names_of_layers():
+    names = ["layers.3.norm.weight", "layers.3.bias", "projection.weight", "layers.10.x", "label_frequencies"]
+    assert layers_of(names) == ["layers.3", "projection", "layers.10", "label_frequencies"]
+
+
+# In a run
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_repository(tmp_path / "trained", Generator(BASE[0]), Discriminator(BASE[1]))
+    for index in range(8):
+        place = tmp_path / "gray" / ("cat", "dog")[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40), 20 * index, np.uint8)).save(place / f"{index}.png")
+    return tmp_path / "trained"
+
+
+SHORT = {"batch_size": 4, "cpu_threads": 1, "max_images": 4, "log_every_images": 4, "name": "tuned"}
+
+
+def test_a_run_says_what_is_new(trained, capsys):
+    run = fagan_hf.train(
+        dataset="gray", finetune_from=str(trained), channels=1, label_columns=["class"], upscale=True, **SHORT
+    )
+    said = capsys.readouterr().out
+    assert "Reinitialized for other labels or channels: generator layers.0" in said
+    assert "discriminator layers.0, discriminator projection" in said
+    assert run.generator.config.image_channels == 1
+    assert run.generator.config.label_names == ("class=cat", "class=dog")
+
+
+def test_a_layer_is_not_frozen_at_random_weights(trained):
+    with pytest.raises(ValueError, match=r"layer 0 of the discriminator of .* would be frozen at random weights"):
+        fagan_hf.train(
+            dataset="gray", finetune_from=str(trained), channels=1, freeze_discriminator_layers=1, upscale=True, **SHORT
+        )
+
+
+def test_another_architecture_is_refused(trained):
+    with pytest.raises(ValueError, match="has another architecture than this recipe; use --model"):
+        fagan_hf.train(dataset="gray", finetune_from=str(trained), model="fagan-32", **SHORT)
