@@ -53,7 +53,7 @@ def zero_centered_gradient_penalty(
 def wasserstein_gradient_penalty(
     discriminator: Critic,
     real: Float[Tensor, "batch channels height width"],
-    fake: Float[Tensor, "fakes 3 fake_height fake_width"],
+    fake: Float[Tensor, "fakes channels fake_height fake_width"],
     mix: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
     """Penalize the deviation of the discriminator's slope from 1 between real and generated images.
@@ -83,7 +83,7 @@ def wasserstein_gradient_penalty(
 def approximate_gradient_penalty(
     discriminator: Critic,
     images: Float[Tensor, "batch channels height width"],
-    noise: Float[Tensor, "noises 3 noise_height noise_width"],
+    noise: Float[Tensor, "noises channels noise_height noise_width"],
     sigma: float = 0.01,
 ) -> Float[Tensor, ""]:
     """Approximate the gradient penalty by a small random step, without a second derivative.

@@ -36,7 +36,7 @@ def heat_colors(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, 
 
 
 def attention_picture(
-    images: UInt8[np.ndarray, "batch height width 3"],
+    images: UInt8[np.ndarray, "batch height width channels"],
     captured: Mapping[str, CapturedAttention],
     position: Position,
     *,
@@ -95,7 +95,7 @@ def attention_picture(
 
 
 def attention_tile(
-    image: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width channels"],
     layer: CapturedAttention,
     position: Position,
     *,
@@ -121,7 +121,9 @@ def attention_tile(
     return tile
 
 
-def marked_tile(image: UInt8[np.ndarray, "height width 3"], position: Position, *, tile_size: int = 192) -> Image.Image:
+def marked_tile(
+    image: UInt8[np.ndarray, "height width channels"], position: Position, *, tile_size: int = 192
+) -> Image.Image:
     """Draw an image with one of its pixels framed; arguments and errors are those of `attention_tile`."""
     check_positions([position], *image.shape[:2])
     tile = _enlarged(image, tile_size)
@@ -152,7 +154,7 @@ def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 1
 
 def _principal_colors(
     maps: Float[Tensor, "maps channels height width"],
-) -> Float[Tensor, "maps 3 height width"]:
+) -> Float[Tensor, "maps channels height width"]:
     """Project all positions on their three principal components, each from -1 to 1."""
     positions = maps.movedim(1, -1).flatten(0, -2).double()
     positions = positions - positions.mean(0)
@@ -186,7 +188,7 @@ def times_uniform(weights: Float[np.ndarray, "height width"]) -> float:
 
 
 def _maps_of(
-    name: str, layer: CapturedAttention, position: Position, images: UInt8[np.ndarray, "batch height width 3"]
+    name: str, layer: CapturedAttention, position: Position, images: UInt8[np.ndarray, "batch height width channels"]
 ) -> Float[np.ndarray, "batch height width"]:
     if len(layer.weights) != len(images):
         raise ValueError(f"there are {len(images)} images, but {name} was captured with {len(layer.weights)}")

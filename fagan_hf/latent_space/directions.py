@@ -91,7 +91,7 @@ class Directions:
 
 def find_directions(
     generator: Generator,
-    images: UInt8[np.ndarray, "images 3 size size"],
+    images: UInt8[np.ndarray, "images channels size size"],
     labels: Float[np.ndarray, "images num_labels"],
     names: Sequence[str],
     *,

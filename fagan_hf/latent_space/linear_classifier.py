@@ -24,9 +24,11 @@ class LinearClassifier:
         size: Height and width that images are downsampled to [pixels].
     """
 
-    def __init__(self, images: UInt8[np.ndarray, "images 3 size size"], labels: Float[np.ndarray, "images num_labels"]):
+    def __init__(
+        self, images: UInt8[np.ndarray, "images channels size size"], labels: Float[np.ndarray, "images num_labels"]
+    ):
         self.size = min(LARGEST, images.shape[-1])
-        unknowns = 3 * self.size**2 + 1
+        unknowns = images.shape[1] * self.size**2 + 1
         products = RIDGE * torch.eye(unknowns, dtype=torch.float64)
         targets = torch.zeros(unknowns, labels.shape[1], dtype=torch.float64)
         for start in range(0, len(images), _IMAGES_AT_ONCE):
@@ -36,7 +38,7 @@ class LinearClassifier:
             targets += pixels.T @ torch.from_numpy(labels[rows]).double()
         self._weights = torch.linalg.solve(products, targets)
 
-    def scores(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images num_labels"]:
+    def scores(self, images: UInt8[np.ndarray, "images channels size size"]) -> Float[Tensor, "images num_labels"]:
         """Return scores: about 1 if a label is true and about 0 if it is not."""
         parts = [
             self._pixels(images[start : start + _IMAGES_AT_ONCE]) @ self._weights
@@ -44,7 +46,7 @@ class LinearClassifier:
         ]
         return torch.cat(parts)
 
-    def _pixels(self, images: UInt8[np.ndarray, "images 3 size size"]) -> Float[Tensor, "images pixels_and_one"]:
+    def _pixels(self, images: UInt8[np.ndarray, "images channels size size"]) -> Float[Tensor, "images pixels_and_one"]:
         pixels = torch.from_numpy(images / 255)
         pixels = functional.adaptive_avg_pool2d(pixels, self.size).flatten(1)
         return torch.cat([pixels, pixels.new_ones(len(pixels), 1)], dim=1)

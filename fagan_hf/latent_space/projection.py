@@ -37,14 +37,14 @@ class Projection:
 
     latents: Float[Tensor, "1 latent_dim"]
     labels: Float[Tensor, "1 num_labels"] | None
-    reconstruction: UInt8[np.ndarray, "height width 3"]
+    reconstruction: UInt8[np.ndarray, "height width channels"]
     distance: float
     history: tuple[float, ...]
 
 
 def project(
     generator: Generator,
-    image: Float[Tensor, "3 size size"] | Float[Tensor, "1 3 size size"],
+    image: Float[Tensor, "channels size size"] | Float[Tensor, "1 channels size size"],
     *,
     discriminator: Discriminator | None = None,
     labels: LabelSpec | Float[Tensor, "1 num_labels"] | None = None,

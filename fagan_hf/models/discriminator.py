@@ -35,7 +35,7 @@ class Discriminator(Network):
             self.projection = spectral_norm(embedding)
 
     def forward(
-        self, images: Float[Tensor, "batch 3 size size"], labels: Float[Tensor, "batch num_labels"] | None = None
+        self, images: Float[Tensor, "batch channels size size"], labels: Float[Tensor, "batch num_labels"] | None = None
     ) -> Float[Tensor, " batch"]:
         """Compute the logits of images.
 

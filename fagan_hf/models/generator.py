@@ -47,7 +47,7 @@ class Generator(Network):
         self,
         latents: Float[Tensor, "batch latent_dim *one_by_one"],
         labels: Float[Tensor, "batch num_labels"] | None = None,
-    ) -> Float[Tensor, "batch 3 size size"]:
+    ) -> Float[Tensor, "batch channels size size"]:
         """Turn latents into images.
 
         Args:

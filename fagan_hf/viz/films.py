@@ -19,7 +19,7 @@ MAX_GIF_FRAMES_PER_SECOND = 50  # GIF delays are in hundredths of a second, and 
 _PALETTE_PIXELS = 2**20  # pixels used for the common palette; more make no visible difference
 _LINES_OF_FFMPEG = 5
 
-Frames = UInt8[np.ndarray, "frames height width 3"]
+Frames = UInt8[np.ndarray, "frames height width channels"]
 
 
 def writable_suffixes() -> tuple[str, ...]:

@@ -24,8 +24,8 @@ class PenaltyDraws:
     """
 
     mix: Float[Tensor, " batch"] | None = None
-    real_noise: Float[Tensor, "batch 3 size size"] | None = None
-    fake_noise: Float[Tensor, "batch 3 size size"] | None = None
+    real_noise: Float[Tensor, "batch channels size size"] | None = None
+    fake_noise: Float[Tensor, "batch channels size size"] | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class MicroBatch:
         penalty_draws: Random numbers for the penalties.
     """
 
-    real: Float[Tensor, "batch 3 size size"]
+    real: Float[Tensor, "batch channels size size"]
     real_augment: Float[Tensor, "batch distortions numbers"]
     latents: Float[Tensor, "batch latent_dim"]
     fake_augment: Float[Tensor, "batch distortions numbers"]
@@ -375,6 +375,6 @@ def _gradient_norm(player: Player) -> Float[Tensor, ""]:
     return nn.utils.get_total_norm([each.grad for each in player.network.parameters() if each.grad is not None])
 
 
-def _variance(images: Sequence[Float[Tensor, "batch 3 size size"]]) -> Float[Tensor, ""]:
+def _variance(images: Sequence[Float[Tensor, "batch channels size size"]]) -> Float[Tensor, ""]:
     """Return the variance of pixels between images, averaged over pixels and micro-batches."""
     return torch.stack([each.var(0).mean() for each in images]).mean()

@@ -77,7 +77,7 @@ class Look:
 @on_gpu
 def look_at_generator(
     model: Model, seed: int, position: Position, labels: dict[str, Any] | None = None
-) -> tuple[UInt8[np.ndarray, "height width 3"], list[Look]]:
+) -> tuple[UInt8[np.ndarray, "height width channels"], list[Look]]:
     """Generate the image of a seed, and capture the attention of each layer.
 
     Returns:
@@ -120,7 +120,7 @@ def _captured(
 
 
 def _looks(
-    image: UInt8[np.ndarray, "height width 3"], captured: dict[str, CapturedAttention], position: Position
+    image: UInt8[np.ndarray, "height width channels"], captured: dict[str, CapturedAttention], position: Position
 ) -> list[Look]:
     looks = []
     for number, (name, layer) in enumerate(captured.items(), start=1):

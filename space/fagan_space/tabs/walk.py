@@ -79,7 +79,7 @@ def film(
 @on_gpu
 def _draw(
     model: Model, latents: Float[Tensor, "frames latent_dim"], labels: Float[Tensor, "frames num_labels"] | None
-) -> Iterator[UInt8[np.ndarray, "batch height width 3"]]:
+) -> Iterator[UInt8[np.ndarray, "batch height width channels"]]:
     for batch in sample(model.generator, latents, labels, batch_size=_BATCH, progress=False):
         yield to_uint8(batch)
 
