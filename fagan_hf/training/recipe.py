@@ -15,6 +15,7 @@ from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
 from fagan_hf.data.decode import Fit, check_background
 from fagan_hf.data.image_source import ImageSource
+from fagan_hf.utils.suggest import suggest
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
 
@@ -50,6 +51,37 @@ HOW_LONG_AND_WHERE = {
     "weights_license",
     "report_to",
     "accept_changed_data",
+    "accept_changes",
+}
+
+# Nor do these: the pixels and labels are compared themselves, and a step computes the same up to rounding. It is noted.
+MAY_FOLLOW_ITS_OWNER = {
+    "dataset",
+    "split",
+    "revision",
+    "config_name",
+    "image_column",
+    "crop",
+    "fit",
+    "background",
+    "upscale",
+    "skip_broken",
+    "num_avatars",
+    "gradient_accumulation",
+    "mixed_precision",
+}
+
+# These change the training, but no tensor's shape: on request a run goes on with other values.
+MAY_CHANGE_ON_REQUEST = {
+    "generator_learning_rate",
+    "discriminator_learning_rate",
+    "decay_after_images",
+    "max_gradient_norm",
+    "r1_gamma",
+    "r2_gamma",
+    "wasserstein_penalty",
+    "augment_probability",
+    "ema_half_life_images",
 }
 
 
@@ -173,6 +205,8 @@ class Recipe:
     """Experiment tracker that metrics and sample grids are also sent to: TensorBoard, Trackio or Weights & Biases."""
     accept_changed_data: bool = False
     """Resume even if the images have changed since the run began."""
+    accept_changes: tuple[str, ...] = ()
+    """Fields with which the run may be resumed although they differ, such as generator_learning_rate."""
     resume_from: str | None = None
     """Resume training this model, a run folder or user/name on the Hub, with its recipe."""
     finetune_from: str | None = None
@@ -203,6 +237,9 @@ class Recipe:
                 f"weights_license is {self.weights_license!r}; it must be a Hub license id, like 'mit' or "
                 "'cc-by-4.0' (https://huggingface.co/docs/hub/repositories-licenses)"
             )
+        for name in self.accept_changes:
+            if name not in MAY_CHANGE_ON_REQUEST:
+                raise ValueError(f"accept_changes names {name!r}; {suggest(name, sorted(MAY_CHANGE_ON_REQUEST))}")
         if self.push_training_state and not self.push_to_hub:
             raise ValueError("push_training_state is true, but push_to_hub is not set")
         if self.approximate_penalties and not (self.r1_gamma or self.r2_gamma):
@@ -326,7 +363,7 @@ CHOICES = {
     field.name: get_args(field.type) for field in dataclasses.fields(Recipe) if get_origin(field.type) is Literal
 }
 
-LISTS = ("label_columns", "augment")  # of names
+LISTS = ("label_columns", "augment", "accept_changes")  # of names
 
 DEFAULTS = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default

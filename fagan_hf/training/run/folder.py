@@ -10,7 +10,13 @@ from filelock import FileLock, Timeout
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
 from fagan_hf.hub.repository import ARCHITECTURE, RECIPE
-from fagan_hf.training.recipe import DEFAULTS, HOW_LONG_AND_WHERE, Recipe
+from fagan_hf.training.recipe import (
+    DEFAULTS,
+    HOW_LONG_AND_WHERE,
+    MAY_CHANGE_ON_REQUEST,
+    MAY_FOLLOW_ITS_OWNER,
+    Recipe,
+)
 from fagan_hf.utils.redaction import redact
 
 MAY_DIFFER_BY_MACHINE = ("output_dir", "cpu_threads", "dataset")  # the images themselves are compared
@@ -41,15 +47,18 @@ def hold_folder(recipe: Recipe) -> FileLock:
     return lock
 
 
-def check_folder(recipe: Recipe) -> None:
+def check_folder(recipe: Recipe) -> list[str]:
     """Refuse a run folder that was created with another recipe.
+
+    Returns:
+        The changes with which the run is resumed, in words.
 
     Raises:
         ValueError: The recipes differ; says in which fields.
     """
     path = recipe.run_dir / RECIPE
     if not path.exists():
-        return
+        return []
     wanted = yaml.safe_load(redact(recipe.to_yaml()))
     try:
         begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
@@ -57,12 +66,18 @@ def check_folder(recipe: Recipe) -> None:
         raise ValueError(f"{path} is corrupt: {error}. Remove {recipe.run_dir} to start over.") from error
     names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
     different = sorted(name for name in names if begun.get(name) != wanted.get(name))
-    if different:
-        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r} now" for name in different)
-        raise ValueError(
-            f"{recipe.run_dir} belongs to another recipe: {changes}. "
-            "Choose another --name, or remove that folder to start over."
+    changes = {name: f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r} now" for name in different}
+    refused = [name for name in different if name not in (*MAY_FOLLOW_ITS_OWNER, *recipe.accept_changes)]
+    if refused:
+        on_request = [name for name in refused if name in MAY_CHANGE_ON_REQUEST]
+        hint = (
+            f", or resume with the new values: --accept_changes {','.join(on_request)}" if on_request == refused else ""
         )
+        raise ValueError(
+            f"{recipe.run_dir} belongs to another recipe: {'; '.join(changes[name] for name in refused)}. "
+            f"Choose another --name, or remove that folder to start over{hint}."
+        )
+    return [*changes.values()]
 
 
 def check_same_recipe(recipe: Recipe, of_main: str) -> None:

@@ -36,6 +36,8 @@ def restore(session: Session) -> None:
         restore_checkpoint(session, found)
     else:
         _start_from_weights(session)
+    for change in session.changes:
+        session.note(f"Resuming with another recipe: {change}.")
     _open_stream(session)
     session.started = time.monotonic() - session.progress.seconds
     session.progress.data = {"content": session.batches.content, "description": session.images.description}

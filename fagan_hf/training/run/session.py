@@ -58,6 +58,7 @@ class Session:
     Attributes:
         recipe: The recipe of the run.
         command: The command for the card, if it differs from that of this process.
+        changes: How the recipe differs from that of the last session, in words.
         processes: Processes that share the work.
         lock: Lock on the folder; main process only.
         origin: The model that the run starts from.
@@ -86,6 +87,7 @@ class Session:
 
     recipe: Recipe
     command: str | None
+    changes: list[str]
     processes: Processes
     lock: FileLock | None
     origin: Origin | None
@@ -220,7 +222,7 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
 
 
 def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: FileLock | None) -> Session:
-    processes.run_on_main(lambda: check_folder(recipe))
+    changes = processes.broadcast_from_main(processes.run_on_main(lambda: check_folder(recipe)))
     check_same_recipe(recipe, processes.broadcast_from_main(recipe.to_yaml()))
     origin_name = recipe.resume_from or recipe.finetune_from
     origin = _find_origin(origin_name, processes) if origin_name else None
@@ -263,6 +265,7 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     return Session(
         recipe=recipe,
         command=command,
+        changes=changes,
         processes=processes,
         lock=lock,
         origin=origin,

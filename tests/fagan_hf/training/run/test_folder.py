@@ -4,7 +4,13 @@ import re
 import pytest
 
 from fagan_hf.architectures.load import save_architecture
-from fagan_hf.training.run.folder import architecture_changes, check_architecture, check_same_recipe, hold_folder
+from fagan_hf.training.run.folder import (
+    architecture_changes,
+    check_architecture,
+    check_folder,
+    check_same_recipe,
+    hold_folder,
+)
 from tests.small import DISCRIMINATOR, GENERATOR
 
 
@@ -71,3 +77,37 @@ def test_architectures_are_compared_field_by_field(make_recipe):
     assert "generator.layers[0].in_channels was 8, is 4 now" in changes
     with pytest.raises(ValueError, match=r"started with another architecture.*latent_dim was 8, is 4"):
         check_architecture(recipe, (wider, DISCRIMINATOR))
+
+
+def begun(make_recipe, **changes):
+    recipe = make_recipe(**changes)
+    recipe.run_dir.mkdir(parents=True)
+    (recipe.run_dir / "recipe.yaml").write_text(recipe.to_yaml())
+
+
+def test_a_run_follows_its_owner(make_recipe):
+    """Where the images are, and how a step is computed, may change: pixels and labels are compared themselves."""
+    begun(make_recipe)
+    assert check_folder(make_recipe()) == []
+    moved = make_recipe(dataset="/mnt/photos", gradient_accumulation=2, mixed_precision="bf16", cpu_threads=7)
+    assert check_folder(moved) == [
+        f"dataset was {make_recipe().dataset!r}, is '/mnt/photos' now",
+        "gradient_accumulation was 1, is 2 now",
+        "mixed_precision was 'no', is 'bf16' now",
+    ]
+
+
+def test_learning_rates_change_on_request(make_recipe):
+    begun(make_recipe)
+    slower = {"generator_learning_rate": 1e-5}
+    with pytest.raises(ValueError, match=r"or resume with the new values: --accept_changes generator_learning_rate"):
+        check_folder(make_recipe(**slower))
+    accepted = make_recipe(**slower, accept_changes=("generator_learning_rate",))
+    assert check_folder(accepted) == ["generator_learning_rate was 0.0001, is 1e-05 now"]
+    with pytest.raises(ValueError, match=r"another recipe: loss was .* start over\.$"):
+        check_folder(make_recipe(**slower, loss="hinge", accept_changes=("generator_learning_rate",)))
+
+
+def test_only_what_changes_no_shape_is_accepted(make_recipe):
+    with pytest.raises(ValueError, match="accept_changes names 'model'; There are: augment_probability"):
+        make_recipe(accept_changes=("model",))

@@ -387,3 +387,21 @@ def test_samples_that_look_alike_are_warned_about(make_recipe, monkeypatch, capf
     assert "Resolved: similar samples." in told
     warned = [line["images"] for line in lines(recipe) if "most samples look alike" in str(line.get("warnings"))]
     assert warned == [24, 28, 32, 36, 40]
+
+
+def test_a_moved_run_goes_on_and_says_what_changed(make_recipe, tmp_path, capfd):
+    """The same pixels elsewhere, and another accumulation: noted in the history."""
+    train(make_recipe(max_images=8))
+    shutil.copytree(make_recipe().dataset, tmp_path / "moved")
+    session = setup(make_recipe(max_images=16, dataset=str(tmp_path / "moved"), gradient_accumulation=2))
+    loop.train(session)
+    assert session.images_seen == 16
+    assert "Resuming at 8 images" in capfd.readouterr().out
+    events = [event for line in session.report.lines() for event in line.get("events", [])]
+    assert any(event.startswith("Resuming with another recipe: dataset was ") for event in events)
+    assert "Resuming with another recipe: gradient_accumulation was 1, is 2 now." in events
+    shutil.rmtree(tmp_path / "moved")
+    shutil.copytree(make_recipe().dataset, tmp_path / "moved")
+    next((tmp_path / "moved").rglob("*.png")).unlink()
+    with pytest.raises(ValueError, match="have changed since the run began"):
+        train(make_recipe(max_images=24, dataset=str(tmp_path / "moved")))
