@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fagan_hf.commands.options import (
     add_batch_size,
@@ -26,6 +26,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "metrics.json, nearest.png and the model card."
     )
     add_model(parser, is_positional=True)
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=64,
+        help="for a folder or archive of images instead of a model: side to which they and those of --dataset are "
+        "resized [pixels] (default: 64)",
+    )
     add_images(parser)
     parser.add_argument(
         "--num-images",
@@ -53,6 +60,9 @@ def run(options: argparse.Namespace) -> None:
 
     keep_freed_memory()
     extractor = build_features(options.features)  # report a missing package before loading anything
+    if _is_images(options.model):
+        _compare_images(options, extractor)
+        return
     generator = load_generator(options)
     images = prepare_images(image_source(options, generator.config.image_size))
     evaluation = evaluate(
@@ -67,6 +77,31 @@ def run(options: argparse.Namespace) -> None:
         _keep(Path(options.model), evaluation)
     if options.picture is not None:
         save_picture(evaluation.nearest_picture(), options.picture, make_folder=True)
+
+
+def _is_images(name: str) -> bool:
+    """Return whether a name is that of local images rather than of a model."""
+    from fagan_hf.data.archives import is_archive
+    from fagan_hf.data.rows import table_files
+    from fagan_hf.hub.repository import CONFIG, GENERATOR
+
+    path = Path(name).expanduser()
+    if path.is_file():
+        return is_archive(path) or bool(table_files(path))
+    return path.is_dir() and not any((path / each).is_file() for each in (CONFIG, f"{GENERATOR}/{CONFIG}"))
+
+
+def _compare_images(options: argparse.Namespace, extractor: Any) -> None:
+    """Compare local images with real ones."""
+    from fagan_hf.data.image_source import ImageSource
+    from fagan_hf.data.prepare import prepare_images
+    from fagan_hf.metrics.evaluate import compare_images
+
+    if options.dataset is None:
+        raise ValueError(f"{options.model} contains images and no model; choose the real images: --dataset")
+    real = prepare_images(image_source(options, options.size))
+    given = prepare_images(ImageSource(options.model, options.size, upscale=bool(options.upscale), crop=options.crop))
+    print(compare_images(given, real, features=extractor, num_images=options.num_images).table())
 
 
 def _keep(folder: Path, evaluation: "Evaluation") -> None:

@@ -122,21 +122,18 @@ class Metric(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The result of evaluating a generator.
+class Comparison:
+    """Images compared with real ones.
 
     Attributes:
         features: The feature extractor.
-        num_images: Number of generated images, and of real ones to compare with.
+        num_images: Number of images, and of real ones to compare with.
         total: Real images in the dataset.
         compared_with: Number of real images that were searched for nearest neighbors.
-        found: Metrics of the generated images.
+        found: Metrics of the images.
         floor: Metrics of as many other real images; ``None`` if there are too few.
-        nearness: Closeness of the generated images to the nearest of all real ones.
+        nearness: Closeness of the images to the nearest of all real ones.
         real_nearness: Closeness of real images to the nearest other one.
-        images_per_second: Generation speed, without feature extraction.
-        closest: Seeds of the generated images closest to a real one, in ascending order of distance.
-        neighbors: Data of `nearest_picture`.
     """
 
     features: FeatureExtractor
@@ -147,9 +144,6 @@ class Evaluation:
     floor: Numbers | None
     nearness: Nearness
     real_nearness: Nearness
-    images_per_second: float
-    closest: Sequence[int]
-    neighbors: "_Neighbors" = field(repr=False)
 
     def metrics(self) -> list[Metric]:
         """Return all numbers, the Fréchet distance first if there is one."""
@@ -179,9 +173,13 @@ class Evaluation:
             metric("copied", "Share of near copies of real images", near.copied, real.copied, lower_is_better=True),
         ]
 
-    def table(self) -> str:
-        """Format all results for a terminal."""
-        lines = [f"{'':<28}{'generated':>14}{'real':>12}"]
+    def table(self, subject: str = "given") -> str:
+        """Format all results for a terminal.
+
+        Args:
+            subject: What the images are, in one word.
+        """
+        lines = [f"{'':<28}{subject:>14}{'real':>12}"]
         for each in self.metrics():
             value = f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
             arrow = {None: "", True: "↓", False: "↑"}[each.lower_is_better]
@@ -189,16 +187,34 @@ class Evaluation:
             lines.append(f"{each.type + ' ' + arrow:<28}{value:>14}{real:>12}")
         lines += [
             "",
-            f"{self.num_images:,} generated images against as many of {self.total:,} real ones.",
+            f"{self.num_images:,} {subject} images against as many of {self.total:,} real ones.",
             f"Nearest and copied: against {self.compared_with:,} of them. Column real: the same for other real images.",
             f"Features: {self.features.description}.",
             "A Fréchet distance of few images is biased upward: compare only metrics of the same name and data."
             if self.found.frechet is not None
             else f"No Fréchet distance: {self.num_images:,} images are not more than the features, so their covariance "
             "is not known.",
-            f"{self.images_per_second:,.1f} images a second.",
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Evaluation(Comparison):
+    """The result of evaluating a generator.
+
+    Attributes:
+        images_per_second: Generation speed, without feature extraction.
+        closest: Seeds of the generated images closest to a real one, in ascending order of distance.
+        neighbors: Data of `nearest_picture`.
+    """
+
+    images_per_second: float
+    closest: Sequence[int]
+    neighbors: "_Neighbors" = field(repr=False)
+
+    def table(self, subject: str = "generated") -> str:
+        """Format all results for a terminal."""
+        return f"{super().table(subject)}\n{self.images_per_second:,.1f} images a second."
 
     def measurements(self, generator: str) -> list[Measurement]:
         """Return the entries of ``metrics.json``, which the card shows.
@@ -412,6 +428,50 @@ def compare(
             real.rows[similar.numpy()],
             labels_of(images, real.rows[pictured.numpy()]),
         ),
+    )
+
+
+def compare_images(
+    others: Images,
+    images: Images,
+    *,
+    features: Any = "effnetlite0",
+    num_images: int | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare two sets of images, such as those of another program with real ones.
+
+    Args:
+        others: The images to judge.
+        images: Real images of the same size.
+        features: See `evaluate`.
+        num_images: Number of images of each set; by default as for `evaluate`, but not more than there are.
+        cache_dir: See `evaluate`.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: The sizes differ, or there are too few images.
+        ImportError: The features need a package; says which.
+    """
+    if others.image_shape[1:] != images.image_shape[1:]:
+        raise ValueError(f"the images are {others.image_shape[1]} pixels wide, the real ones {images.image_shape[1]}")
+    extractor = build_features(features)
+    if num_images is None:
+        num_images = min(default_count(len(images), extractor.num_images), len(others))
+    for each in (images, others):
+        check_counts(num_images, each, extractor)
+    real, given = (real_features(each, extractor, cache_dir=cache_dir, progress=progress) for each in (images, others))
+    chosen, floor = given.features[:num_images], _floor(real, num_images)
+    return Comparison(
+        features=extractor,
+        num_images=num_images,
+        total=real.total,
+        compared_with=len(real.features),
+        found=Numbers.of(chosen, real.features[:num_images]),
+        floor=floor.numbers,
+        nearness=Nearness.of(nearest(chosen, real.features)[0], floor.apart),
+        real_nearness=Nearness.of(floor.apart, floor.apart),
     )
 
 

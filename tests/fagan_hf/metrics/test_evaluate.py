@@ -16,7 +16,7 @@ from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import save_repository, weights_hash
 from fagan_hf.metrics import features as features_module
 from fagan_hf.metrics import references
-from fagan_hf.metrics.evaluate import FIRST_SEED, default_count, evaluate, generated_features
+from fagan_hf.metrics.evaluate import FIRST_SEED, compare_images, default_count, evaluate, generated_features
 from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.metrics.references import real_features
 from fagan_hf.models import Discriminator, Generator
@@ -389,3 +389,27 @@ def test_without_a_recipe_the_data_must_be_named(tmp_path, generator, corners, c
     generator.save_pretrained(tmp_path / "bare")
     assert evaluate_command(tmp_path / "bare") == 2
     assert "choose the images to compare with: --dataset" in capsys.readouterr().err
+
+
+def test_two_folders_are_compared(folder, images, corners, capsys, tmp_path):
+    same = compare_images(images, images, features=EXTRACTOR, num_images=70, progress=False)
+    assert same.found.frechet == pytest.approx(0, abs=1e-6)
+    assert same.nearness.copied == 1
+    assert same.real_nearness.copied < 0.2
+    noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    (tmp_path / "noise").mkdir()
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{index}.png")
+    assert evaluate_command(tmp_path / "noise", "--dataset", folder, "--size", 8) == 0
+    out = capsys.readouterr().out
+    assert "20 given images against as many of 150 real ones." in out
+    assert "fd_corners_20" in out
+    assert "images a second" not in out
+    assert evaluate_command(tmp_path / "noise", "--size", 8) == 2
+    assert "contains images and no model; choose the real images: --dataset" in capsys.readouterr().err
+
+
+def test_sets_of_other_sizes_are_not_compared(folder, images):
+    small = prepare_images(ImageSource(str(folder), resolution=4), progress=False)
+    with pytest.raises(ValueError, match="the images are 4 pixels wide, the real ones 8"):
+        compare_images(small, images, features=EXTRACTOR, progress=False)
