@@ -146,11 +146,8 @@ def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path
     first, second = (load_file(tmp_path / f"runs/{name}/generator/model.safetensors") for name in ("first", "second"))
     name = "layers.0.query.weight"
     assert np.allclose(first[name], second[name], atol=1e-9)
-    refused = train(
-        "--finetune_from", "alice/first", "--name", "third", "--label_columns", "class", is_from_model=True,
-        dataset=tmp_path, check=False,
+    labeled = train(
+        "--finetune_from", "alice/first", "--name", "third", "--label_columns", "class", "--max_images", 4,
+        is_from_model=True, dataset=tmp_path,
     )  # fmt: skip
-    assert refused.returncode == 2
-    assert "has other labels" in refused.stderr
-    nameless = train("--finetune_from", "alice/first", is_from_model=True, check=False)
-    assert "needs a name: give --name" in nameless.stderr
+    assert "Reinitialized for other labels or channels: generator layers.0" in labeled.stdout

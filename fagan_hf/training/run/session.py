@@ -139,7 +139,7 @@ class Session:
         if isinstance(self.images, ImageStream) or len(self.images) < 2:
             return None
         rows = np.linspace(0, len(self.images) - 1, min(len(self.images), MAX_COMPARED)).astype(int)
-        return diversity(self.images.batch(rows)[0].numpy()) or None
+        return diversity(self.images.array[rows]) or None
 
     def is_due(self, what: str) -> bool:
         """Return whether the last step crossed an interval of the recipe, such as ``"log"``."""

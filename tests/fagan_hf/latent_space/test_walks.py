@@ -175,7 +175,10 @@ def test_labels_of_a_projection():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": torch.zeros(3, 9, 9)}, r"image is \[3, 9, 9\]; it must be \[3, 8, 8\] or \[1, 3, 8, 8\]"),
+        (
+            {"image": torch.zeros(3, 9, 9)},
+            r"image is \[3, 9, 9\]; it must be \[3, 8, 8\], or the same with a batch of 1",
+        ),
         ({"image": torch.zeros(2, 3, 8, 8)}, r"image is \[2, 3, 8, 8\]"),
         ({"image": torch.full((3, 8, 8), 255.0)}, r"image is torch.float32 from 255 to 255; .* \[-1, 1\]"),
         ({"image": torch.full((3, 8, 8), float("nan"))}, "image is torch.float32 from nan"),

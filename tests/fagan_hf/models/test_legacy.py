@@ -251,8 +251,8 @@ def test_layers_that_are_no_generator():
     image = ConvTransposeSpec(in_channels=8, out_channels=3, kernel_size=4)
     with pytest.raises(ValueError, match="the layers don't form a generator: latent_dim is 0"):
         generator_config(legacy(image), list("abcdefgh"))
-    wrong = ConvTransposeSpec(in_channels=8, out_channels=4, kernel_size=4)
-    with pytest.raises(ValueError, match="the last layer outputs 4 channels at 4x4"):
+    wrong = ConvTransposeSpec(in_channels=8, out_channels=5, kernel_size=4)
+    with pytest.raises(ValueError, match="the last layer outputs 5 channels at 4x4"):
         generator_config(legacy(wrong))
 
 

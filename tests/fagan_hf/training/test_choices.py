@@ -7,6 +7,8 @@ from PIL import Image
 import fagan_hf
 from fagan_hf.data.inspection import Inspection, Seen
 from fagan_hf.data.listing import Listing
+from fagan_hf.hub.repository import save_repository
+from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training import choices
 from fagan_hf.training.choices import Machine, budget, choose, run_name
 from fagan_hf.training.flags import build_recipe, parse_recipe
@@ -190,3 +192,16 @@ def test_nothing_to_choose_from(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse_recipe([str(tmp_path / "set")])
     assert "none of the 1 images of" in capsys.readouterr().err
+
+
+def test_a_model_is_fine_tuned_on_a_place(folder, monkeypatch, tmp_path):
+    """Its recipe is kept, but not what it says about its data."""
+    save_repository(tmp_path / "first", Generator.from_preset("fagan-32"), Discriminator.from_preset("fagan-32"))
+    base = build_recipe("avatars-32", num_avatars=50, label_columns=["beard"], r1_gamma=0.75)
+    (tmp_path / "first" / "recipe.yaml").write_text(base.to_yaml())
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    recipe = parse_recipe([str(folder), "--finetune-from", str(tmp_path / "first")])
+    assert (recipe.name, recipe.model, recipe.r1_gamma) == ("icons-32", "fagan-32", 0.75)
+    assert (recipe.dataset, recipe.label_columns, recipe.num_avatars) == (str(folder), (), None)
+    assert recipe.channels == 4
+    assert recipe.max_minutes == 60
