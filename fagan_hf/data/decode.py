@@ -89,6 +89,7 @@ def decode_image(
     background: str = "white",
     channels: int = 3,
     upscale: bool = False,
+    formats: tuple[str, ...] | None = None,
 ) -> np.ndarray:
     """Read an image file, or the bytes of one, as an upright square in sRGB.
 
@@ -101,6 +102,7 @@ def decode_image(
         background: Color behind transparent pixels and of added bars: `white`, `black` or `#rrggbb`.
         channels: 1 for grayscale, 3 for RGB, 4 for RGBA with premultiplied alpha, whose bars are transparent.
         upscale: Whether an image smaller than `resolution` is enlarged instead of refused.
+        formats: Pillow's names of the formats to recognize; `None` for all of `readable_formats`.
 
     Returns:
         uint8 [channels, resolution, resolution].
@@ -111,7 +113,8 @@ def decode_image(
     color = check_background(background)
     try:
         file = content.read() if isinstance(content, Member) else content
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=readable_formats()) as image:
+        formats = readable_formats() if formats is None else formats
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
             check_size(image.size, resolution=resolution, crop=crop, fit=fit, upscale=upscale)
             ImageOps.exif_transpose(image, in_place=True)
             square = _center(image, crop) if fit == "crop" else image

@@ -53,7 +53,7 @@ def read(content: bytes, *, size: int, channels: int, most_pixels: int, longest_
     if name in ("JPEG", "MPO") and len(_SCAN.findall(content)) > most_scans:
         raise ValueError(f"the image has more than {most_scans} scans; upload it as a PNG")
     try:
-        return decode_image(content, resolution=size, channels=channels, upscale=True).tobytes()
+        return decode_image(content, resolution=size, channels=channels, upscale=True, formats=formats).tobytes()
     except UnusableImageError as error:
         raise ValueError("the image is damaged or too small; upload another PNG, JPEG or WebP") from error
 

@@ -24,6 +24,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from fagan_hf import serving
+from fagan_hf.data.decode import readable_formats
 from tests.space.hostile import API
 
 
@@ -149,6 +150,18 @@ def test_pictures_that_would_take_long_or_much_memory(content, words):
 def test_a_picture_as_cameras_and_editors_write_it_is_read():
     for content in (jpeg_of_scans(0), picture((300, 200), "CMYK", "JPEG"), picture((200, 300), "LA")):
         assert decoded(content).shape == (3, 8, 8)
+
+
+def test_what_was_checked_is_what_is_decoded():
+    """A TIFF of 16x16 pixels that another reader, one that visitors may not use, takes for a Photo CD of 768x512."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 30, 40)).save(file, "TIFF")
+    content = bytearray(file.getvalue().ljust(1_400_000, b"\0"))
+    assert len(file.getvalue()) < 2048
+    content[2048:2052] = b"PCD_"
+    with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+        assert image.format == "PCD"
+    assert decoded(bytes(content))[:, 4, 4].tolist() == [200, 30, 40]
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import os; os.abort()", "bytes(10**10)", "print('short')"])
