@@ -404,22 +404,14 @@ def compare(
         seconds: Time of their generation.
         real: Features of the real images.
     """
-    count, floor = len(fake), _floor(real, len(fake))
-    distances, _ = nearest(fake, real.features)
+    compared, distances = _compare_features(extractor, fake, real)
     closest = distances.argsort()[:_PICTURED]
     pictured = torch.cat([closest, torch.arange(len(closest))])
     similar = torch.cdist(fake[pictured].double(), real.features.double())
     similar = similar.topk(min(_SIMILAR, len(real.features)), dim=1, largest=False).indices
     return Evaluation(
-        features=extractor,
-        num_images=count,
-        total=real.total,
-        compared_with=len(real.features),
-        found=Numbers.of(fake, real.features[:count]),
-        floor=floor.numbers,
-        nearness=Nearness.of(distances, floor.apart),
-        real_nearness=Nearness.of(floor.apart, floor.apart),
-        images_per_second=count / seconds if seconds else math.nan,
+        **vars(compared),
+        images_per_second=len(fake) / seconds if seconds else math.nan,
         closest=[FIRST_SEED + int(index) for index in closest],
         neighbors=_Neighbors(
             generator,
@@ -462,17 +454,26 @@ def compare_images(
     for each in (images, others):
         check_counts(num_images, each, extractor)
     real, given = (real_features(each, extractor, cache_dir=cache_dir, progress=progress) for each in (images, others))
-    chosen, floor = given.features[:num_images], _floor(real, num_images)
-    return Comparison(
+    return _compare_features(extractor, given.features[:num_images], real)[0]
+
+
+def _compare_features(
+    extractor: FeatureExtractor, given: Float[Tensor, "images features"], real: RealFeatures
+) -> tuple[Comparison, Float[Tensor, " images"]]:
+    """Compare features with as many real ones; return also the distance of each to the nearest real one."""
+    count, floor = len(given), _floor(real, len(given))
+    distances, _ = nearest(given, real.features)
+    comparison = Comparison(
         features=extractor,
-        num_images=num_images,
+        num_images=count,
         total=real.total,
         compared_with=len(real.features),
-        found=Numbers.of(chosen, real.features[:num_images]),
+        found=Numbers.of(given, real.features[:count]),
         floor=floor.numbers,
-        nearness=Nearness.of(nearest(chosen, real.features)[0], floor.apart),
+        nearness=Nearness.of(distances, floor.apart),
         real_nearness=Nearness.of(floor.apart, floor.apart),
     )
+    return comparison, distances
 
 
 def _floor(real: RealFeatures, count: int) -> _Floor:
