@@ -11,6 +11,7 @@ from typing import Literal
 
 from fagan_hf.data import avatars
 from fagan_hf.data.archives import is_archive
+from fagan_hf.data.decode import image_suffixes
 from fagan_hf.data.digests import numbered_digests
 from fagan_hf.data.folder import list_folder
 from fagan_hf.data.image_source import ImageSource
@@ -85,7 +86,10 @@ def _is_rows(folder: Path) -> bool:
     """Return whether a folder holds tables with images in them, rather than image files."""
     if is_saved(folder):
         return True
-    return any(path.stem.lower() != "metadata" for path in folder.glob("*.parquet")) or any(folder.glob("*.arrow"))
+    tables = [*folder.glob("*.parquet"), *folder.glob("*.arrow")]
+    if all(path.stem.lower() == "metadata" for path in tables):
+        return False
+    return not any(path.suffix.lower() in image_suffixes() for path in folder.rglob("*"))  # else they are labels
 
 
 def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:

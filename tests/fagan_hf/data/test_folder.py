@@ -174,12 +174,13 @@ def as_parquet(rows=ROWS):
         ("metadata.jsonl", as_jsonl()),
         ("metadata.parquet", as_parquet()),
         ("labels.csv", as_csv(header=("filename", "smiling", "hair"))),
+        ("labels.parquet", as_parquet()),
         (
             "labels.csv",
             as_csv([(n.removesuffix(".png").rpartition("/")[2], *r) for n, *r in ROWS], ("id", "smiling", "hair")),
         ),
     ],
-    ids=["csv", "semicolons", "jsonl", "parquet", "another name", "names without suffix"],
+    ids=["csv", "semicolons", "jsonl", "parquet", "another name", "another parquet", "names without suffix"],
 )
 def test_tables_beside_the_images(read, tmp_path, name, content):
     contents = read(fill(tmp_path / "set", IMAGES | {name: content}))

@@ -118,6 +118,11 @@ def test_kinds_of_places(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "metadata.parquet").touch()
     (tmp_path / "photos" / "a.png").touch()
+    (tmp_path / "labeled").mkdir()
+    (tmp_path / "labeled" / "labels.parquet").touch()
+    assert kind_of_source(str(tmp_path / "labeled")) == "rows"
+    (tmp_path / "labeled" / "a.png").touch()
+    assert kind_of_source(str(tmp_path / "labeled")) == "files", "the table holds labels"
     (tmp_path / "a.txt").touch()
     (tmp_path / "a.tgz").touch()
     assert kind_of_source(str(tmp_path / "photos")) == "files"
