@@ -76,7 +76,11 @@ def choose_recipe(
     begun = recipe.run_dir / RECIPE
     if begun.is_file():
         tqdm.write(f"{recipe.run_dir} exists: resuming with its recipe.")
-        return parse(read_recipe_file(begun))
+        fields = read_recipe_file(begun)
+        if minutes is not None:  # of all sessions together
+            longer = budget(recipe, measure(recipe), machine, minutes, (time.monotonic() - started) / 60).fields
+            fields |= {name: longer[name] for name in ("max_images", "max_minutes")}
+        return parse(fields)
     speed = measure(recipe)
     plan = budget(recipe, speed, machine, minutes, (time.monotonic() - started) / 60)
     planned = {name: value for name, value in plan.fields.items() if name not in given}

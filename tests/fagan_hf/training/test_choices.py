@@ -175,6 +175,11 @@ def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
     assert "upright RGBA with premultiplied alpha, largest center square" in card
     again = parse_recipe([str(folder), "--max-images", "128", "--cpu-threads=1", "--batch_size=8"])
     assert "exists: resuming with its recipe" in capsys.readouterr().out
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    longer = parse_recipe([str(folder), "--minutes", "90", "--cpu-threads=1", "--batch_size=8"])
+    assert longer.max_minutes == pytest.approx(90 * 0.86, rel=0.02)
+    assert longer.max_images > 90 * 0.8 * 60 * 50
+    assert longer.sample_every_images == again.sample_every_images
     assert (again.run_dir, again.max_images, again.channels) == (run.folder.relative_to(run.folder.parents[1]), 128, 4)
 
 
