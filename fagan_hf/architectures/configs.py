@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
-from fagan_hf.architectures.specs import LayerSpec, Record, parse_layer
+from fagan_hf.architectures.specs import BUILT_IN, LayerSpec, Record, parse_layer
 
 IMAGE_FORMS = {1: "grayscale", 3: "RGB", 4: "RGBA with premultiplied alpha"}
 """What images with that many channels contain."""
 _DEFAULT_CHANNELS = 3  # what an error about other numbers of channels suggests
+_MAX_LAYERS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class _NetworkConfig(Record):
     def _parse_layers(layers: Any) -> list[LayerSpec]:
         if not isinstance(layers, (list, tuple)) or not layers:
             raise ValueError(f"layers is {layers!r}; it must be a list of at least one layer")
+        if len(layers) > _MAX_LAYERS:
+            raise ValueError(f"layers has {len(layers):,} entries; at most {_MAX_LAYERS:,} are allowed")
         result = []
         for index, layer in enumerate(layers):
             try:
@@ -101,6 +104,36 @@ class _NetworkConfig(Record):
                 f"the last layer outputs {channels} channels at {size}x{size}, but the network must end with "
                 f"{wanted_channels} at {wanted_size}x{wanted_size} (image_size is {self.image_size})"
             )
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of the matrices and kernels of all built-in layers.
+
+        The network has more parameters: biases, norms, and those of custom layers.
+        """
+        return sum(layer.weights for layer in self.layers if type(layer) in BUILT_IN)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Upper bound of the multiply-adds that the built-in layers need for one image."""
+        inputs = zip(self.layers, self._sizes()[:-1], strict=True)
+        return sum(layer.multiply_adds(size) for layer, size in inputs if type(layer) in BUILT_IN)
+
+    @property
+    def largest_feature_map(self) -> int:
+        """Number of values of the largest output of a layer, for one image."""
+        channels, largest = self._input()[0] + self.num_labels, 0
+        for layer, size in zip(self.layers, self._sizes()[1:], strict=True):
+            channels = layer.channels[1] if layer.channels is not None else channels
+            largest = max(largest, channels * size**2)
+        return largest
+
+    def _sizes(self) -> list[int]:
+        """Return the height and width of each layer's input, and of the last one's output [pixels]."""
+        sizes = [self._input()[1]]
+        for layer in self.layers:
+            sizes.append(layer.output_size(sizes[-1]))
+        return sizes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``config.json``."""
@@ -170,6 +203,12 @@ class DiscriminatorConfig(_NetworkConfig):
 
     def _labels_enter_at(self) -> int:
         return len(self.layers) + self.labels_at
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of all matrices and kernels, including the embedding of labels."""
+        embedded = self.num_labels * self.features_channels if self.conditioning == "projection" else 0
+        return super().weights + embedded
 
     @property
     def features_channels(self) -> int:

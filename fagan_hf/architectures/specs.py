@@ -39,6 +39,8 @@ _LEAST = {
     **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads", "key_pooling"), 1),
     **dict.fromkeys(("padding", "spectral_norm_dim", "num_labels"), 0),
 }
+# Maximum of the same fields: far beyond any network, but products of a few of them don't overflow.
+_MOST = {name: 1_000 if name in ("kernel_size", "stride", "padding") else 65_536 for name in _LEAST}
 
 
 def parse_activation(text: str) -> tuple[str, float | None]:
@@ -74,9 +76,9 @@ class Record:
 
     def _check_type(self, name: str, kind: Any) -> None:
         value = getattr(self, name)
-        least = _LEAST.get(name, -math.inf)
-        if kind is int and (type(value) is not int or value < least):
-            raise self._error(name, "a whole number" + (f" of at least {least}" if name in _LEAST else ""))
+        least, most = _LEAST.get(name, -math.inf), _MOST.get(name, math.inf)
+        if kind is int and (type(value) is not int or not least <= value <= most):
+            raise self._error(name, "a whole number" + (f" from {least} to {most:,}" if name in _LEAST else ""))
         if kind is float and (type(value) not in (int, float) or not math.isfinite(value)):
             raise self._error(name, "a finite number")
         if kind is bool and type(value) is not bool:
@@ -120,6 +122,11 @@ class LayerSpec(Record):
         """Input and output channels; ``None`` if the layer accepts any number and keeps it."""
         return None
 
+    @property
+    def weights(self) -> int:
+        """Number of entries of its matrices and kernels, without biases and the vectors of norms."""
+        return 0
+
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``.
 
@@ -127,6 +134,13 @@ class LayerSpec(Record):
             ValueError: The output would be empty.
         """
         return size
+
+    def multiply_adds(self, size: int) -> int:
+        """Return an upper bound of the multiply-adds for one image, given the height and width of the input [pixels].
+
+        What it takes per pixel without a matrix, such as a norm, is left out.
+        """
+        return self.weights * max(size, self.output_size(size)) ** 2
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of the layer."""
@@ -178,14 +192,21 @@ class ConvSpec(LayerSpec):
         return self.in_channels, self.out_channels
 
     @property
+    def weights(self) -> int:
+        """Number of entries of its kernels, and of the maps from labels to its norm."""
+        return self.in_channels * self.out_channels * self.kernel_size**2 + 2 * self.num_labels * self.out_channels
+
+    @property
     def is_transposed(self) -> bool:
         """Whether it upsamples by a transposed convolution."""
         return False
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
+        return self._convolved(2 * size if self.upsample else size)
+
+    def _convolved(self, size: int) -> int:
         kernel_size, stride, padding = self.kernel_size, self.stride, self.padding
-        size = 2 * size if self.upsample else size
         if self.is_transposed:
             result = (size - 1) * stride - 2 * padding + kernel_size
         else:
@@ -229,10 +250,20 @@ class FullAttentionSpec(ConvSpec):
         _check_heads(self, self.in_channels, self.out_channels)
         _check_similarity(self)
 
+    @property
+    def weights(self) -> int:
+        """Number of entries of its four kernels, and of the maps from labels to its norm."""
+        return super().weights + _attention_weights(self, self.out_channels, self.kernel_size)
+
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.upsample)
         return super().output_size(size)
+
+    def multiply_adds(self, size: int) -> int:
+        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
+        keys = self._convolved((2 * size if self.upsample else size) // self.key_pooling)
+        return super().multiply_adds(size) + _products(self, self.out_channels, self.output_size(size), keys)
 
     @property
     def is_transposed(self) -> bool:
@@ -269,6 +300,18 @@ class ConvBlockSpec(LayerSpec):
         """Input and output channels."""
         return self.in_channels, self.out_channels
 
+    @property
+    def kernel_size(self) -> int:
+        """Height and width of the branch's kernels [pixels]."""
+        return 4 if self.resample == "down" else 3
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of its kernels, and of the maps from labels to its norm."""
+        shortcut = self.in_channels * self.out_channels if self.in_channels != self.out_channels else 0
+        kernels = self.in_channels * self.out_channels * self.kernel_size**2
+        return kernels + shortcut + 2 * self.num_labels * self.in_channels
+
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
         if self.resample == "down" and size % 2:
@@ -291,10 +334,20 @@ class FullAttentionBlockSpec(ConvBlockSpec):
         _check_heads(self, self.in_channels, self.out_channels)
         _check_similarity(self)
 
+    @property
+    def weights(self) -> int:
+        """Number of entries of its kernels, and of the maps from labels to its norm."""
+        return super().weights + _attention_weights(self, self.out_channels, self.kernel_size)
+
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.resample == "up")
         return super().output_size(size)
+
+    def multiply_adds(self, size: int) -> int:
+        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
+        queries = self.output_size(size)
+        return super().multiply_adds(size) + _products(self, self.out_channels, queries, queries // self.key_pooling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +370,25 @@ class SelfAttentionSpec(LayerSpec):
     def channels(self) -> tuple[int, int]:
         """Input and output channels, which are equal."""
         return self.in_channels, self.in_channels
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of its three matrices."""
+        return _attention_weights(self, self.in_channels, kernel_size=1)
+
+    def multiply_adds(self, size: int) -> int:
+        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
+        return super().multiply_adds(size) + _products(self, self.in_channels, size, size)
+
+
+def _attention_weights(spec: Any, channels: int, kernel_size: int) -> int:
+    """Return the number of entries of the kernels of query, key and value."""
+    return spec.in_channels * (2 * (spec.in_channels // spec.squeeze_factor) + channels) * kernel_size**2
+
+
+def _products(spec: Any, channels: int, queries: int, keys: int) -> int:
+    """Return the multiply-adds of query with key, and of attention with the value, given the sides of both maps."""
+    return (queries * keys) ** 2 * (spec.in_channels // spec.squeeze_factor + channels)
 
 
 def _check_similarity(spec: Any) -> None:
@@ -354,6 +426,11 @@ class BatchNormSpec(LayerSpec):
     def channels(self) -> tuple[int, int]:
         """Input and output channels, which are equal."""
         return self.in_channels, self.in_channels
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of the maps from labels to scale and shift."""
+        return 2 * self.num_labels * self.in_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,6 +480,7 @@ LAYER_SPECS: dict[str, type[LayerSpec]] = {
         DropoutSpec,
     )
 }
+BUILT_IN = frozenset(LAYER_SPECS.values())
 
 
 def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:

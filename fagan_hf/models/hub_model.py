@@ -6,6 +6,7 @@ loaded if safetensors are missing, config and weights may come from two commits.
 
 import inspect
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from fagan_hf.models.load_options import REASONS, check_format, parse_device_map
 from fagan_hf.utils.files import replacing, save_tensors, sha256
 from fagan_hf.utils.suggest import refuse_keywords
 
+MAX_CONFIG_BYTES = 2**20
+MAX_HEADER_BYTES = 10 * 2**20  # of the weights' file: a network of a thousand layers needs less
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -141,7 +144,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        model = cls(_read_config(folder / CONFIG, cls.config_class))
+        config = _read_config(folder / CONFIG, cls.config_class)
+        _check_declared(config, folder / WEIGHTS)
+        model = cls(config)
         _load_weights(model, folder / WEIGHTS, dtype)
         return (model if device is None else model.to(device)).eval()
 
@@ -259,12 +264,16 @@ def _missing_files(
 
 def _read_config(path: Path, config_class: type) -> Any:
     try:
+        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has {size:,} bytes; at most {MAX_CONFIG_BYTES:,} are allowed")
         data = json.loads(path.read_text(encoding="utf-8"))
         if library := _foreign_library(data):
             raise ValueError(f"it belongs to the library {library}; load the model with that library")
         return config_class.from_dict(data)
     except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
         raise ValueError(f"{path} is not a valid {config_class.__name__}: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is not a valid {config_class.__name__}: it is nested too deeply") from None
 
 
 # Characteristic keys of each library's config.json.
@@ -300,6 +309,24 @@ def _check_download(path: Path) -> None:
         raise ValueError(
             f"{path} differs from the file on the Hub: it was corrupted during the download or on this disk. "
             "Load with force_download=True"
+        )
+
+
+def _check_declared(config: GeneratorConfig | DiscriminatorConfig, path: Path) -> None:
+    """Refuse a config that declares more weights than its file holds, before memory is allocated for them."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
+        with safe_open(path, "pt") as weights:
+            held = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+    if config.weights > held:
+        raise ValueError(
+            f"{path} does not fit its {CONFIG}: it holds {held:,} numbers, and the layers need at least "
+            f"{config.weights:,}"
         )
 
 
