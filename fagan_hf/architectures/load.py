@@ -12,6 +12,7 @@ from fagan_hf.architectures.own_code import run_file
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES, CONFIG, DISCRIMINATOR, GENERATOR, read_json
 from fagan_hf.hub.snapshot import resolve
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.suggest import suggest
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.json)(?<!\.py)(@[\w./-]+)?")
@@ -77,7 +78,7 @@ def save_architecture(path: Path, architecture: Architecture) -> None:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:  # a JSONDecodeError and a UnicodeDecodeError are ValueErrors too
         raise ValueError(f"{path} is not a valid JSON file: {error}") from error
     if not isinstance(data, dict) or data.keys() != {"generator", "discriminator"}:

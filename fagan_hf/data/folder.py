@@ -13,6 +13,7 @@ from fagan_hf.data.files import DataFile, Found, describe_unread, find_files
 from fagan_hf.data.labels import MAX_CLASSES, LabelColumn
 from fagan_hf.data.listing import Listing
 from fagan_hf.data.tables import Table, count_matches, is_metadata, join_tables, read_table
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.suggest import suggest
 
 SPLIT_NAMES = {
@@ -188,8 +189,6 @@ def _try_table(file: DataFile) -> Table | None:
 
 def _read_sidecars(found: Found) -> dict[str, list[Any]]:
     """Read the classes and attributes that WebDataset stores in a file beside each image; captions are left out."""
-    import json
-
     positions = {image.stem: index for index, image in enumerate(found.images)}
     columns: dict[str, list[Any]] = {}
     for file in found.sidecars:
@@ -201,7 +200,7 @@ def _read_sidecars(found: Found) -> dict[str, list[Any]]:
         try:
             values = {"class": int(text) if re.fullmatch(r"\d+", text) else text}
             if file.suffix == ".json":
-                values = json.loads(text)
+                values = parse_json(text)
         except ValueError as error:
             raise ValueError(f"{file.name} is not JSON: {error}") from error
         if not isinstance(values, dict):

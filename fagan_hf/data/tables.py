@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from fagan_hf.data.files import DataFile
+from fagan_hf.utils.json_text import parse_json
 
 MAX_TABLE_BYTES = 1 << 30
 FILE_COLUMNS = ("file_name", "filename", "file", "image_file", "image_id", "image", "img", "path", "id")
@@ -159,7 +159,7 @@ def _read_celeba(content: bytes) -> dict[str, list[Any]]:
 
 
 def _read_jsonl(content: bytes) -> dict[str, list[Any]]:
-    rows = [json.loads(line) for line in content.decode("utf-8").splitlines() if line.strip()]
+    rows = [parse_json(line) for line in content.decode("utf-8").splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be a JSON object")
     names = list(dict.fromkeys(name for row in rows for name in row))

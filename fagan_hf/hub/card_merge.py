@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from fagan_hf.hub.repository import CARD
+from fagan_hf.utils.json_text import parse_json
 
 _REGION = re.compile(r"<!-- fagan_hf:begin (\w+)[^>]*-->.*?<!-- fagan_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- fagan_hf:(begin|end) (\w+)")
@@ -92,7 +93,7 @@ def _memory(body: str) -> dict[str, Any]:
     """Read the record of what we wrote; empty if the mark was edited, because then everything is the user's."""
     match = _MEMORY.search(body)
     try:
-        wrote = json.loads(match[1]) if match else {}
+        wrote = parse_json(match[1]) if match else {}
     except ValueError:
         wrote = {}
     return wrote if isinstance(wrote, dict) else {}

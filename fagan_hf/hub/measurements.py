@@ -1,6 +1,5 @@
 """Metrics of a model: ``metrics.json``, each number with everything needed to interpret it."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fagan_hf.hub.repository import METRICS, write_json
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.suggest import suggest
 
 
@@ -96,7 +96,7 @@ def parse_measurements(text: str, name: str = METRICS) -> list[Measurement]:
         ValueError: It is not a list of measurements; says where.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         if not isinstance(data, list):
             raise ValueError(f"it contains {type(data).__name__}; it must be a list of measurements")
         return [Measurement.from_dict(each) for each in data]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from fagan_hf.utils.files import replacing, sha256
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.version import __version__
 
 CONFIG = "config.json"
@@ -140,7 +141,7 @@ def _write_index(folder: Path) -> None:
 def is_index(content: str | bytes) -> bool:
     """Return whether a ``config.json`` describes a repository, not a single network or a model of another library."""
     try:
-        data = json.loads(content)
+        data = parse_json(content)
     except ValueError:  # a JSONDecodeError and a UnicodeDecodeError are ones too
         return False
     return isinstance(data, dict) and data.get("library_name") == _INDEX["library_name"] and "layout" in data
@@ -222,6 +223,6 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
         raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -22,6 +22,7 @@ from fagan_hf.latent_space.linear_classifier import LinearClassifier
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds
 from fagan_hf.utils.files import replacing
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.viz.grids import enlarged, image_grid
 
 NUM_IMAGES = 4096
@@ -78,9 +79,9 @@ class Directions:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                names = tuple(json.loads(file.metadata()[_NAMES]))
+                names = tuple(parse_json(file.metadata()[_NAMES]))
                 vectors, correlations = file.get_tensor(_VECTORS), file.get_tensor(_CORRELATIONS)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(path)!r} does not contain directions ({error}); create it with `fagan-hf directions`"
             ) from error

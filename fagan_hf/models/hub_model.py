@@ -5,7 +5,6 @@ loaded if safetensors are missing, config and weights may come from two commits.
 """
 
 import inspect
-import json
 import math
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, i
 from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.models.load_options import REASONS, check_format, parse_device_map, parse_dtype
 from fagan_hf.utils.files import replacing, save_tensors, sha256
+from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.suggest import refuse_keywords
 
 MAX_CONFIG_BYTES = 2**20
@@ -266,14 +266,12 @@ def _read_config(path: Path, config_class: type) -> Any:
     try:
         if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
             raise ValueError(f"it has {size:,} bytes; at most {MAX_CONFIG_BYTES:,} are allowed")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         if library := _foreign_library(data):
             raise ValueError(f"it belongs to the library {library}; load the model with that library")
         return config_class.from_dict(data)
     except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
         raise ValueError(f"{path} is not a valid {config_class.__name__}: {error}") from error
-    except RecursionError:
-        raise ValueError(f"{path} is not a valid {config_class.__name__}: it is nested too deeply") from None
 
 
 # Characteristic keys of each library's config.json.

@@ -11,13 +11,12 @@ from PIL import Image
 
 from fagan_hf.viz.colors import as_picture
 from fagan_space import border
-from fagan_space.controls import IN_LINE, LONG
+from fagan_space.controls import IN_LINE, LONG, UPLOADS
 from fagan_space.files import png, request_folder, write_archive, write_pictures
 from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
-from fagan_space.models import Model, load_named
-from fagan_space.tabs import dial, generate, look_inside, project, walk
+from fagan_space.models import Model
+from fagan_space.tabs import compare, dial, generate, look_inside, project, walk
 from fagan_space.uploads import take_upload
-from fagan_space.work import check_wanted
 
 
 def add_api(model: Model) -> None:
@@ -73,17 +72,10 @@ def add_api(model: Model) -> None:
             "edited": _picture(edited, "edited.png"),
         }
 
-    def compare(left: str, right: str, seeds: str = "0-15", truncation: float = 1.0) -> list[dict]:
+    def compare_models(left: str, right: str, seeds: str = "0-15", truncation: float = 1.0) -> list[dict]:
         """Generate the same seeds with two models: an archive of PNGs from each."""
-        archives = []
-        for name in (left, right):
-            other = load_named(name, model)
-            numbers = read_seeds(seeds, MAX_IMAGES, size=other.size)
-            check_wanted()
-            archives.append(
-                _file(write_archive(write_pictures(generate.draw(other, numbers, truncation=truncation), numbers)))
-            )
-        return archives
+        sides = [compare.pictures_of(name, model, seeds, truncation) for name in (left, right)]
+        return [_file(write_archive(side.paths)) for side in sides]
 
     def about() -> dict:
         """Describe the model: its name, labels, layers, directions and card."""
@@ -100,10 +92,10 @@ def add_api(model: Model) -> None:
         "generate": (generate_pictures, border.Generate, IN_LINE),
         "walk": (walk_between, border.Walk, LONG),
         "look_inside": (look, border.LookInside, IN_LINE),
-        "judge": (judge, border.Judge, IN_LINE),
+        "judge": (judge, border.Judge, UPLOADS),
         "dial": (turn, border.Dial, IN_LINE),
         "project": (project_picture, border.Project, LONG),
-        "compare": (compare, border.Compare, IN_LINE),
+        "compare": (compare_models, border.Compare, LONG),
         "about": (about, border.Nothing, IN_LINE),
     }
     for name, (function, request, lane) in endpoints.items():

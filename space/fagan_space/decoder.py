@@ -16,6 +16,7 @@ from fagan_hf.data.decode import UnusableImageError, decode_image, readable_form
 
 REFUSED = 3
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # the common ones; every further format adds attack surface
+_PROGRAMS = b"mpet"  # lists of any number of calculations for each pixel, which hardly any real profile has
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # header of each JPEG scan
 
 
@@ -40,7 +41,7 @@ def read(content: bytes, *, size: int, channels: int, most_pixels: int, longest_
     formats = tuple(name for name in _FORMATS if name in readable_formats())
     try:
         with Image.open(BytesIO(content), formats=formats) as image:  # reads only the header
-            (width, height), name = image.size, image.format
+            (width, height), name, profile = image.size, image.format, image.info.get("icc_profile")
     except Image.DecompressionBombError as error:
         raise ValueError(f"the image has too many pixels ({error}); the limit is {most_pixels:,}") from error
     except Exception as error:  # Pillow raises nearly anything on damaged files
@@ -52,6 +53,8 @@ def read(content: bytes, *, size: int, channels: int, most_pixels: int, longest_
         )
     if name in ("JPEG", "MPO") and len(_SCAN.findall(content)) > most_scans:
         raise ValueError(f"the image has more than {most_scans} scans; upload it as a PNG")
+    if isinstance(profile, bytes) and _PROGRAMS in profile:
+        raise ValueError("the image's color profile is too complex; save the image as sRGB")
     try:
         return decode_image(content, resolution=size, channels=channels, upscale=True, formats=formats).tobytes()
     except UnusableImageError as error:

@@ -10,19 +10,24 @@ MAX_UPLOAD_BYTES = 10 * 2**20
 MAX_UPLOAD_PIXELS = 25_000_000
 MAX_UPLOAD_SIDE = 10_000
 MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, and takes as little as ten bytes in the file
-DECODE_SECONDS = 15  # time limit for decoding an upload
+DECODE_SECONDS = 10  # time limit for decoding an upload
 DECODE_BYTES = 2**30  # memory limit for decoding an upload
 MAX_TEXT = 500  # length of the seeds [characters]
-MAX_MODEL_BYTES = 500 * 2**20  # of a model that a visitor names
+MAX_MODEL_BYTES = 100 * 2**20  # of the generator of a model that a visitor names
+MAX_FEATURE_MAP = 2**23  # values of such a generator's largest feature map, for one image
+MAX_MULTIPLY_ADDS = 50 * 10**9  # of such a generator, for one image
+MAX_ALL_MULTIPLY_ADDS = 10**12  # for all images of a request together
+FETCH_SECONDS = 60  # time limit for downloading such a model
+FETCH_BYTES = 2**30  # memory limit for downloading it
 MAX_STEPS = 300  # of a projection
 
 WAITING = 64  # requests in each lane's queue; further ones are refused and may retry later
 WAITING_PER_VISITOR = 48  # of those, per visitor; the rest is reserved for others
-LONG_PER_VISITOR = 8  # waiting projections and videos of one visitor
-AT_ONCE = 2  # image requests served concurrently; of long-running requests, one
-THREADS = AT_ONCE + 2  # for Gradio's functions; each further thread would hold memory of torch and malloc
+LONG_PER_VISITOR = 8  # waiting projections, videos and comparisons of one visitor
+AT_ONCE = 2  # image requests served concurrently; of long-running requests and of uploads, one each
+THREADS = AT_ONCE + 3  # for Gradio's functions; each further thread would hold memory of torch and malloc
 CACHE_SECONDS = 600  # generated images are kept this long, for browsers and clients to fetch
-MAX_SECONDS = 120  # time limit of one projection or video, once it has started
+MAX_SECONDS = 120  # time limit of one long-running request, once it has started
 LISTEN_SECONDS = 15  # work is canceled if its client has not connected to fetch the result by then
 RETURN_SECONDS = 1  # a client whose connection ended may reconnect within this time
 
@@ -47,13 +52,14 @@ MAX_VISITOR_BYTES = 40 * 2**20  # of one visitor's unread files
 MAX_ALL_BYTES = 400 * 2**20  # of all visitors' unread files
 
 
-def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
+def read_seeds(text: str, most: int, *, size: int, multiply_adds: int = 1, least: int = 1) -> list[int]:
     """Parse seeds, and refuse more than a request may ask for.
 
     Args:
         text: Like ``"0-15, 42"``.
         most: Maximum number of seeds.
         size: Height and width of an image [pixels].
+        multiply_adds: Operations for one image.
         least: Minimum number of seeds.
 
     Raises:
@@ -64,7 +70,7 @@ def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
             f"seeds is {len(text):,} characters long; at most {MAX_TEXT} are allowed: use ranges, like '0-15'"
         )
     seeds = requests.read_seeds(text)
-    most = min(most, max(least, MAX_PIXELS // size**2))
+    most = min(most, max(least, MAX_PIXELS // size**2), max(least, MAX_ALL_MULTIPLY_ADDS // multiply_adds))
     if len(seeds) > most:
         raise ValueError(f"{len(seeds):,} seeds are too many; at most {most} are allowed per request")
     if len(set(seeds)) < least:

@@ -1,33 +1,33 @@
 """Models: the page's own, and others to compare it with."""
 
-import logging
 import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fagan_hf import FAGANPipeline
-from fagan_hf.hub.client import download, download_size
+from fagan_hf.architectures.configs import GeneratorConfig
 from fagan_hf.hub.repository import CARD, CONFIG, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
-from fagan_hf.hub.snapshot import resolve, split_revision
+from fagan_hf.hub.snapshot import resolve
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.requests import shown
 from fagan_hf.utils.devices import find_device
 from fagan_hf.utils.label_names import label_groups
-from fagan_space.limits import MAX_MODEL_BYTES, MAX_TEXT
-
-logger = logging.getLogger(__name__)
+from fagan_space.border import MAX_SIDE
+from fagan_space.fetching import fetched
+from fagan_space.limits import MAX_FEATURE_MAP, MAX_MULTIPLY_ADDS, MAX_TEXT
+from fagan_space.work import check_wanted
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLONE = _ROOT.parent
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*(/\w[\w.-]*)*)?", re.ASCII)
 _FILES = [CONFIG, f"{GENERATOR}/*", f"{DISCRIMINATOR}/*", DIRECTIONS, CARD, SAMPLES]
 _KEPT = 4  # number of visitors' models kept in memory
 _own: "dict[str, Model]" = {}  # the page's own model
@@ -111,7 +111,7 @@ def load_own() -> Model:
 
 
 def _found(name: str) -> Model:
-    """Return a model that was loaded before; reload it from the cache if this process doesn't have it."""
+    """Return a model that was loaded before; load it again if this process doesn't have it."""
     return _own.get(name) or _kept.get(name) or _fetch(name)
 
 
@@ -150,12 +150,16 @@ def load_named(name: str, own: Model) -> Model:
         name: ``user/name`` or ``user/name@revision``; local paths are refused.
         own: The page's own model.
 
+    Returns:
+        The model, without its discriminator, directions and card.
+
     Raises:
         FileNotFoundError: The model doesn't exist or can't be downloaded.
         ValueError: The name is not a Hub id, the model is too large, or it is not a fagan_hf model.
+        GoneError: The client disconnected.
     """
     name = name.strip()
-    if name in ("", own.name, own.shown):
+    if name in ("", own.shown):
         return own
     if len(name) > MAX_TEXT or not _HUB_ID.fullmatch(name) or ".." in name:
         raise ValueError(
@@ -169,23 +173,32 @@ def _fetch(name: str) -> Model:
         if name in _kept:
             _kept.move_to_end(name)
             return _kept[name]
-        # Without our token, which would give visitors access to private models.
-        try:
-            repo_id, revision = split_revision(name)
-            size = download_size(repo_id, allow_patterns=_FILES, revision=revision, token=False)
-            if size > MAX_MODEL_BYTES:
-                raise ValueError(f"{name} has {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
-            folder = download(repo_id, allow_patterns=_FILES, revision=revision, token=False)
-        except OSError as error:  # its message may contain local paths
-            logger.warning("%s could not be downloaded: %s", name, error)
-            raise FileNotFoundError(
-                f"{name} could not be downloaded from the Hub; does a public model of that name exist?"
-            ) from error
-        try:
-            model = replace(load(str(folder)), name=name)
-        except (OSError, ValueError) as error:
-            raise ValueError(str(error).replace(str(folder), name)) from error
+        with fetched(name) as folder:
+            try:
+                pipe = FAGANPipeline.from_pretrained(folder)
+                _check_cost(pipe.generator.config)
+            except (OSError, ValueError) as error:
+                raise ValueError(str(error).replace(str(folder), name)) from error
+        for layer in pipe.generator.requires_grad_(False).layers:
+            layer.register_forward_pre_hook(_check_wanted)
+        model = Model(name, pipe.to(find_device(None)), discriminator=None, directions=None, card="", samples=None)
         _kept[name] = model
         while len(_kept) > _KEPT:
             _kept.popitem(last=False)
         return model
+
+
+def _check_wanted(*_: object) -> None:
+    """Stop between two layers."""
+    check_wanted()
+
+
+def _check_cost(config: GeneratorConfig) -> None:
+    """Refuse a model whose images would take too much memory or time."""
+    for value, most, unit in (
+        (config.image_size, MAX_SIDE, "pixels as the height of its images"),
+        (config.largest_feature_map, MAX_FEATURE_MAP, "values in a feature map"),
+        (config.multiply_adds, MAX_MULTIPLY_ADDS, "multiply-adds for an image"),
+    ):
+        if value > most:
+            raise ValueError(f"the model is too large for this page: it has {value:,} {unit}; the limit is {most:,}")

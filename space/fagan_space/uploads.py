@@ -10,7 +10,7 @@ import gradio as gr
 
 from fagan_hf.data.decode import decode_image
 from fagan_space.border import Example, Nothing, UploadTab, takes
-from fagan_space.controls import AT_HAND, COMPUTES, Event
+from fagan_space.controls import AT_HAND, DECODES, Event
 from fagan_space.decoding import Picture, decoded
 from fagan_space.files import keep
 from fagan_space.limits import PREVIEW_SECONDS
@@ -64,10 +64,10 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, model: Mode
     def nothing() -> None:
         return None
 
-    brought = box.upload(read, box, taken, **COMPUTES)
+    brought = box.upload(read, box, taken, **DECODES)
     brought.success(**event)
     brought.then(nothing, None, box, **AT_HAND)
-    examples.select(take_example, None, taken, **COMPUTES).success(**event)
+    examples.select(take_example, None, taken, **DECODES).success(**event)
 
 
 def take_upload(path: Path | None, size: int, channels: int = 3, *, kept_seconds: float = 0.0) -> Picture:

@@ -2,8 +2,11 @@
 
 import re
 import shutil
+import threading
+import time
 import zipfile
 
+import psutil
 import pytest
 import torch
 from gradio_client import Client
@@ -39,12 +42,26 @@ def refused(client, **arguments):
     return str(error.value)
 
 
+def fetchers(page):
+    """Return the page's processes that download a model."""
+    return [each for each in psutil.Process(page.pid).children() if "fetcher.py" in " ".join(each.cmdline())]
+
+
+def wait_until(happens, seconds=30):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
 def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path):
     mine = tmp_path / "space"
     shutil.copytree(ROOT / "space", mine, ignore=shutil.ignore_patterns("__pycache__"))
     card = (mine / "README.md").read_text()
     assert card.count(f"  - {PLACEHOLDER}\n") == 1
     (mine / "README.md").write_text(card.replace(PLACEHOLDER, "alice/faces"))
+
+    over = threading.Event()
 
     # The commands of the Space's README, on the copy.
     create, upload = re.findall(r"^hf (.*your-name/your-space.*)$", card, re.MULTILINE)
@@ -75,4 +92,18 @@ def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path):
         for name in ("alice/none", "alice/secret"):
             assert name in refused(client, left="", right=name, seeds="4", api_name="/compare")
         assert "alice/words" in refused(client, left="", right="alice/words", seeds="4", api_name="/compare")
+        assert len(list((tmp_path / "uploads").glob("*/*/models--*"))) == 0  # downloads are deleted
+
+        # A model that takes long to download keeps nobody's images waiting, and ends with its client.
+        hub.fault("GET", r"/api/models/alice/slow", lambda: over.wait(60), times=None)
+        jobs = [client.submit(left="", right="alice/slow", seeds="4", api_name="/compare") for _ in range(2)]
+        wait_until(lambda: fetchers(page))
+        started = time.monotonic()
+        client.predict(seeds="5", api_name="/generate")
+        assert time.monotonic() - started < 5
+        assert fetchers(page)
+        for job in jobs:
+            job.cancel()
+        wait_until(lambda: not fetchers(page), seconds=3)
+        over.set()
         client.close()

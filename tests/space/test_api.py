@@ -195,10 +195,10 @@ def test_a_picture_is_projected_and_moved(client, folder, picture):
 
 
 def test_models_are_compared_by_their_names_on_the_hub(client, folder, model):
-    left, right = client.predict(left=model.name, right="", seeds="0-1", api_name="/compare")
+    left, right = client.predict(left=model.shown, right="", seeds="0-1", api_name="/compare")
     assert Path(left).read_bytes() == Path(right).read_bytes()
-    assert "is not a model on the Hub" in refused(client, "/compare", left=model.name, right="/etc")
-    assert "is not a model on the Hub" in refused(client, "/compare", left="../x/y", right=model.name)
+    assert "is not a model on the Hub" in refused(client, "/compare", left=model.shown, right="/etc")
+    assert "is not a model on the Hub" in refused(client, "/compare", left="../x/y", right=model.shown)
 
 
 def test_what_the_model_is_can_be_asked(client, model):

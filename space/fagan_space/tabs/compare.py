@@ -1,11 +1,13 @@
 """Two models side by side, with the same seeds."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from fagan_space.border import CompareTab, takes
-from fagan_space.controls import COMPUTES, gallery_shown, seed_box
+from fagan_space.controls import COMPUTES_LONG, gallery_shown, seed_box
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model, load_named
@@ -15,19 +17,54 @@ from fagan_space.work import check_wanted
 TITLE = "Compare"
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the two models, and its images.
+
+    Attributes:
+        model: The model.
+        seeds: The seed of each image.
+        paths: Files of the images.
+    """
+
+    model: Model
+    seeds: list[int]
+    paths: list[Path]
+
+    @property
+    def title(self) -> str:
+        """The model's name, and the size of its images."""
+        return f"{self.model.shown}, {self.model.size}x{self.model.size}"
+
+
+def pictures_of(name: str, own: Model, text: str, truncation: float) -> Side:
+    """Generate images with a model that a visitor names.
+
+    Args:
+        name: See `load_named`.
+        own: The page's own model.
+        text: Seeds, like ``"0-15, 42"``.
+        truncation: See `draw`.
+
+    Raises:
+        FileNotFoundError: See `load_named`.
+        ValueError: See `load_named` and `read_seeds`.
+        GoneError: The client disconnected.
+    """
+    model = load_named(name, own)
+    cost = max(1, model.generator.config.multiply_adds)
+    seeds = read_seeds(text, MAX_IMAGES, size=model.size, multiply_adds=cost)
+    check_wanted()
+    return Side(model, seeds, write_pictures(draw(model, seeds, truncation=truncation), seeds))
+
+
 def build(model: Model) -> None:
     """Build the tab."""
 
     @takes(CompareTab)
     def compare(left: str, right: str, text: str, truncation: float) -> Any:
-        galleries = []
-        for name in (left, right):
-            other = load_named(name, model)
-            seeds = read_seeds(text, MAX_IMAGES, size=other.size)
-            check_wanted()
-            paths = write_pictures(draw(other, seeds, truncation=truncation), seeds)
-            galleries.append(gr.Gallery(captioned(paths, seeds), label=f"{other.shown}, {other.size}x{other.size}"))
-        return galleries
+        sides = [pictures_of(name, model, text, truncation) for name in (left, right)]
+        return [gr.Gallery(captioned(side.paths, side.seeds), label=side.title) for side in sides]
 
     gr.Markdown(
         "Enter two [fagan_hf](https://huggingface.co/models?library=fagan_hf) models on the Hub. Independently trained "
@@ -46,7 +83,7 @@ def build(model: Model) -> None:
         "fn": compare,
         "inputs": [left, right, seeds, truncation],
         "outputs": galleries,
-        **COMPUTES,
+        **COMPUTES_LONG,  # a model may have to be downloaded first
     }
     button.click(**wanted)
     right.submit(**wanted)

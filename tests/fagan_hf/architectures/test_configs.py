@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
+from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.presets import PRESETS, preset
 from fagan_hf.architectures.specs import (
@@ -18,6 +21,7 @@ from fagan_hf.architectures.specs import (
     parse_activation,
     parse_layer,
 )
+from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR
 
 CONFIGS = [config for pair in PRESETS.values() for config in pair] + [GENERATOR, DISCRIMINATOR]
@@ -45,7 +49,7 @@ def with_layer(index, **changes):
     [
         (generator(latent_dims=8), "unknown key 'latent_dims'; did you mean 'latent_dim'?"),
         ({"image_size": 8, "layers": []}, "missing 'latent_dim'"),
-        (generator(latent_dim=0), "latent_dim is 0; it must be a whole number of at least 1"),
+        (generator(latent_dim=0), "latent_dim is 0; it must be a whole number from 1 to 65,536"),
         (generator(latent_dim=8.0), "latent_dim is 8.0"),
         (generator(image_size=True), "image_size is True"),
         (generator(image_size=16), "ends with 3 channels at 8x8.*|outputs 3 channels at 8x8, but .* 3 at 16x16"),
@@ -158,3 +162,32 @@ def test_the_flagship_has_few_keys_however_large_the_map(name, keys):
 def test_configs_need_no_torch():
     code = "import sys, fagan_hf.architectures.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def network(config):
+    return {GeneratorConfig: Generator, DiscriminatorConfig: Discriminator}[type(config)](config)
+
+
+LABELED = [
+    config
+    for name in ("fagan-32", "fagan-plain-32", "dcgan-64")
+    for conditioning in ("concatenation", "projection")
+    for config in with_labels(PRESETS[name], ("a", "b=c", "b=d"), conditioning)
+]
+
+
+@pytest.mark.parametrize("number", range(len(CONFIGS) + len(LABELED)))
+def test_weights_and_work_are_known_before_anything_is_built(number):
+    config = [*CONFIGS, *LABELED][number]
+    built = network(config).eval()
+    assert 0.9 * sum(each.numel() for each in built.parameters()) <= config.weights + 500
+    assert config.weights <= sum(each.numel() for each in built.parameters())
+    largest = []
+    for layer in built.layers:
+        layer.register_forward_hook(lambda layer, given, output: largest.append(output[0].numel()))
+    shape = (1, config.latent_dim) if isinstance(config, GeneratorConfig) else (1, 3, *[config.image_size] * 2)
+    labels = [torch.zeros(1, config.num_labels)] if config.num_labels else []
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built(torch.zeros(shape), *labels)
+    assert counter.get_total_flops() / 2 <= config.multiply_adds <= 5 * counter.get_total_flops()
+    assert max(largest) == config.largest_feature_map
