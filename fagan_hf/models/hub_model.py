@@ -350,7 +350,7 @@ def _mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]):
             yield f"{name} is missing"
         elif name not in expected:
             yield f"{name} is unknown"
-        elif weights[name].is_floating_point() != expected[name].is_floating_point():
+        elif weights[name].is_floating_point() != expected[name].is_floating_point() or weights[name].itemsize < 2:
             yield f"{name} is {weights[name].dtype}; it must be like {expected[name].dtype}"
         elif weights[name].shape != expected[name].shape:
             yield f"{name} is {list(weights[name].shape)}; it must be {list(expected[name].shape)}"

@@ -14,6 +14,7 @@ DECODE_SECONDS = 10  # time limit for decoding an upload
 DECODE_BYTES = 2**30  # memory limit for decoding an upload
 MAX_TEXT = 500  # length of the seeds [characters]
 MAX_MODEL_BYTES = 100 * 2**20  # of the generator of a model that a visitor names
+MAX_KEPT_BYTES = 150 * 2**20  # of such generators in memory
 MAX_FEATURE_MAP = 2**23  # values of such a generator's largest feature map, for one image
 MAX_MULTIPLY_ADDS = 50 * 10**9  # of such a generator, for one image
 MAX_ALL_MULTIPLY_ADDS = 10**12  # for all images of a request together

@@ -22,7 +22,7 @@ from fagan_hf.utils.devices import find_device
 from fagan_hf.utils.label_names import label_groups
 from fagan_space.border import MAX_SIDE
 from fagan_space.fetching import fetched
-from fagan_space.limits import MAX_FEATURE_MAP, MAX_MULTIPLY_ADDS, MAX_TEXT
+from fagan_space.limits import MAX_FEATURE_MAP, MAX_KEPT_BYTES, MAX_MULTIPLY_ADDS, MAX_TEXT
 from fagan_space.work import check_wanted
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -183,9 +183,13 @@ def _fetch(name: str) -> Model:
             layer.register_forward_pre_hook(_check_wanted)
         model = Model(name, pipe.to(find_device(None)), discriminator=None, directions=None, card="", samples=None)
         _kept[name] = model
-        while len(_kept) > _KEPT:
+        while len(_kept) > 1 and (len(_kept) > _KEPT or sum(map(_bytes_of, _kept.values())) > MAX_KEPT_BYTES):
             _kept.popitem(last=False)
         return model
+
+
+def _bytes_of(model: Model) -> int:
+    return sum(tensor.nbytes for tensor in model.generator.state_dict().values())
 
 
 def _check_wanted(*_: object) -> None:

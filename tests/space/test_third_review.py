@@ -82,6 +82,19 @@ def test_a_model_within_the_limits_is_compared(model, visited):
             assert image.size == (64, 64)
 
 
+def test_models_in_memory_are_limited_in_number_and_size(model, visited, monkeypatch):
+    visited(tall(1))
+    for number in range(6):
+        models.load_named(f"evil/model{number}", model)
+    assert list(models._kept) == [f"evil/model{number}" for number in range(2, 6)]
+    monkeypatch.setattr(models, "MAX_KEPT_BYTES", 2 * models._bytes_of(models._kept["evil/model5"]))
+    models.load_named("evil/model6", model)
+    assert list(models._kept) == ["evil/model5", "evil/model6"]
+    monkeypatch.setattr(models, "MAX_KEPT_BYTES", 1)
+    models.load_named("evil/model7", model)
+    assert list(models._kept) == ["evil/model7"]
+
+
 def test_the_work_of_all_images_together_is_limited(model, visited, monkeypatch):
     config = tall(4)
     monkeypatch.setattr(limits, "MAX_ALL_MULTIPLY_ADDS", 3 * config.multiply_adds)

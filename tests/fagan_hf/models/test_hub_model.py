@@ -209,10 +209,11 @@ def test_what_a_repository_holds_instead_is_said(tmp_path, monkeypatch):
         Generator.from_pretrained("user/name")
 
 
-def test_integers_for_weights_are_named(run):
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn, torch.uint8], ids=str)
+def test_dtypes_that_are_no_weights_are_named(run, dtype):
     weights = run / "generator/model.safetensors"
-    save_file({name: tensor.int() for name, tensor in load_file(weights).items()}, weights)
-    with pytest.raises(ValueError, match=r"layers.0.alpha is torch.int32; it must be like torch.float32"):
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ValueError, match=rf"layers.0.alpha is {dtype}; it must be like torch.float32"):
         Generator.from_pretrained(run)
 
 
