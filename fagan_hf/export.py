@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fagan_hf.architectures.configs import IMAGE_FORMS
 from fagan_hf.layers import gates
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
 from fagan_hf.utils.files import replacing
+from fagan_hf.utils.image_forms import IMAGE_FORMS
 from fagan_hf.utils.version import __version__
 
 OPSET = 18  # the default of torch's exporter, supported by ONNX Runtime since 1.14, also in browsers

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from fagan_hf.architectures.configs import IMAGE_FORMS, Architecture
+from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.specs import ConvSpec, LayerSpec
+from fagan_hf.utils.image_forms import IMAGE_FORMS
 
 Conditioning = Literal["concatenation", "projection"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from fagan_hf.architectures.specs import BUILT_IN, LayerSpec, Record, parse_layer
+from fagan_hf.utils.image_forms import IMAGE_FORMS
 
-IMAGE_FORMS = {1: "grayscale", 3: "RGB", 4: "RGBA with premultiplied alpha"}
-"""What images with that many channels contain."""
 _DEFAULT_CHANNELS = 3  # what an error about other numbers of channels suggests
 _MAX_LAYERS = 1_000
 

@@ -58,22 +58,18 @@ def run(options: argparse.Namespace) -> int:
     if options.place is None:
         raise ValueError("give a place to look at, such as ~/pictures; or --cache, or --clear")
 
-    from fagan_hf.data.cache import UNPACKED, cache_root
     from fagan_hf.data.image_source import ImageSource
-    from fagan_hf.data.inspection import inspect_images
-    from fagan_hf.data.sources import list_images
+    from fagan_hf.data.inspection import inspect_source
 
     names = ("split", "config_name", "revision", "image_column")
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
-    root = cache_root(None)
     try:
-        listing = list_images(ImageSource(options.place, resolution=1, **given), unpacked=root / UNPACKED)
+        listing, inspection = inspect_source(ImageSource(options.place, resolution=1, **given))
     except ValueError as error:
         if "no images" not in str(error):
             raise
         print(f"Nothing usable: {error}")
         return 1
-    inspection = inspect_images(listing, root)
     for line in report(listing, inspection):
         print(line)
     if not inspection.readable:

@@ -114,17 +114,27 @@ def cache_key(digests: np.ndarray, decoding: str) -> str:
     return key.hexdigest()[:16]
 
 
-def find_cache(root: Path, key: str) -> Path | None:
-    """Find the complete cache folder of a key, whatever its dataset was called."""
-    return next((folder for folder in sorted(root.glob(f"*-{key}")) if is_complete(folder)), None)
+def find_cache(root: Path, key: str, count: int) -> Path | None:
+    """Find the complete cache folder of a key and that many images, whatever its dataset was called.
+
+    A call that was killed before it could name its folder after the images that were not left out may have left one of
+    fewer images.
+    """
+    return next((folder for folder in sorted(root.glob(f"*-{key}")) if is_complete(folder, count)), None)
 
 
-def is_complete(folder: Path) -> bool:
-    """Return whether a cache folder has all pixels, each file with the expected length."""
+def is_complete(folder: Path, count: int | None = None) -> bool:
+    """Return whether a cache folder has all pixels, each file with the expected length.
+
+    Args:
+        folder: The folder.
+        count: Expected number of images; by default any.
+    """
     try:
         shape = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["shape"]
         sizes = (folder / _PIXELS).stat().st_size, (folder / _ROWS).stat().st_size
-        return sizes == (int(np.prod(shape)), shape[0] * (DIGEST_BYTES + _CHECKSUM_BYTES)) and len(shape) == 4
+        expected = int(np.prod(shape)), shape[0] * (DIGEST_BYTES + _CHECKSUM_BYTES)
+        return sizes == expected and len(shape) == 4 and count in (None, shape[0])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False
 
@@ -221,7 +231,12 @@ def write_pixels(folder: Path, chunks: Iterable[Chunk], *, count: int, shape: Se
     needed_bytes = count * (int(np.prod(shape)) + DIGEST_BYTES + _CHECKSUM_BYTES) + _SPARE_BYTES
     _check_free_space(folder.parent, needed_bytes)
     try:
-        with replacing_folder(folder, is_complete=is_complete, is_worth_keeping=_is_no_disk_error) as aside:
+        written = 0
+
+        def is_equal(there: Path) -> bool:
+            return is_complete(there, written)
+
+        with replacing_folder(folder, is_complete=is_equal, is_worth_keeping=_is_no_disk_error) as aside:
             (aside / _DECODING).write_text(_decoding_text(decoding, shape), encoding="utf-8")
             written, pixels = _write_chunks(aside, chunks)
             if written > count:

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import PIL
 
-from fagan_hf.data.decode import CHANNELS, PREPROCESSING_VERSION, Fit, check_background
+from fagan_hf.data.decode import PREPROCESSING_VERSION, Fit, check_background
+from fagan_hf.utils.image_forms import IMAGE_FORMS
 from fagan_hf.utils.redaction import redact
 from fagan_hf.utils.suggest import suggest
 
@@ -67,7 +68,7 @@ class ImageSource:
             raise ValueError(f"num_avatars must be a positive number of images, got {self.num_avatars!r}")
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit is {self.fit!r}; {suggest(str(self.fit), get_args(Fit))}")
-        if self.channels not in CHANNELS:
+        if self.channels not in IMAGE_FORMS:
             raise ValueError(f"channels is {self.channels!r}; it must be 1 (grayscale), 3 (RGB) or 4 (RGBA)")
         check_background(self.background)
         if self.crop is not None and self.fit != "crop":
@@ -100,7 +101,7 @@ def describe_decoding(source: ImageSource) -> str:
     center = "largest center square" if source.crop is None else f"center {source.crop}x{source.crop}"
     shape = {"crop": center, "pad": f"padded to a square with {source.background}", "stretch": "stretched to a square"}
     behind = "" if source.channels == 4 or source.background == "white" else f" on {source.background}"
-    form = f"upright {CHANNELS[source.channels]}{behind}, {shape[source.fit]}"
+    form = f"upright {IMAGE_FORMS[source.channels]}{behind}, {shape[source.fit]}"
     return f"{form}, Lanczos to {size} (Pillow {PIL.__version__})"
 
 

@@ -18,9 +18,12 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from fagan_hf.data.archives import Member
+from fagan_hf.data.cache import UNPACKED, cache_root
 from fagan_hf.data.decode import UnusableImageError, decode_image, readable_formats, to_rgb
 from fagan_hf.data.digests import recall_facts, remember_facts
+from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.listing import Content, Drawing, Listing
+from fagan_hf.data.sources import list_images
 from fagan_hf.data.workers import map_in_processes
 
 _QUESTION = "what is it? version 1"
@@ -126,6 +129,17 @@ class Inspection:
     def formats(self) -> Counter[str]:
         """Count the readable images by format."""
         return Counter(self.seen[at].format for at in self.readable)
+
+
+def inspect_source(source: ImageSource, *, progress: bool = True) -> tuple[Listing, Inspection]:
+    """List the images of a source, and look at every one of them.
+
+    Raises:
+        FileNotFoundError, ImportError, OSError, ValueError: See `fagan_hf.data.sources.list_images`.
+    """
+    root = cache_root(None)
+    listing = list_images(source, unpacked=root / UNPACKED)
+    return listing, inspect_images(listing, root, progress=progress)
 
 
 def inspect_images(

@@ -6,6 +6,7 @@ Example:
 """
 
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Generator, Mapping
@@ -103,7 +104,8 @@ def prepare_images(
 
 def _find(root: Path, digests: np.ndarray, problems: "_Problems", source: ImageSource) -> Path | None:
     """Find the cache folder of all images but those that can't be used."""
-    return find_cache(root, cache_key(digests[problems.usable()], decoding_identity(source)))
+    usable = problems.usable()
+    return find_cache(root, cache_key(digests[usable], decoding_identity(source)), len(usable))
 
 
 def _folder(root: Path, listing: Listing, digests: np.ndarray, source: ImageSource) -> Path:
@@ -155,10 +157,12 @@ def _decode(
         lasting = {at: [str(error), error.hint] for at, error in found.items() if error.is_lasting}
         remember_facts(root, digests, _PROBLEM + decoding, lasting)
     if found:
-        rightly_named = _folder(root, listing, digests[problems.usable()], source)
-        if find_cache(root, rightly_named.name.rpartition("-")[2]) is None:
-            folder.replace(rightly_named)
-        folder = rightly_named
+        there = _find(root, digests, problems, source)
+        if there is None:
+            there = _folder(root, listing, digests[problems.usable()], source)
+            shutil.rmtree(there, ignore_errors=True)
+            folder.replace(there)
+        folder = there
     return folder
 
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from fagan_hf.architectures.load import load_architecture
-from fagan_hf.data.cache import UNPACKED, cache_root
 from fagan_hf.data.image_source import ImageSource
-from fagan_hf.data.inspection import Inspection, inspect_images
+from fagan_hf.data.inspection import Inspection, inspect_source
 from fagan_hf.data.listing import Listing
-from fagan_hf.data.sources import list_images
 from fagan_hf.hub.repository import RECIPE
 from fagan_hf.training.recipe import DEFAULTS, Recipe
 from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
@@ -144,9 +143,7 @@ def look(given: Mapping[str, Any], *, progress: bool = True) -> tuple[Listing, I
     """
     names = ("dataset", "split", "revision", "config_name", "image_column", "num_avatars")
     asked = {name: given.get(name, DEFAULTS[name]) for name in names}
-    root = cache_root(None)
-    listing = list_images(ImageSource(resolution=1, **asked), unpacked=root / UNPACKED)
-    inspection = inspect_images(listing, root, progress=progress)
+    listing, inspection = inspect_source(ImageSource(resolution=1, **asked), progress=progress)
     if not inspection.readable:
         problems = ", ".join(f"{count:,} {problem}" for problem, count in inspection.problems().items())
         raise ValueError(f"none of the {listing.count:,} images of {asked['dataset']} can be read: {problems}")
@@ -270,7 +267,7 @@ def run_name(listing: Listing) -> str:
 
 def _resolution(inspection: Inspection, machine: Machine, count: int) -> tuple[int, str]:
     sides = inspection.shortest_sides()
-    tenth = int(_quantile(sides, 0.1))
+    tenth = int(np.quantile(sides, 0.1, method="lower"))
     largest = 64 if machine.is_cpu or count < 5_000 else 128
     size = max((size for size in SIZES if size <= min(largest, tenth)), default=SIZES[0])
     small = int((sides < size).sum())
@@ -279,12 +276,6 @@ def _resolution(inspection: Inspection, machine: Machine, count: int) -> tuple[i
         limit = "a CPU" if machine.is_cpu else f"{count:,} images"
         return size, f"what {limit} can train; nine in ten images have at least {tenth} pixels a side.{enlarged}"
     return size, f"nine in ten images have at least {tenth} pixels a side.{enlarged}"
-
-
-def _quantile(values: Any, share: float) -> float:
-    """Return a quantile of integers, which is one of them."""
-    ordered = sorted(values.tolist())
-    return ordered[int(share * (len(ordered) - 1))]
 
 
 def _channels(inspection: Inspection) -> tuple[int, str]:

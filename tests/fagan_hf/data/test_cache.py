@@ -123,10 +123,11 @@ def test_keys_name_bytes_order_and_decoding(tmp_path):
     ]
     assert len(set(keys)) == 4
     folder = write(tmp_path / f"some-name-{keys[0]}")
-    assert find_cache(tmp_path, keys[0]) == folder
-    assert find_cache(tmp_path, keys[1]) is None
+    assert find_cache(tmp_path, keys[0], len(DIGESTS)) == folder
+    assert find_cache(tmp_path, keys[0], len(DIGESTS) + 1) is None
+    assert find_cache(tmp_path, keys[1], len(DIGESTS)) is None
     (folder / "pixels.bin").unlink()
-    assert find_cache(tmp_path, keys[0]) is None
+    assert find_cache(tmp_path, keys[0], len(DIGESTS)) is None
 
 
 # Interruptions

@@ -272,6 +272,23 @@ def test_bad_files_are_named(prepare, tmp_path, cache):
     assert caught.value.__cause__ is not None
 
 
+def test_a_call_killed_before_it_named_its_cache_leaves_no_wrong_one(prepare, tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("L", (8, 8), 10).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"broken")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fagan_hf.data.prepare.remember_facts", interrupt)
+        prepare(folder, skip_broken=True)
+    assert len(prepare(folder, skip_broken=True)) == 1
+    with pytest.raises(ValueError, match="1 of 2 images can't be used"):
+        prepare(folder)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_broken_images_are_left_out_on_request(prepare, tmp_path, no_work, capfd, cache, monkeypatch):
     folder = folder_of(tmp_path / "set", {"a.png": 10, "b.png": 20, "c/d.png": 30})
     (folder / "text.jpg").write_text("not a picture")
