@@ -11,7 +11,7 @@ from PIL import Image
 
 from fagan_hf.viz.colors import as_picture
 from fagan_space import border
-from fagan_space.controls import IN_LINE, LONG, UPLOADS
+from fagan_space.controls import IN_LINE, LONG, MODELS, UPLOADS
 from fagan_space.files import png, request_folder, write_archive, write_pictures
 from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
 from fagan_space.models import Model
@@ -95,7 +95,7 @@ def add_api(model: Model) -> None:
         "judge": (judge, border.Judge, UPLOADS),
         "dial": (turn, border.Dial, IN_LINE),
         "project": (project_picture, border.Project, LONG),
-        "compare": (compare_models, border.Compare, LONG),
+        "compare": (compare_models, border.Compare, MODELS),
         "about": (about, border.Nothing, IN_LINE),
     }
     for name, (function, request, lane) in endpoints.items():

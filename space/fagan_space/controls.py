@@ -13,15 +13,17 @@ Event = dict[str, Any]  # arguments of Gradio's listeners: a function, its input
 
 ANY = "any"
 
-# Queue options of events. Image requests share one lane, long-running requests another, and uploads, which can take
-# long to decode, a third, so no image waits for any of those; events that compute nothing have an unlimited one.
-# Nothing bypasses the queue.
+# Queue options of events. Image requests share one lane, long-running requests another; uploads, which can take long to
+# decode, and models that visitors name, which can take long to download, have lanes as well: no image waits for any of
+# those. Events that compute nothing have an unlimited one. Nothing bypasses the queue.
 # The tabs' events are private; programs use the endpoints in `api` instead.
 IN_LINE: Event = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
 LONG: Event = {"concurrency_id": "long", "concurrency_limit": 1}
+MODELS: Event = {"concurrency_id": "models", "concurrency_limit": 1}
 UPLOADS: Event = {"concurrency_id": "uploads", "concurrency_limit": 1}
 COMPUTES: Event = {**IN_LINE, "api_visibility": "private"}
 COMPUTES_LONG: Event = {**LONG, "api_visibility": "private"}
+COMPARES: Event = {**MODELS, "api_visibility": "private"}
 DECODES: Event = {**UPLOADS, "api_visibility": "private"}
 AT_HAND: Event = {
     "concurrency_id": "at hand",

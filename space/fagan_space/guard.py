@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fagan_hf.requests import Allowed, Request, check_characters, shown, whole
-from fagan_space.controls import LONG
+from fagan_space.controls import LONG, MODELS
 from fagan_space.files import storage
 from fagan_space.limits import (
     BODY_SECONDS,
@@ -409,7 +409,8 @@ class Guard:
         if len(waiting) >= WAITING:
             raise Refusal(503, f"Queue is full: {len(waiting)} requests are waiting; try again later.")
         own = sum(event.request.scope.get(VISITOR, visitor).address == visitor.address for event in waiting)
-        if own >= (LONG_PER_VISITOR if function.concurrency_id == LONG["concurrency_id"] else WAITING_PER_VISITOR):
+        is_long = function.concurrency_id in (LONG["concurrency_id"], MODELS["concurrency_id"])
+        if own >= (LONG_PER_VISITOR if is_long else WAITING_PER_VISITOR):
             raise Refusal(503, f"Queue is full: {own} of your requests are already waiting; try again later.")
 
     def _claiming(self, send: Send, visitor: Visitor) -> Send:

@@ -24,9 +24,9 @@ MAX_STEPS = 300  # of a projection
 
 WAITING = 64  # requests in each lane's queue; further ones are refused and may retry later
 WAITING_PER_VISITOR = 48  # of those, per visitor; the rest is reserved for others
-LONG_PER_VISITOR = 8  # waiting projections, videos and comparisons of one visitor
-AT_ONCE = 2  # image requests served concurrently; of long-running requests and of uploads, one each
-THREADS = AT_ONCE + 3  # for Gradio's functions; each further thread would hold memory of torch and malloc
+LONG_PER_VISITOR = 8  # waiting projections and videos of one visitor, and as many comparisons
+AT_ONCE = 2  # image requests served concurrently; of long-running requests, uploads and comparisons, one each
+THREADS = AT_ONCE + 4  # for Gradio's functions; each further thread would hold memory of torch and malloc
 CACHE_SECONDS = 600  # generated images are kept this long, for browsers and clients to fetch
 MAX_SECONDS = 120  # time limit of one long-running request, once it has started
 LISTEN_SECONDS = 15  # work is canceled if its client has not connected to fetch the result by then

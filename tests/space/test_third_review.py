@@ -206,8 +206,8 @@ def test_no_image_waits_for_an_upload_or_a_named_model(model):
         "Judge": "uploads",
         "UploadTab": "uploads",
         "Project": "long",
-        "Compare": "long",
-        "CompareTab": "long",
+        "Compare": "models",
+        "CompareTab": "models",
     }
 
 

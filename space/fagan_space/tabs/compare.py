@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from fagan_space.border import CompareTab, takes
-from fagan_space.controls import COMPUTES_LONG, gallery_shown, seed_box
+from fagan_space.controls import COMPARES, gallery_shown, seed_box
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model, load_named
@@ -83,7 +83,7 @@ def build(model: Model) -> None:
         "fn": compare,
         "inputs": [left, right, seeds, truncation],
         "outputs": galleries,
-        **COMPUTES_LONG,  # a model may have to be downloaded first
+        **COMPARES,
     }
     button.click(**wanted)
     right.submit(**wanted)
