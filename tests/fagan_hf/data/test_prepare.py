@@ -277,9 +277,10 @@ def test_a_call_killed_before_it_named_its_cache_leaves_no_wrong_one(prepare, tm
     folder.mkdir()
     Image.new("L", (8, 8), 10).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"broken")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fagan_hf.data.prepare.remember_facts", interrupt)
-        prepare(folder, skip_broken=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "remember_facts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, skip_broken=True)
     assert len(prepare(folder, skip_broken=True)) == 1
     with pytest.raises(ValueError, match="1 of 2 images can't be used"):
         prepare(folder)
