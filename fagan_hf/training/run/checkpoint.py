@@ -17,13 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fagan_hf.hub.repository import checkpoints_in
+from fagan_hf.hub.repository import MANIFEST, STATE, checkpoints_in
 from fagan_hf.utils.files import replacing_folder, save_tensors, sha256
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
 NUMBERS = "numbers"
 
 Files = dict[str, dict[str, Tensor]]
