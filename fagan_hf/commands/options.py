@@ -182,17 +182,18 @@ def _alpha(text: str) -> tuple[str | None, float]:
 
 
 def load_generator(options: argparse.Namespace, checkpoint: int | str | None = None) -> Any:
-    """Load the generator selected by the flags of `add_model`, onto their device; if given, at that checkpoint."""
+    """Load the generator selected by the flags of `add_model`, onto their device; at a checkpoint, or the best."""
     from fagan_hf.architectures.own_code import import_code
     from fagan_hf.hub.checkpoints import best_model
     from fagan_hf.models import Generator
 
     for name in options.imports:
         import_code(name)
-    model, images = options.model, checkpoint
-    if checkpoint == "best":
-        model, images = best_model(Path(model).expanduser())
+    if isinstance(checkpoint, str):
+        model, images = best_model(Path(options.model).expanduser())
         print(f"best: {model if images is None else f'{images:,} images'}")
+    else:
+        model, images = options.model, checkpoint
     generator = Generator.from_pretrained(model, revision=options.revision, checkpoint=images)
     return generator.to(find_device(options.device))
 

@@ -18,6 +18,7 @@ from fagan_hf.training.reporting.report import summary
 from fagan_hf.training.reporting.samples import generate_samples
 from fagan_hf.training.run.facts import environment_facts, peak_memory_mb
 from fagan_hf.training.run.session import Session
+from fagan_hf.training.run.snapshots import save_snapshot
 
 
 def log(session: Session) -> bool:
@@ -91,6 +92,7 @@ def measure(session: Session) -> bool:
         generator = session.averaged_generator()
     evaluation = session.evaluator.measure(generator)
     session.main_writes(lambda: _keep_if_best(session, evaluation, generator))
+    session.main_writes(lambda: _save_snapshot(session))
     session.progress.measured |= numbers_of(evaluation) if evaluation else {}
     session.evaluation = evaluation
     session.last_done.note("evaluated", session.images_seen)
@@ -101,6 +103,14 @@ def measure(session: Session) -> bool:
 def _keep_if_best(session: Session, evaluation: Evaluation | None, generator: Generator) -> None:
     assert evaluation is not None, "the main process has the result"
     keep_if_best(session.recipe.run_dir, evaluation, generator, session.discriminator, _facts(session))
+
+
+def _save_snapshot(session: Session) -> None:
+    if session.recipe.snapshot_bytes and not session.last_done.is_current("kept", session.images_seen):
+        save_snapshot(
+            session.recipe.run_dir, session.images_seen, session.averaged_generator(), session.recipe.snapshot_bytes
+        )
+        session.last_done.note("kept", session.images_seen)
 
 
 def show(session: Session) -> None:
@@ -149,6 +159,7 @@ def _write_model(session: Session, means: torch.Tensor) -> None:
     if session.evaluation is not None and session.last_done.is_current("evaluated", images):
         session.evaluation.keep(folder)
     _write_card(session)
+    _save_snapshot(session)
     write_checkpoint(session, {"means": means})
 
 
