@@ -10,6 +10,7 @@ from fagan_hf.hub.card import write_card
 from fagan_hf.hub.repository import CARD, LOSSES, save_repository, write_text
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.models import Generator
+from fagan_hf.training.reporting.copies import compare_copies
 from fagan_hf.training.reporting.diversity import diversity
 from fagan_hf.training.reporting.evaluation import Evaluation, keep_if_best, numbers_of
 from fagan_hf.training.reporting.health import DIVERSITY, diagnose
@@ -93,7 +94,11 @@ def measure(session: Session) -> bool:
     evaluation = session.evaluator.measure(generator)
     session.main_writes(lambda: _keep_if_best(session, evaluation, generator))
     session.main_writes(lambda: _save_snapshot(session))
-    session.progress.measured |= numbers_of(evaluation) if evaluation else {}
+    if evaluation is not None:  # in the main process
+        session.progress.measured |= numbers_of(evaluation)
+        session.progress.copies, warning = compare_copies(evaluation, session.images_seen, session.progress.copies)
+        if warning is not None:
+            session.note(f"{warning}.")
     session.evaluation = evaluation
     session.last_done.note("evaluated", session.images_seen)
     session.started += time.monotonic() - started
