@@ -92,7 +92,8 @@ class FAGANPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder, or a Hub id ``user/name`` or ``user/name@revision``.
-            **options: Options of `Generator.from_pretrained`: ``dtype``, ``device_map``, ``revision``, ``token``, ...
+            **options: Options of `Generator.from_pretrained`: ``dtype``, ``device_map``, ``revision``, ``token``,
+                ``checkpoint`` (of a local run folder), ...
 
         Raises:
             FileNotFoundError: See `Generator.from_pretrained`.

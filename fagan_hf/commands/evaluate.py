@@ -13,6 +13,7 @@ from fagan_hf.commands.options import (
     load_generator,
 )
 from fagan_hf.commands.pictures import check_picture, save_picture
+from fagan_hf.commands.switches import add_switch
 
 if TYPE_CHECKING:
     from fagan_hf.metrics.evaluate import Evaluation
@@ -45,6 +46,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="feature extractor: effnetlite0 (default), which needs no download, or inception, for the "
         "published protocol",
     )
+    add_switch(
+        parser,
+        "--all",
+        "of a run folder: measure every checkpoint and snapshot with the same seeds, say which is the best, and save "
+        "the numbers in evaluations.json",
+    )
     parser.add_argument("--picture", type=Path, help="save the nearest real images here (default: in the run folder)")
     add_batch_size(parser)
 
@@ -63,6 +70,9 @@ def run(options: argparse.Namespace) -> None:
     if _is_images(options.model):
         _compare_images(options, extractor)
         return
+    if options.all:
+        _evaluate_all(options, extractor)
+        return
     generator = load_generator(options)
     images = prepare_images(image_source(options, generator.config.image_size))
     evaluation = evaluate(
@@ -77,6 +87,29 @@ def run(options: argparse.Namespace) -> None:
         _keep(Path(options.model), evaluation)
     if options.picture is not None:
         save_picture(evaluation.nearest_picture(), options.picture, make_folder=True)
+
+
+def _evaluate_all(options: argparse.Namespace, extractor: Any) -> None:
+    """Measure every checkpoint of a run."""
+    from fagan_hf.data.prepare import prepare_images
+    from fagan_hf.metrics.checkpoints import evaluate_checkpoints
+
+    if options.picture is not None:
+        raise ValueError("--picture shows a single model; leave out --all")
+    folder = Path(options.model).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--all measures the checkpoints of a run folder, but {options.model!r} is no local folder")
+    generator = load_generator(options)
+    found = evaluate_checkpoints(
+        folder,
+        prepare_images(image_source(options, generator.config.image_size)),
+        device=generator.device,
+        features=extractor,
+        num_images=options.num_images,
+        batch_size=options.batch_size,
+    )
+    print(found.table())
+    print(f"saved in {found.keep(folder)}; `fagan-hf generate --model {folder} --checkpoint best` loads the best")
 
 
 def _is_images(name: str) -> bool:

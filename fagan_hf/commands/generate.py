@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.options import add_batch_size, add_checkpoint, add_latents, add_model, drawing, load_generator
 from fagan_hf.commands.pictures import PICTURE_SUFFIXES, is_picture, save_picture
 from fagan_hf.commands.switches import add_switch
 
@@ -13,6 +13,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = "Generate images. Each seed maps to one image, on any device and for any batch size."
     add_model(parser)
+    add_checkpoint(parser)
     add_latents(parser, default_seeds="0-15")
     parser.add_argument(
         "--out", type=Path, required=True, help=f"grid ({', '.join(PICTURE_SUFFIXES)}), or a folder for single images"
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--out is {str(options.out)!r}; it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder")
     if options.by_label and (not is_grid or options.label or options.columns):
         raise ValueError("--by-label makes its own grid; don't combine it with --label, --columns or a folder")
-    with drawing(load_generator(options), options) as (generator, latents, labels):
+    with drawing(load_generator(options, options.checkpoint), options) as (generator, latents, labels):
         write = _write_grid if is_grid else _write_folder
         write(generator, latents, labels, options)
     pictures = "1 picture" if len(latents) == 1 else f"{len(latents)} pictures"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fagan_hf.commands.options import add_batch_size, add_latents, add_model, drawing, load_generator
+from fagan_hf.commands.options import add_batch_size, add_checkpoint, add_latents, add_model, drawing, load_generator
 from fagan_hf.commands.switches import add_switch
 
 
@@ -14,6 +14,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "of a conditional model are interpolated linearly; those given with --label stay fixed."
     )
     add_model(parser)
+    add_checkpoint(parser)
     add_latents(parser, default_seeds="0-5")
     parser.add_argument("--out", type=Path, required=True, help="video: .gif, .webp, or .mp4, which needs ffmpeg")
     parser.add_argument("--frames", type=int, default=30, help="frames between two images (default: 30)")
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     from fagan_hf.viz.grids import enlarged
 
     is_loop = options.loop
-    with drawing(load_generator(options), options) as (generator, latents, labels):
+    with drawing(load_generator(options, options.checkpoint), options) as (generator, latents, labels):
         latents = walk(latents, options.frames, is_loop=is_loop)
         if labels is not None:
             labels = walk(labels, options.frames, is_loop=is_loop, interpolation=lerp)

@@ -29,6 +29,23 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False, h
         parser.add_argument("--device", help="like cpu, cuda, mps (default: the fastest available)")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint``."""
+    parser.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        metavar="IMAGES or best",
+        help="of a run folder: the model after this many images, from its checkpoints and snapshots; best: the one "
+        "that was best when the run was measured (default: the newest)",
+    )
+
+
+def _checkpoint(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"checkpoint is {text!r}; write a number of images, like 81920, or best")
+    return text if text == "best" else int(text)
+
+
 def add_imports(parser: argparse.ArgumentParser) -> None:
     """Add ``--import``."""
     parser.add_argument(
@@ -164,14 +181,21 @@ def _alpha(text: str) -> tuple[str | None, float]:
         raise argparse.ArgumentTypeError(f"alpha is {text!r}; write it like 0.5 or layers.2=0.5") from error
 
 
-def load_generator(options: argparse.Namespace) -> Any:
-    """Load the generator selected by the flags of `add_model`, onto their device."""
+def load_generator(options: argparse.Namespace, checkpoint: int | str | None = None) -> Any:
+    """Load the generator selected by the flags of `add_model`, onto their device; at a checkpoint, or the best."""
     from fagan_hf.architectures.own_code import import_code
+    from fagan_hf.hub.checkpoints import best_model
     from fagan_hf.models import Generator
 
     for name in options.imports:
         import_code(name)
-    return Generator.from_pretrained(options.model, revision=options.revision).to(find_device(options.device))
+    if isinstance(checkpoint, str):
+        model, images = best_model(Path(options.model).expanduser())
+        print(f"best: {model if images is None else f'{images:,} images'}")
+    else:
+        model, images = options.model, checkpoint
+    generator = Generator.from_pretrained(model, revision=options.revision, checkpoint=images)
+    return generator.to(find_device(options.device))
 
 
 def load_discriminator(options: argparse.Namespace, otherwise: str) -> Any:

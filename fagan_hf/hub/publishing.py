@@ -156,6 +156,7 @@ NOT_PORTABLE = (
     "hub_private",
     "push_training_state",
     "resume_from",
+    "checkpoint",
     "finetune_from",
     "report_to",
     "accept_changed_data",

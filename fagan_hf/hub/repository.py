@@ -39,8 +39,13 @@ NEIGHBORS = "nearest.png"  # generated images next to their nearest training ima
 DIRECTIONS = "directions.safetensors"  # latent-space directions, one for each label of the data
 EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
 TRAINING_STATE = "training_state"
-CHECKPOINTS = "checkpoints"  # in run folders only
+CHECKPOINTS = "checkpoints"  # in run folders only, as the next three are
+SNAPSHOTS = "snapshots"  # of the averaged generator, over the whole run
+BEST = "best"  # the model that was best when the run measured itself, with the layout of a repository
+EVALUATIONS = "evaluations.json"  # metrics of all checkpoints and snapshots
 STATE = "state.json"  # in a checkpoint
+MANIFEST = "manifest.json"  # in a checkpoint: the hash of each file
+AVERAGED = "averaged_generator"  # in a checkpoint: the generator that is published
 
 _OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, AUGMENTATION)
 _OF_A_RUN += (NEIGHBORS, DIRECTIONS)
@@ -182,7 +187,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def checkpoints_in(folder: Path) -> list[Path]:
     """List the checkpoints in a folder, oldest first, complete or not; none if there is no such folder."""
     found = [path for path in folder.glob("images-*") if re.fullmatch(r"images-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("images-")))
+    return sorted(found, key=images_of)
+
+
+def images_of(path: Path) -> int:
+    """Parse the number of images seen from the name of a checkpoint or a snapshot."""
+    return int(path.stem.removeprefix("images-"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ Example:
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -514,16 +514,47 @@ def evaluate(
         ImportError: The features need a package; says which.
         OSError: The features' weights can't be downloaded; suggests an alternative.
     """
-    check_match(generator, images)
+    options = {"features": features, "num_images": num_images, "batch_size": batch_size, "cache_dir": cache_dir}
+    return next(evaluate_each([generator], images, progress=progress, **options))
+
+
+def evaluate_each(
+    generators: Iterable[Generator],
+    images: Images,
+    *,
+    features: Any = "effnetlite0",
+    num_images: int | None = None,
+    batch_size: int | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Iterator[Evaluation]:
+    """Evaluate several generators one by one, with the same seeds, against real images that are looked at once.
+
+    Args:
+        generators: Each is requested when the one before it is done.
+        images: See `evaluate`, as for the other arguments and errors.
+        features: See `evaluate`.
+        num_images: See `evaluate`.
+        batch_size: See `evaluate`.
+        cache_dir: See `evaluate`.
+        progress: See `evaluate`.
+
+    Yields:
+        The result of each.
+    """
     extractor = build_features(features)
-    if num_images is None:
-        num_images = default_count(len(images), extractor.num_images)
-    check_counts(num_images, images, extractor)
-    real = real_features(images, extractor, device=generator.device, cache_dir=cache_dir, progress=progress)
-    seeds = range(FIRST_SEED, FIRST_SEED + num_images)
-    labels = labels_of(images, real.rows[:num_images])
-    fake, seconds = generated_features(generator, extractor, seeds, labels, batch_size=batch_size, progress=progress)
-    return compare(generator, images, extractor, fake, seconds, real)
+    count = default_count(len(images), extractor.num_images) if num_images is None else num_images
+    seeds, real = range(FIRST_SEED, FIRST_SEED + count), None
+    for generator in generators:
+        check_match(generator, images)
+        if real is None:
+            check_counts(count, images, extractor)
+            real = real_features(images, extractor, device=generator.device, cache_dir=cache_dir, progress=progress)
+        labels = labels_of(images, real.rows[:count])
+        fake, seconds = generated_features(
+            generator, extractor, seeds, labels, batch_size=batch_size, progress=progress
+        )
+        yield compare(generator, images, extractor, fake, seconds, real)
 
 
 def check_match(generator: Generator, images: Images) -> None:

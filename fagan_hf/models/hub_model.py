@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import client
+from fagan_hf.hub.checkpoints import weights_at
 from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, is_index, save_repository, write_json
 from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.models.load_options import REASONS, check_format, parse_device_map, parse_dtype
@@ -99,6 +100,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         variant: str | None = None,
         low_cpu_mem_usage: bool | None = None,
         trust_remote_code: bool | None = None,
+        checkpoint: int | None = None,
         **unknown: Any,
     ) -> Self:
         """Load a network, in eval mode, from a local folder or a repository on the Hub.
@@ -121,22 +123,27 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             variant: Only ``None``: there is a single file of weights.
             low_cpu_mem_usage: Accepted and without effect: a network is loaded in the same way.
             trust_remote_code: Accepted and without effect: no code of a repository is run.
+            checkpoint: For a local run folder: the weights after this many images, of a checkpoint or, for a generator,
+                else of a snapshot; the generator is the averaged one. By default the run's newest model.
             **unknown: None is accepted; the error says why, or which name is closest.
 
         Raises:
             TypeError: There is no such option.
-            FileNotFoundError: There is no such folder or repository, or it lacks one of the two files; pickled weights
-                are not read because they can run code.
+            FileNotFoundError: There is no such folder or repository, it lacks one of the two files, or there is no such
+                checkpoint; pickled weights are not read because they can run code.
             PermissionError: The repository is gated, or the token is not valid for it; says what to try.
-            ValueError: The config is invalid, or the weights don't match it in every key and shape.
+            ValueError: The config is invalid, the weights don't match it in every key and shape, or a checkpoint is
+                requested of a repository on the Hub.
         """
         refuse_keywords(f"{cls.__name__}.from_pretrained", unknown, _options(cls), REASONS)
         check_format(use_safetensors, variant)
         dtype, device = parse_dtype(dtype, torch_dtype), parse_device_map(device_map)
         if subfolder is not None:
             _check_subfolder(subfolder)
+        name = str(pretrained_model_name_or_path)
+        saved = None if checkpoint is None else weights_at(name, cls.subfolder, checkpoint)
         folder = cls._fetch(
-            str(pretrained_model_name_or_path),
+            name,
             subfolders=(cls.subfolder, "") if subfolder is None else (subfolder,),
             revision=revision,
             token=token,
@@ -144,10 +151,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        config = _read_config(folder / CONFIG, cls.config_class)
-        _check_declared(config, folder / WEIGHTS)
+        config, weights = _read_config(folder / CONFIG, cls.config_class), saved or folder / WEIGHTS
+        _check_declared(config, weights)
         model = cls(config)
-        _load_weights(model, folder / WEIGHTS, dtype)
+        _load_weights(model, weights, dtype)
         return (model if device is None else model.to(device)).eval()
 
     @classmethod

@@ -144,6 +144,8 @@ def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     [(kind, origin)] = origins
     fields = base_recipe(origin, is_resumed=kind == "resume_from")
+    if str(changes.get("checkpoint")).isdecimal() and "name" in fields:  # a branch, which needs its own folder
+        fields["name"] = f"{fields['name']}-from-{changes['checkpoint']}"
     if "name" not in fields and "name" not in changes:
         raise ValueError(f"--{kind} {origin} starts a new run, which needs a name: give --name")
     return fields

@@ -29,7 +29,7 @@ TrackerName = Literal["none", "tensorboard", "trackio", "wandb"]
 FeaturesName = Literal["effnetlite0", "inception"]
 
 _MAY_BE_ZERO = {"warmup_images", "seed", "r1_gamma", "r2_gamma", "wasserstein_penalty", "eval_every_images"}
-_MAY_BE_ZERO |= {"freeze_discriminator_layers"}
+_MAY_BE_ZERO |= {"freeze_discriminator_layers", "snapshot_bytes", "checkpoint"}
 
 # These may change when a run is resumed; changing any other field requires a new run.
 HOW_LONG_AND_WHERE = {
@@ -41,10 +41,12 @@ HOW_LONG_AND_WHERE = {
     "checkpoint_every_images",
     "eval_every_images",
     "keep_checkpoints",
+    "snapshot_bytes",
     "cpu_threads",
     "compile",
     "gif_frames",
     "resume_from",
+    "checkpoint",
     "push_to_hub",
     "hub_private",
     "push_training_state",
@@ -197,6 +199,8 @@ class Recipe:
     """Generated images per evaluation, compared with as many real ones; of fewer real images half."""
     keep_checkpoints: int = 2
     """Number of checkpoints to keep."""
+    snapshot_bytes: int = 200_000_000
+    """Size of all light snapshots of the averaged generator, which are kept spread over the whole run; 0: none."""
     cpu_threads: int | None = None
     """CPU threads per process when training on the CPU; none: the cores divided by the number of processes."""
     gif_frames: int = 60
@@ -208,7 +212,10 @@ class Recipe:
     accept_changes: tuple[str, ...] = ()
     """Fields with which the run may be resumed although they differ, such as generator_learning_rate."""
     resume_from: str | None = None
-    """Resume training this model, a run folder or user/name on the Hub, with its recipe."""
+    """Resume training this model, a run folder or user/name on the Hub, with its recipe. A run folder's checkpoint is
+    taken whole: weights, averaged generator, optimizers and progress."""
+    checkpoint: int | None = None
+    """Resume the run folder in resume_from at its checkpoint of this many images, in a new folder; none: the newest."""
     finetune_from: str | None = None
     """Fine-tune this model's weights on other images; its recipe is reused, except for the name."""
     freeze_discriminator_layers: int = 0
@@ -229,6 +236,10 @@ class Recipe:
         check_background(self.background)
         if self.resume_from and self.finetune_from:
             raise ValueError("resume_from resumes a run, finetune_from starts a new one; give only one of them")
+        if self.checkpoint is not None and not self.resume_from:
+            raise ValueError(
+                f"checkpoint is {self.checkpoint}, but resume_from is not set; set it to the run folder to resume"
+            )
         for name in ("push_to_hub", "resume_from", "finetune_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; set it to a model like 'user/name', or leave it out")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from fagan_hf import FAGANPipeline
 from fagan_hf.architectures.conditioning import with_labels
@@ -281,3 +282,21 @@ def test_a_mistyped_folder_and_a_file(model, tmp_path, capsys):
 def test_one_picture_is_one(model, tmp_path, capsys):
     assert main(["generate", "--model", model, "--seeds", "3", "--out", str(tmp_path / "x.png")]) == 0
     assert capsys.readouterr().out.startswith("1 picture in ")
+
+
+def test_pictures_of_a_checkpoint_and_of_the_best(model, tmp_path, capsys):
+    past = Generator(GENERATOR).eval()
+    (tmp_path / "model/snapshots").mkdir()
+    save_file(past.state_dict(), tmp_path / "model/snapshots/images-00000008.safetensors")
+    (tmp_path / "model/evaluations.json").write_text('{"best": 8}')
+    expected = FAGANPipeline(past)(seeds=[4]).images[0]
+    for name in ("8", "best"):
+        out = tmp_path / f"{name}.png"
+        assert main(["generate", "--model", model, "--seeds", "4", "--checkpoint", name, "--out", str(out)]) == 0
+        assert np.array_equal(pixels(out), np.asarray(expected))
+    assert "best: 8 images" in capsys.readouterr().out
+    assert main(["generate", "--model", model, "--checkpoint", "9", "--out", str(tmp_path / "9.png")]) == 2
+    assert "has no checkpoint at 9 images; there are 8. The nearest is 8." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["generate", "--model", model, "--checkpoint", "newest", "--out", str(tmp_path / "9.png")])
+    assert "checkpoint is 'newest'; write a number of images, like 81920, or best" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any
 from fagan_hf.data.cache import Images
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.measurements import read_measurements
-from fagan_hf.hub.repository import CARD, METRICS, save_repository, weights_hash, write_text
+from fagan_hf.hub.repository import BEST, CARD, METRICS, save_repository, weights_hash, write_text
 from fagan_hf.metrics.evaluate import (
     FIRST_SEED,
     Evaluation,
@@ -21,9 +21,6 @@ from fagan_hf.metrics.features import build_features
 from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
-
-BEST = "best"
-"""Subfolder of the run folder for the model with the lowest Fréchet distance, with the layout of a model repository."""
 
 
 class Evaluator:
@@ -77,7 +74,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, float]:
 def keep_if_best(
     run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
 ) -> None:
-    """Save a model that is better than the one in `BEST`, with its metrics and card."""
+    """Save a model whose Fréchet distance is lower than that of the one in `BEST`, with its metrics and card."""
     folder = run_dir / BEST
     if not _is_better(evaluation, folder):
         return

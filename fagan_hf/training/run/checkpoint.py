@@ -17,13 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fagan_hf.hub.repository import checkpoints_in
+from fagan_hf.hub.repository import MANIFEST, STATE, checkpoints_in
 from fagan_hf.utils.files import replacing_folder, save_tensors, sha256
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
 NUMBERS = "numbers"
 
 Files = dict[str, dict[str, Tensor]]
@@ -141,6 +139,15 @@ class Checkpoints:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         missing = [_file(name) for name in (*self.networks, *self.optimizers) if _file(name) not in hashes]
         return f"{MANIFEST} does not list {missing[0]}" if missing else None
+
+    def count_moments(self, files: Files) -> tuple[int, int]:
+        """Return for how many parameters a checkpoint has an optimizer's moments, and the number of parameters.
+
+        Parameters that have never been updated, such as those of frozen layers, have none.
+        """
+        kept = sum(len({key.partition(".")[0] for key in files[name]}) for name in self.optimizers)
+        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        return kept, sum(len(group["params"]) for group in groups)
 
     def restore(self, files: Files) -> dict[str, Tensor]:
         """Restore networks and optimizers from tensors that `read` returned.

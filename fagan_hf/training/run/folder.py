@@ -1,7 +1,7 @@
 """Check that a run can use its folder: not with another recipe, and not while another process is training there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -59,15 +59,11 @@ def check_folder(recipe: Recipe) -> list[str]:
     path = recipe.run_dir / RECIPE
     if not path.exists():
         return []
-    wanted = yaml.safe_load(redact(recipe.to_yaml()))
     try:
-        begun = DEFAULTS | yaml.safe_load(path.read_text(encoding="utf-8"))  # fields newer than the folder
+        changes = recipe_changes(yaml.safe_load(path.read_text(encoding="utf-8")), recipe)
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{path} is corrupt: {error}. Remove {recipe.run_dir} to start over.") from error
-    names = [name for name in begun.keys() | wanted.keys() if name not in HOW_LONG_AND_WHERE]
-    different = sorted(name for name in names if begun.get(name) != wanted.get(name))
-    changes = {name: f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r} now" for name in different}
-    refused = [name for name in different if name not in (*MAY_FOLLOW_ITS_OWNER, *recipe.accept_changes)]
+    refused = [name for name in changes if name not in (*MAY_FOLLOW_ITS_OWNER, *recipe.accept_changes)]
     if refused:
         on_request = [name for name in refused if name in MAY_CHANGE_ON_REQUEST]
         hint = (
@@ -78,6 +74,23 @@ def check_folder(recipe: Recipe) -> list[str]:
             f"Choose another --name, or remove that folder to start over{hint}."
         )
     return [*changes.values()]
+
+
+def recipe_changes(begun: Mapping[str, Any], recipe: Recipe, besides: Collection[str] = ()) -> dict[str, str]:
+    """Return how a recipe differs from that of an earlier session, in words, by field.
+
+    Args:
+        begun: Fields of the earlier recipe; it may lack those that are newer.
+        recipe: The recipe.
+        besides: Fields that may differ, besides those for length and location.
+    """
+    begun, wanted = {**DEFAULTS, **begun}, yaml.safe_load(redact(recipe.to_yaml()))
+    names = sorted({*begun, *wanted} - {*HOW_LONG_AND_WHERE, *besides})
+    return {
+        name: f"{name} was {begun.get(name)!r}, is {wanted.get(name)!r} now"
+        for name in names
+        if begun.get(name) != wanted.get(name)
+    }
 
 
 def check_same_recipe(recipe: Recipe, of_main: str) -> None:

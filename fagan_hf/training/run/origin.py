@@ -2,16 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from fagan_hf.hub.checkpoints import checkpoint_at
 from fagan_hf.hub.publishing import NOT_PORTABLE
 from fagan_hf.hub.repository import (
     ARCHITECTURE_SUFFIXES,
+    CHECKPOINTS,
     CONFIG,
     DISCRIMINATOR,
     FACTS,
@@ -21,6 +23,8 @@ from fagan_hf.hub.repository import (
     STATE,
     TRAINING_STATE,
     WEIGHTS,
+    checkpoints_in,
+    images_of,
     read_json,
     read_recipe,
 )
@@ -33,6 +37,8 @@ from fagan_hf.utils.files import replacing
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
 _WANTED += [CONFIG, FACTS, HISTORY, RECIPE, f"{TRAINING_STATE}/*"]
+ITS_OWN = (*NOT_PORTABLE, "name", "model", "dataset")
+"""Recipe fields that may differ from those of a model without a note: networks and images are compared themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,26 @@ class Origin:
         name: As given by the user.
         folder: Folder of its files.
         commit: Commit of the repository; ``None`` for a local folder.
+        checkpoint: The checkpoint of a local run to resume at [images]; ``None`` for the newest.
     """
 
     name: str
     folder: Path
     commit: str | None = None
+    checkpoint: int | None = None
+
+    def at(self, checkpoint: int, run_dir: Path) -> "Origin":
+        """Return the same run at an earlier checkpoint, to be resumed in another folder.
+
+        Raises:
+            ValueError: It would be resumed in its own folder.
+        """
+        if self.folder.resolve() == run_dir.resolve():
+            raise ValueError(
+                f"checkpoint is {checkpoint}, but {self.name} can't be resumed there in its own folder: everything "
+                "after it would be lost. Choose another --name, or leave out --checkpoint to resume at the newest"
+            )
+        return replace(self, checkpoint=checkpoint)
 
     @property
     def label(self) -> str:
@@ -80,9 +101,28 @@ class Origin:
 
     @property
     def training_state(self) -> Path | None:
-        """The checkpoint that was pushed with it, if any."""
-        folder = self.folder / TRAINING_STATE
-        return folder if (folder / STATE).is_file() else None
+        """The checkpoint to resume from: of a local run the chosen or the newest intact one, else a pushed one, if any.
+
+        Raises:
+            FileNotFoundError: The chosen checkpoint does not exist; lists those that do.
+            ValueError: A checkpoint is chosen, but the model is on the Hub.
+        """
+        if self.checkpoint is not None:
+            return checkpoint_at(self.name, self.checkpoint)
+        if found := checkpoints_in(self.folder / CHECKPOINTS):
+            return next((path for path in reversed(found) if problem_of(path) is None), found[-1])
+        pushed = self.folder / TRAINING_STATE
+        return pushed if (pushed / STATE).is_file() else None
+
+    @property
+    def images_seen(self) -> int:
+        """Number of images at which a run that resumes it starts, as far as it is recorded."""
+        if self.checkpoint is not None:  # which may be gone by now
+            return self.checkpoint
+        state = self.training_state
+        if state is not None and state.parent.name == CHECKPOINTS:
+            return images_of(state)
+        return self.facts.get("images_seen", 0)
 
     def recipe(self) -> dict[str, Any]:
         """Read its recipe, for a run that starts from it; empty if it has none.
@@ -228,12 +268,17 @@ def _load(
 
 
 def check_origin(
-    origin: Origin, generator: Generator, discriminator: Discriminator, check: Callable[[dict[str, Any]], Any]
+    origin: Origin,
+    source: Path,
+    generator: Generator,
+    discriminator: Discriminator,
+    check: Callable[[dict[str, Any]], Any],
 ) -> None:
-    """Check that a run can resume from a pushed training state, before any of it is copied.
+    """Check that a run can resume from the training state of a model, before any of it is copied.
 
     Args:
-        origin: A model with a training state.
+        origin: The model.
+        source: Its training state.
         generator: Generator of the run.
         discriminator: Discriminator of the run.
         check: Called with the state; raises if it does not fit.
@@ -241,8 +286,6 @@ def check_origin(
     Raises:
         ValueError: The state is corrupt, or its architecture differs from the run's.
     """
-    source = origin.training_state
-    assert source is not None
     for network_class, wanted in ((Generator, generator), (Discriminator, discriminator)):
         _load(origin, network_class, wanted)
     state = read_json(source / STATE)
@@ -251,15 +294,22 @@ def check_origin(
     if problem is None and not all(isinstance(number, int | float) and number >= 0 for number in numbers):
         problem = f"{STATE} does not record its progress"
     if problem is not None:
-        raise ValueError(f"the training state of {origin.name} is corrupt ({problem}): push it again, or leave it out")
+        raise ValueError(f"the training state of {origin.name} is corrupt ({problem}): {_advice(source)}")
     check(state)
 
 
-def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineage: Mapping[str, Any]) -> None:
-    """Copy a pushed training state, with its history of metrics, into a run folder, as if it had been trained there.
+def _advice(source: Path) -> str:
+    return "choose another with --checkpoint" if source.parent.name == CHECKPOINTS else "push it again, or leave it out"
+
+
+def copy_training_state(
+    origin: Origin, source: Path, checkpoints: Path, history: Path, lineage: Mapping[str, Any]
+) -> None:
+    """Copy a training state, with its history of metrics, into a run folder, as if it had been trained there.
 
     Args:
-        origin: A model with a training state that `check_origin` has accepted.
+        origin: The model.
+        source: Its training state, which `check_origin` has accepted.
         checkpoints: Folder of the run's checkpoints.
         history: The run's ``metrics.jsonl``.
         lineage: Lineage of the run, saved in the state.
@@ -268,8 +318,6 @@ def copy_training_state(origin: Origin, checkpoints: Path, history: Path, lineag
         OSError: The disk is full; nothing half written is left.
     """
     copy_history(origin, history)  # first, because once the checkpoint exists this step is not retried
-    source = origin.training_state
-    assert source is not None
     state = read_json(source / STATE)
     target = checkpoints / f"images-{state['images_seen']:08d}"
     copy_checkpoint(source, target, state | {"lineage": dict(lineage)})

@@ -10,6 +10,7 @@ from fagan_hf.hub.card import write_card
 from fagan_hf.hub.repository import CARD, LOSSES, save_repository, write_text
 from fagan_hf.layers import gates, spectral_norms
 from fagan_hf.models import Generator
+from fagan_hf.training.reporting.copies import compare_copies
 from fagan_hf.training.reporting.diversity import diversity
 from fagan_hf.training.reporting.evaluation import Evaluation, keep_if_best, numbers_of
 from fagan_hf.training.reporting.health import DIVERSITY, diagnose
@@ -18,6 +19,7 @@ from fagan_hf.training.reporting.report import summary
 from fagan_hf.training.reporting.samples import generate_samples
 from fagan_hf.training.run.facts import environment_facts, peak_memory_mb
 from fagan_hf.training.run.session import Session
+from fagan_hf.training.run.snapshots import save_snapshot
 
 
 def log(session: Session) -> bool:
@@ -91,7 +93,12 @@ def measure(session: Session) -> bool:
         generator = session.averaged_generator()
     evaluation = session.evaluator.measure(generator)
     session.main_writes(lambda: _keep_if_best(session, evaluation, generator))
-    session.progress.measured |= numbers_of(evaluation) if evaluation else {}
+    session.main_writes(lambda: _save_snapshot(session))
+    if evaluation is not None:  # in the main process
+        session.progress.measured |= numbers_of(evaluation)
+        session.progress.copies, warning = compare_copies(evaluation, session.images_seen, session.progress.copies)
+        if warning is not None:
+            session.note(f"{warning}.")
     session.evaluation = evaluation
     session.last_done.note("evaluated", session.images_seen)
     session.started += time.monotonic() - started
@@ -101,6 +108,14 @@ def measure(session: Session) -> bool:
 def _keep_if_best(session: Session, evaluation: Evaluation | None, generator: Generator) -> None:
     assert evaluation is not None, "the main process has the result"
     keep_if_best(session.recipe.run_dir, evaluation, generator, session.discriminator, _facts(session))
+
+
+def _save_snapshot(session: Session) -> None:
+    if session.recipe.snapshot_bytes and not session.last_done.is_current("kept", session.images_seen):
+        save_snapshot(
+            session.recipe.run_dir, session.images_seen, session.averaged_generator(), session.recipe.snapshot_bytes
+        )
+        session.last_done.note("kept", session.images_seen)
 
 
 def show(session: Session) -> None:
@@ -149,6 +164,7 @@ def _write_model(session: Session, means: torch.Tensor) -> None:
     if session.evaluation is not None and session.last_done.is_current("evaluated", images):
         session.evaluation.keep(folder)
     _write_card(session)
+    _save_snapshot(session)
     write_checkpoint(session, {"means": means})
 
 

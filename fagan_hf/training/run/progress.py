@@ -27,6 +27,7 @@ class Progress:
         events: Messages for the next line of metrics.
         symptoms: For how many consecutive lines each symptom has been present, see
             `fagan_hf.training.reporting.health`.
+        copies: Near copies of training images at the newest evaluation, see `fagan_hf.training.reporting.copies`.
         returns: Number of rollbacks after losses or gradients that were not finite.
         processes: Number of processes that the batch was split over.
         data: ``content`` (a hash of pixels and labels) and ``description`` of the images.
@@ -42,6 +43,7 @@ class Progress:
     measured: dict[str, float] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     symptoms: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, Any] = field(default_factory=dict)
     returns: int = 0
     processes: int = 1
     data: dict[str, Any] = field(default_factory=dict)

@@ -2,12 +2,22 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from fagan_hf.architectures.load import save_architecture
-from fagan_hf.hub.repository import ARCHITECTURE, DISCRIMINATOR, GENERATOR, RECIPE, write_text
+from fagan_hf.hub.repository import (
+    ARCHITECTURE,
+    DISCRIMINATOR,
+    GENERATOR,
+    RECIPE,
+    SNAPSHOTS,
+    STATE,
+    read_json,
+    write_text,
+)
 from fagan_hf.training.reporting.health import (
     LR_BACKOFF,
     MAX_ROLLBACKS,
@@ -16,10 +26,19 @@ from fagan_hf.training.reporting.health import (
     report_failure,
 )
 from fagan_hf.training.run.checkpoint import Files
-from fagan_hf.training.run.origin import Origin, check_origin, copy_history, copy_training_state, restore_weights
+from fagan_hf.training.run.folder import recipe_changes
+from fagan_hf.training.run.origin import (
+    ITS_OWN,
+    Origin,
+    check_origin,
+    copy_history,
+    copy_training_state,
+    restore_weights,
+)
 from fagan_hf.training.run.outputs import write_checkpoint
 from fagan_hf.training.run.progress import Progress
 from fagan_hf.training.run.session import Session
+from fagan_hf.training.run.snapshots import forget_snapshots
 from fagan_hf.utils.files import remove_abandoned, replacing
 from fagan_hf.utils.redaction import redact
 
@@ -74,7 +93,7 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
         earlier = progress.lineage.setdefault("earlier_data", [])
         if progress.data["description"] not in earlier:
             earlier.insert(0, progress.data["description"])
-    session.last_done.forget("refreshed", "shown", "drawn", "evaluated")
+    session.last_done.forget("refreshed", "kept", "shown", "drawn", "evaluated")
 
 
 def roll_back(session: Session) -> None:
@@ -102,6 +121,7 @@ def roll_back(session: Session) -> None:
     with processes.uneven_work():
         if session.is_main:
             forgotten = session.when_there_is_room(lambda: session.report.rewind(session.images_seen, progress.lines))
+            forget_snapshots(recipe.run_dir, session.images_seen)
             events = [event for line in forgotten for event in line.get("events", [])]  # kept for the next line
             progress.events = list(dict.fromkeys([*events, *progress.events]))
             progress.lines = len(session.report.lines())
@@ -110,7 +130,7 @@ def roll_back(session: Session) -> None:
 def _check_state(session: Session, state: dict[str, Any]) -> None:
     """Refuse a checkpoint of a newer version, one behind the model to resume, and one trained on other images."""
     progress, recipe, origin = Progress.from_state(state), session.recipe, session.origin
-    ahead = origin.facts.get("images_seen", 0) if origin and recipe.resume_from else 0
+    ahead = origin.images_seen if origin and recipe.resume_from else 0
     if ahead > progress.images_seen:
         raise ValueError(
             f"{recipe.run_dir} has seen {progress.images_seen:,} images, but {recipe.resume_from} {ahead:,}: to resume "
@@ -131,19 +151,34 @@ def _has_other_data(session: Session, progress: Progress) -> bool:
 
 
 def _read_pushed_state(session: Session, check: Any) -> tuple[dict[str, Any], Files] | None:
-    """Read the training state that was pushed with the model to resume, as if it had been trained here."""
+    """Read the training state of the model to resume, pushed or a checkpoint, as if it had been trained here."""
     origin = session.origin
     if origin is None or not session.recipe.resume_from:
         return None
-    _refuse_to_do_nothing(session, origin)
-    if origin.training_state is None:
+    source = origin.training_state
+    if source is None:
+        _refuse_to_do_nothing(session, origin.name, origin.facts)
         return None
     lineage = _lineage_of(session, origin)
-    check_origin(origin, session.generator, session.discriminator, check)
+    check_origin(origin, source, session.generator, session.discriminator, check)
+    _refuse_to_do_nothing(session, origin.name, read_json(source / STATE))
     session.when_there_is_room(
-        lambda: copy_training_state(origin, session.checkpoints.folder, session.report.metrics_path, lineage)
+        lambda: copy_training_state(origin, source, session.checkpoints.folder, session.report.metrics_path, lineage)
     )
-    return session.checkpoints.read(check)
+    found = session.checkpoints.read(check)
+    session.changes.extend(recipe_changes(origin.recipe(), session.recipe, ITS_OWN).values())
+    if found is not None:
+        _tell_what_was_kept(session, origin, found[1])
+    return found
+
+
+def _tell_what_was_kept(session: Session, origin: Origin, files: Files) -> None:
+    kept, total = session.checkpoints.count_moments(files)
+    fresh = f"; the other {total - kept} start without" if kept < total else ""
+    session.tell(
+        f"Continuing {origin.name}: weights, averaged generator, and the optimizers' moments of {kept} of {total} "
+        f"parameters{fresh}."
+    )
 
 
 def _open_stream(session: Session) -> None:
@@ -191,17 +226,17 @@ def _lineage_of(session: Session, origin: Origin) -> dict[str, Any]:
     return origin.lineage(is_resumed=session.recipe.resume_from is not None, data=session.images.description)
 
 
-def _refuse_to_do_nothing(session: Session, origin: Origin) -> None:
+def _refuse_to_do_nothing(session: Session, name: str, progress: Mapping[str, Any]) -> None:
     """Refuse, before anything is written, a model that has already reached the recipe's end.
 
     Raises:
         ValueError: It has reached the end.
     """
     recipe = session.recipe
-    images, minutes = origin.facts.get("images_seen", 0), origin.facts.get("seconds", 0.0) / 60
+    images, minutes = progress.get("images_seen", 0), progress.get("seconds", 0.0) / 60
     if images >= recipe.max_images or minutes >= (recipe.max_minutes or math.inf):
         raise ValueError(
-            f"nothing left to do: {origin.name} has seen {images:,} images in {minutes:.1f} minutes, which reaches the "
+            f"nothing left to do: {name} has seen {images:,} images in {minutes:.1f} minutes, which reaches the "
             "recipe's limit; raise --max_images or --max_minutes"
         )
 
@@ -210,12 +245,17 @@ def _begin_folder(session: Session) -> None:
     """Write the run folder's contents before the first step, including a first checkpoint to roll back to."""
     folder = session.recipe.run_dir
     folder.mkdir(parents=True, exist_ok=True)
-    for each in (folder, folder / GENERATOR, folder / DISCRIMINATOR, session.report.samples_folder):
+    for each in (
+        folder,
+        *(folder / name for name in (GENERATOR, DISCRIMINATOR, SNAPSHOTS)),
+        session.report.samples_folder,
+    ):
         remove_abandoned(each)
     write_text(folder / RECIPE, redact(session.recipe.to_yaml()))
     with replacing(folder / ARCHITECTURE) as path:
         save_architecture(path, session.architecture)
     session.report.rewind(session.images_seen, session.progress.lines)
+    forget_snapshots(folder, session.images_seen)
     session.progress.lines = len(session.report.lines())
     if not session.checkpoints.all():
         write_checkpoint(session, {})

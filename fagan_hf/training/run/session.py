@@ -81,8 +81,8 @@ class Session:
             [monotonic seconds].
         last_line: The newest line of ``metrics.jsonl``.
         evaluation: The newest evaluation.
-        last_done: When the averaged generator was ``"refreshed"``, a grid ``"drawn"`` and ``"shown"``, and the model
-            ``"evaluated"``.
+        last_done: When the averaged generator was ``"refreshed"`` and ``"kept"`` as a snapshot, a grid ``"drawn"`` and
+            ``"shown"``, and the model ``"evaluated"``.
     """
 
     recipe: Recipe
@@ -226,6 +226,8 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
     check_same_recipe(recipe, processes.broadcast_from_main(recipe.to_yaml()))
     origin_name = recipe.resume_from or recipe.finetune_from
     origin = _find_origin(origin_name, processes) if origin_name else None
+    if origin is not None and recipe.checkpoint is not None:
+        origin = origin.at(recipe.checkpoint, recipe.run_dir)
     if origin is not None and recipe.freeze_discriminator_layers:
         check_frozen_origin(origin, is_resumed=recipe.resume_from is not None)
     with processes.uneven_work():

@@ -89,7 +89,7 @@ def test_what_cannot_be_done_is_explained(run, door, options, message):
         ({"generator": None}, r"'generator': .* call FAGANPipeline\(generator\)"),
         ({"strict": False}, "'strict': loading is always strict"),
         ({"revison": "v1"}, "'revison'; did you mean 'revision'"),
-        ({"cache_folder": "x"}, r"did you mean .*There are: cache_dir, device_map, dtype, force_download, "),
+        ({"cache_folder": "x"}, r"did you mean .*There are: cache_dir, checkpoint, device_map, dtype, "),
     ],
 )
 @pytest.mark.parametrize("door", DOORS)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fagan_hf.data.prepare import prepare_images
+from fagan_hf.hub.checkpoints import snapshots_in
 from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import weights_hash
 from fagan_hf.metrics import features
@@ -180,3 +181,29 @@ def test_too_few_images_are_reported_before_training(measured):
 def test_a_stream_is_not_compared_with(measured):
     with pytest.raises(ValueError, match="leave out either eval_every_images or streaming"):
         measured(streaming=True)
+
+
+def test_rising_copies_are_warned_about_once_and_the_best_is_kept(measured, told_distances, monkeypatch, capfd):
+    """In the log and in the history, also if the run is interrupted."""
+    told_distances(2.0, 1.0, 3.0, 4.0)
+    shares, compare = iter((0.0, 0.1, 0.9, 1.0)), evaluation.compare
+
+    def copying(*arguments):
+        found = compare(*arguments)
+        object.__setattr__(found.nearness, "copied", next(shares))
+        object.__setattr__(found.real_nearness, "copied", 0.1)
+        return found
+
+    monkeypatch.setattr(evaluation, "compare", copying)
+    train(measured(max_images=16, snapshot_bytes=1))
+    recipe = measured(max_images=32, snapshot_bytes=1)
+    train(recipe)
+    warnings = [
+        (line["images"], event) for line in lines(recipe) for event in line.get("events", []) if "copy" in event
+    ]
+    [(images, event)] = warnings
+    assert images == 24
+    assert "90.0% of its images are near copies, 10.0% at 16 images; of real images 10.0%" in event
+    assert capfd.readouterr().out.count(event) == 1
+    assert distance_of_best(recipe) == 1
+    assert list(snapshots_in(recipe.run_dir)) == [8, 16, 32], "the first, the best and the newest"
