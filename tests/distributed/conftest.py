@@ -65,9 +65,13 @@ class Command:
         self.log, self.mark = log, f"{os.getpid()}-{time.monotonic_ns()}"
         added = {"OMP_NUM_THREADS": "1", MARK: self.mark} | environment
         program, *arguments = map(str, command)
+        network = None
+        if program == "nsenter" and arguments[3] == sys.executable:  # as root, that is without other namespaces
+            network = f"/proc/{arguments[1]}/ns/net"
+            program, *arguments = arguments[3:]
         with log.open("w") as file:
             if program == sys.executable:
-                self.process = forked.Popen(arguments, os.environ | added, ROOT, file, file)
+                self.process = forked.Popen(arguments, os.environ | added, ROOT, file, file, network=network)
             else:
                 self.process = subprocess.Popen(
                     [program, *arguments],

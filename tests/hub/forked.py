@@ -6,6 +6,7 @@ that torchrun and accelerate start are forked, too. In /proc they all have the e
 """
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -43,6 +44,7 @@ class Popen:
         stdout: Where the output goes.
         stderr: Where the errors go.
         stdin: Where the input comes from, if there is any.
+        network: A network namespace to run in, as a path in /proc.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class Popen:
         stdout: IO[Any],
         stderr: IO[Any],
         stdin: IO[Any] | None = None,
+        network: str | None = None,
     ):
         self.args, self.returncode = arguments, None
         files = [each.fileno() for each in (stdout, stderr, stdin) if each]
-        self.pid: int = _ask({"arguments": arguments, "env": env, "cwd": str(cwd)}, files)
+        self.pid: int = _ask({"arguments": arguments, "env": env, "cwd": str(cwd), "network": network}, files)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -214,7 +217,11 @@ class _Spares:
         return process
 
 
-def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
+def _become(arguments: list[str], env: dict[str, str], cwd: str, network: str | None = None) -> None:
+    if network:
+        with open(network) as file:
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):
+                raise OSError(ctypes.get_errno(), f"setns to {network} failed")
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
