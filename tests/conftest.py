@@ -10,6 +10,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 
+# What takes longest comes first, so that no worker is left with it at the end when the others have nothing to do.
+FIRST = ("tests/distributed", "tests/space", "tests/hub", "tests/fagan_hf/training", "tests/benchmarks", "tests/test_")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next((i for i, each in enumerate(FIRST) if item.nodeid.startswith(each)), len(FIRST)))
+
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():

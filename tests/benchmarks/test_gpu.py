@@ -1,19 +1,21 @@
 """The GPU benchmarks run with tiny models if there is no GPU."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+
+from tests.hub import forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def kit(*arguments):
-    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    with TemporaryDirectory() as log:
+        return forked.run(["-m", "benchmarks.gpu", *map(str, arguments)], {**os.environ}, ROOT, Path(log), timeout=240)
 
 
 def test_the_dry_run_does_every_piece_once(tmp_path):

@@ -30,9 +30,11 @@ from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from fagan_hf.training.command import main
 import fagan_hf.training.distributed.processes
+import fagan_hf.training.step.ema
 from fagan_hf.training.run import loop, outputs
 from fagan_hf.training.run import session as session_module
 
+fagan_hf.training.step.ema.BATCHES = 1  # measuring batch statistics would take longer than all the rest
 RANK, HERE = int(os.environ.get("RANK", "0")), Path(__file__).parent
 
 def before_step(do):
@@ -53,8 +55,8 @@ class Command:
     """A command that runs, and all processes that it starts.
 
     Args:
-        command: What to start. If this is our Python, it is forked from one that has imported torch; processes that
-            it starts itself, as launchers do, import torch again.
+        command: What to start. If this is our Python, it is forked from one that has imported torch, as are the
+            processes that it starts if it is a launcher.
         log: File for its output.
         **environment: Added to this process's.
     """
@@ -63,9 +65,13 @@ class Command:
         self.log, self.mark = log, f"{os.getpid()}-{time.monotonic_ns()}"
         added = {"OMP_NUM_THREADS": "1", MARK: self.mark} | environment
         program, *arguments = map(str, command)
+        network = None
+        if program == "nsenter" and arguments[3] == sys.executable:  # as root, that is without other namespaces
+            network = f"/proc/{arguments[1]}/ns/net"
+            program, *arguments = arguments[3:]
         with log.open("w") as file:
             if program == sys.executable:
-                self.process = forked.Popen(arguments, os.environ | added, ROOT, file, file)
+                self.process = forked.Popen(arguments, os.environ | added, ROOT, file, file, network=network)
             else:
                 self.process = subprocess.Popen(
                     [program, *arguments],
@@ -97,9 +103,10 @@ class Command:
         """Find the running processes."""
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error, ProcessLookupError):
-                # A forked process has the environment of its parent, but is a session leader.
-                is_ours = self.process.pid == os.getsid(process.pid) or process.environ().get(MARK) == self.mark
+            with suppress(psutil.Error, OSError):
+                # A forked process has the environment of its parent, but writes into our log.
+                writes_to = os.readlink(f"/proc/{process.pid}/fd/2")
+                is_ours = writes_to == str(self.log) or process.environ().get(MARK) == self.mark
                 if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found

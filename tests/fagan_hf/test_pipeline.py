@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from fagan_hf.sampling.standing_statistics import measure_batch_statistics
+from tests.hub import forked
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
 
@@ -213,7 +213,7 @@ assert pipe(seeds=[1]).images[0].tobytes().hex() == {expected!r}
 assert type(pipe).__module__ == "fagan_hf.pipeline", type(pipe)
 """
     environment = {"PATH": "", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ":".join(filter(None, sys.path))}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    result = forked.run(["-c", code], environment, tmp_path, tmp_path / "log", timeout=120)
     assert result.returncode == 0, result.stderr
     assert issubclass(FAGANPipeline, DiffusionPipeline)
 

@@ -20,6 +20,16 @@ ALICE = "hf_" + "AliceWritesOnlyToTheHubOfTestsAAAA"
 BOB = "hf_" + "BobWritesOnlyToTheHubOfTestsBBBBBB"
 READER = "hf_" + "AliceReadsOnlyFromTheHubOfTestsRRR"
 STRANGER = "hf_" + "NobodyGaveThisTokenToAnybodySSSSSS"
+# training/train.py; but measuring batch statistics would take longer than all the rest.
+TRAIN = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import fagan_hf.training.step.ema
+from fagan_hf.training.command import main
+fagan_hf.training.step.ema.BATCHES = 1
+if __name__ == "__main__":
+    main()
+"""
 
 
 @pytest.fixture
@@ -62,13 +72,14 @@ def hf(hub, tmp_path):
 
 @pytest.fixture
 def train(hub, tmp_path):
-    """Run training/train.py on 20 images of 12x10 with networks for 8x8, in a new process."""
+    """Run a training on 20 images of 12x10 with networks for 8x8, in a new process."""
     pictures = tmp_path / "pictures/all"
     pictures.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for index in range(20):
         Image.fromarray(draw.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(pictures / f"{index:02d}.png")
     save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
+    (tmp_path / "train.py").write_text(TRAIN)
 
     def run(
         *arguments,
@@ -80,7 +91,7 @@ def train(hub, tmp_path):
         token=ALICE,
         launcher=(),
     ):
-        command = [sys.executable, *launcher, "training/train.py", *arguments]
+        command = [sys.executable, *launcher, tmp_path / "train.py", *arguments]
         command += ["--dataset", dataset, "--output_dir", tmp_path / output_dir, "--cpu_threads", 1]
         if not is_from_model:  # otherwise set by the model's own recipe
             command += ["--model", tmp_path / "tiny.json", "--batch_size", 4, "--log_every_images", 4]
@@ -89,10 +100,22 @@ def train(hub, tmp_path):
         env["OMP_NUM_THREADS"] = "1"
         if wait:
             return _fork(command, env, check)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([*map(str, command)], env=env, cwd=ROOT, **pipes)
+        return _Training(command, env, tmp_path / "train.log")
 
     return run
+
+
+class _Training(forked.Popen):
+    """A training that goes on while a test does something else."""
+
+    def __init__(self, command, env, log):
+        self.log = log
+        with log.open("w") as file:
+            super().__init__([*map(str, command[1:])], env, ROOT, file, file)
+
+    def communicate(self, timeout):
+        self.wait(timeout)
+        return self.log.read_text(), None
 
 
 def _run(command, env, check):

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import os
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import torch
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.pipeline import FAGANPipeline
+from tests.hub import forked
 from tests.hub.conftest import ALICE, BOB, READER, ROOT, STRANGER
 from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
@@ -68,16 +68,11 @@ class Client:
     def __init__(self, hub, folder, **env):
         folder.mkdir()
         self.cache, self._log = folder / "cache", folder / "log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", CLIENT],
-                env=hub.environment(cache=self.cache) | env,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        (theirs, ours), (answers, their_answers) = os.pipe(), os.pipe()
+        self._input, self._answers = os.fdopen(ours, "w"), os.fdopen(answers)
+        with self._log.open("wb") as log, os.fdopen(theirs) as stdin, os.fdopen(their_answers, "w") as stdout:
+            environment = hub.environment(cache=self.cache) | env
+            self._process = forked.Popen(["-c", CLIENT], environment, ROOT, stdout, log, stdin)
 
     def __call__(self, door, repo_id, *, token_of_environment="", **options):
         """Load a model one way; return the result or the error, and all output."""
@@ -85,14 +80,16 @@ class Client:
         if door == "DiffusionPipeline":
             options = BARE | options
         case = {"door": door, "args": [repo_id], "options": options, "token_of_environment": token_of_environment}
-        print(json.dumps(case), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+        print(json.dumps(case), file=self._input, flush=True)
+        answer = self._answers.readline()
         printed = self._log.read_bytes()[before:].decode()
         assert answer, printed
         return SimpleNamespace(**{"error": None, "printed": printed} | json.loads(answer))
 
     def close(self):
-        self._process.communicate(timeout=30)
+        self._input.close()
+        self._process.wait(30)
+        self._answers.close()
 
 
 @pytest.fixture(scope="module")

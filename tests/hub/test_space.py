@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import subprocess
 import threading
 import time
 import zipfile
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from benchmarks.serving import ROOT, serving
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.pipeline import FAGANPipeline
+from tests.hub import forked
 from tests.hub.conftest import ALICE
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
@@ -54,7 +57,9 @@ def wait_until(happens, seconds=30):
         time.sleep(0.05)
 
 
-def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path):
+def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path, monkeypatch):
+    start = SimpleNamespace(Popen=forked.popen, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("benchmarks.serving.subprocess", start)
     mine = tmp_path / "space"
     shutil.copytree(ROOT / "space", mine, ignore=shutil.ignore_patterns("__pycache__"))
     card = (mine / "README.md").read_text()

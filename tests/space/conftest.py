@@ -1,4 +1,6 @@
 import os
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,22 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 from fagan_hf.hub.repository import DIRECTIONS, save_repository
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.models import Discriminator, Generator
+from tests.hub import forked
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
+
+
+def _start(command, env, **options):
+    """Start a page without importing torch, unless a package must be imported before it, as in test_zero_gpu."""
+    start = subprocess.Popen if os.pathsep in env["PYTHONPATH"] else forked.popen
+    return start(command, env=env, **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pages_start_quickly():
+    with pytest.MonkeyPatch.context() as patch:
+        module = SimpleNamespace(Popen=_start, STDOUT=subprocess.STDOUT)
+        patch.setattr("benchmarks.serving.subprocess", module)
+        yield
 
 
 @pytest.fixture(scope="session")

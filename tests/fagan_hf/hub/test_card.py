@@ -542,7 +542,7 @@ def test_a_broken_card_is_refused_with_the_way_out(bare, old, reason):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: "-->" not in text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=6, max_size=6), is_bare=st.lists(st.booleans(), min_size=1, max_size=3))
 def test_whatever_people_write_is_kept_by_any_pushes(tmp_path_factory, texts, is_bare):
     root = tmp_path_factory.getbasetemp()

@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 from fagan_hf.layers import FullAttention, SelfAttention, gates, override_alpha
 from fagan_hf.layers.gates import overridden
 from fagan_hf.models import Generator
+from tests.hub import forked
 from tests.small import GENERATOR, with_gates
 
 
@@ -130,7 +129,7 @@ for alpha in (1, numpy.float32(0.5), torch.tensor(0.25), layer.gamma):
     with override_alpha(layer, alpha):
         print(layer.gate)
 """
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    printed = forked.python(code)
     expected = [
         f"alpha of gamma is {alpha}; it must be a finite number"
         for alpha in ("True", "'0.5'", "None", "tensor([1., 1.])")
@@ -162,7 +161,7 @@ for alpha in (1.0, 0.0):
         print(torch.allclose(compiled(feature_map), turned, atol=1e-6), not torch.equal(turned, trained))
 print(torch.equal(compiled(feature_map), trained))
 """
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    printed = forked.python(code)
     assert printed.split() == ["True"] * 6
 
 

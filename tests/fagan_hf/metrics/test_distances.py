@@ -88,8 +88,8 @@ def test_few_images_look_farther_apart():
     """This bias is why only equal numbers of images are comparable; the kernel distance has none."""
     found = {count: frechet_distance(normal(count, seed=1), normal(count, seed=2)) for count in (50, 200, 800)}
     assert found[50] > 2 * found[200] > 4 * found[800] > 0
-    kernel = [kernel_distance(normal(50, seed=2 * seed), normal(50, seed=2 * seed + 1)).value for seed in range(200)]
-    assert abs(np.mean(kernel)) < 4 * np.std(kernel) / math.sqrt(200)
+    kernel = [kernel_distance(normal(50, seed=2 * seed), normal(50, seed=2 * seed + 1)).value for seed in range(60)]
+    assert abs(np.mean(kernel)) < 4 * np.std(kernel) / math.sqrt(60)
 
 
 def modes(which, count, seed):

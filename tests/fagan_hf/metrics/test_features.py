@@ -85,7 +85,7 @@ def test_size_is_the_extractors_own(efficientnet, monkeypatch):
 
 @pytest.fixture(scope="module")
 def portraits():
-    return np.stack([draw_avatar(seed, style="toon-head", size=32) for seed in range(400)])
+    return np.stack([draw_avatar(seed, style="toon-head", size=32) for seed in range(240)])
 
 
 def seen(extractor, images):
@@ -108,7 +108,7 @@ def small_features(efficientnet):
 
 
 def test_noise_and_blur_raise_the_distance_step_by_step(portraits, small_features):
-    real, same = portraits[:200], portraits[200:]
+    real, same = portraits[:120], portraits[120:]
     random = np.random.default_rng(0)
 
     def noisy(sigma):

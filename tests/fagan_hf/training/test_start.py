@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from accelerate.state import AcceleratorState
 import fagan_hf
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.run import loop
+from tests.hub import forked
 
 
 @pytest.fixture
@@ -125,8 +124,7 @@ if __name__ == "__main__":
 """
     (tmp_path / "notebook.py").write_text(program)
     environment = os.environ | {"PYTHONPATH": str(Path(fagan_hf.__file__).parents[1])}
-    command = [sys.executable, str(tmp_path / "notebook.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = forked.run([str(tmp_path / "notebook.py")], environment, tmp_path, tmp_path / "log", timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(Path(fields["output_dir"], "try/facts.json").read_text())["training"]
     assert facts["images_seen"] == fields["max_images"]

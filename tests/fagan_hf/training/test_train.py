@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fagan_hf import FAGANPipeline
+from fagan_hf.architectures.load import save_architecture
 from tests.hub import forked
+from tests.small import DISCRIMINATOR, GENERATOR
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
@@ -91,29 +93,35 @@ def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, chang
 def test_two_processes_share_the_batch_and_go_on_elsewhere(classes, tmp_path):
     """Gloo on the CPU: both ranks train, with labels and penalties; the first one alone writes."""
 
-    def launch_two(*arguments, script="training/train.py"):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command += [str(script), *map(str, arguments)]
-        environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+    def launch_two(script, *arguments, is_forked=True):
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += [*map(str, (script, *arguments))]
+        if is_forked:
+            result = forked.run(command, environment, Path.cwd(), tmp_path / "log", timeout=120)
+        else:  # facts have the launcher's own command line
+            command = [sys.executable, *command]
+            result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    arguments = ["--name", "two", "--model", "fagan-32", "--dataset", classes, "--upscale", "true"]
+    save_architecture(tmp_path / "tiny.json", (GENERATOR, DISCRIMINATOR))
+    arguments = ["--name", "two", "--model", tmp_path / "tiny.json", "--dataset", classes]
     arguments += ["--label_columns", "class", "--matching_aware", "true", "--r1_gamma", 1, "--wasserstein_penalty", 1]
     arguments += ["--output_dir", tmp_path, "--batch_size", 4, "--gradient_accumulation", 2, "--max_images", 8]
     arguments += ["--log_every_images", 4, "--sample_every_images", 8, "--checkpoint_every_images", 8]
-    assert launch_two(*arguments).count("8 images in") == 1
+    assert launch_two("training/train.py", *arguments, is_forked=False).count("8 images in") == 1
     command = json.loads((tmp_path / "two/facts.json").read_text())["training"]["command"]
     assert "-m torch.distributed.run --standalone --nproc_per_node 2 training/train.py --name two" in command
     lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [4, 8]
     assert all(line["r1"] > 0 for line in lines)
-    assert FAGANPipeline.from_pretrained(tmp_path / "two")(seeds=[1]).images[0].size == (32, 32)
+    assert FAGANPipeline.from_pretrained(tmp_path / "two")(seeds=[1]).images[0].size == (8, 8)
 
     shutil.copytree(tmp_path / "two/checkpoints/images-00000008", tmp_path / "two/training_state")
     late = tmp_path / "late.py"
     late.write_text(LATE)
     more = "--output_dir", tmp_path / "elsewhere", "--max_images", 12
-    told = launch_two("--resume_from", tmp_path / "two", *more, script=late)
+    told = launch_two(late, "--resume_from", tmp_path / "two", *more)
     assert told.count("Resuming at 8 images.") == told.count("12 images in") == 1

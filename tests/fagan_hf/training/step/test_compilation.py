@@ -1,5 +1,4 @@
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ import torch
 
 from fagan_hf.training.run.session import setup
 from fagan_hf.training.step.compilation import check_compilation
+from tests.hub import forked
 
 # In a separate process: under pytest each call is wrapped in a shape check, which can't be compiled.
 PROGRAM = """
@@ -39,9 +39,8 @@ print(counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()))
 
 def test_a_compiled_run_learns_the_same(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
-    command = [sys.executable, "-c", PROGRAM, str(pictures), str(tmp_path / "runs")]
-    root = Path(__file__).parents[4]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    command, root = ["-c", PROGRAM, str(pictures), str(tmp_path / "runs")], Path(__file__).parents[4]
+    result = forked.run(command, {**os.environ}, root, tmp_path / "log", timeout=240)
     assert result.returncode == 0, result.stderr
     graphs, breaks = map(int, result.stdout.split()[-2:])
     assert graphs >= 4  # each network with gradients and without
