@@ -150,6 +150,19 @@ def look(given: Mapping[str, Any], *, progress: bool = True) -> tuple[Listing, I
     return listing, inspection
 
 
+def find_channels(recipe: Recipe) -> int:
+    """Return the number of channels that suits the images of a recipe: 1 if they are gray, 4 if transparent, else 3.
+
+    Raises:
+        ValueError: They are streamed, there are none, or none can be read.
+        FileNotFoundError, ImportError, OSError: See `fagan_hf.data.sources.list_images`.
+    """
+    if recipe.streaming:
+        raise ValueError("channels is 'auto', but streamed images can't be looked at before training; give 1, 3 or 4")
+    _, inspection = look(recipe.to_plain())
+    return _channels(inspection)[0]
+
+
 def choose(listing: Listing, inspection: Inspection, machine: Machine, model: str | None = None) -> Choice:
     """Choose size, network, form and augmentation.
 

@@ -12,7 +12,7 @@ from typing import Any
 import jsonargparse
 
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES
-from fagan_hf.training.choices import choose_recipe
+from fagan_hf.training.choices import choose_recipe, find_channels
 from fagan_hf.training.recipe import CHOICES, FIELDS, LISTS, Recipe
 from fagan_hf.training.recipe_files import check_names, find_recipe, our_recipes, read_recipe_file
 from fagan_hf.training.run.origin import base_recipe
@@ -22,6 +22,7 @@ from fagan_hf.utils.suggest import suggest
 _SWITCHES = {field.name for field in dataclasses.fields(Recipe) if field.type is bool}
 _ORIGINS = ("resume_from", "finetune_from")
 _MINUTES = "minutes"  # of everything that a run does; with a recipe, of its training
+_AUTO = "auto"  # as the value of channels: found from the images
 _FILE = ("recipe", "config")  # flags that name a recipe; the second is the usual name in other programs
 
 
@@ -75,7 +76,10 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
 def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a file and changes; changes given as text are parsed as YAML."""
     minutes = changes.get(_MINUTES)
-    changes = {name: value for name, value in changes.items() if name != _MINUTES}
+    is_found = changes.get("channels") == _AUTO
+    changes = {
+        name: value for name, value in changes.items() if name != _MINUTES and (name, value) != ("channels", _AUTO)
+    }
     if recipe is None and "dataset" in changes and "name" not in changes and not changes.get("resume_from"):
         origin = changes.get("finetune_from")
         base = base_recipe(origin, is_resumed=False) if origin else None
@@ -83,7 +87,8 @@ def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     if minutes is not None:
         changes["max_minutes"] = minutes
     path = None if recipe is None else find_recipe(recipe)
-    return _parse(path, _base(changes) if path is None else read_recipe_file(path), changes)
+    built = _parse(path, _base(changes) if path is None else read_recipe_file(path), changes)
+    return dataclasses.replace(built, channels=find_channels(built)) if is_found else built
 
 
 def _parse(path: Path | None, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:

@@ -112,7 +112,8 @@ class Recipe:
     background: str = "white"
     """Color behind transparent pixels and of added bars: "white", "black" or "#rrggbb"."""
     channels: Literal[1, 3, 4] = 3
-    """Channels of the images: 1 for grayscale, 3 for RGB, 4 for RGB with transparency."""
+    """Channels of the images: 1 for grayscale, 3 for RGB, 4 for RGB with transparency; as a flag also "auto", which
+    looks at the images before the run."""
     crop: int | None = None
     """Side of the center crop taken before resizing [pixels]; none: the largest square. For CelebA 178 is usual."""
     streaming: bool = False

@@ -183,6 +183,21 @@ def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
     assert (again.run_dir, again.max_images, again.channels) == (run.folder.relative_to(run.folder.parents[1]), 128, 4)
 
 
+def test_channels_are_found_for_any_recipe(folder, monkeypatch, capsys):
+    flags = ["--recipe", "folder-32", "--dataset", str(folder), "--name", "x", "--skip-broken"]
+    assert parse_recipe(flags).channels == 3
+    assert parse_recipe([*flags, "--channels", "auto"]).channels == 4
+    assert build_recipe("avatars-32", num_avatars=20, channels="auto").channels == 3
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    assert parse_recipe([str(folder), "--channels=auto"]).channels == 4
+    with pytest.raises(SystemExit):
+        parse_recipe([*flags, "--channels", "auto", "--streaming"])
+    assert "streamed images can't be looked at before training; give 1, 3 or 4" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_recipe([*flags, "--channels", "two"])
+    assert "channels is 'two'" in capsys.readouterr().err
+
+
 def test_several_processes_do_not_choose(folder, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
