@@ -146,7 +146,7 @@ def _is_alive(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a number that no process can have
         return False
     except OSError:
         return True
@@ -162,8 +162,11 @@ def save_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: dict[str
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata=metadata)
+        path.chmod(mode)  # the library makes a file that only its owner can read
     except SafetensorError as error:
         found = re.search(r"\(os error (\d+)\)", str(error))
         if found is None:

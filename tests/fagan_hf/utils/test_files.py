@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from fagan_hf.utils.files import remove_abandoned, replacing, replacing_folder, sync
+from fagan_hf.utils.files import remove_abandoned, replacing, replacing_folder, save_tensors, sync
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
@@ -42,12 +43,13 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     killed = subprocess.Popen([sys.executable, "-c", "pass"])
     killed.wait()
-    for name in (f".weights.{killed.pid}", f".weights.{os.getpid()}", ".hidden", ".hidden.txt", "weights.1"):
+    mine = f".weights.{os.getpid()}"
+    for name in (f".weights.{killed.pid}", f".weights.{10**20}", mine, ".hidden", ".hidden.txt", "weights.1"):
         (tmp_path / name).touch()
     (tmp_path / f".folder.{killed.pid}").mkdir()
     remove_abandoned(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f".weights.{os.getpid()}", ".hidden", ".hidden.txt", "weights.1", f".folder.{killed.pid}"}
+    assert left == {mine, ".hidden", ".hidden.txt", "weights.1", f".folder.{killed.pid}"}
     remove_abandoned(tmp_path / "nowhere")
 
 
@@ -121,3 +123,11 @@ def test_an_error_of_the_disk_is_raised(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "open", refusing(number, os.open))
     with pytest.raises(OSError, match=os.strerror(number)):
         sync(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path):
+    (tmp_path / "plain").touch()
+    for _ in range(2):
+        save_tensors({"a": torch.ones(3)}, tmp_path / "weights.safetensors")
+        assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
