@@ -145,6 +145,7 @@ def test_torchrun_starts_a_run_again(place, whole):
 def train_here(place, monkeypatch, at_start=lambda session: None, **changes):
     """Train in this process alone."""
     monkeypatch.setenv("FAGAN_CACHE", str(place.folder / "cache"))
+    monkeypatch.setattr("fagan_hf.training.step.ema.BATCHES", 1)  # as in the scripts
     session = setup(parse_recipe(place.arguments(**changes)))
     restore = resume.restore
 
