@@ -19,6 +19,7 @@ MAX_SHOWN = 60  # characters of a value that an error quotes
 MAX_TEXT = 2_000  # characters of seeds
 MAX_NAME = 200  # characters of the name or the value of a label, or of the name of a layer
 MAX_ENTRIES = 100  # labels, layers or directions in an object
+MAX_VALUES = 12_000  # in a request, at all levels together
 MIN_TRUNCATION, MAX_TRUNCATION = 0.01, 2.0
 MAX_ALPHA = 10.0  # either sign; far beyond trained gates, yet without overflow
 MAX_STRENGTH = 100.0  # either sign; far beyond where images still change
@@ -58,6 +59,22 @@ def check_characters(value: Any) -> None:
         raise ValueError("the request contains a lone surrogate (half a character); send whole characters") from None
     except (TypeError, ValueError, RecursionError):
         pass  # not JSON, a number with too many digits, or nested too deeply: reported later
+
+
+def check_extent(value: Any) -> None:
+    """Refuse a request of very many values, before each of them is checked.
+
+    Raises:
+        ValueError: There are more than `MAX_VALUES`, at all levels together.
+    """
+    waiting, seen = [value], 0
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list | tuple | Mapping):
+            seen += len(each)
+            if seen > MAX_VALUES:
+                raise ValueError(f"the request has more than {MAX_VALUES:,} values; ask for less at a time")
+            waiting.extend(each.values() if isinstance(each, Mapping) else each)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,20 +182,21 @@ class Request(BaseModel):
         """
         if not isinstance(given, Mapping):
             raise ValueError(f"the request is {shown(given)}; it must be a JSON object")
+        # Before pydantic, which collects an error for each name. A mistyped name is unknown, and the right one missing.
+        unknown = next((name for name in given if name not in cls.model_fields), None)
+        if unknown is not None:
+            closest = suggest(str(unknown)[:MAX_NAME], [*cls.model_fields])
+            raise ValueError(f"unknown parameter {shown(unknown)}; {closest}")
         try:
             return cls.model_validate(dict(given), context=context)
         except ValidationError as error:
-            raise ValueError(_in_words(error, [*cls.model_fields])) from None
+            raise ValueError(_in_words(error)) from None
 
 
-def _in_words(error: ValidationError, fields: list[str]) -> str:
-    errors = error.errors(include_url=False)
-    # A mistyped name is unknown, and the correct one missing.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+def _in_words(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
     place = [part for part in first["loc"] if part not in MARKS]
     name = str(place[0]) if place else "the request"
-    if first["type"] == "extra_forbidden":
-        return f"unknown parameter {shown(name)}; {suggest(name[:MAX_NAME], fields)}"
     if first["type"] == "missing":
         return f"{name} is missing"
     for part in place[1:]:

@@ -32,6 +32,7 @@ from fagan_hf.requests import (
     SeedNumber,
     Truncation,
     check_characters,
+    check_extent,
     read_seeds,
     shown,
 )
@@ -121,7 +122,8 @@ _Seeds = Annotated[
     Discriminator(lambda value: _LIST if isinstance(value, list) else _ONE),
 ]
 _Labels = Annotated[
-    Annotated[Labels, Allowed(_LABEL_WORDS), Tag(_ONE)] | Annotated[list[Labels], Allowed(_LABEL_WORDS), Tag(_LIST)],
+    Annotated[Labels, Allowed(_LABEL_WORDS), Tag(_ONE)]
+    | Annotated[list[Labels], Allowed(_LABEL_WORDS, {"max_length": MAX_IMAGES}), Tag(_LIST)],
     Discriminator(lambda value: _LIST if isinstance(value, list) else _ONE),
 ]
 
@@ -150,6 +152,7 @@ class _Task:
 
 
 def _read_request(data: Any, generator: Generator) -> _Task:
+    check_extent(data)
     check_characters(data)
     given = _Parameters.read(_read_parameters(data))
     seeds = _choose_seeds(given, generator.config.image_size)

@@ -106,33 +106,8 @@ class _NetworkConfig(Record):
 
     @property
     def weights(self) -> int:
-        """Number of entries of the matrices and kernels of all built-in layers.
-
-        The network has more parameters: biases, norms, and those of custom layers.
-        """
+        """Number of values that a file of the network's weights holds at least; custom layers are not counted."""
         return sum(layer.weights for layer in self.layers if type(layer) in BUILT_IN)
-
-    @property
-    def multiply_adds(self) -> int:
-        """Upper bound of the multiply-adds that the built-in layers need for one image."""
-        inputs = zip(self.layers, self._sizes()[:-1], strict=True)
-        return sum(layer.multiply_adds(size) for layer, size in inputs if type(layer) in BUILT_IN)
-
-    @property
-    def largest_feature_map(self) -> int:
-        """Number of values of the largest output of a layer, for one image."""
-        channels, largest = self._input()[0] + self.num_labels, 0
-        for layer, size in zip(self.layers, self._sizes()[1:], strict=True):
-            channels = layer.channels[1] if layer.channels is not None else channels
-            largest = max(largest, channels * size**2)
-        return largest
-
-    def _sizes(self) -> list[int]:
-        """Return the height and width of each layer's input, and of the last one's output [pixels]."""
-        sizes = [self._input()[1]]
-        for layer in self.layers:
-            sizes.append(layer.output_size(sizes[-1]))
-        return sizes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``config.json``."""
@@ -205,7 +180,7 @@ class DiscriminatorConfig(_NetworkConfig):
 
     @property
     def weights(self) -> int:
-        """Number of entries of all matrices and kernels, including the embedding of labels."""
+        """Number of values that a file of the network's weights holds at least, with the embedding of labels."""
         embedded = self.num_labels * self.features_channels if self.conditioning == "projection" else 0
         return super().weights + embedded
 

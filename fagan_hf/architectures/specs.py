@@ -32,6 +32,7 @@ SIMILARITIES = ("dot_product", "cosine", "negative_distance")
 RESAMPLINGS = ("none", "up", "down")
 
 NORMS = ("none", "batch", "rms")
+_VECTORS_OF_NORM = {"none": 0, "batch": 4, "rms": 1}  # of weights, each as long as there are channels
 
 # Minimum of integer fields, by name; other fields may have any value.
 _LEAST = {
@@ -124,7 +125,7 @@ class LayerSpec(Record):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its matrices and kernels, without biases and the vectors of norms."""
+        """Number of values that a file of its weights holds at least; 0 for custom layers that don't say."""
         return 0
 
     def output_size(self, size: int) -> int:
@@ -134,13 +135,6 @@ class LayerSpec(Record):
             ValueError: The output would be empty.
         """
         return size
-
-    def multiply_adds(self, size: int) -> int:
-        """Return an upper bound of the multiply-adds for one image, given the height and width of the input [pixels].
-
-        What it takes per pixel without a matrix, such as a norm, is left out.
-        """
-        return self.weights * max(size, self.output_size(size)) ** 2
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of the layer."""
@@ -193,8 +187,9 @@ class ConvSpec(LayerSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its kernels, and of the maps from labels to its norm."""
-        return self.in_channels * self.out_channels * self.kernel_size**2 + 2 * self.num_labels * self.out_channels
+        """Number of values that a file of its weights holds at least."""
+        vectors = 4 * self.batch_norm + self.bias + 2 * self.num_labels
+        return self.in_channels * self.out_channels * self.kernel_size**2 + self.out_channels * vectors
 
     @property
     def is_transposed(self) -> bool:
@@ -203,10 +198,8 @@ class ConvSpec(LayerSpec):
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
-        return self._convolved(2 * size if self.upsample else size)
-
-    def _convolved(self, size: int) -> int:
         kernel_size, stride, padding = self.kernel_size, self.stride, self.padding
+        size = 2 * size if self.upsample else size
         if self.is_transposed:
             result = (size - 1) * stride - 2 * padding + kernel_size
         else:
@@ -252,18 +245,13 @@ class FullAttentionSpec(ConvSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its four kernels, and of the maps from labels to its norm."""
+        """Number of values that a file of its weights holds at least."""
         return super().weights + _attention_weights(self, self.out_channels, self.kernel_size)
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.upsample)
         return super().output_size(size)
-
-    def multiply_adds(self, size: int) -> int:
-        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
-        keys = self._convolved((2 * size if self.upsample else size) // self.key_pooling)
-        return super().multiply_adds(size) + _products(self, self.out_channels, self.output_size(size), keys)
 
     @property
     def is_transposed(self) -> bool:
@@ -307,10 +295,11 @@ class ConvBlockSpec(LayerSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its kernels, and of the maps from labels to its norm."""
+        """Number of values that a file of its weights holds at least."""
         shortcut = self.in_channels * self.out_channels if self.in_channels != self.out_channels else 0
         kernels = self.in_channels * self.out_channels * self.kernel_size**2
-        return kernels + shortcut + 2 * self.num_labels * self.in_channels
+        vectors = _VECTORS_OF_NORM[self.norm] + 2 * self.num_labels
+        return kernels + shortcut + self.in_channels * vectors
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
@@ -336,18 +325,13 @@ class FullAttentionBlockSpec(ConvBlockSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its kernels, and of the maps from labels to its norm."""
+        """Number of values that a file of its weights holds at least."""
         return super().weights + _attention_weights(self, self.out_channels, self.kernel_size)
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
         _check_key_pooling(self, size, self.resample == "up")
         return super().output_size(size)
-
-    def multiply_adds(self, size: int) -> int:
-        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
-        queries = self.output_size(size)
-        return super().multiply_adds(size) + _products(self, self.out_channels, queries, queries // self.key_pooling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,22 +357,13 @@ class SelfAttentionSpec(LayerSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of its three matrices."""
+        """Number of values that a file of its weights holds at least."""
         return _attention_weights(self, self.in_channels, kernel_size=1)
-
-    def multiply_adds(self, size: int) -> int:
-        """Return an upper bound of the multiply-adds for one image, including both products of attention."""
-        return super().multiply_adds(size) + _products(self, self.in_channels, size, size)
 
 
 def _attention_weights(spec: Any, channels: int, kernel_size: int) -> int:
     """Return the number of entries of the kernels of query, key and value."""
     return spec.in_channels * (2 * (spec.in_channels // spec.squeeze_factor) + channels) * kernel_size**2
-
-
-def _products(spec: Any, channels: int, queries: int, keys: int) -> int:
-    """Return the multiply-adds of query with key, and of attention with the value, given the sides of both maps."""
-    return (queries * keys) ** 2 * (spec.in_channels // spec.squeeze_factor + channels)
 
 
 def _check_similarity(spec: Any) -> None:
@@ -419,6 +394,7 @@ class BatchNormSpec(LayerSpec):
     """Batch norm as a separate layer; see `fagan_hf.layers.BatchNorm`."""
 
     type: ClassVar[str] = "batch_norm"
+    _norm: ClassVar[str] = "batch"
     in_channels: int
     num_labels: int = 0
 
@@ -429,8 +405,8 @@ class BatchNormSpec(LayerSpec):
 
     @property
     def weights(self) -> int:
-        """Number of entries of the maps from labels to scale and shift."""
-        return 2 * self.num_labels * self.in_channels
+        """Number of values that a file of its weights holds at least."""
+        return self.in_channels * (_VECTORS_OF_NORM[self._norm] + 2 * self.num_labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +414,7 @@ class RMSNormSpec(BatchNormSpec):
     """RMS norm as a separate layer; see `fagan_hf.layers.RMSNorm`."""
 
     type: ClassVar[str] = "rms_norm"
+    _norm: ClassVar[str] = "rms"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -317,21 +317,26 @@ def _check_download(path: Path) -> None:
         )
 
 
+_WIDE = ("F64", "F32", "F16", "BF16")  # in the file's header
+_ALWAYS = 2**24  # weights, 64 MB, that are allocated in any case, to name each tensor that does not fit
+
+
 def _check_declared(config: GeneratorConfig | DiscriminatorConfig, path: Path) -> None:
-    """Refuse a config that declares more weights than its file holds, before memory is allocated for them."""
+    """Refuse a config that declares many more weights than its file holds, before memory is allocated for them."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise ValueError(f"its header has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
         with safe_open(path, "pt") as weights:
-            held = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
+            held = sum(math.prod(each.get_shape()) for each in slices if each.get_dtype() in _WIDE)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
-    if config.weights > held:
+    if config.weights > max(held, _ALWAYS):
         raise ValueError(
-            f"{path} does not fit its {CONFIG}: it holds {held:,} numbers, and the layers need at least "
-            f"{config.weights:,}"
+            f"{path} does not fit its {CONFIG}: it holds {held:,} numbers of at least 16 bits, and the layers need at "
+            f"least {config.weights:,}"
         )
 
 

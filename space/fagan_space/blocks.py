@@ -1,6 +1,8 @@
 """Gradio's `Blocks` with input validation: every value is checked before Gradio or a function sees it."""
 
 from asyncio import Queue
+from collections import Counter
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,6 +31,26 @@ class _Messages(dict[str, Queue[Any]]):
         self.pop(session, None)
 
 
+def take_turns(waiting: list[Any], running: Sequence[Any]) -> None:
+    """Sort the waiting events of a lane such that visitors take turns: whoever has fewer before is served first.
+
+    Args:
+        waiting: Changed in place; events of one visitor keep their order.
+        running: Events that are being processed, in this lane or another.
+    """
+    before = Counter(_address(event) for event in running)
+    turns = {}
+    for event in waiting:
+        turns[event._id] = before[_address(event)]
+        before[_address(event)] += 1
+    waiting.sort(key=lambda event: turns[event._id])
+
+
+def _address(event: Any) -> str:
+    visitor = event.request.scope.get(VISITOR)
+    return "" if visitor is None else visitor.address
+
+
 class Page(gr.Blocks):
     """A page whose events and endpoints accept only the inputs they declare."""
 
@@ -40,6 +62,14 @@ class Page(gr.Blocks):
         """Set up the queue, such that no waiting session is evicted."""
         super().queue(*args, **options)
         setattr(self._queue, "pending_messages_per_session", _Messages())  # noqa: B010  # not Gradio's type
+        take = self._queue.get_events
+
+        def take_in_turns() -> Any:
+            for lane in self._queue.event_queue_per_concurrency_id.values():
+                take_turns(lane.queue, [event for job in self._queue.active_jobs for event in job or ()])
+            return take()
+
+        setattr(self._queue, "get_events", take_in_turns)  # noqa: B010  # a method
         return self
 
     def _live(self) -> set[str]:

@@ -47,7 +47,7 @@ def decoded(file: BinaryIO, size: int, channels: int = 3) -> Picture:
     options |= {"most_pixels": MAX_UPLOAD_PIXELS, "longest_side": MAX_UPLOAD_SIDE, "most_scans": MAX_SCANS}
     with _turn:
         # Each BLAS thread would reserve part of the limited memory.
-        ended = child.run(_PROGRAM, options, seconds=DECODE_SECONDS, file=file, OPENBLAS_NUM_THREADS="1")
+        ended = child.run(_PROGRAM, options, seconds=3 * DECODE_SECONDS, file=file, OPENBLAS_NUM_THREADS="1")
     if ended.status == child.REFUSED:
         raise ValueError(ended.answer.decode())
     if ended.status or len(ended.answer) != channels * size * size:

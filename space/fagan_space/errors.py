@@ -2,11 +2,12 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import gradio as gr
 
+from fagan_hf.requests import MAX_SHOWN
 from fagan_hf.utils.redaction import redact
 from fagan_space.work import GoneError
 
@@ -25,6 +26,19 @@ def visible_error(words: str) -> gr.Error:
     return gr.Error(cut, duration=_SHOWN_SECONDS, print_exception=False)
 
 
+def _shortened(words: str, sent: Any) -> str:
+    """Shorten every long text of a request that a message repeats."""
+    if isinstance(sent, str) and len(sent) > MAX_SHOWN:
+        for form in (sent, repr(sent)[1:-1]):
+            words = words.replace(form, form[: MAX_SHOWN - 1] + "…")
+    elif isinstance(sent, Mapping):
+        return _shortened(words, [*sent.keys(), *sent.values()])
+    elif isinstance(sent, list | tuple):
+        for each in sent:
+            words = _shortened(words, each)
+    return words
+
+
 def in_words(function: Function) -> Function:
     """Turn a function's exceptions into readable messages."""
 
@@ -39,7 +53,7 @@ def in_words(function: Function) -> Function:
         except Exception as error:
             # Errors of the operating system contain paths on this machine; those of the library are written for users.
             if isinstance(error, ValueError | OSError | ImportError) and getattr(error, "errno", None) is None:
-                raise visible_error(str(error)) from error
+                raise visible_error(_shortened(str(error), [args, kwargs])) from error
             logger.error("in %s", function.__qualname__, exc_info=error)
             raise visible_error(_OURS) from error
 

@@ -81,17 +81,22 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def write_pictures(images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Path]:
-    """Write each image to a file, named as by the command line."""
+def picture_paths(seeds: Sequence[int]) -> list[Path]:
+    """Make a folder for an image of each seed, and name their files as the command line does."""
     folder = request_folder()
-    paths = [folder / f"seed-{seed:08d}.png" for seed in seeds]
+    return [folder / f"seed-{seed:08d}.png" for seed in seeds]
+
+
+def write_pictures(images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Path]:
+    """Write each image to a file."""
+    paths = picture_paths(seeds)
     for path, image in zip(paths, images, strict=True):
         path.write_bytes(png(image))
     return paths
 
 
 def captioned(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """Pair the files of `write_pictures` with their seeds as captions, for a gallery."""
+    """Pair files of images with their seeds as captions, for a gallery."""
     return [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
 
 

@@ -10,16 +10,12 @@ MAX_UPLOAD_BYTES = 10 * 2**20
 MAX_UPLOAD_PIXELS = 25_000_000
 MAX_UPLOAD_SIDE = 10_000
 MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, and takes as little as ten bytes in the file
-DECODE_SECONDS = 10  # time limit for decoding an upload
+DECODE_SECONDS = 10  # processor time for decoding an upload; three times that on the clock
 DECODE_BYTES = 2**30  # memory limit for decoding an upload
 MAX_TEXT = 500  # length of the seeds [characters]
 MAX_MODEL_BYTES = 100 * 2**20  # of the generator of a model that a visitor names
-MAX_KEPT_BYTES = 150 * 2**20  # of such generators in memory
-MAX_FEATURE_MAP = 2**23  # values of such a generator's largest feature map, for one image
-MAX_MULTIPLY_ADDS = 50 * 10**9  # of such a generator, for one image
-MAX_ALL_MULTIPLY_ADDS = 10**12  # for all images of a request together
-FETCH_SECONDS = 60  # time limit for downloading such a model
-FETCH_BYTES = 2**30  # memory limit for downloading it
+RENDER_SECONDS = 60  # processor time for downloading it and generating its images
+RENDER_BYTES = 3 * 2**29  # memory limit for that
 MAX_STEPS = 300  # of a projection
 
 WAITING = 64  # requests in each lane's queue; further ones are refused and may retry later
@@ -53,14 +49,13 @@ MAX_VISITOR_BYTES = 40 * 2**20  # of one visitor's unread files
 MAX_ALL_BYTES = 400 * 2**20  # of all visitors' unread files
 
 
-def read_seeds(text: str, most: int, *, size: int, multiply_adds: int = 1, least: int = 1) -> list[int]:
+def read_seeds(text: str, most: int, *, size: int, least: int = 1) -> list[int]:
     """Parse seeds, and refuse more than a request may ask for.
 
     Args:
         text: Like ``"0-15, 42"``.
         most: Maximum number of seeds.
         size: Height and width of an image [pixels].
-        multiply_adds: Operations for one image.
         least: Minimum number of seeds.
 
     Raises:
@@ -71,7 +66,7 @@ def read_seeds(text: str, most: int, *, size: int, multiply_adds: int = 1, least
             f"seeds is {len(text):,} characters long; at most {MAX_TEXT} are allowed: use ranges, like '0-15'"
         )
     seeds = requests.read_seeds(text)
-    most = min(most, max(least, MAX_PIXELS // size**2), max(least, MAX_ALL_MULTIPLY_ADDS // multiply_adds))
+    most = min(most, max(least, MAX_PIXELS // size**2))
     if len(seeds) > most:
         raise ValueError(f"{len(seeds):,} seeds are too many; at most {most} are allowed per request")
     if len(set(seeds)) < least:

@@ -45,9 +45,9 @@ def refused(client, **arguments):
     return str(error.value)
 
 
-def fetchers(page):
+def renderers(page):
     """Return the page's processes that download a model."""
-    return [each for each in psutil.Process(page.pid).children() if "fetcher.py" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process(page.pid).children() if "renderer.py" in " ".join(each.cmdline())]
 
 
 def wait_until(happens, seconds=30):
@@ -102,13 +102,13 @@ def test_pushed_and_started_from_what_comes_back(hub, hf, models, tmp_path, monk
         # A model that takes long to download keeps nobody's images waiting, and ends with its client.
         hub.fault("GET", r"/api/models/alice/slow", lambda: over.wait(60), times=None)
         jobs = [client.submit(left="", right="alice/slow", seeds="4", api_name="/compare") for _ in range(2)]
-        wait_until(lambda: fetchers(page))
+        wait_until(lambda: renderers(page))
         started = time.monotonic()
         client.predict(seeds="5", api_name="/generate")
         assert time.monotonic() - started < 5
-        assert fetchers(page)
+        assert renderers(page)
         for job in jobs:
             job.cancel()
-        wait_until(lambda: not fetchers(page), seconds=3)
+        wait_until(lambda: not renderers(page), seconds=3)
         over.set()
         client.close()

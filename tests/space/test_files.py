@@ -4,11 +4,8 @@ import re
 import subprocess
 import sys
 import time
-from collections import OrderedDict
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from fagan_space import models
 from fagan_space.files import KEPT, keep, request_folder, sweep
 from fagan_space.limits import CACHE_SECONDS
@@ -73,40 +70,3 @@ def test_which_model_the_page_is_about(tmp_path, monkeypatch):
     assert models.wanted_model() == "someone/faces"
     (tmp_path / "clone/model_cards/faces").mkdir(parents=True)
     assert models.wanted_model() == str(tmp_path / "clone/model_cards/faces")
-
-
-NO_NAMES = ["/etc", "../x/y", "user/..", "a/b/c", "x" * 600, "user/na me"]
-NO_REVISIONS = [
-    "a/b@",
-    "@v1",
-    "a@v1",
-    "a/b@v1@v2",
-    "a/b@../x",
-    "a/b@/etc",
-    "a/b@v1/",
-    "a/b@v 1",
-    "a/b@v1?x",
-    "a/b@v1\n/x",
-]
-
-
-@pytest.mark.parametrize("name", [*NO_NAMES, *NO_REVISIONS])
-def test_no_path_is_taken_for_a_model_of_the_hub(model, name):
-    with pytest.raises(ValueError, match="is not a model on the Hub"):
-        models.load_named(name, model)
-
-
-@pytest.mark.parametrize("name", ["user/name", "user/name@v1.0", " user/name@refs/pr/1 "])
-def test_a_visitor_may_name_a_revision(model, monkeypatch, name):
-    asked = []
-
-    @contextmanager
-    def note(name):
-        asked.append(name)
-        yield Path(model.name)
-
-    monkeypatch.setattr(models, "fetched", note)
-    monkeypatch.setattr(models, "_kept", OrderedDict())
-    other = models.load_named(name, model)
-    assert asked == [name.strip()]
-    assert other.name == other.shown == name.strip()

@@ -9,97 +9,105 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
-from fagan_space import child, decoding, fetching, limits, models, work
+from fagan_space import child, decoding, rendering, work
+from fagan_space.blocks import take_turns
+from fagan_space.guard import VISITOR
 from fagan_space.page import build
 from fagan_space.tabs.compare import pictures_of
+from fagan_space.visitors import Visitor
 from fagan_space.work import GoneError, Work
 from PIL import Image, ImageCms
 from pydantic import BeforeValidator
 
+from fagan_hf import cli
 from fagan_hf.architectures.configs import GeneratorConfig
 from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Generator
-from tests.small import GENERATOR
+from tests.small import GENERATOR, with_gates
 
 RELU = {"type": "activation", "activation": "relu"}
 
 
-def tall(doublings, *, channels=1, kernel_size=1):
-    """Return a small generator of large images."""
-    first = ConvTransposeSpec(in_channels=8, out_channels=channels, kernel_size=4, spectral_norm=False)
-    plain = {"in_channels": channels, "kernel_size": kernel_size, "padding": kernel_size // 2, "spectral_norm": False}
-    doubling = [ConvSpec(out_channels=channels, upsample=True, **plain) for _ in range(doublings)]
-    last = ConvSpec(out_channels=3, activation="tanh", **plain)
-    return GeneratorConfig(image_size=4 * 2**doublings, latent_dim=8, layers=(first, *doubling, last))
-
-
 @pytest.fixture
-def visited(tmp_path, monkeypatch):
-    """Let visitors name a model of a generator's config: as if it had been downloaded."""
-    monkeypatch.setattr(models, "_kept", type(models._kept)())
+def visited(model, tmp_path, monkeypatch):
+    """Compare with a model that a visitor names: as if it had been downloaded."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    program = tmp_path / "renderer.py"
+    text = rendering._PROGRAM.read_text()
+    main = 'if __name__ == "__main__":'
+    program.write_text(text.replace(main, f"fetch = lambda *_: Path({str(tmp_path / 'model')!r})\n\n\n{main}"))
+    monkeypatch.setattr(rendering, "_PROGRAM", program)
 
-    @contextmanager
-    def fetched(name):
-        yield tmp_path / "model"
-
-    def make(config, change=lambda data: data):
+    def visit(config, change=lambda text: text, seeds="0-3", truncation=1.0):
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
-        save_repository(tmp_path / "model", Generator(config))
+        save_repository(tmp_path / "model", with_gates(Generator(config)))
         path = tmp_path / "model/generator/config.json"
         path.write_text(change(path.read_text()))
-        return "evil/model"
+        return pictures_of("evil/model", model, seeds, truncation)
 
-    monkeypatch.setattr(models, "fetched", fetched)
-    return make
+    return visit
+
+
+def convolving(*, size, channels, kernel_size):
+    """Return a generator that first makes a large map of few weights, and then convolves it."""
+    first = ConvTransposeSpec(in_channels=8, out_channels=channels, kernel_size=4, spectral_norm=False)
+    plain = {"in_channels": channels, "spectral_norm": False}
+    doubled = [
+        ConvSpec(out_channels=channels, kernel_size=1, upsample=True, batch_norm=True, **plain)
+        for _ in range((size // 4).bit_length() - 1)
+    ]
+    last = ConvSpec(out_channels=3, kernel_size=kernel_size, padding=kernel_size // 2, activation="tanh", **plain)
+    return GeneratorConfig(image_size=size, latent_dim=8, layers=(first, *doubled, last))
+
+
+@pytest.mark.parametrize("truncation", [1.0, 0.7])
+def test_a_named_model_gives_the_images_of_the_command(visited, tmp_path, truncation):
+    config = convolving(size=16, channels=4, kernel_size=3)
+    side = visited(config, truncation=truncation)
+    assert (side.title, side.seeds) == ("evil/model, 16x16", [0, 1, 2, 3])
+    out = tmp_path / "out"
+    flags = ["--seeds", "0-3", "--truncation", str(truncation), "--out", str(out)]
+    assert cli.main(["generate", str(tmp_path / "model"), *flags]) in (0, None)
+    assert [path.read_bytes() for path in side.paths] == [(out / path.name).read_bytes() for path in side.paths]
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "seeds", "words"),
     [
-        (tall(9), "2,048 pixels as the height of its images"),
-        (tall(8, channels=9), "values in a feature map; the limit is 8,388,608"),
-        (tall(8, channels=2, kernel_size=201), "multiply-adds for an image"),
+        (convolving(size=2048, channels=1, kernel_size=1), "0", "2,048x2,048 pixels; the limit is 1,024 per side"),
+        (convolving(size=1024, channels=1, kernel_size=1), "0-8", "9 seeds are too many; at most 8 of 1024x1024"),
     ],
+    ids=["large", "many"],
 )
-def test_a_model_whose_images_take_too_much_is_refused(model, visited, config, words):
+def test_images_of_too_many_pixels_are_refused(visited, config, seeds, words):
     with pytest.raises(ValueError, match=words):
-        models.load_named(visited(config), model)
-    assert not models._kept
+        visited(config, seeds=seeds)
 
 
-def test_a_model_within_the_limits_is_compared(model, visited):
-    side = pictures_of(visited(tall(4)), model, "0-3", 1.0)
-    assert side.model.shown == "evil/model"
-    assert len(side.paths) == 4
-    for path in side.paths:
-        with Image.open(path) as image:
-            assert image.size == (64, 64)
-
-
-def test_models_in_memory_are_limited_in_number_and_size(model, visited, monkeypatch):
-    visited(tall(1))
-    for number in range(6):
-        models.load_named(f"evil/model{number}", model)
-    assert list(models._kept) == [f"evil/model{number}" for number in range(2, 6)]
-    monkeypatch.setattr(models, "MAX_KEPT_BYTES", 2 * models._bytes_of(models._kept["evil/model5"]))
-    models.load_named("evil/model6", model)
-    assert list(models._kept) == ["evil/model5", "evil/model6"]
-    monkeypatch.setattr(models, "MAX_KEPT_BYTES", 1)
-    models.load_named("evil/model7", model)
-    assert list(models._kept) == ["evil/model7"]
-
-
-def test_the_work_of_all_images_together_is_limited(model, visited, monkeypatch):
-    config = tall(4)
-    monkeypatch.setattr(limits, "MAX_ALL_MULTIPLY_ADDS", 3 * config.multiply_adds)
-    with pytest.raises(ValueError, match=r"4 seeds are too many; at most 3 are allowed"):
-        pictures_of(visited(config), model, "0-3", 1.0)
+@pytest.mark.parametrize(
+    ("config", "truncation"),
+    [
+        (
+            convolving(size=256, channels=8, kernel_size=31),
+            1.0,
+        ),  # double precision takes a copy for each kernel position
+        (convolving(size=512, channels=32, kernel_size=1), 0.9),  # statistics of 16 batches of 64 images
+    ],
+    ids=["kernels", "statistics"],
+)
+def test_a_model_that_takes_much_memory_or_time_harms_nobody(visited, monkeypatch, config, truncation):
+    monkeypatch.setattr(rendering, "RENDER_SECONDS", 15)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(FileNotFoundError, match="takes too much memory or time"):
+        visited(config, lambda text: text, seeds="0-3", truncation=truncation)
+    assert psutil.Process().memory_info().rss < before + 2**28
+    assert not [each for each in psutil.Process().children() if "renderer" in " ".join(each.cmdline())]
 
 
 @pytest.mark.parametrize(
@@ -107,31 +115,24 @@ def test_the_work_of_all_images_together_is_limited(model, visited, monkeypatch)
     [
         (lambda text: text.replace('"out_channels": 16', '"out_channels": 30000', 1), "in_channels is 16, but"),
         (lambda text: text.replace("16", "30000"), "the layers need at least"),
-        (lambda text: text.replace("16", "9" * 4000), "a whole number from 1 to 65,536"),
-        (lambda text: text.replace("16", "9" * 6000), "is not a valid GeneratorConfig"),
+        (lambda text: text.replace("16", "9" * 4000), "a whole number from 1 to 65,536|can't be used here"),
+        (lambda text: text.replace("16", "9" * 6000), "Exceeds the limit"),
         (lambda text: "[" * 200_000, "nested too deeply"),
         (lambda text: text + " " * 2**20, "at most 1,048,576 are allowed"),
         (
-            lambda text: json.dumps(
-                json.loads(text) | {"layers": [{"type": "activation", "activation": "relu"}] * 1001}
-            ),
+            lambda text: json.dumps(json.loads(text) | {"layers": [RELU] * 1001}),
             "layers has 1,001 entries; at most 1,000",
         ),
     ],
+    ids=["channels", "weights", "number", "digits", "depth", "length", "layers"],
 )
-def test_a_config_is_refused_before_anything_is_built_from_it(model, visited, monkeypatch, change, words):
-    name = visited(GENERATOR, change)
-    monkeypatch.setattr(torch.nn.Module, "__init__", lambda self: pytest.fail("a network is built"))
-    with pytest.raises(ValueError, match=words):
-        models.load_named(name, model)
-
-
-def test_a_header_that_is_too_long_is_not_parsed(model, visited, tmp_path):
-    name = visited(GENERATOR)
-    path = tmp_path / "model/generator/model.safetensors"
-    path.write_bytes(struct.pack("<Q", 11 * 2**20) + b"{" + b" " * 11 * 2**20)
-    with pytest.raises(ValueError, match="its header has 11,534,336 bytes"):
-        models.load_named(name, model)
+def test_a_config_that_is_refused(visited, change, words):
+    with pytest.raises(ValueError, match=words) as error:
+        visited(GENERATOR, change)
+    assert len(str(error.value)) < 400
+    assert "/" not in str(error.value).replace("evil/model", "").replace("generator/config.json", "").replace(
+        "generator/model", ""
+    )
 
 
 @contextmanager
@@ -145,46 +146,125 @@ def client(seconds):
         work.CURRENT.reset(token)
 
 
-def test_a_download_ends_when_its_client_leaves(model, monkeypatch, tmp_path):
+def program_of(text, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    program = tmp_path / "fetcher.py"
-    program.write_text("import time; time.sleep(60)")
-    monkeypatch.setattr(fetching, "_PROGRAM", program)
+    program = tmp_path / "renderer.py"
+    program.write_text(text)
+    monkeypatch.setattr(rendering, "_PROGRAM", program)
+    return program
+
+
+def test_a_named_model_ends_when_its_client_leaves(model, monkeypatch, tmp_path):
+    program = program_of("import time; time.sleep(60)", tmp_path, monkeypatch)
     started = time.monotonic()
     with client(0.3), pytest.raises(GoneError):
-        models.load_named("evil/slow", model)
+        pictures_of("evil/slow", model, "0", 1.0)
     assert time.monotonic() - started < 2
     assert not [each for each in psutil.Process().children() if str(program) in each.cmdline()]
-    assert not list((tmp_path / "files").iterdir())
+    assert not [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
 
 
-def test_a_download_has_a_limit_of_time(model, monkeypatch, tmp_path):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    program = tmp_path / "fetcher.py"
-    program.write_text("while True: pass")
-    monkeypatch.setattr(fetching, "_PROGRAM", program)
-    monkeypatch.setattr(fetching, "FETCH_SECONDS", 1)
-    with pytest.raises(FileNotFoundError, match="could not be downloaded from the Hub within 1 seconds"):
-        models.load_named("evil/slow", model)
+def test_a_named_model_has_a_limit_of_time(model, monkeypatch, tmp_path):
+    program_of("while True: pass", tmp_path, monkeypatch)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 1)
+    with pytest.raises(FileNotFoundError, match="takes too much memory or time"):
+        pictures_of("evil/slow", model, "0", 1.0)
 
 
-def test_images_of_a_named_model_end_when_their_client_leaves(model, visited):
-    other = models.load_named(visited(tall(4)), model)
-    with client(0.0), pytest.raises(GoneError):
-        other.pipe(seeds=[0])
+ODD = [
+    "evil/ok@.",
+    "evil/.",
+    "./x",
+    "evil/ok@v1/.",
+    "-a/b",
+    "evil/ok@-v",
+    "/etc",
+    "../x/y",
+    "user/..",
+    "a/b/c",
+    "x" * 200,
+]
+ODD += [
+    "user/na me",
+    "a/b@",
+    "@v1",
+    "a@v1",
+    "a/b@v1@v2",
+    "a/b@../x",
+    "a/b@/etc",
+    "a/b@v1/",
+    "a/b@v 1",
+    "a/b@v1?x",
+    "a/b@v1\n/x",
+]
 
 
-@pytest.mark.parametrize("name", ["evil/ok@.", "evil/.", "./x", "evil/ok@v1/.", "-a/b", "evil/ok@-v"])
-def test_odd_names_are_refused(model, name):
+@pytest.mark.parametrize("name", ODD)
+def test_no_path_is_taken_for_a_model_of_the_hub(model, name):
     with pytest.raises(ValueError, match="is not a model on the Hub"):
-        models.load_named(name, model)
+        pictures_of(name, model, "0", 1.0)
+
+
+@pytest.mark.parametrize("name", ["user/name", "user/name@v1.0", " user/name@refs/pr/1 "])
+def test_a_visitor_may_name_a_revision(model, monkeypatch, tmp_path, name):
+    program_of("import sys; print(sys.argv[1]); sys.exit(3)", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"can't be used here") as error:
+        pictures_of(name, model, "0", 1.0)
+    repo_id, _, revision = name.strip().partition("@")
+    assert f'"repo_id": "{repo_id}", "revision": {json.dumps(revision or None)}' in str(error.value)
 
 
 def test_the_pages_own_folder_is_no_name(model):
     assert Path(model.name).is_absolute()
     with pytest.raises(ValueError, match="is not a model on the Hub"):
-        models.load_named(model.name, model)
-    assert models.load_named(model.shown, model) is model
+        pictures_of(model.name, model, "0", 1.0)
+
+
+class Waiting(SimpleNamespace):
+    """An event of Gradio's queue."""
+
+    def __init__(self, name, address):
+        visitor = Visitor(f"address {address}", address, False)
+        super().__init__(_id=name, request=SimpleNamespace(scope={VISITOR: visitor}))
+
+
+def test_visitors_take_turns():
+    flood = [Waiting(f"flood{number}", "10.0.0.1") for number in range(4)]
+    late, later = Waiting("late", "10.0.0.2"), Waiting("later", "10.0.0.3")
+    waiting = [*flood, late, later, Waiting("late2", "10.0.0.2")]
+    take_turns(waiting, [])
+    assert [each._id for each in waiting] == ["flood0", "late", "later", "flood1", "late2", "flood2", "flood3"]
+    take_turns(waiting, [Waiting("running", "10.0.0.1"), Waiting("running2", "10.0.0.1")])
+    assert [each._id for each in waiting] == ["late", "later", "late2", "flood0", "flood1", "flood2", "flood3"]
+
+
+def test_a_page_takes_turns(model):
+    async def take():
+        page = build(model)
+        flood = [Waiting(f"flood{number}", "10.0.0.1") for number in range(4)]
+        lane = page._queue.event_queue_per_concurrency_id["pictures"]
+        page._queue.active_jobs = [[flood[0]], None]
+        lane.queue = [*flood[1:], Waiting("late", "10.0.0.2")]
+        for event in lane.queue:
+            event.fn = SimpleNamespace(batch=False)
+        return page._queue.get_events()
+
+    [event], *_ = asyncio.run(take())
+    assert event._id == "late"
+
+
+@pytest.mark.parametrize("value", ["A" * 199, "é\n'" * 66])
+def test_no_message_repeats_much_of_what_was_sent(attacker, value):
+    for name, inputs in (
+        ("generate", ["0", 1.0, None, {value: 1.0}]),
+        ("generate", ["0", 1.0, {value: True}, None]),
+        ("dial", ["0", value, False, None]),
+        ("compare", [value, "", "0", 1.0]),
+    ):
+        said = attacker.call(name, inputs)
+        assert "error" in said
+        assert value[:20] in said or name == "compare" or value[0] == "é"
+        assert value[:80] not in said
 
 
 def uploads_of(request):

@@ -10,7 +10,8 @@ from fagan_space.border import CompareTab, takes
 from fagan_space.controls import COMPARES, gallery_shown, seed_box
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
-from fagan_space.models import Model, load_named
+from fagan_space.models import Model
+from fagan_space.rendering import render
 from fagan_space.tabs.generate import draw
 from fagan_space.work import check_wanted
 
@@ -19,43 +20,42 @@ TITLE = "Compare"
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models, and its images.
+    """Images of one of the two models.
 
     Attributes:
-        model: The model.
+        title: The model's name, and the size of its images.
         seeds: The seed of each image.
-        paths: Files of the images.
+        paths: Their files.
     """
 
-    model: Model
+    title: str
     seeds: list[int]
     paths: list[Path]
-
-    @property
-    def title(self) -> str:
-        """The model's name, and the size of its images."""
-        return f"{self.model.shown}, {self.model.size}x{self.model.size}"
 
 
 def pictures_of(name: str, own: Model, text: str, truncation: float) -> Side:
     """Generate images with a model that a visitor names.
 
     Args:
-        name: See `load_named`.
+        name: The page's own model, also if empty, or ``user/name`` or ``user/name@revision`` on the Hub.
         own: The page's own model.
         text: Seeds, like ``"0-15, 42"``.
-        truncation: See `draw`.
+        truncation: Factor on the latents.
 
     Raises:
-        FileNotFoundError: See `load_named`.
-        ValueError: See `load_named` and `read_seeds`.
+        FileNotFoundError: See `render`.
+        ValueError: See `render` and `read_seeds`.
         GoneError: The client disconnected.
     """
-    model = load_named(name, own)
-    cost = max(1, model.generator.config.multiply_adds)
-    seeds = read_seeds(text, MAX_IMAGES, size=model.size, multiply_adds=cost)
-    check_wanted()
-    return Side(model, seeds, write_pictures(draw(model, seeds, truncation=truncation), seeds))
+    name = name.strip() or own.shown
+    if name == own.shown:
+        seeds = read_seeds(text, MAX_IMAGES, size=own.size)
+        check_wanted()
+        paths, size = write_pictures(draw(own, seeds, truncation=truncation), seeds), own.size
+    else:
+        seeds = read_seeds(text, MAX_IMAGES, size=1)
+        paths, size = render(name, seeds, truncation)
+    return Side(f"{name}, {size}x{size}", seeds, paths)
 
 
 def build(model: Model) -> None:

@@ -20,7 +20,7 @@ from fagan_space.controls import (
 )
 from fagan_space.files import captioned, write_archive, write_grid, write_pictures
 from fagan_space.gpu import on_gpu
-from fagan_space.limits import MAX_FEATURE_MAP, MAX_IMAGES, read_seeds
+from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model
 
 TITLE = "Generate"
@@ -37,8 +37,7 @@ def draw(
     alpha: float | Mapping[str, float] | None = None,
 ) -> list[Image.Image]:
     """Generate an image for each seed, byte for byte the same as on the command line and in Python."""
-    count = max(1, min(_BATCH, MAX_FEATURE_MAP // model.generator.config.largest_feature_map))
-    output = model.pipe(seeds=list(seeds), truncation=truncation, labels=labels or None, alpha=alpha, chunk_size=count)
+    output = model.pipe(seeds=list(seeds), truncation=truncation, labels=labels or None, alpha=alpha, chunk_size=_BATCH)
     return cast("list[Image.Image]", output.images)  # pyright: ignore[reportAttributeAccessIssue]
 
 
