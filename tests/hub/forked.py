@@ -87,7 +87,7 @@ class Popen:
 
 def popen(command: list[str], env: dict[str, str], cwd: Path, stdout: IO[Any], stderr: IO[Any] | int) -> Popen:
     """Take the place of ``subprocess.Popen`` in a module under test; the command starts with our Python."""
-    return Popen([*map(str, command[1:])], env, cwd, stdout, stdout if stderr == subprocess.STDOUT else stderr)
+    return Popen([*map(str, command[1:])], env, cwd, stdout, stdout if isinstance(stderr, int) else stderr)
 
 
 def run(arguments: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float):
@@ -198,7 +198,7 @@ class _Spares:
             _become(**json.loads(line))
             sys.exit()
 
-    def popen(self, args: Sequence[str], env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    def popen(self, args: Sequence[str], env: dict[str, str], **options: Any) -> subprocess.Popen[Any]:
         """Do what ``subprocess.Popen`` does for a launcher."""
         if not self.waiting or args[0] != sys.executable or any(options.get(each) for each in ("stdout", "stderr")):
             return subprocess.Popen(args, env=env, **options)
@@ -240,7 +240,7 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str, network: str | 
         sys.argv, sys.path[:1] = rest, [cwd, *paths]
         if rest[0] in LAUNCHERS:
             handler = import_module("torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler")
-            handler.Popen = _Spares(4 if "--max-restarts" in rest else 2).popen
+            vars(handler)["Popen"] = _Spares(4 if "--max-restarts" in rest else 2).popen
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[:1] = arguments, [str(Path(what).parent), *paths]

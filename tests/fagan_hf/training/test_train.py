@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def faces():
 
 
 # As dcgan-64, but with eight channels: measuring its batch statistics would take longer than all the rest.
-UP = {"kernel_size": 4, "stride": 2, "padding": 1}
+UP: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 NARROW_64 = (
     GeneratorConfig(
         latent_dim=8,
