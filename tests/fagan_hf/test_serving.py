@@ -263,7 +263,7 @@ def test_bad_requests(handler, folder, body, message):
         (True, "labels is true; it must be a JSON object"),
         (["beard"], r'labels\[0\] is "beard"; it must be a JSON object'),
         ([{"beard": 1}], "1 label objects for 2 pictures; give one for all"),
-        ([{}] * 100_000, "100000 label objects for 2 pictures"),
+        ([{}] * 3, "3 label objects for 2 pictures"),
         ({"moustache": 1}, r"unknown label 'moustache'; .*There are: beard, hair; hair is one of red, black"),
         ({"hair": "rde"}, "label hair is 'rde'; did you mean 'red'?"),
         ({"hair": "x" * 201}, 'labels of "hair" is "xxx.*…; it must be true, false'),
