@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from fagan_space.work import check_wanted
 
+_LIMITED = Path(__file__).with_name("limited.py")
 REFUSED = 3  # exit status of a program that answers with an error message
 _LOOK_SECONDS = 0.5  # interval of checks whether the client is still waiting
 
@@ -37,7 +38,15 @@ class Ended:
 
 
 def run(
-    program: Path, options: Mapping[str, Any], *, seconds: float, file: BinaryIO | None = None, **variables: str
+    program: Path,
+    options: Mapping[str, Any],
+    *,
+    seconds: float,
+    cpu_seconds: int,
+    memory: int,
+    file_size: int = 0,
+    file: BinaryIO | None = None,
+    **variables: str,
 ) -> Ended:
     """Run a Python program until it ends.
 
@@ -45,6 +54,9 @@ def run(
         program: The file.
         options: Its only argument, as JSON.
         seconds: It is killed after this time.
+        cpu_seconds: Processor time that it may use.
+        memory: Private memory that it may use [bytes].
+        file_size: Size of each file that it may write [bytes].
         file: A real file with a descriptor that becomes its stdin; by default it is empty.
         **variables: Environment variables, in addition to those of this process.
 
@@ -52,8 +64,9 @@ def run(
         GoneError: The client disconnected; the program was killed.
         ValueError: The time limit of a request is exceeded; the program was killed.
     """
+    limits = {"cpu_seconds": cpu_seconds, "memory": memory, "file_size": file_size}
     with subprocess.Popen(
-        [sys.executable, "-P", "-W", "ignore", str(program), json.dumps(options)],
+        [sys.executable, "-P", "-W", "ignore", str(_LIMITED), json.dumps(limits), str(program), json.dumps(options)],
         stdin=subprocess.DEVNULL if file is None else file,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -43,11 +43,19 @@ def decoded(file: BinaryIO, size: int, channels: int = 3) -> Picture:
     """
     if os.fstat(file.fileno()).st_size > MAX_UPLOAD_BYTES:
         raise ValueError(f"the file is larger than the limit of {MAX_UPLOAD_BYTES:,} bytes; upload a smaller one")
-    options = {"size": size, "channels": channels, "seconds": DECODE_SECONDS, "memory": DECODE_BYTES}
-    options |= {"most_pixels": MAX_UPLOAD_PIXELS, "longest_side": MAX_UPLOAD_SIDE, "most_scans": MAX_SCANS}
+    options = {"size": size, "channels": channels, "most_pixels": MAX_UPLOAD_PIXELS}
+    options |= {"longest_side": MAX_UPLOAD_SIDE, "most_scans": MAX_SCANS}
     with _turn:
         # Each BLAS thread would reserve part of the limited memory.
-        ended = child.run(_PROGRAM, options, seconds=3 * DECODE_SECONDS, file=file, OPENBLAS_NUM_THREADS="1")
+        ended = child.run(
+            _PROGRAM,
+            options,
+            seconds=3 * DECODE_SECONDS,
+            cpu_seconds=DECODE_SECONDS,
+            memory=DECODE_BYTES,
+            file=file,
+            OPENBLAS_NUM_THREADS="1",
+        )
     if ended.status == child.REFUSED:
         raise ValueError(ended.answer.decode())
     if ended.status or len(ended.answer) != channels * size * size:

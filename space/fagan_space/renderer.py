@@ -5,9 +5,7 @@ imports nothing else of this package, and torch only for a model that passed the
 """
 
 import json
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +20,6 @@ REFUSED = 3
 # The generator's files, in its subfolder or in the top folder.
 _FILES = [f"{folder}{name}" for folder in ("generator/", "") for name in ("config.json", "model.safetensors")]
 _CONFIG_BYTES = 2**20
-
-
-def limit(seconds: int, memory: int, file_size: int) -> None:
-    """Have the system end this process when it exceeds its limits, and serve others first."""
-    with suppress(ImportError, OSError, ValueError):  # Windows and macOS lack some of these limits
-        import resource
-
-        os.nice(10)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-        # Not the address space: libraries of a GPU take gigabytes of it, and hardly any memory.
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
 def fetch(repo_id: str, revision: str | None, folder: Path, most_bytes: int) -> Path:
@@ -108,10 +94,8 @@ def run(given: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    limit(options["seconds"], options["memory"], options["most_bytes"])
     try:
-        answer, status = str(run(options)), 0
+        answer, status = str(run(json.loads(sys.argv[1]))), 0
     except ValueError as error:
         answer, status = str(error), REFUSED
     sys.stdout.write(answer)

@@ -47,11 +47,20 @@ def render(name: str, seeds: Sequence[int], truncation: float) -> tuple[list[Pat
     repo_id, revision = split_revision(name)
     folder, paths = request_folder(), picture_paths(seeds)
     options = {"repo_id": repo_id, "revision": revision, "folder": str(folder), "paths": [str(path) for path in paths]}
-    options |= {"seeds": list(seeds), "truncation": truncation, "seconds": RENDER_SECONDS, "memory": RENDER_BYTES}
-    options |= {"most_bytes": MAX_MODEL_BYTES, "most_pixels": MAX_PIXELS, "longest_side": MAX_SIDE}
+    options |= {"seeds": list(seeds), "truncation": truncation, "most_bytes": MAX_MODEL_BYTES}
+    options |= {"most_pixels": MAX_PIXELS, "longest_side": MAX_SIDE}
     try:
         # One core, and the others stay free. The Hub's other protocol has a cache of its own, outside of the folder.
-        ended = child.run(_PROGRAM, options, seconds=MAX_SECONDS, HF_HUB_DISABLE_XET="1", OMP_NUM_THREADS="1")
+        ended = child.run(
+            _PROGRAM,
+            options,
+            seconds=MAX_SECONDS,
+            cpu_seconds=RENDER_SECONDS,
+            memory=RENDER_BYTES,
+            file_size=MAX_MODEL_BYTES,
+            HF_HUB_DISABLE_XET="1",
+            OMP_NUM_THREADS="1",
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if ended.status == child.REFUSED:

@@ -176,7 +176,7 @@ def test_whatever_happens_in_a_decoder_the_page_goes_on(tmp_path, monkeypatch, p
 
 
 def test_the_system_limits_a_decoder(monkeypatch):
-    monkeypatch.setattr(decoding, "DECODE_BYTES", 2**28)
+    monkeypatch.setattr(decoding, "DECODE_BYTES", 2**26)
     with pytest.raises(ValueError, match=r"too much time or memory|damaged"):
         decoded(picture((3_000, 3_000), "RGBA"))
 

@@ -303,5 +303,26 @@ def test_a_common_profile_is_applied():
 def test_a_program_gives_back_what_it_wrote(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import sys; print(sys.argv[1], sys.stdin.read()); sys.exit(3)")
-    ended = child.run(program, {"a": 1}, seconds=30)
+    ended = child.run(program, {"a": 1}, seconds=30, cpu_seconds=30, memory=2**30)
     assert (ended.status, ended.answer, ended.log) == (3, b'{"a": 1} \n', "")
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("while True: pass", {"cpu_seconds": 1}),
+        ("print(len(bytes(2**28)))", {"memory": 2**27}),
+        ("import pathlib; pathlib.Path('file').write_bytes(bytes(2000))", {"file_size": 1000}),
+    ],
+    ids=["time", "memory", "file"],
+)
+def test_the_system_limits_a_program(tmp_path, monkeypatch, text, limits):
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    generous = {"cpu_seconds": 20, "memory": 2**29, "file_size": 2**20}
+    started = time.monotonic()
+    assert child.run(program, {}, seconds=30, **generous | limits).status not in (0, child.REFUSED)
+    assert time.monotonic() - started < 10
+    if "cpu_seconds" not in limits:
+        assert child.run(program, {}, seconds=30, **generous).status == 0
