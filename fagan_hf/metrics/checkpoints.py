@@ -10,7 +10,7 @@ from tqdm import tqdm
 from fagan_hf.data.cache import Images
 from fagan_hf.hub.checkpoints import saved_weights
 from fagan_hf.hub.repository import EVALUATIONS, GENERATOR, write_json
-from fagan_hf.metrics.evaluate import Metric, evaluate_each
+from fagan_hf.metrics.evaluate import Metric, evaluate_each, rank
 from fagan_hf.models import Generator
 
 _ARROWS = {None: "", True: " ↓", False: " ↑"}
@@ -37,8 +37,8 @@ class Evaluations:
 
     @property
     def best(self) -> int:
-        """Images seen of the checkpoint with the lowest Fréchet distance, or of few images kernel distance."""
-        return min(self.metrics, key=lambda images: self.metrics[images][0].value)
+        """Images seen of the best checkpoint: by Fréchet distance, or of few images kernel distance; see `rank`."""
+        return min(self.metrics, key=lambda images: rank(self.metrics[images]))
 
     @property
     def best_by(self) -> Metric:

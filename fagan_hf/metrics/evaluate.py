@@ -44,6 +44,7 @@ from fagan_hf.viz.grids import enlarged, image_grid
 
 MIN_IMAGES = 8  # fewer can't be compared
 FIRST_SEED = 1_000_000  # far from the seeds that users look at
+MANY_COPIES = 2.0  # times the share of near copies among real images
 _NEAR = 0.01  # quantile of the real images' nearest-neighbor distances below which an image counts as a near copy
 _PICTURED, _SIMILAR = 8, 3  # rows of the grid of nearest images, and real images in each half of a row
 _SMALL = 64  # images up to this size are shown enlarged
@@ -119,6 +120,19 @@ class Metric(NamedTuple):
     floor: float | None
     error: float | None = None
     lower_is_better: bool | None = False
+
+
+def rank(metrics: Sequence[Metric | Measurement]) -> tuple[bool, float]:
+    """Return a key that sorts models from best to worst: by distance, and those that copy after all others.
+
+    A model copies if its share of near copies of real images is above `MANY_COPIES` times that of other real images.
+
+    Args:
+        metrics: All metrics of a model, the distance first.
+    """
+    copied = next((each for each in metrics if each.type.startswith("copied_")), None)
+    is_copying = copied is not None and copied.floor is not None and copied.value > MANY_COPIES * copied.floor
+    return is_copying, metrics[0].value
 
 
 @dataclass(frozen=True)

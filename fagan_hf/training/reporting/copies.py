@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fagan_hf.hub.repository import BEST, SNAPSHOTS
-from fagan_hf.metrics.evaluate import Evaluation
-
-MANY = 2.0  # times the share of near copies among real images
+from fagan_hf.metrics.evaluate import MANY_COPIES, Evaluation
 
 
 def compare_copies(
@@ -21,10 +19,10 @@ def compare_copies(
 
     Returns:
         JSON-serializable values for the next call; and a warning, once for each time that the share has risen above
-        `MANY` times its floor.
+        `MANY_COPIES` times its floor.
     """
     share, floor = evaluation.nearness.copied, evaluation.real_nearness.copied
-    is_high = share > MANY * floor
+    is_high = share > MANY_COPIES * floor
     is_rising = is_high and bool(before) and share > before["share"]
     is_warned = is_high and (is_rising or before.get("is_warned", False))
     now = {"share": share, "images": images_seen, "is_warned": is_warned}
@@ -33,6 +31,6 @@ def compare_copies(
     return now, (
         f"Warning: the generator begins to copy its training images: {share:.1%} of its images are near copies, "
         f"{before['share']:.1%} at {before['images']:,} images; of real images {floor:.1%}. Try more augmentation, "
-        f"more images, or stop here: earlier models are in {SNAPSHOTS}/, and {BEST}/ holds the one with the lowest "
-        "distance. A lower distance is no improvement if it is reached by copying"
+        f"more images, or stop here: {BEST}/ holds the best model that does not copy, if there is one, and "
+        f"{SNAPSHOTS}/ earlier ones. A lower distance is no improvement if it is reached by copying"
     )

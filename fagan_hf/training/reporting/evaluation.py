@@ -1,6 +1,5 @@
 """Evaluate the averaged generator during training, and keep the best one."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fagan_hf.metrics.evaluate import (
     default_count,
     generated_features,
     labels_of,
+    rank,
 )
 from fagan_hf.metrics.features import build_features
 from fagan_hf.metrics.references import RealFeatures, chosen_rows, real_features
@@ -74,7 +74,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, float]:
 def keep_if_best(
     run_dir: Path, evaluation: Evaluation, generator: Generator, discriminator: Discriminator, facts: dict[str, Any]
 ) -> None:
-    """Save a model whose Fréchet distance is lower than that of the one in `BEST`, with its metrics and card."""
+    """Save a model that is better than the one in `BEST`, with its metrics and card; see `rank`."""
     folder = run_dir / BEST
     if not _is_better(evaluation, folder):
         return
@@ -93,10 +93,7 @@ def _is_better(evaluation: Evaluation, folder: Path) -> bool:
         weights, known = weights_hash(folder), read_measurements(folder)
     except ValueError:
         return True
-    now = evaluation.measurements("")[0]  # the Fréchet distance, or with few images the kernel distance
-    before = [
-        each.value
-        for each in known
-        if each.generator == weights and each.subject == now.subject and each.reference == now.reference
-    ]
-    return now.value < min(before, default=math.inf)
+    now = evaluation.measurements("")  # first the Fréchet distance, or with few images the kernel distance
+    likewise = {(each.subject, each.reference) for each in now}
+    before = [each for each in known if each.generator == weights and (each.subject, each.reference) in likewise]
+    return not before or before[0].type != now[0].type or rank(now) < rank(before)
