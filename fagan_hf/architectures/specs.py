@@ -40,8 +40,7 @@ _LEAST = {
     **dict.fromkeys(("kernel_size", "stride", "squeeze_factor", "heads", "key_pooling"), 1),
     **dict.fromkeys(("padding", "spectral_norm_dim", "num_labels"), 0),
 }
-# Maximum of the same fields: far beyond any network, but products of a few of them don't overflow.
-_MOST = {name: 1_000 if name in ("kernel_size", "stride", "padding") else 65_536 for name in _LEAST}
+_MOST = dict.fromkeys(_LEAST, 65_536)  # of the same fields: far beyond any network
 
 
 def parse_activation(text: str) -> tuple[str, float | None]:

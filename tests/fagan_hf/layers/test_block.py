@@ -148,7 +148,7 @@ def test_a_network_of_blocks_folds_and_saves(generator, tmp_path):
         ({"num_labels": 2}, "num_labels is 2; it must be 0 if norm is 'none'"),
         ({"norm": "layer"}, "norm is 'layer'; it must be one of none, batch, rms"),
         ({"heads": 3}, "heads is 3; it must divide"),
-        ({"key_pooling": 0}, "key_pooling is 0; it must be a whole number of at least 1"),
+        ({"key_pooling": 0}, "key_pooling is 0; it must be a whole number from 1 to 65,536"),
     ],
 )
 def test_nonsense_is_refused(fields, message):

@@ -175,7 +175,7 @@ def test_attention_with_and_without_an_activation(conf, entry):
         ([CONV | {"channels": "(3)"}], "channels is '(3)'; it must be two whole numbers like (4, 4)"),
         ([CONV | {"channels": 3}], "channels is 3; it must be two whole numbers like (4, 4)"),
         ([CONV | {"channels": [3, True]}], "channels is [3, True]; it must be two whole numbers"),
-        ([CONV | {"channels": "(3, 0)"}], "out_channels is 0; it must be a whole number of at least 1"),
+        ([CONV | {"channels": "(3, 0)"}], "out_channels is 0; it must be a whole number from 1 to 65,536"),
         ([CONV | {"padding": "(-1, -1)"}], "padding is -1"),
         ([CONV | {"bias": "maybe"}], "bias is 'maybe'; it must be true or false"),
         ([SELF | {"channels": "(8, 8)"}, IGNORE], "architecture[0] (self_attention): in_channels is '(8, 8)'"),

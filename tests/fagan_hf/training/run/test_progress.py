@@ -18,6 +18,7 @@ def test_what_is_written_is_read_back():
         measured={"sample_diversity": 0.9},
         events=["something"],
         symptoms={"collapse": 2},
+        copies={"share": 0.1},
         returns=1,
         processes=2,
         data={"content": "a", "description": {"count": 3}},
