@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from fagan_hf.hub.card_merge import license_of_a_person, merge_card, published_as
 from fagan_hf.hub.licenses import kind_of, terms
@@ -430,10 +431,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
-def _render(context: Mapping[str, Any]) -> str:
+@cache
+def _template() -> Template:
+    """Compile the template, once: a run writes its card at every save."""
     # No escaping: the result is Markdown, which HTML escaping would corrupt.
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    text = environment.from_string(_TEMPLATE).render(context)
+    return environment.from_string(_TEMPLATE)
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    text = _template().render(context)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
