@@ -16,7 +16,8 @@ _OWN = """
 Train on your own images, on a laptop or on GPUs, and publish the model with a card:
 
 ```bash
-fagan-hf train --recipe folder-64 --dataset path/to/images --push-to-hub you/yours
+pip install "fagan-hf[train,metrics]"
+fagan-hf train path/to/images --minutes 60 --push-to-hub you/yours
 ```
 
 Code, recipes, and how to design your own attention GAN: [fagan_hf](https://huggingface.co/models?library=fagan_hf).
