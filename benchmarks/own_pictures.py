@@ -44,7 +44,7 @@ _OF_PLACE = ("dataset", "fit", "background", "channels", "upscale", "skip_broken
 
 
 def arms(options: argparse.Namespace) -> dict[str, Recipe]:
-    """Return the recipe of each arm, without its number of images."""
+    """Return the recipe of each arm, and always of `chosen`, which the others are measured against."""
     place = str(options.place.expanduser())
     chosen = build_recipe(dataset=place, output_dir=str(options.output_dir), cpu_threads=options.cpu_threads)
     common = {"eval_every_images": 0, "max_minutes": None, "snapshot_bytes": 0}
@@ -61,7 +61,7 @@ def arms(options: argparse.Namespace) -> dict[str, Recipe]:
     if options.finetune_from:
         tuned = {"finetune_from": options.finetune_from, "name": f"{options.name}-fine-tuned"}
         found["fine-tuned"] = replace(found["chosen"], **tuned)
-    return {name: recipe for name, recipe in found.items() if name in options.arms}
+    return {name: recipe for name, recipe in found.items() if name in ("chosen", *options.arms)}
 
 
 def images_of(recipes: dict[str, Recipe], minutes: float) -> dict[str, int]:
@@ -102,11 +102,14 @@ def main() -> None:
     results = read_json(options.out)
     recipes = arms(options)
     done = results.setdefault(options.name, {"minutes": options.minutes, "arms": {}})
-    if "images" not in done:  # measured once: a resumed benchmark trains for the same numbers
-        done["images"] = images_of(recipes, options.minutes)
+    known = done.setdefault("images", {})
+    if recipes.keys() - known.keys():  # measured once: a resumed benchmark trains for the same numbers
+        found = images_of(recipes, options.minutes)
+        scale = known.get("chosen", found["chosen"]) / found["chosen"]  # a machine is not always equally fast
+        done["images"] = {name: int(scale * images) for name, images in found.items()} | known
         write_json(options.out, results)
     for name, recipe in recipes.items():
-        if name not in done["arms"]:
+        if name in options.arms and name not in done["arms"]:
             where = {"hardware": hardware(find_device(None).type, 1), "versions": versions()}
             where |= {"command": command(), "commit": commit()}
             done["arms"][name] = train(replace(recipe, max_images=done["images"][name])) | where

@@ -21,7 +21,6 @@ PREPROCESSING_VERSION = 2
 
 Fit = Literal["crop", "pad", "stretch"]
 
-
 # Pillow registers these too, but they start other programs (Ghostscript) or have no built-in decoder.
 _NOT_IMAGES = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 

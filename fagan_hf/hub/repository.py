@@ -19,6 +19,7 @@ from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.version import __version__
 
 CONFIG = "config.json"
+MAX_CONFIG_BYTES = 2**20  # a network of a thousand layers needs less
 WEIGHTS = "model.safetensors"
 GENERATOR = "generator"
 DISCRIMINATOR = "discriminator"

@@ -21,14 +21,22 @@ from torch import Tensor, nn
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.hub import client
 from fagan_hf.hub.checkpoints import weights_at
-from fagan_hf.hub.repository import CONFIG, DISCRIMINATOR, GENERATOR, WEIGHTS, is_index, save_repository, write_json
+from fagan_hf.hub.repository import (
+    CONFIG,
+    DISCRIMINATOR,
+    GENERATOR,
+    MAX_CONFIG_BYTES,
+    WEIGHTS,
+    is_index,
+    save_repository,
+    write_json,
+)
 from fagan_hf.hub.snapshot import resolve, split_revision
 from fagan_hf.models.load_options import REASONS, check_format, parse_device_map, parse_dtype
 from fagan_hf.utils.files import replacing, save_tensors, sha256
 from fagan_hf.utils.json_text import parse_json
 from fagan_hf.utils.suggest import refuse_keywords
 
-MAX_CONFIG_BYTES = 2**20
 MAX_HEADER_BYTES = 10 * 2**20  # of the weights' file: a network of a thousand layers needs less
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -152,6 +160,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
             local_files_only=local_files_only,
         )
         config, weights = _read_config(folder / CONFIG, cls.config_class), saved or folder / WEIGHTS
+        _check_download(weights)
         _check_declared(config, weights)
         model = cls(config)
         _load_weights(model, weights, dtype)
@@ -341,7 +350,6 @@ def _check_declared(config: GeneratorConfig | DiscriminatorConfig, path: Path) -
 
 
 def _load_weights(model: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
-    _check_download(path)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

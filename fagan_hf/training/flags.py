@@ -75,11 +75,11 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
 
 def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a file and changes; changes given as text are parsed as YAML."""
-    minutes = changes.get(_MINUTES)
+    changes = {**changes}
+    minutes = changes.pop(_MINUTES, None)
     is_found = changes.get("channels") == _AUTO
-    changes = {
-        name: value for name, value in changes.items() if name != _MINUTES and (name, value) != ("channels", _AUTO)
-    }
+    if is_found:
+        del changes["channels"]
     if recipe is None and "dataset" in changes and "name" not in changes and not changes.get("resume_from"):
         origin = changes.get("finetune_from")
         base = base_recipe(origin, is_resumed=False) if origin else None

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fagan_space.limited import REFUSED as REFUSED
 from fagan_space.work import check_wanted
 
 _LIMITED = Path(__file__).with_name("limited.py")
-REFUSED = 3  # exit status of a program that answers with an error message
 _LOOK_SECONDS = 0.5  # interval of checks whether the client is still waiting
 
 
@@ -27,7 +27,8 @@ class Ended:
     """A program that has ended.
 
     Attributes:
-        status: Its exit status; negative if a signal ended it, as when it exceeded a limit.
+        status: Its exit status: 0, or `REFUSED` if the answer is an error message; negative if a signal ended it, as
+            when it exceeded a limit.
         answer: What it wrote to stdout.
         log: The end of what it wrote to stderr.
     """

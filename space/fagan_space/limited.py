@@ -2,14 +2,16 @@
 
     python limited.py '{"cpu_seconds": 10, "memory": 1000000000, "file_size": 0}' PROGRAM OPTIONS
 
-The limits hold even if the process that started it is gone. It imports nothing else of this package, which would take
-longer than many an upload.
+The limits hold even if the process that started it is gone. The program's `ValueError` becomes its answer, with the
+exit status `REFUSED`. It imports nothing else of this package, which would take longer than many an upload.
 """
 
 import json
 import os
 import runpy
 import sys
+
+REFUSED = 3
 
 
 def limit(*, cpu_seconds: int, memory: int, file_size: int) -> None:
@@ -36,4 +38,8 @@ def limit(*, cpu_seconds: int, memory: int, file_size: int) -> None:
 if __name__ == "__main__":
     limit(**json.loads(sys.argv[1]))
     sys.argv = sys.argv[2:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except ValueError as error:
+        sys.stdout.buffer.write(str(error).encode())
+        sys.exit(REFUSED)

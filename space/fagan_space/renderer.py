@@ -1,7 +1,7 @@
 """Program that generates images with somebody else's model, under limits; started by `fagan_space.rendering`.
 
-It writes a PNG for each seed and prints their size, or exits with status `REFUSED` and prints an error message. It
-imports nothing else of this package, and torch only for a model that passed the checks, to keep startup fast.
+It writes a PNG for each seed and prints their size; a `ValueError` is for the visitor. It imports nothing else of this
+package, and torch only for a model that passed the checks, to keep startup fast.
 """
 
 import json
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from fagan_hf.architectures.configs import GeneratorConfig
 from fagan_hf.hub.client import download, download_size
+from fagan_hf.hub.repository import CONFIG, GENERATOR, MAX_CONFIG_BYTES, WEIGHTS
 from fagan_hf.utils.json_text import parse_json
 
 if TYPE_CHECKING:
     from fagan_hf.models import Generator
 
-REFUSED = 3
 # The generator's files, in its subfolder or in the top folder.
-_FILES = [f"{folder}{name}" for folder in ("generator/", "") for name in ("config.json", "model.safetensors")]
-_CONFIG_BYTES = 2**20
+_FILES = [f"{folder}{name}" for folder in (f"{GENERATOR}/", "") for name in (CONFIG, WEIGHTS)]
 
 
 def fetch(repo_id: str, revision: str | None, folder: Path, most_bytes: int) -> Path:
@@ -47,8 +46,8 @@ def check_images(folder: Path, count: int, *, longest_side: int, most_pixels: in
     Raises:
         ValueError: They have too many; the message is for the visitor.
     """
-    path = next((path for path in (folder / "generator/config.json", folder / "config.json") if path.is_file()), None)
-    if path is None or path.stat().st_size > _CONFIG_BYTES:
+    path = next((path for path in (folder / GENERATOR / CONFIG, folder / CONFIG) if path.is_file()), None)
+    if path is None or path.stat().st_size > MAX_CONFIG_BYTES:
         return  # loading says what is wrong
     size = GeneratorConfig.from_dict(parse_json(path.read_bytes())).image_size
     if size > longest_side:
@@ -94,9 +93,4 @@ def run(given: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        answer, status = str(run(json.loads(sys.argv[1]))), 0
-    except ValueError as error:
-        answer, status = str(error), REFUSED
-    sys.stdout.write(answer)
-    sys.exit(status)
+    sys.stdout.write(str(run(json.loads(sys.argv[1]))))

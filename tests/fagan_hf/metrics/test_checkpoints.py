@@ -14,17 +14,9 @@ from fagan_hf.metrics import checkpoints, evaluate, features
 from fagan_hf.metrics.features import FeatureExtractor
 from fagan_hf.models import Generator
 from fagan_hf.training.run.snapshots import save_snapshot
-from tests.small import GENERATOR, with_gates
+from tests.small import EXTRACTOR, GENERATOR, with_gates
 
 COUNT = 20
-
-
-class Means(nn.Module):
-    def forward(self, images):
-        return images.float().mean((2, 3))
-
-
-EXTRACTOR = FeatureExtractor("means", Means(), "mean colors")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import nn
 
 from fagan_hf.data.prepare import prepare_images
 from fagan_hf.hub.checkpoints import snapshots_in
@@ -12,21 +11,14 @@ from fagan_hf.hub.measurements import read_measurements
 from fagan_hf.hub.repository import weights_hash
 from fagan_hf.metrics import features
 from fagan_hf.metrics.evaluate import evaluate
-from fagan_hf.metrics.features import FEATURES, FeatureExtractor
+from fagan_hf.metrics.features import FEATURES
 from fagan_hf.models import Generator
 from fagan_hf.training.recipe import FeaturesName
 from fagan_hf.training.reporting import evaluation
 from fagan_hf.training.run import loop, outputs
 from fagan_hf.training.run.session import setup
 from tests.sessions import train
-
-
-class Means(nn.Module):
-    def forward(self, images):
-        return images.float().mean((2, 3))
-
-
-EXTRACTOR = FeatureExtractor("means", Means(), "mean colors")
+from tests.small import EXTRACTOR
 
 
 @pytest.fixture
