@@ -20,7 +20,8 @@ from tests.small import DISCRIMINATOR, GENERATOR
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+# Tests run side by side, so no launcher may count on the default port.
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu", "--main_process_port", "0"]
 MARK = "DISTRIBUTED_TEST"  # in the environment of all processes that a test starts
 
 # Code before and after the lines that a test adds to the training script.
