@@ -111,6 +111,7 @@ def test_several_processes_from_a_notebook(fields, tmp_path):
     program = f"""
 import json
 from accelerate import notebook_launcher
+from accelerate.utils import get_free_port
 from fagan_hf.architectures.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR
 PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
@@ -120,7 +121,7 @@ def train():
     fagan_hf.train(**{fields!r})
 
 if __name__ == "__main__":
-    notebook_launcher(train, num_processes=2)
+    notebook_launcher(train, num_processes=2, use_port=str(get_free_port()))
 """
     (tmp_path / "notebook.py").write_text(program)
     environment = os.environ | {"PYTHONPATH": str(Path(fagan_hf.__file__).parents[1])}
