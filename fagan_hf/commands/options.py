@@ -184,14 +184,17 @@ def _alpha(text: str) -> tuple[str | None, float]:
 def load_generator(options: argparse.Namespace, checkpoint: int | str | None = None) -> Any:
     """Load the generator selected by the flags of `add_model`, onto their device; at a checkpoint, or the best."""
     from fagan_hf.architectures.own_code import import_code
-    from fagan_hf.hub.checkpoints import best_model
+    from fagan_hf.hub.checkpoints import best_model, not_measured
     from fagan_hf.models import Generator
 
     for name in options.imports:
         import_code(name)
     if isinstance(checkpoint, str):
-        model, images = best_model(Path(options.model).expanduser())
+        run = Path(options.model).expanduser()
+        model, images = best_model(run)
         print(f"best: {model if images is None else f'{images:,} images'}")
+        if newer := not_measured(run):
+            print(f"not measured: {', '.join(f'{each:,}' for each in newer)} images; see fagan-hf evaluate {run} --all")
     else:
         model, images = options.model, checkpoint
     generator = Generator.from_pretrained(model, revision=options.revision, checkpoint=images)

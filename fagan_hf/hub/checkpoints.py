@@ -125,6 +125,16 @@ def best_images(folder: Path) -> set[int]:
     return {each for each in found if each is not None}
 
 
+def not_measured(folder: Path) -> list[int]:
+    """Return after how many images there are weights that were saved after a run was measured as a whole.
+
+    Raises:
+        ValueError: The file with measurements is not valid JSON.
+    """
+    measured = [each["images"] for each in read_json(folder / EVALUATIONS).get("checkpoints", [])]
+    return [images for images in saved_weights(folder, GENERATOR) if images > max(measured, default=images)]
+
+
 def best_model(folder: Path) -> tuple[Path, int | None]:
     """Find the best model of a run that has been measured.
 

@@ -222,8 +222,17 @@ def restore_weights(
         *(f"generator {name}" for name in layers_of(new) if name != "label_frequencies"),
         *(f"discriminator {name}" for name in layers_of(new_too)),
     ]
-    changed = f" Reinitialized for other labels or channels: {', '.join(fresh)}." if fresh else ""
-    return f"Starting from the weights of {origin.name}; optimizers are reinitialized.{changed}"
+    kept = [_kept("generator", generator, new), _kept("discriminator", discriminator, new_too)]
+    changed = f" Kept: {', '.join(kept)}. Reinitialized for other labels or channels: {', '.join(fresh)}."
+    start = f"Starting from the weights of {origin.name}; optimizers are reinitialized."
+    return f"{start}{changed if fresh else ''}"
+
+
+def _kept(name: str, network: HubModel, new: list[str]) -> str:
+    """Say what share of a network's parameters comes from the model."""
+    sizes = {key: tensor.numel() for key, tensor in network.named_parameters()}
+    kept = sum(size for key, size in sizes.items() if key not in new)
+    return f"{kept:,} of {sum(sizes.values()):,} parameters of the {name}"
 
 
 def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
@@ -253,18 +262,22 @@ def _load(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights of a network, and the names of those that it does not have."""
     source = network_class.from_pretrained(origin.folder)
-    if may_adapt and fits(source.config, wanted.config):
+    if source.config == wanted.config:
+        return source.state_dict(), []
+    is_near = fits(source.config, wanted.config)
+    if may_adapt and is_near:
         return carry_over(source, wanted)
-    if source.config != wanted.config:
-        labels = source.config.label_names, wanted.config.label_names
-        are_other = labels[0] != labels[1]
-        hint = "other labels" if are_other else "another architecture"
-        detail = f" ({list(labels[0])}, not {list(labels[1])})" if are_other else ""
-        raise ValueError(
-            f"the {network_class.subfolder} of {origin.name} has {hint} than this recipe{detail}; "
-            f"{'use the same --label_columns' if are_other else f'use --model {origin.name}'}"
-        )
-    return source.state_dict(), []
+    labels = source.config.label_names, wanted.config.label_names
+    if labels[0] != labels[1]:
+        what, remedy = "other labels", "use the same --label_columns"
+        detail = f" ({list(labels[0])}, not {list(labels[1])})"
+    elif is_near:
+        what, remedy, detail = "other image channels", "use the same --channels", ""
+    else:
+        what, remedy, detail = "another architecture", f"use --model {origin.name}", ""
+    if is_near:
+        remedy += f", or start a new run with --finetune_from {origin.name}, which adapts the model"
+    raise ValueError(f"the {network_class.subfolder} of {origin.name} has {what} than this recipe{detail}; {remedy}")
 
 
 def check_origin(

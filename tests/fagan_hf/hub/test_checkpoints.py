@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from fagan_hf.hub.checkpoints import best_images, best_model, checkpoint_at, saved_weights, snapshots_in
+from fagan_hf.hub.checkpoints import best_images, best_model, checkpoint_at, not_measured, saved_weights, snapshots_in
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.pipeline import FAGANPipeline
@@ -122,3 +122,10 @@ def test_the_best_is_known_once_measured(past):
     (folder / "evaluations.json").write_text(json.dumps({"best": 8}))
     assert best_model(folder) == (folder, 8)
     assert best_images(folder) == {8, 16}
+
+
+def test_weights_saved_after_a_measurement_are_not_measured(past):
+    folder, _ = past
+    assert not_measured(folder) == []
+    (folder / "evaluations.json").write_text(json.dumps({"best": 8, "checkpoints": [{"images": 8}, {"images": 16}]}))
+    assert not_measured(folder) == [24]

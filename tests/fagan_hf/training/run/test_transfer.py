@@ -83,6 +83,13 @@ def test_a_run_says_what_is_new(trained, capsys):
     said = capsys.readouterr().out
     assert "Reinitialized for other labels or channels: generator layers.0" in said
     assert "discriminator layers.0, discriminator projection" in said
+    for network in (run.generator, run.discriminator):
+        before = dict(type(network).from_pretrained(trained).named_parameters())
+        after = dict(network.named_parameters())
+        kept = sum(after[name].numel() for name in after if name in before and after[name].shape == before[name].shape)
+        whole = sum(map(torch.numel, after.values()))
+        assert kept < whole
+        assert f"{kept:,} of {whole:,} parameters of the {network.subfolder}" in said
     assert run.generator.config.image_channels == 1
     assert run.generator.config.label_names == ("class=cat", "class=dog")
 
@@ -97,3 +104,9 @@ def test_a_layer_is_not_frozen_at_random_weights(trained):
 def test_another_architecture_is_refused(trained):
     with pytest.raises(ValueError, match="has another architecture than this recipe; use --model"):
         fagan_hf.train(dataset="gray", finetune_from=str(trained), model="fagan-32", **SHORT)
+
+
+def test_resuming_does_not_adapt_and_says_what_does(trained):
+    wanted = r"has other image channels than this recipe; use the same --channels, or start a new run with --finetune_from"
+    with pytest.raises(ValueError, match=wanted):
+        fagan_hf.train(dataset="gray", resume_from=str(trained), channels=1, upscale=True, **SHORT)
