@@ -82,27 +82,29 @@ def choose_kernel(
         key_size: Channels of query and key in each head.
         value_size: Channels of the value in each head.
     """
-
-    def fused(multiple: int, *, is_equal: bool) -> KernelChoice:
-        sizes = [math.ceil(size / multiple) * multiple for size in (key_size, value_size)]
-        return KernelChoice("fused", *([max(sizes)] * 2 if is_equal else sizes))
-
-    chunked = KernelChoice("chunked", key_size, value_size)
+    sizes = key_size, value_size
+    chunked = KernelChoice("chunked", *sizes)
     if _forced.get() == "chunked":
         return chunked
     is_half = dtype in (torch.bfloat16, torch.float16)
-    largest = max(key_size, value_size)
+    largest = max(sizes)
     is_requested = _forced.get() == "fused" or torch.compiler.is_compiling()  # compilers would unroll our loop
     if device.type == "cuda":
         # Flash attention supports half precision and sizes up to 256; the memory-efficient kernel supports the others,
         # except double precision.
-        choice = fused(8, is_equal=largest <= 256) if is_half else fused(4, is_equal=False)
+        choice = _fused(sizes, 8, is_equal=largest <= 256) if is_half else _fused(sizes, 4, is_equal=False)
         has_kernel = dtype != torch.float64
     else:
-        choice = fused(16, is_equal=True)
+        choice = _fused(sizes, 16, is_equal=True)
         # On devices other than CPU and CUDA it is untested whether torch's kernels are linear in memory.
         has_kernel = device.type == "cpu" and (is_half or (positions > _FEW_POSITIONS and largest < _LARGE_HEAD))
     return choice if has_kernel or is_requested else chunked
+
+
+def _fused(sizes: tuple[int, int], multiple: int, *, is_equal: bool) -> KernelChoice:
+    """Choose the fused kernel, with the sizes of key and value rounded up to a multiple."""
+    rounded = [math.ceil(size / multiple) * multiple for size in sizes]
+    return KernelChoice("fused", *([max(rounded)] * 2 if is_equal else rounded))
 
 
 def attention(
@@ -148,11 +150,11 @@ def _fused_attention(
     choice: KernelChoice,
 ) -> Float[Tensor, "batch heads value_size positions"]:
     """Compute attention with torch's fused kernels, which expect channels last."""
-
-    def padded(tensor: Tensor, size: int) -> Tensor:
-        # With a transposed view torch would use its slow path, with N x N weights; on CUDA with an unaligned one.
-        return functional.pad(tensor.mT, (0, size - tensor.shape[2])).contiguous()
-
-    inputs = padded(query, choice.key_size), padded(key, choice.key_size), padded(value, choice.value_size)
+    inputs = _padded(query, choice.key_size), _padded(key, choice.key_size), _padded(value, choice.value_size)
     mixed = functional.scaled_dot_product_attention(*inputs, scale=1.0)
     return mixed[..., : value.shape[2]].mT
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    # With a transposed view torch would use its slow path, with N x N weights; on CUDA with an unaligned one.
+    return functional.pad(tensor.mT, (0, size - tensor.shape[2])).contiguous()

@@ -11,6 +11,7 @@ from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.run import loop, resume
 from fagan_hf.training.run.session import setup
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place
+from tests.short_runs import take_shortcuts
 
 # Each process records which images it uses, what it opens for writing in the run folder, and what it would push.
 NOTED = """
@@ -145,7 +146,7 @@ def test_torchrun_starts_a_run_again(place, whole):
 def train_here(place, monkeypatch, at_start=lambda session: None, **changes):
     """Train in this process alone."""
     monkeypatch.setenv("FAGAN_CACHE", str(place.folder / "cache"))
-    monkeypatch.setattr("fagan_hf.training.step.ema.BATCHES", 1)  # as in the scripts
+    take_shortcuts(monkeypatch.setattr)  # as in the scripts
     session = setup(parse_recipe(place.arguments(**changes)))
     restore = resume.restore
 

@@ -20,13 +20,12 @@ ALICE = "hf_" + "AliceWritesOnlyToTheHubOfTestsAAAA"
 BOB = "hf_" + "BobWritesOnlyToTheHubOfTestsBBBBBB"
 READER = "hf_" + "AliceReadsOnlyFromTheHubOfTestsRRR"
 STRANGER = "hf_" + "NobodyGaveThisTokenToAnybodySSSSSS"
-# training/train.py; but measuring batch statistics would take longer than all the rest.
 TRAIN = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import fagan_hf.training.step.ema
 from fagan_hf.training.command import main
-fagan_hf.training.step.ema.BATCHES = 1
+from tests.short_runs import take_shortcuts
+take_shortcuts()
 if __name__ == "__main__":
     main()
 """

@@ -4,6 +4,7 @@ from PIL import Image
 
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.training.recipe import Recipe
+from tests.short_runs import take_shortcuts
 from tests.small import DISCRIMINATOR, GENERATOR
 
 
@@ -35,8 +36,7 @@ def make_recipe(tmp_path, pictures, monkeypatch):
     """Recipes of a very short run: 8x8 pixels, six steps."""
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PRESETS, "tiny", (GENERATOR, DISCRIMINATOR))
-    # measuring batch statistics would take longer than all the rest
-    monkeypatch.setattr("fagan_hf.training.step.ema.BATCHES", 1)
+    take_shortcuts(monkeypatch.setattr)
 
     def make(**changes):
         fields = {

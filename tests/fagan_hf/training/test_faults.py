@@ -721,8 +721,8 @@ import fagan_hf.training.run.disk
 from fagan_hf.training.run import loop, resume
 from fagan_hf.training.run.session import setup
 from fagan_hf.training.recipe import Recipe
-from fagan_hf.training.reporting.report import Report
-Report.draw_plots = lambda self: None
+from tests.short_runs import take_shortcuts
+take_shortcuts()
 def after_step(session, do):
     take_step = loop.take_step
     def take_step_and_do(each):
@@ -789,7 +789,6 @@ call("mount", b"tmpfs", str(small).encode(), b"tmpfs", 0, b"size=4m")
 import dataclasses
 recipe = dataclasses.replace(recipe, output_dir=str(small))
 fagan_hf.training.run.disk.PAUSE_SECONDS, fagan_hf.training.run.disk.PATIENCE_SECONDS = 0.05, 0.3
-fagan_hf.training.step.ema.BATCHES = 1  # as in conftest.py
 def fill(session, leave=0):
     with open(small / "ballast", "wb") as file:
         file.write(bytes(max(shutil.disk_usage(small).free - leave, 0)))

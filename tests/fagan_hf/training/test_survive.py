@@ -16,13 +16,12 @@ AT_ANY_MOMENT, AT_A_CHECKPOINT = "any moment", "checkpoint"
 CHECKPOINT = 32
 # 3 and 5 steps, where checkpoints are 4 apart: half of what the benchmark trains, and in the same proportions.
 SHORT = {"log_every_images": 24, "sample_every_images": 40, "checkpoint_every_images": CHECKPOINT}
-# As in the other tests: measuring batch statistics would take longer than all the rest.
 TRAIN = f"""
 import sys
 sys.path.insert(0, {str(Path.cwd())!r})
-import fagan_hf.training.step.ema
 from fagan_hf.training.command import main
-fagan_hf.training.step.ema.BATCHES = 1
+from tests.short_runs import take_shortcuts
+take_shortcuts()
 main()
 """
 

@@ -107,6 +107,8 @@ def test_another_architecture_is_refused(trained):
 
 
 def test_resuming_does_not_adapt_and_says_what_does(trained):
-    wanted = r"has other image channels than this recipe; use the same --channels, or start a new run with --finetune_from"
+    wanted = (
+        r"has other image channels than this recipe; use the same --channels, or start a new run with --finetune_from"
+    )
     with pytest.raises(ValueError, match=wanted):
         fagan_hf.train(dataset="gray", resume_from=str(trained), channels=1, upscale=True, **SHORT)

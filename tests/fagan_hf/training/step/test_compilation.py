@@ -15,12 +15,13 @@ import torch
 from torch._dynamo.utils import counters
 from fagan_hf.architectures.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR
-from fagan_hf.training.step import compilation, ema
+from fagan_hf.training.step import compilation
 from fagan_hf.training.recipe import Recipe
 from tests.sessions import train as train_from
+from tests.short_runs import take_shortcuts
 
 PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
-ema.BATCHES = 1  # measuring batch statistics would take longer than all the rest
+take_shortcuts()
 compilation.OPTIONS["backend"] = "aot_eager"  # all of it but the C++ compiler, which takes minutes
 
 def train(how):
