@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,7 +11,7 @@ from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
 from fagan_hf.layers.conditional_norm import apply_norm
 from fagan_hf.layers.conv import maybe_spectral_norm
-from fagan_hf.layers.functional import attention
+from fagan_hf.layers.functional import attention, attention_weights
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.layers.similarity import build_similarity
 from fagan_hf.layers.upsampling import UpsamplingConv2d
@@ -20,7 +20,10 @@ from fagan_hf.layers.upsampling import UpsamplingConv2d
 class AttentionLayer(nn.Module):
     """Base class of attention layers: two branches and a gate between them.
 
-    Subclasses are found by `gates`, overridden by `override_alpha` and recorded by `capture_attention`.
+    Subclasses are found by `gates`, overridden by `override_alpha` and recorded by `capture_attention`. To attend in
+    another way (within windows, to the nearest keys, in linear time), override both `attend` and `weights`, such that
+    the weights times the value are what is gathered: maps, statistics and operations are theirs. A layer for which this
+    does not hold works, but `fagan_hf.attention_maps` refuses to inspect it.
 
     Attributes:
         gate_name: Name of the gate, a scalar parameter.
@@ -39,8 +42,38 @@ class AttentionLayer(nn.Module):
         return current_gate(getattr(self, self.gate_name))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return query and key, whose products go into the softmax; the key may have fewer positions."""
+        """Return the query and the key that are given to `attend`; the key may have fewer positions."""
         return self.query(feature_map), self.key(feature_map)
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch key_channels height width"],
+        key: Float[Tensor, "batch key_channels rows columns"],
+        value: Float[Tensor, "batch channels rows columns"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return for each position of the query the mean of all values, weighted by `weights`.
+
+        `branches` calls it once; nothing else in a layer mixes positions by content.
+        """
+        return attention(query, key, value, self.heads)
+
+    def weights(
+        self,
+        query: Float[Tensor, "batch key_channels height width"],
+        key: Float[Tensor, "batch key_channels rows columns"],
+        queries: Int[Tensor, " queries"],
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Return the weights with which `attend` averages the values, for some positions of the query.
+
+        Args:
+            query: As given to `attend`.
+            key: As given to `attend`.
+            queries: Indices of positions, row by row, from 0 to ``height * width - 1``.
+
+        Returns:
+            One for each key, row by row: not negative, with a sum of 1 for each query.
+        """
+        return attention_weights(query, key, queries, self.heads)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output without attention, and the output of attention, of the same shape."""
@@ -49,6 +82,12 @@ class AttentionLayer(nn.Module):
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms, one per branch, whose sum is the layer's output."""
         raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return the heads and the gate for the layer's text."""
+        gate = self.gate
+        is_known = not isinstance(gate, Tensor) or not gate.is_meta
+        return f"heads={self.heads}, {self.gate_name}={f'{float(gate):.3g}' if is_known else '?'}"
 
 
 class SelfAttention(AttentionLayer):
@@ -91,7 +130,7 @@ class SelfAttention(AttentionLayer):
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the feature map itself, and the output of attention."""
-        gathered = attention(*self.query_and_key(feature_map), self.value(feature_map), self.heads)
+        gathered = self.attend(*self.query_and_key(feature_map), self.value(feature_map))
         return feature_map, self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +239,7 @@ class FullAttention(AttentionLayer):
         self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return query and key, whose products go into the softmax; a pooled key has fewer positions."""
+        """Return query and key, transformed by the similarity; a pooled key has fewer positions."""
         return self.similarity(self.query(feature_map), self.key(self._pooled(feature_map)))
 
     def _pooled(self, feature_map: Tensor) -> Tensor:
@@ -208,7 +247,7 @@ class FullAttention(AttentionLayer):
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the outputs of the convolution path and the attention path, both activated."""
-        gathered = attention(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)), self.heads)
+        gathered = self.attend(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)))
         convolved = apply_norm(self.batch_norm, self.residual(feature_map), labels)
         return self.residual_activation(convolved), self.activation(gathered)
 
