@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fagan_hf.architectures.specs import FullAttentionSpec, SelfAttentionSpec, check_arguments, check_key_pooling
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
 from fagan_hf.layers.conditional_norm import apply_norm
@@ -85,9 +86,8 @@ class AttentionLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the heads and the gate for the layer's text."""
-        gate = self.gate
-        is_known = not isinstance(gate, Tensor) or not gate.is_meta
-        return f"heads={self.heads}, {self.gate_name}={f'{float(gate):.3g}' if is_known else '?'}"
+        gate = torch.as_tensor(self.gate).detach()
+        return f"heads={self.heads}, {self.gate_name}={'?' if gate.is_meta else format(gate.item(), '.3g')}"
 
 
 class SelfAttention(AttentionLayer):
@@ -104,6 +104,9 @@ class SelfAttention(AttentionLayer):
         query, key, value: 1x1 convolutions.
         gamma: The gate, a trained scalar that starts at 0: the layer begins as the identity.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         SAGAN, arXiv:1805.08318, equation 3.
     """
@@ -119,6 +122,7 @@ class SelfAttention(AttentionLayer):
         bias: bool = True,
         activation: str = "identity",
     ):
+        check_arguments(SelfAttentionSpec, locals())
         super().__init__()
         squeezed = in_channels // squeeze_factor
         self.heads = heads
@@ -127,6 +131,11 @@ class SelfAttention(AttentionLayer):
         self.value = nn.Conv2d(in_channels, in_channels, kernel_size=1, bias=bias)
         self.activation = build_activation(activation)
         self.gamma = nn.Parameter(torch.zeros(()))
+        self._text = f"{in_channels}, squeeze_factor={squeeze_factor}"
+
+    def extra_repr(self) -> str:
+        """Return the options that the layer was built with, and its gate."""
+        return f"{self._text}, {super().extra_repr()}"
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the feature map itself, and the output of attention."""
@@ -186,6 +195,9 @@ class FullAttention(AttentionLayer):
         alpha: The gate, a trained scalar. It is unbounded, as in the original, so a network may also learn to subtract
             attention.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
     """
@@ -214,6 +226,7 @@ class FullAttention(AttentionLayer):
         upsample: bool = False,
         initial_alpha: float = 0.0,
     ):
+        check_arguments(FullAttentionSpec, locals())
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
         squeezed = in_channels // squeeze_factor
@@ -230,6 +243,7 @@ class FullAttention(AttentionLayer):
         self.key = conv(squeezed, upsample and not is_pooled_undoubled)
         self.value = conv(out_channels, upsample and not is_pooled_undoubled)
         self.similarity = build_similarity(similarity, heads)
+        self.upsample = upsample
         self.key_pooling = key_pooling // 2 if is_pooled_undoubled else key_pooling
         self.residual = maybe_spectral_norm(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
@@ -237,13 +251,24 @@ class FullAttention(AttentionLayer):
         self.activation = build_activation(activation)
         self.residual_activation = build_activation(activation, may_overwrite=True)
         self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
+        shape = f"{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}, padding={padding}"
+        resized = ", transposed=True" if transposed else ", upsample=True" if upsample else ""
+        self._text = f"{shape}{resized}, squeeze_factor={squeeze_factor}, {similarity=}, {key_pooling=}"
+
+    def extra_repr(self) -> str:
+        """Return the options that the layer was built with, and its gate."""
+        return f"{self._text}, {super().extra_repr()}"
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Return query and key, transformed by the similarity; a pooled key has fewer positions."""
         return self.similarity(self.query(feature_map), self.key(self._pooled(feature_map)))
 
     def _pooled(self, feature_map: Tensor) -> Tensor:
-        return functional.avg_pool2d(feature_map, self.key_pooling) if self.key_pooling > 1 else feature_map
+        if self.key_pooling == 1:
+            return feature_map
+        for size in feature_map.shape[2:]:
+            check_key_pooling(self.key_pooling * (2 if self.upsample else 1), size, self.upsample)
+        return functional.avg_pool2d(feature_map, self.key_pooling)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the outputs of the convolution path and the attention path, both activated."""
