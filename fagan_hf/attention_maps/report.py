@@ -35,7 +35,7 @@ class LayerReport:
             multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is the division of
             weights by their spectral norm, which is done once for any number of images.
         positions: Number of queries, N.
-        key_positions: Number of keys that each attends to: N, or fewer if keys are pooled.
+        key_positions: Number of keys: N, or fewer if they are pooled.
         gate: The gate, trained or overridden.
         attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
             attention term a and the other term b, whose sum is the output. Twice their product, which the output's

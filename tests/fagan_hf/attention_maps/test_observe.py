@@ -1,5 +1,6 @@
 """What is said of attention is true, for our layers and for those of others, or it is refused with words."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -172,11 +173,14 @@ def test_weights_times_value_is_what_was_gathered(spec, kernel):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1, 30])
-def test_rounding_is_not_refused(scale, dtype):
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_rounding_is_not_refused(similarity, scale, dtype):
     """Products of query and key in the hundreds, as in a network without a bound on them."""
-    layer = FullAttention(**SAME_SIZE).to(dtype).eval()
+    layer = FullAttention(**SAME_SIZE, similarity=similarity).to(dtype).eval()
     with torch.no_grad():
         layer.value.bias.add_(10)
+        if similarity == "cosine":
+            layer.similarity.log_scale.fill_(math.log(scale))
     feature_map = (scale * torch.randn(4, 8, 32, 32)).to(dtype)
     whole_weights(observe_attention(layer, feature_map))
     with torch.autocast("cpu", torch.bfloat16):
