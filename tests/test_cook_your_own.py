@@ -56,6 +56,8 @@ def test_everything_in_its_order():
         exec(compile(snippet, "cook-your-own.md", "exec"), namespace)
     assert Path("mine.png").exists()
     assert tuple(namespace["features"].shape) == (2, 64, 16, 16)
+    assert namespace["inside"].item() == pytest.approx(1)
+    assert namespace["captured"][""].weights.count_nonzero() == 16
     assert Generator.from_pretrained("hub/you/mine").config == session.generator.config
 
     cook(own)

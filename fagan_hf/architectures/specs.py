@@ -241,6 +241,7 @@ class FullAttentionSpec(ConvSpec):
         super().__post_init__()
         _check_heads(self, self.in_channels, self.out_channels)
         _check_similarity(self)
+        _check_doubled_pooling(self, self.upsample)
 
     @property
     def weights(self) -> int:
@@ -249,7 +250,7 @@ class FullAttentionSpec(ConvSpec):
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
-        _check_key_pooling(self, size, self.upsample)
+        check_key_pooling(self.key_pooling, size, self.upsample)
         return super().output_size(size)
 
     @property
@@ -321,6 +322,7 @@ class FullAttentionBlockSpec(ConvBlockSpec):
         super().__post_init__()
         _check_heads(self, self.in_channels, self.out_channels)
         _check_similarity(self)
+        _check_doubled_pooling(self, self.resample == "up")
 
     @property
     def weights(self) -> int:
@@ -329,7 +331,7 @@ class FullAttentionBlockSpec(ConvBlockSpec):
 
     def output_size(self, size: int) -> int:
         """Return the height and width [pixels] of the output for an input of ``size``."""
-        _check_key_pooling(self, size, self.resample == "up")
+        check_key_pooling(self.key_pooling, size, self.resample == "up")
         return super().output_size(size)
 
 
@@ -370,11 +372,26 @@ def _check_similarity(spec: Any) -> None:
         raise spec._error("similarity", f"one of {', '.join(SIMILARITIES)}")
 
 
-def _check_key_pooling(spec: Any, size: int, is_doubled: bool) -> None:
-    size, side = (2 * size, spec.key_pooling) if is_doubled else (size, spec.key_pooling)
-    if size % side or (is_doubled and side > 1 and side % 2):
-        doubled = ", which is doubled first: 1 and even numbers are possible" if is_doubled else ""
-        raise ValueError(f"key_pooling is {side}; it must divide {size}, the height of its input{doubled}")
+def _check_doubled_pooling(spec: Any, is_doubled: bool) -> None:
+    if is_doubled and spec.key_pooling > 1 and spec.key_pooling % 2:
+        raise spec._error("key_pooling", "1 or even, because the input is doubled first")
+
+
+def check_key_pooling(key_pooling: int, size: int, is_doubled: bool) -> None:
+    """Refuse a side of pooled squares that does not divide the input.
+
+    Args:
+        key_pooling: The side [pixels of the (doubled) input].
+        size: Height or width of the input [pixels].
+        is_doubled: Whether the input is doubled first.
+
+    Raises:
+        ValueError: It does not; says what does.
+    """
+    size = 2 * size if is_doubled else size
+    if size % key_pooling:
+        what = "its input" + (", which is doubled first" if is_doubled else "")
+        raise ValueError(f"key_pooling is {key_pooling}; it must divide {size}, the height or width of {what}")
 
 
 def _check_heads(spec: Any, in_channels: int, out_channels: int) -> None:
@@ -457,6 +474,19 @@ LAYER_SPECS: dict[str, type[LayerSpec]] = {
     )
 }
 BUILT_IN = frozenset(LAYER_SPECS.values())
+
+
+def check_arguments(spec_class: type[LayerSpec], arguments: Mapping[str, Any]) -> None:
+    """Check the arguments of a layer's constructor as those of its spec, with the same errors.
+
+    Args:
+        spec_class: The layer's spec.
+        arguments: Values by name, such as ``locals()`` of the constructor; what is not a field is ignored.
+
+    Raises:
+        ValueError: A value is not allowed; says what is.
+    """
+    spec_class(**{field.name: arguments[field.name] for field in fields(spec_class) if field.name in arguments})
 
 
 def parse_layer(data: LayerSpec | Mapping[str, Any]) -> LayerSpec:

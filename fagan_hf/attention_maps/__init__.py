@@ -7,6 +7,7 @@ from fagan_hf.utils.on_demand import on_demand
 if TYPE_CHECKING:
     from fagan_hf.attention_maps.capture import CapturedAttention, capture_attention
     from fagan_hf.attention_maps.kernels import KernelReport
+    from fagan_hf.attention_maps.observe import ObservedAttention, observe_attention
     from fagan_hf.attention_maps.pictures import alpha_strip, attention_picture
     from fagan_hf.attention_maps.positions import check_positions, position_on_map
     from fagan_hf.attention_maps.report import LayerReport, inspect_layers
@@ -17,12 +18,14 @@ __all__ = [
     "CapturedAttention",
     "KernelReport",
     "LayerReport",
+    "ObservedAttention",
     "alpha_strip",
     "attention_picture",
     "attention_statistics",
     "capture_attention",
     "check_positions",
     "inspect_layers",
+    "observe_attention",
     "position_on_map",
     "uniform_distance",
 ]
@@ -34,6 +37,7 @@ __getattr__ = on_demand(
         "statistics": ["AttentionStatistics", "attention_statistics", "uniform_distance"],
         "report": ["LayerReport", "inspect_layers"],
         "kernels": ["KernelReport"],
+        "observe": ["ObservedAttention", "observe_attention"],
         "positions": ["check_positions", "position_on_map"],
         "pictures": ["alpha_strip", "attention_picture"],
     },

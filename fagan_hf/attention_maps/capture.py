@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fagan_hf.attention_maps.positions import Position, check_positions, heads_last, position_on_map
+from fagan_hf.attention_maps.observe import observe_attention
+from fagan_hf.attention_maps.positions import Position, check_positions, position_on_map
 from fagan_hf.layers import AttentionLayer
 
 
@@ -49,9 +50,10 @@ def capture_attention(
 ) -> Iterator[dict[str, CapturedAttention]]:
     """Record what the attention layers of a network do in the forward passes of this context.
 
-    Each layer's query, key and branches are computed a second time, without gradients. Passes of other threads through
-    the same network are not recorded. The full matrix of N x N weights, which grows with the fourth power of the image
-    size, is kept only if `whole` is set.
+    Each layer is computed a second time, without gradients. Passes of other threads through the same network are not
+    recorded. The full matrix of N x N weights, which grows with the fourth power of the image size, is kept only if
+    `whole` is set. Each layer is asked for its own `AttentionLayer.weights`, and these are compared with what
+    `AttentionLayer.attend` gathered: a map is true, or the layer is refused.
 
     Args:
         network: In eval mode; any module with attention layers in it, or such a layer.
@@ -66,8 +68,9 @@ def capture_attention(
 
     Raises:
         ValueError: There is no attention layer, the network is in training mode, in which the second computation would
-            update its batch and spectral norms, or a position is outside the image. Without an image size the last one
-            is raised in the forward pass.
+            update its batch and spectral norms, or a position is outside the image. In the forward pass: a position is
+            outside a layer's map, if there is no image size, or a layer's weights are not those by which it attends, or
+            don't sum to 1; see `observe_attention`.
 
     Example:
         >>> with capture_attention(generator, [(12, 16)]) as captured:  # doctest: +SKIP
@@ -94,7 +97,7 @@ def capture_attention(
         if threading.get_ident() != thread:
             return
         kwargs, _ = others
-        captured[name] = _capture(layer, args, kwargs, None if whole else positions, image_size)
+        captured[name] = _capture(name, layer, args, kwargs, None if whole else positions, image_size)
 
     with ExitStack() as stack:
         for name, layer in layers.items():
@@ -104,13 +107,16 @@ def capture_attention(
 
 @torch.no_grad()
 def _capture(
-    layer: AttentionLayer, args: tuple, kwargs: dict[str, Any], positions: Sequence[Position] | None, size: int | None
+    name: str,
+    layer: AttentionLayer,
+    args: tuple,
+    kwargs: dict[str, Any],
+    positions: Sequence[Position] | None,
+    size: int | None,
 ) -> CapturedAttention:
     """Recompute a layer's attention; for all positions if ``positions`` is ``None``."""
-    feature_map = args[0] if args else kwargs["feature_map"]
-    query, key = layer.query_and_key(feature_map)
-    plain, gathered = layer.branches(*args, **kwargs)
-    height, width = query.shape[2:]
+    seen = observe_attention(layer, *args, **kwargs, name=name)
+    height, width = seen.map_shape
     if positions is None:
         chosen = [divmod(index, width) for index in range(height * width)]
     elif size is None:
@@ -118,8 +124,6 @@ def _capture(
         chosen = list(positions)
     else:
         chosen = [position_on_map(position, size, height, width) for position in positions]
-    indices = torch.tensor([row * width + column for row, column in chosen], dtype=torch.long, device=query.device)
-    with torch.autocast(query.device.type, enabled=False):
-        scores = heads_last(query, layer.heads)[:, :, indices] @ heads_last(key, layer.heads).mT
-        weights = scores.softmax(-1).float().unflatten(-1, key.shape[2:])
-    return CapturedAttention(weights, plain.detach(), gathered.detach(), float(layer.gate), chosen)
+    indices = torch.tensor([row * width + column for row, column in chosen], dtype=torch.long, device=seen.query.device)
+    weights = seen.weights(indices).float().unflatten(-1, seen.key_shape)
+    return CapturedAttention(weights, seen.plain.detach(), seen.gathered.detach(), float(layer.gate), chosen)

@@ -5,9 +5,10 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fagan_hf.layers import AttentionLayer
+from fagan_hf.layers import attention_kernel
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import input_batches
 
@@ -18,7 +19,7 @@ def flops_of_one_image(
     inputs: Tensor,
     labels: Tensor | None,
 ) -> dict[str, int]:
-    """Count the operations of layers by name; a layer's count includes its attention."""
+    """Count the operations of layers by name, as they are executed; a layer's count includes its attention."""
     arguments: dict[nn.Module, tuple] = {}
 
     def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
@@ -30,23 +31,17 @@ def flops_of_one_image(
         for batch in input_batches(network, inputs, labels, batch_size=1):
             network(*batch)
 
-    def products(layer: AttentionLayer) -> int:
-        query, key = layer.query_and_key(arguments[layer][0])
-        _, gathered = layer.branches(*arguments[layer])
-        return 2 * query.shape[2:].numel() * key.shape[2:].numel() * (query.shape[1] + gathered.shape[1])
-
     def flops(layer: nn.Module) -> int:
-        # The counter fails in inference mode.
-        with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # Which of attention's operations torch counts depends on the kernel, and it includes our zero padding of heads.
+        # Our chunked kernel consists of plain products at the heads' true width, and so does torch's unfused one, in
+        # layers that attend on their own.
+        with ExitStack() as stack:
+            stack.enter_context(attention_kernel("chunked"))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(torch.inference_mode(False))  # in which the counter fails
+            stack.enter_context(torch.no_grad())
+            counter = stack.enter_context(FlopCounterMode(display=False))
             layer(*arguments[layer])
-        counts = counter.get_flop_counts().get("Global", {})  # no entry if nothing was counted
-        attentive = [module for module in layer.modules() if isinstance(module, AttentionLayer)]
-        if not attentive:
-            return sum(counts.values())
-        # Which of attention's operations torch counts depends on the kernel, and it includes our zero padding of heads;
-        # so attention is counted by its definition, two products of all weights with channels.
-        is_product = [any(word in str(operation) for word in ("attention", "bmm")) for operation in counts]
-        others = sum(count for count, is_ours in zip(counts.values(), is_product, strict=True) if not is_ours)
-        return others + sum(map(products, attentive))
+        return sum(counter.get_flop_counts().get("Global", {}).values())  # no entry if nothing was counted
 
     return {name: flops(layer) for name, (_, layer) in reported.items()}

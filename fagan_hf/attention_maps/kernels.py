@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from fagan_hf.attention_maps.observe import ObservedAttention
 from fagan_hf.layers import AttentionLayer
 from fagan_hf.layers.chunked_attention import WEIGHTS_PER_CORE, WEIGHTS_PER_KERNEL
 from fagan_hf.layers.functional import Kernel, KernelChoice, choose_kernel
@@ -39,10 +40,13 @@ class KernelReport:
     weights_held: str
 
 
-def kernel_report(layer: AttentionLayer, query: Tensor, key: Tensor, gathered: Tensor) -> KernelReport:
-    """Report how this layer's attention is computed from these inputs."""
+def kernel_report(seen: ObservedAttention) -> KernelReport | None:
+    """Report how a layer's attention is computed from these inputs; ``None`` if its `attend` is not ours."""
+    layer, query, key, value = seen.layer, seen.query, seen.key, seen.value
+    if type(layer).attend is not AttentionLayer.attend:
+        return None
     positions = key.shape[2:].numel()
-    key_size, value_size = query.shape[1] // layer.heads, gathered.shape[1] // layer.heads
+    key_size, value_size = query.shape[1] // layer.heads, value.shape[1] // layer.heads
     choice = choose_kernel(query.device, query.dtype, positions, key_size, value_size)
     backend = None
     if choice.kernel == "fused" and query.device.type in ("cpu", "cuda"):

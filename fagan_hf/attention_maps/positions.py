@@ -1,19 +1,10 @@
-"""Positions in feature maps, by pixel and by head."""
+"""Positions in feature maps, and of pixels on them."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 Position = tuple[int, int]
-
-
-def heads_last(feature_map: Tensor, heads: int) -> Float[Tensor, "batch heads positions channels"]:
-    """Arrange a query or key for a product over channels, in single precision at least."""
-    dtype = torch.promote_types(feature_map.dtype, torch.float32)
-    return feature_map.to(dtype).flatten(2).unflatten(1, (heads, -1)).mT.contiguous()
 
 
 def check_positions(positions: Sequence[Position], height: int, width: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fagan_hf.attention_maps.flops import flops_of_one_image
 from fagan_hf.attention_maps.kernels import KernelReport, kernel_report
+from fagan_hf.attention_maps.observe import observe_attention
 from fagan_hf.attention_maps.positions import Position
 from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
 from fagan_hf.layers import LAYERS, AttentionLayer
@@ -34,7 +35,7 @@ class LayerReport:
             multiply-add counts as 2. Biases, norms, softmax and activations are left out, and so is the division of
             weights by their spectral norm, which is done once for any number of images.
         positions: Number of queries, N.
-        key_positions: Number of keys that each attends to: N, or fewer if keys are pooled.
+        key_positions: Number of keys: N, or fewer if they are pooled.
         gate: The gate, trained or overridden.
         attention_energy: Attention's share of the output's energy, from 0 to 1: ``|a|^2 / (|a|^2 + |b|^2)`` for the
             attention term a and the other term b, whose sum is the output. Twice their product, which the output's
@@ -42,7 +43,7 @@ class LayerReport:
         distance: Mean attention distance [image pixels].
         uniform_distance: The same if attention were uniform [image pixels].
         entropy: Mean entropy of the weights, from 0, one position, to 1, uniform.
-        kernel: How attention is computed here.
+        kernel: How attention is computed here; ``None`` also if the layer has an `AttentionLayer.attend` of its own.
         is_part: Whether it is part of another layer, whose parameters and operations include its own.
     """
 
@@ -85,21 +86,22 @@ def inspect_layers(
         by theirs, whose parameters and operations it includes.
 
     Raises:
-        ValueError: There are no inputs, ``batch_size`` is not positive, or inputs or labels don't fit the network.
+        ValueError: There are no inputs, ``batch_size`` is not positive, inputs or labels don't fit the network, or an
+            attention layer's weights are not those by which it attends, or don't sum to 1; see `observe_attention`.
     """
     if len(inputs) == 0 or batch_size < 1:
         raise ValueError(f"{len(inputs)} inputs in batches of {batch_size}; there must be at least one of each")
     reported = _reported_layers(network)
     visits: dict[str, list[_Visit]] = {name: [] for name in reported}
 
-    def hook(visits: list[_Visit], layer: nn.Module, args: tuple, output: Tensor) -> None:
-        visits.append(_visit(layer, args, output))
+    def hook(name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        visits[name].append(_visit(name, layer, args, output))
 
     with eval_mode(network):
         flops = flops_of_one_image(network, reported, inputs[:1], labels if labels is None else labels[:1])
         with ExitStack() as stack:
             for name, (_, layer) in reported.items():
-                stack.enter_context(layer.register_forward_hook(partial(hook, visits[name])))
+                stack.enter_context(layer.register_forward_hook(partial(hook, name)))
             for batch in input_batches(network, inputs, labels, batch_size):
                 network(*batch)
     return [
@@ -135,19 +137,18 @@ class _Visit(NamedTuple):
     kernel: KernelReport | None = None
 
 
-def _visit(layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
+def _visit(name: str, layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
     height, width = output.shape[2:]
     if not isinstance(layer, AttentionLayer):
         return _Visit(len(output), (height, width))
-    query, key = layer.query_and_key(args[0])
-    branches = layer.branches(*args)
+    seen = observe_attention(layer, *args, name=name)
     plain, attended = (
-        term.float().square().flatten(1).sum(1).cpu().double().sum().item() for term in layer.blend(*branches)
+        term.float().square().flatten(1).sum(1).cpu().double().sum().item()
+        for term in layer.blend(seen.plain, seen.gathered)
     )
-    statistics = attention_statistics(query, key, layer.heads)
-    map_shape, key_shape = ((each.shape[2], each.shape[3]) for each in (query, key))
-    kernel = kernel_report(layer, query, key, branches[1])
-    return _Visit(len(output), (height, width), map_shape, key_shape, plain, attended, *statistics, kernel)
+    statistics = attention_statistics(seen)
+    kernel = kernel_report(seen)
+    return _Visit(len(output), (height, width), seen.map_shape, seen.key_shape, plain, attended, *statistics, kernel)
 
 
 def _report(

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fagan_hf.attention_maps.positions import Position, heads_last
+from fagan_hf.attention_maps.observe import ObservedAttention
+from fagan_hf.attention_maps.positions import Position
 
 WEIGHTS_PER_CHUNK = 2**20
 """Attention weights that `attention_statistics` holds at a time, in several tensors; 4 MB each."""
@@ -27,38 +28,32 @@ class AttentionStatistics(NamedTuple):
 
 
 @torch.no_grad()
-def attention_statistics(
-    query: Float[Tensor, "batch key_channels height width"],
-    key: Float[Tensor, "batch key_channels rows columns"],
-    heads: int = 1,
-) -> AttentionStatistics:
+def attention_statistics(seen: ObservedAttention) -> AttentionStatistics:
     """Compute mean distance and entropy of attention, with memory linear in the number of positions.
 
     Args:
-        query: A layer's query, from `AttentionLayer.query_and_key`.
-        key: The layer's key; if it has fewer positions, each represents a square.
-        heads: Number of attention heads.
+        seen: From `observe_attention`. If it has fewer keys than queries, each represents a square.
+
+    Raises:
+        ValueError: The layer's weights are not those by which it attends, or don't sum to 1.
 
     Reference:
         Mean attention distance: Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv:2010.11929, figure 7.
     """
-    (rows, columns), (key_rows, key_columns) = (_centers(each, query) for each in (query, key))
+    (rows, columns), (key_rows, key_columns) = (_centers(each, seen.query) for each in (seen.query, seen.key))
     distance = torch.zeros((), dtype=torch.float64)
     entropy = torch.zeros((), dtype=torch.float64)
-    with torch.autocast(query.device.type, enabled=False):
-        queries, keys = heads_last(query, heads), heads_last(key, heads)
-        rows_at_a_time = max(1, WEIGHTS_PER_CHUNK // keys.shape[:-1].numel())
-        split = [each.split(rows_at_a_time, dim=-1) for each in (rows, columns)]
-        for chunk, row, column in zip(queries.split(rows_at_a_time, dim=2), *split, strict=True):
-            distances = torch.hypot(row[:, None] - key_rows, column[:, None] - key_columns)
-            log_weights = (chunk @ keys.mT).log_softmax(-1)
-            weights = log_weights.exp()
-            # Rows on the device, the rest on the CPU: Apple's GPUs have no doubles.
-            distance += (weights * distances).sum(-1).cpu().sum(dtype=torch.float64)
-            entropy -= (weights * log_weights).sum(-1).cpu().sum(dtype=torch.float64)
-    count = queries.shape[:-1].numel()
+    keys = len(key_rows)
+    maps = len(seen.query) * seen.layer.heads
+    for queries in torch.arange(len(rows), device=rows.device).split(max(1, WEIGHTS_PER_CHUNK // (maps * keys))):
+        distances = torch.hypot(rows[queries, None] - key_rows, columns[queries, None] - key_columns)
+        weights = seen.weights(queries)
+        # Rows on the device, the rest on the CPU: Apple's GPUs have no doubles.
+        distance += (weights * distances).sum(-1).cpu().sum(dtype=torch.float64)
+        entropy += torch.special.entr(weights).sum(-1).cpu().sum(dtype=torch.float64)
+    count = maps * len(rows)
     # With a single key the entropy is 0, as is the log that it would be divided by.
-    return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(keys.shape[2]) or 1.0))
+    return AttentionStatistics(float(distance) / count, float(entropy) / count / (math.log(keys) or 1.0))
 
 
 def _centers(feature_map: Tensor, grid: Tensor) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:

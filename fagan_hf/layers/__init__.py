@@ -7,7 +7,13 @@ from fagan_hf.layers.block import ConvBlock, FullAttentionBlock
 from fagan_hf.layers.conditional_norm import ConditionalNorm
 from fagan_hf.layers.conv import Conv, ConvTranspose
 from fagan_hf.layers.dropout import Dropout
-from fagan_hf.layers.functional import attention, attention_kernel, choose_kernel, twice_differentiable
+from fagan_hf.layers.functional import (
+    attention,
+    attention_kernel,
+    attention_weights,
+    choose_kernel,
+    twice_differentiable,
+)
 from fagan_hf.layers.gates import gates, override_alpha
 from fagan_hf.layers.registry import LAYERS, build_layer, register_layer
 from fagan_hf.layers.rms_norm import ChannelRMSNorm, RMSNorm
@@ -38,6 +44,7 @@ __all__ = [
     "SpectralNorm",
     "attention",
     "attention_kernel",
+    "attention_weights",
     "build_activation",
     "build_layer",
     "choose_kernel",

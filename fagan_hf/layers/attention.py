@@ -3,15 +3,16 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fagan_hf.architectures.specs import FullAttentionSpec, SelfAttentionSpec, check_arguments, check_key_pooling
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
 from fagan_hf.layers.conditional_norm import apply_norm
 from fagan_hf.layers.conv import maybe_spectral_norm
-from fagan_hf.layers.functional import attention
+from fagan_hf.layers.functional import attention, attention_weights
 from fagan_hf.layers.gates import current_gate
 from fagan_hf.layers.similarity import build_similarity
 from fagan_hf.layers.upsampling import UpsamplingConv2d
@@ -20,7 +21,10 @@ from fagan_hf.layers.upsampling import UpsamplingConv2d
 class AttentionLayer(nn.Module):
     """Base class of attention layers: two branches and a gate between them.
 
-    Subclasses are found by `gates`, overridden by `override_alpha` and recorded by `capture_attention`.
+    Subclasses are found by `gates`, overridden by `override_alpha` and recorded by `capture_attention`. To attend in
+    another way (within windows, to the nearest keys, in linear time), override both `attend` and `weights`, such that
+    the weights times the value are what is gathered: maps, statistics and operations are theirs. A layer for which this
+    does not hold works, but `fagan_hf.attention_maps` refuses to inspect it.
 
     Attributes:
         gate_name: Name of the gate, a scalar parameter.
@@ -39,8 +43,38 @@ class AttentionLayer(nn.Module):
         return current_gate(getattr(self, self.gate_name))
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return query and key, whose products go into the softmax; the key may have fewer positions."""
+        """Return the query and the key that are given to `attend`; the key may have fewer positions."""
         return self.query(feature_map), self.key(feature_map)
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch key_channels height width"],
+        key: Float[Tensor, "batch key_channels rows columns"],
+        value: Float[Tensor, "batch channels rows columns"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return for each position of the query the mean of all values, weighted by `weights`.
+
+        `branches` calls it once; nothing else in a layer mixes positions by content.
+        """
+        return attention(query, key, value, self.heads)
+
+    def weights(
+        self,
+        query: Float[Tensor, "batch key_channels height width"],
+        key: Float[Tensor, "batch key_channels rows columns"],
+        queries: Int[Tensor, " queries"],
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Return the weights with which `attend` averages the values, for some positions of the query.
+
+        Args:
+            query: As given to `attend`.
+            key: As given to `attend`.
+            queries: Indices of positions, row by row, from 0 to ``height * width - 1``.
+
+        Returns:
+            One for each key, row by row: not negative, with a sum of 1 for each query.
+        """
+        return attention_weights(query, key, queries, self.heads)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output without attention, and the output of attention, of the same shape."""
@@ -49,6 +83,11 @@ class AttentionLayer(nn.Module):
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms, one per branch, whose sum is the layer's output."""
         raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return the heads and the gate for the layer's text."""
+        gate = torch.as_tensor(self.gate).detach()
+        return f"heads={self.heads}, {self.gate_name}={'?' if gate.is_meta else format(gate.item(), '.3g')}"
 
 
 class SelfAttention(AttentionLayer):
@@ -65,6 +104,9 @@ class SelfAttention(AttentionLayer):
         query, key, value: 1x1 convolutions.
         gamma: The gate, a trained scalar that starts at 0: the layer begins as the identity.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         SAGAN, arXiv:1805.08318, equation 3.
     """
@@ -80,6 +122,7 @@ class SelfAttention(AttentionLayer):
         bias: bool = True,
         activation: str = "identity",
     ):
+        check_arguments(SelfAttentionSpec, locals())
         super().__init__()
         squeezed = in_channels // squeeze_factor
         self.heads = heads
@@ -88,10 +131,15 @@ class SelfAttention(AttentionLayer):
         self.value = nn.Conv2d(in_channels, in_channels, kernel_size=1, bias=bias)
         self.activation = build_activation(activation)
         self.gamma = nn.Parameter(torch.zeros(()))
+        self._text = f"{in_channels}, squeeze_factor={squeeze_factor}"
+
+    def extra_repr(self) -> str:
+        """Return the options that the layer was built with, and its gate."""
+        return f"{self._text}, {super().extra_repr()}"
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the feature map itself, and the output of attention."""
-        gathered = attention(*self.query_and_key(feature_map), self.value(feature_map), self.heads)
+        gathered = self.attend(*self.query_and_key(feature_map), self.value(feature_map))
         return feature_map, self.activation(gathered)
 
     def blend(self, plain: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,6 +195,9 @@ class FullAttention(AttentionLayer):
         alpha: The gate, a trained scalar. It is unbounded, as in the original, so a network may also learn to subtract
             attention.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         FAGAN, Animesh Karnewar 2018; ``FullAttention`` of attn-gan-pytorch 1.2.3, whose gate is called ``gamma``.
     """
@@ -175,6 +226,7 @@ class FullAttention(AttentionLayer):
         upsample: bool = False,
         initial_alpha: float = 0.0,
     ):
+        check_arguments(FullAttentionSpec, locals())
         super().__init__()
         conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
         squeezed = in_channels // squeeze_factor
@@ -191,6 +243,7 @@ class FullAttention(AttentionLayer):
         self.key = conv(squeezed, upsample and not is_pooled_undoubled)
         self.value = conv(out_channels, upsample and not is_pooled_undoubled)
         self.similarity = build_similarity(similarity, heads)
+        self.upsample = upsample
         self.key_pooling = key_pooling // 2 if is_pooled_undoubled else key_pooling
         self.residual = maybe_spectral_norm(conv(out_channels), spectral_norm, spectral_norm_dim)
         self.batch_norm = build_batch_norm(out_channels, batch_norm, num_labels)
@@ -198,17 +251,28 @@ class FullAttention(AttentionLayer):
         self.activation = build_activation(activation)
         self.residual_activation = build_activation(activation, may_overwrite=True)
         self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
+        shape = f"{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}, padding={padding}"
+        resized = ", transposed=True" if transposed else ", upsample=True" if upsample else ""
+        self._text = f"{shape}{resized}, squeeze_factor={squeeze_factor}, {similarity=}, {key_pooling=}"
+
+    def extra_repr(self) -> str:
+        """Return the options that the layer was built with, and its gate."""
+        return f"{self._text}, {super().extra_repr()}"
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return query and key, whose products go into the softmax; a pooled key has fewer positions."""
+        """Return query and key, transformed by the similarity; a pooled key has fewer positions."""
         return self.similarity(self.query(feature_map), self.key(self._pooled(feature_map)))
 
     def _pooled(self, feature_map: Tensor) -> Tensor:
-        return functional.avg_pool2d(feature_map, self.key_pooling) if self.key_pooling > 1 else feature_map
+        if self.key_pooling == 1:
+            return feature_map
+        for size in feature_map.shape[2:]:
+            check_key_pooling(self.key_pooling * (2 if self.upsample else 1), size, self.upsample)
+        return functional.avg_pool2d(feature_map, self.key_pooling)
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the outputs of the convolution path and the attention path, both activated."""
-        gathered = attention(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)), self.heads)
+        gathered = self.attend(*self.query_and_key(feature_map), self.value(self._pooled(feature_map)))
         convolved = apply_norm(self.batch_norm, self.residual(feature_map), labels)
         return self.residual_activation(convolved), self.activation(gathered)
 

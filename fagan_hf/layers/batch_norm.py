@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fagan_hf.architectures.specs import BatchNormSpec, check_arguments
 from fagan_hf.layers.conditional_norm import ConditionalNorm, apply_norm
 
 
@@ -31,9 +32,13 @@ class BatchNorm(nn.Module):
     Args:
         in_channels: Input and output channels.
         num_labels: Width of the label vectors that condition it; 0 for a plain one.
+
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
     """
 
     def __init__(self, in_channels: int, *, num_labels: int = 0):
+        check_arguments(BatchNormSpec, locals())
         super().__init__()
         self.batch_norm = build_batch_norm(in_channels, True, num_labels)
 

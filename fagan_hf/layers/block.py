@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fagan_hf.architectures.specs import NORMS
+from fagan_hf.architectures.specs import NORMS, ConvBlockSpec, FullAttentionBlockSpec, check_arguments
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.attention import FullAttention
 from fagan_hf.layers.batch_norm import build_batch_norm
@@ -47,6 +47,9 @@ class ConvBlock(nn.Module):
         branch: A `Conv`, 3x3, or 4x4 for downsampling.
         shortcut: A 1x1 convolution, or an identity.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         Pre-activation residual blocks: He et al., arXiv:1603.05027; in GANs Miyato et al., arXiv:1802.05957.
     """
@@ -65,6 +68,7 @@ class ConvBlock(nn.Module):
         activation: str = "leaky_relu(0.2)",
         **branch: Any,
     ):
+        check_arguments(ConvBlockSpec, locals())
         super().__init__()
         self.resample = resample
         self.norm = _build_norm(norm, in_channels, num_labels)
@@ -84,6 +88,10 @@ class ConvBlock(nn.Module):
             self.shortcut = maybe_spectral_norm(
                 nn.Conv2d(in_channels, out_channels, kernel_size=1), spectral_norm, dim=0
             )
+
+    def extra_repr(self) -> str:
+        """Return how the block changes the size."""
+        return f"resample={self.resample!r}"
 
     def forward(
         self,
@@ -125,6 +133,7 @@ class FullAttentionBlock(ConvBlock):
         key_pooling: int = 1,
         **options: Any,
     ):
+        check_arguments(FullAttentionBlockSpec, {**locals(), **options})
         attention = {"squeeze_factor": squeeze_factor, "heads": heads}
         attention |= {"similarity": similarity, "key_pooling": key_pooling}
         super().__init__(in_channels, out_channels, **attention, **options)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec, check_arguments
 from fagan_hf.layers.activations import build_activation
 from fagan_hf.layers.batch_norm import build_batch_norm
 from fagan_hf.layers.conditional_norm import apply_norm
@@ -27,9 +28,13 @@ class Conv(nn.Module):
         activation: A name such as ``"leaky_relu(0.2)"``.
         upsample: Double height and width first, see `UpsamplingConv2d`. The stride must be 1 and the padding half the
             kernel.
+
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
     """
 
     conv_class: type[nn.Conv2d] | type[nn.ConvTranspose2d] = nn.Conv2d
+    spec_class: type[ConvSpec] = ConvSpec
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Conv(nn.Module):
         activation: str = "identity",
         upsample: bool = False,
     ):
+        check_arguments(self.spec_class, locals())
         super().__init__()
         if upsample:
             conv = UpsamplingConv2d(in_channels, out_channels, kernel_size, bias=bias)
@@ -69,6 +75,7 @@ class ConvTranspose(Conv):
     """`Conv` with a transposed convolution: it upsamples where `Conv` downsamples."""
 
     conv_class = nn.ConvTranspose2d
+    spec_class = ConvTransposeSpec
 
 
 def maybe_spectral_norm(module: nn.Module, is_normalized: bool, dim: int) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -117,7 +117,7 @@ def attention(
 
     There is no ``1/sqrt(d)``: neither SAGAN nor FAGAN scales. The weights of all queries are never held at once,
     whichever kernel `choose_kernel` chooses. Not every kernel has a second derivative; use `twice_differentiable` where
-    one is needed. `fagan_hf.attention_maps.capture.capture_attention` records the weights themselves.
+    one is needed. `attention_weights` returns the weights of some queries.
 
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).
@@ -141,6 +141,32 @@ def attention(
     else:
         mixed = _fused_attention(query_heads, key_heads, value_heads, choice)
     return mixed.flatten(1, 2).unflatten(2, query.shape[2:])
+
+
+def attention_weights(
+    query: Float[Tensor, "batch key_channels *positions"],
+    key: Float[Tensor, "batch key_channels *key_positions"],
+    queries: Int[Tensor, " queries"],
+    heads: int = 1,
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Return the weights by which `attention` averages the values, for some of its queries.
+
+    Args:
+        query: As in `attention`.
+        key: As in `attention`.
+        queries: Indices of positions, row by row; only their weights are computed.
+        heads: Number of attention heads.
+
+    Returns:
+        ``softmax(query . key)`` over the keys, row by row: in single precision at least, even under autocast.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        chosen, keys = (
+            each.to(dtype).unflatten(1, (heads, -1)).mT.contiguous()
+            for each in (query.flatten(2)[..., queries], key.flatten(2))
+        )
+        return (chosen @ keys.mT).softmax(-1)
 
 
 def _fused_attention(

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fagan_hf.architectures.specs import RMSNormSpec, check_arguments
 from fagan_hf.layers.conditional_norm import ConditionalNorm, apply_norm
 
 _EPSILON = 1e-6
@@ -48,9 +49,13 @@ class RMSNorm(nn.Module):
     Args:
         in_channels: Input and output channels.
         num_labels: Width of the label vectors that condition it; 0 for a plain one.
+
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
     """
 
     def __init__(self, in_channels: int, *, num_labels: int = 0):
+        check_arguments(RMSNormSpec, locals())
         super().__init__()
         self.norm = build_rms_norm(in_channels, num_labels)
 

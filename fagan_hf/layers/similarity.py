@@ -38,6 +38,10 @@ class Cosine(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.full((heads,), _INITIAL_SCALE).log())
 
+    def extra_repr(self) -> str:
+        """Return the number of heads."""
+        return f"heads={len(self.log_scale)}"
+
     def forward(
         self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels rows columns"]]:
@@ -64,6 +68,10 @@ class NegativeDistance(nn.Module):
     def __init__(self, heads: int):
         super().__init__()
         self.heads = heads
+
+    def extra_repr(self) -> str:
+        """Return the number of heads."""
+        return f"heads={self.heads}"
 
     def forward(
         self, query: Float[Tensor, "batch channels height width"], key: Float[Tensor, "batch channels rows columns"]

@@ -44,6 +44,10 @@ class SpectralNorm(nn.Module):
         self.register_buffer("u", _unit(torch.randn(rows, device=weight.device, dtype=weight.dtype)))
         self.register_buffer("v", _unit(torch.randn(columns, device=weight.device, dtype=weight.dtype)))
 
+    def extra_repr(self) -> str:
+        """Return the size of the matrix."""
+        return f"dim={self.dim}, rows={len(self.u)}, columns={len(self.v)}"
+
     def _matrix(self, weight: Tensor) -> tuple[Float[Tensor, "rows columns"], Tensor]:
         """Return the weight as a matrix, and `v` as a view whose entries are in the order of its columns.
 

@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fagan_hf.architectures.specs import ConvSpec, check_arguments
+
 
 class UpsamplingConv2d(nn.Conv2d):
     """Double height and width by nearest neighbor, then convolve, in one transposed convolution.
@@ -19,11 +21,15 @@ class UpsamplingConv2d(nn.Conv2d):
         kernel_size: Height and width of the kernel in the doubled map [pixels]; odd.
         bias: Whether there is a bias.
 
+    Raises:
+        ValueError: An argument is not allowed; the rules and messages are those of its spec.
+
     Reference:
         Fused so in Progressive Growing of GANs, Karras et al., arXiv:1710.10196 (their code's ``upscale2d_conv2d``).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True):
+        check_arguments(ConvSpec, {**locals(), "padding": kernel_size // 2, "upsample": True})
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(

@@ -11,9 +11,10 @@ from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.specs import ConvSpec, ConvTransposeSpec, FullAttentionSpec
 from fagan_hf.attention_maps import kernels, statistics
 from fagan_hf.attention_maps.capture import capture_attention
+from fagan_hf.attention_maps.observe import ObservedAttention
 from fagan_hf.attention_maps.report import inspect_layers
 from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
-from fagan_hf.layers import FullAttention, SelfAttention, override_alpha
+from fagan_hf.layers import FullAttention, SelfAttention, attention, override_alpha
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
@@ -189,6 +190,13 @@ def places(feature_map, scale):
     return scale * (torch.cartesian_prod(torch.arange(height), torch.arange(width)).double() + 0.5)
 
 
+def observed(query, key, heads=1):
+    """Observe a layer with this query and key."""
+    value = torch.randn_like(key[:, :heads])
+    layer, attended = SelfAttention(8, squeeze_factor=1, heads=heads), attention(query, key, value, heads)
+    return ObservedAttention(layer, "layers.0", query, key, value, attended, attended, attended)
+
+
 def plain_statistics(query, key, heads):
     """Compute the statistics from the whole matrix of weights."""
     distances = torch.cdist(places(query, 1), places(key, query.shape[2] // key.shape[2]))
@@ -205,13 +213,13 @@ def test_statistics_equal_those_of_the_whole_matrix(monkeypatch, weights_per_chu
     monkeypatch.setattr(statistics, "WEIGHTS_PER_CHUNK", weights_per_chunk)
     query, key = (torch.randn(3, 4, 5 * scale, 7 * scale, dtype=torch.float64) for scale in (pooling, 1))
     expected = plain_statistics(query, key, heads)
-    assert attention_statistics(query, key, heads) == pytest.approx(expected, rel=1e-5)
+    assert attention_statistics(observed(query, key, heads)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("pooling", [1, 2])
 def test_uniform_attention(pooling):
     query, key = torch.zeros(1, 2, 6, 8), torch.randn(1, 2, 6 // pooling, 8 // pooling)
-    distance, entropy = attention_statistics(query, key)
+    distance, entropy = attention_statistics(observed(query, key))
     assert entropy == pytest.approx(1)
     assert distance == pytest.approx(plain_statistics(query, key, 1)[0], rel=1e-5)
     assert distance == pytest.approx(uniform_distance((6, 8), (6 // pooling, 8 // pooling)), rel=1e-5)
@@ -221,14 +229,14 @@ def test_attention_to_one_position():
     """Every query attends to the first position: the mean distance is that to a corner."""
     key = torch.zeros(1, 1, 3, 3)
     key[0, 0, 0, 0] = 1
-    distance, entropy = attention_statistics(torch.full((1, 1, 3, 3), 1e4), key)
+    distance, entropy = attention_statistics(observed(torch.full((1, 1, 3, 3), 1e4), key))
     assert entropy == pytest.approx(0, abs=1e-6)
     corner = (0 + 2 * (1 + 2) + math.sqrt(2) + 2 * math.sqrt(5) + math.sqrt(8)) / 9
     assert distance == pytest.approx(corner, rel=1e-5)
 
 
 def test_one_position_has_no_entropy():
-    assert attention_statistics(torch.randn(2, 3, 1, 1), torch.randn(2, 3, 1, 1)) == (0, 0)
+    assert attention_statistics(observed(*torch.randn(2, 2, 3, 1, 1))) == (0, 0)
 
 
 def test_the_whole_matrix_is_never_held():
@@ -243,8 +251,9 @@ def test_the_whole_matrix_is_never_held():
                 self.largest = max(self.largest, result.numel())
             return result
 
+    seen = observed(*torch.randn(2, 1, 2, 64, 64))
     with Sizes() as sizes:
-        attention_statistics(*torch.randn(2, 1, 2, 64, 64))
+        attention_statistics(seen)
     assert 64 * 4096 <= sizes.largest <= 2**20
 
 
@@ -346,9 +355,8 @@ def test_a_kernel_that_holds_all_weights_is_told(generator):
 
 def test_of_other_devices_nothing_is_claimed():
     """On other devices torch can't report whether its kernel is fused."""
-    layer, query = SelfAttention(8, heads=2), torch.empty(1, 8, 4, 4, device="meta")
     with attention_kernel("fused"):
-        report = kernels.kernel_report(layer, query, query, query)
+        report = kernels.kernel_report(observed(*torch.empty(2, 1, 8, 4, 4, device="meta"), heads=2))
     assert (report.device, report.backend, report.weights_held) == ("meta", None, "unknown")
 
 

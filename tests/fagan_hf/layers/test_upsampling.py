@@ -61,8 +61,13 @@ def test_what_cannot_be_doubled_is_refused(spec, fields):
         spec(in_channels=16, out_channels=8, upsample=True, **fields)
 
 
-def test_odd_pooling_of_a_doubled_map_is_refused():
-    spec = FullAttentionSpec(in_channels=16, out_channels=8, kernel_size=3, padding=1, upsample=True, key_pooling=3)
-    assert spec.channels == (16, 8)
-    with pytest.raises(ValueError, match=r"key_pooling is 3; it must divide 12, .* 1 and even numbers are possible"):
-        spec.output_size(6)
+def test_pooling_that_does_not_fit_a_doubled_map_is_refused():
+    options = {"in_channels": 16, "out_channels": 8, "kernel_size": 3, "padding": 1, "upsample": True}
+    with pytest.raises(ValueError, match=r"key_pooling is 3; it must be 1 or even, because the input is doubled first"):
+        FullAttentionSpec(**options, key_pooling=3)
+    wanted = r"key_pooling is 8; it must divide 12, the height or width of its input, which is doubled first"
+    with pytest.raises(ValueError, match=wanted):
+        FullAttentionSpec(**options, key_pooling=8).output_size(6)
+    layer = FullAttention(**options, key_pooling=8)
+    with pytest.raises(ValueError, match=wanted):
+        layer(torch.zeros(1, 16, 4, 6))
