@@ -6,6 +6,7 @@ from fagan_hf.utils.on_demand import on_demand
 
 if TYPE_CHECKING:
     from fagan_hf.attention_maps.capture import CapturedAttention, capture_attention
+    from fagan_hf.attention_maps.gate_history import GateHistory, read_gates
     from fagan_hf.attention_maps.kernels import KernelReport
     from fagan_hf.attention_maps.observe import ObservedAttention, observe_attention
     from fagan_hf.attention_maps.pictures import alpha_strip, attention_picture
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionStatistics",
     "CapturedAttention",
+    "GateHistory",
     "KernelReport",
     "LayerReport",
     "ObservedAttention",
@@ -27,6 +29,7 @@ __all__ = [
     "inspect_layers",
     "observe_attention",
     "position_on_map",
+    "read_gates",
     "uniform_distance",
 ]
 
@@ -37,6 +40,7 @@ __getattr__ = on_demand(
         "statistics": ["AttentionStatistics", "attention_statistics", "uniform_distance"],
         "report": ["LayerReport", "inspect_layers"],
         "kernels": ["KernelReport"],
+        "gate_history": ["GateHistory", "read_gates"],
         "observe": ["ObservedAttention", "observe_attention"],
         "positions": ["check_positions", "position_on_map"],
         "pictures": ["alpha_strip", "attention_picture"],

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fagan_hf.commands.options import (
+    add_alpha,
     add_batch_size,
     add_images,
     add_model,
     image_source,
     is_run_folder,
     load_generator,
+    turned_gates,
 )
 from fagan_hf.commands.pictures import check_picture, save_picture
 from fagan_hf.commands.switches import add_switch
@@ -52,6 +54,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "of a run folder: measure every checkpoint and snapshot with the same seeds, say which is the best, and save "
         "the numbers in evaluations.json",
     )
+    add_alpha(parser)
     parser.add_argument("--picture", type=Path, help="save the nearest real images here (default: in the run folder)")
     add_batch_size(parser)
 
@@ -59,6 +62,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate, print the results, and save them if the model is a run folder."""
     check_picture(options.picture)
+    if options.alpha and (options.all or _is_images(options.model)):
+        raise ValueError("--alpha overrides the gates of one model; leave out --all, and choose a model")
 
     from fagan_hf.data.prepare import prepare_images
     from fagan_hf.metrics.evaluate import evaluate
@@ -75,18 +80,21 @@ def run(options: argparse.Namespace) -> None:
         return
     generator = load_generator(options)
     images = prepare_images(image_source(options, generator.config.image_size))
-    evaluation = evaluate(
-        generator,
-        images,
-        features=extractor,
-        num_images=options.num_images,
-        batch_size=options.batch_size,
-    )
-    print(evaluation.table())
-    if is_run_folder(Path(options.model)):
+    with turned_gates(generator, options):
+        evaluation = evaluate(
+            generator,
+            images,
+            features=extractor,
+            num_images=options.num_images,
+            batch_size=options.batch_size,
+        )
+        print(evaluation.table())
+        if options.picture is not None:
+            save_picture(evaluation.nearest_picture(), options.picture, make_folder=True)
+    if options.alpha:
+        print("not saved with the model, whose gates are others: --alpha")
+    elif is_run_folder(Path(options.model)):
         _keep(Path(options.model), evaluation)
-    if options.picture is not None:
-        save_picture(evaluation.nearest_picture(), options.picture, make_folder=True)
 
 
 def _evaluate_all(options: argparse.Namespace, extractor: Any) -> None:

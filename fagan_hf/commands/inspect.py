@@ -8,7 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fagan_hf.commands.options import add_latents, add_model, drawing, load_discriminator, load_generator
+from fagan_hf.commands.options import (
+    add_images,
+    add_latents,
+    add_model,
+    drawing,
+    image_source,
+    load_discriminator,
+    load_generator,
+)
 from fagan_hf.commands.switches import add_switch
 
 if TYPE_CHECKING:
@@ -48,6 +56,14 @@ def describe(parser: argparse.ArgumentParser) -> None:
     )
     add_switch(parser, "--relative", "multiply the trained gates by the sweep's values")
     parser.add_argument("--layer", action="append", help="restrict the sweep to a layer, like layers.2; repeatable")
+    add_switch(
+        parser,
+        "--necessity",
+        "also evaluate the generator with each of its gates at 0, and with all of them: how much the model relies on "
+        "them; takes as long as that many evaluations",
+    )
+    parser.add_argument("--num-images", type=int, help="number of images for --necessity, see fagan-hf evaluate --help")
+    add_images(parser)
 
 
 def _pixels(text: str) -> list[tuple[int, int]]:
@@ -98,12 +114,16 @@ def run(options: argparse.Namespace) -> None:
                 _write_pictures(networks, images, options)
             if options.alpha_sweep:
                 _write_sweep(generator, latents, labels, options)
+    if options.necessity:
+        _print_necessity(options)
 
 
 def _check_flags(options: argparse.Namespace) -> None:
     if options.out is None and (options.pixels or options.alpha_sweep):
         flag = "--pixels" if options.pixels else "--alpha-sweep"
         raise ValueError(f"{flag} saves images; choose a folder with --out")
+    if options.num_images is not None and not options.necessity:
+        raise ValueError("--num-images requires --necessity")
     for flag in ("alphas", "layer", "relative"):
         if getattr(options, flag) and not options.alpha_sweep:
             raise ValueError(f"--{flag} requires --alpha-sweep")
@@ -278,3 +298,13 @@ def _write_sweep(generator: Any, latents: Any, labels: Any, options: argparse.Na
         generator, latents, labels, alphas, options.layer, is_relative=options.relative, row_names=names
     )
     _write_png(options.out / f"alpha-sweep{'-relative' if options.relative else ''}.png", strip)
+
+
+def _print_necessity(options: argparse.Namespace) -> None:
+    """Evaluate the generator with gates closed; with its own weights and gates, whatever the other flags say."""
+    from fagan_hf.data.prepare import prepare_images
+    from fagan_hf.metrics.ablation import ablate
+
+    generator = load_generator(options)
+    images = prepare_images(image_source(options, generator.config.image_size))
+    print(f"\n{ablate(generator, images, num_images=options.num_images).table()}")

@@ -63,18 +63,23 @@ def add_latents(parser: argparse.ArgumentParser, *, default_seeds: str) -> None:
     add_seeds(parser, default_seeds)
     parser.add_argument("--truncation", type=float, default=1.0, help="below 1: less varied (default: 1)")
     add_labels(parser)
+    add_alpha(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the computation (default: as saved, usually float32); bfloat16 is faster on GPUs and on CPUs "
+        "with bfloat16 instructions, slower on others, and colors differ by a few of 256 levels",
+    )
+
+
+def add_alpha(parser: argparse.ArgumentParser) -> None:
+    """Add ``--alpha``."""
     parser.add_argument(
         "--alpha",
         action="append",
         type=_alpha,
         metavar="NUMBER or LAYER=NUMBER",
         help="override the trained gates: 0 convolution only, 1 attention only; may be repeated",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="dtype of the computation (default: as saved, usually float32); bfloat16 is faster on GPUs and on CPUs "
-        "with bfloat16 instructions, slower on others, and colors differ by a few of 256 levels",
     )
 
 

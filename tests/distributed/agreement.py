@@ -27,7 +27,7 @@ from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer
 from tests.small import DISCRIMINATOR, GENERATOR
 
-STEPS = 20
+STEPS = 8
 BATCH_SIZE = 8
 PENALTIES = {
     "none": {},
@@ -58,7 +58,7 @@ FIRST_STEPS = [
     *product(LOSSES, ["r1r2"], (1, 2), ["plain"]),
     *product(["hinge"], ["approximate"], (1, 2), ["plain"]),
 ]
-# Each loss, penalty and accumulation, for twenty steps.
+# Each loss, penalty and accumulation, for a few steps.
 LONG = [
     (loss, list(PENALTIES)[index % len(PENALTIES)], 1 + (index + index // 2) % 2, "normed")
     for index, loss in enumerate(LOSSES)

@@ -189,7 +189,9 @@ def test_finding_5_nothing_remains_after_ctrl_c(folder, tmp_path):
     environment = os.environ | {"FAGAN_MODEL": str(folder), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     environment |= {"GRADIO_SERVER_PORT": str(free_port()), "GRADIO_ANALYTICS_ENABLED": "False"}
     environment.pop("GRADIO_TEMP_DIR", None)
-    command = [sys.executable, "app.py"]
+    # A background job of a shell ignores SIGINT, and so would the page.
+    allow = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{allow}runpy.run_path('app.py', run_name='__main__')"]
     with subprocess.Popen(
         command, cwd=ROOT / "space", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -6,6 +9,15 @@ from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.training.recipe import Recipe
 from tests.short_runs import take_shortcuts
 from tests.small import DISCRIMINATOR, GENERATOR
+
+STEPS = Path(__file__).with_name("step")
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_in_single_steps(request, monkeypatch):
+    """Whole runs take a third longer with the shapes of every call checked, and have the shapes of their steps."""
+    if STEPS not in request.path.parents:
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture
