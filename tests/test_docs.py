@@ -1,19 +1,26 @@
 """The documents are correct: their Python code runs, and their commands parse."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.gpu.__main__ import build_parser as gpu_parser
 from fagan_hf import cli
 from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.data.image_source import ImageSource
+from fagan_hf.data.prepare import prepare_images
 from fagan_hf.hub.repository import DIRECTIONS, save_repository
 from fagan_hf.latent_space.directions import Directions
+from fagan_hf.metrics import features
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.recipe import FIELDS
 from tests.documents import blocks, commands
+from tests.small import EXTRACTOR
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(Path("docs").glob("*.md"))
@@ -55,9 +62,12 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def run(document):
+def run(document, **arguments):
+    """Run a document's Python, with other values for arguments of these names."""
     namespace = {}
     for snippet in blocks(document, "python"):
+        for name, value in arguments.items():
+            snippet = re.sub(rf"\b{name}=\w+", f"{name}={value}", snippet)
         exec(compile(snippet, document.name, "exec"), namespace)
     return namespace
 
@@ -69,6 +79,22 @@ def test_the_python_of_the_page_about_attention():
     assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
     attentive = [report.name for report in namespace["reports"] if report.gate is not None]
     assert attentive == ["layers.0", "layers.3", "layers.6", "layers.9", "layers.12"]
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_python_of_the_page_about_research(tmp_path, monkeypatch):
+    """With a few small images of one color, and three features, in place of the avatars."""
+    line = {"images": 32, "generator.layers.3.alpha": 0.1}
+    Path("runs/avatars-32/metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "colors").mkdir()
+    for index in range(20):
+        Image.new("RGB", (32, 32), (index, 255 - index, 99)).save(tmp_path / f"colors/{index}.png")
+    images = prepare_images(ImageSource(str(tmp_path / "colors"), resolution=32), progress=False)
+    monkeypatch.setattr("fagan_hf.data.prepare.prepare_images", lambda source: {"avatars": images}[source.dataset])
+    monkeypatch.setitem(features.FEATURES, "effnetlite0", lambda: EXTRACTOR)
+    namespace = run(ROOT / "docs/research.md", num_images=8)
+    assert namespace["history"].gates["generator.layers.3.alpha"].tolist() == [0.1]
+    assert len(namespace["found"].without) == len(namespace["found"].alone) == 5
 
 
 @pytest.mark.usefixtures("trained")

@@ -111,7 +111,7 @@ def test_several_processes_from_a_notebook(fields, tmp_path):
     program = f"""
 import json
 from accelerate import notebook_launcher
-from accelerate.utils import get_free_port
+from accelerate.utils.other import get_free_port
 from fagan_hf.architectures.presets import PRESETS
 from tests.small import DISCRIMINATOR, GENERATOR
 PRESETS["tiny"] = GENERATOR, DISCRIMINATOR
