@@ -33,8 +33,10 @@ class BatchNorm2d(nn.BatchNorm2d):
                     "functional_call(network, (parameters, buffers), ...)"
                 ) from error
         # Copies are updated, and not left out: a repeated pass must save as many tensors as the first one.
-        copies = (each if each is None else each.clone() for each in (self.running_mean, self.running_var))
-        return functional.batch_norm(input, *copies, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+        mean, variance = (each if each is None else each.clone() for each in (self.running_mean, self.running_var))
+        return functional.batch_norm(
+            input, mean, variance, self.weight, self.bias, True, self.momentum or 0.0, self.eps
+        )
 
 
 class ConditionalBatchNorm(ConditionalNorm):

@@ -1,6 +1,7 @@
 """How torch runs a layer at the moment: recomputing, transformed, in mixed precision."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -16,7 +17,8 @@ def is_recomputing() -> bool:
 
 def has_tensor_hooks() -> bool:
     """Return whether saved tensors are intercepted, as by non-reentrant checkpointing in both of its passes."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+    return autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def is_transformed() -> bool:
@@ -24,6 +26,6 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def no_autocast(device: torch.device) -> AbstractContextManager[None]:
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Turn autocast off in a block; there is none on the meta device."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -140,7 +140,7 @@ def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
     return module
 
 
-def _reduce(module: nn.Module, protocol: SupportsIndex) -> tuple[Any, ...]:
+def _reduce(module: nn.Module, protocol: SupportsIndex) -> str | tuple[Any, ...]:
     """Pickle a module as the plain one and its norm: pickle can't find classes that torch makes for parametrizations.
 
     Raises:
