@@ -18,6 +18,7 @@ from typing import Annotated, Any, cast
 from PIL import Image
 from pydantic import Discriminator, Tag
 
+from fagan_hf.architectures.own_code import import_from_environment
 from fagan_hf.models import Generator
 from fagan_hf.pipeline import FAGANPipeline, FAGANPipelineOutput
 from fagan_hf.requests import (
@@ -49,12 +50,15 @@ _EXAMPLE = '{"inputs": "0-15, 42", "parameters": {"truncation": 0.7}}'
 class EndpointHandler:
     """Handles the requests to an endpoint, one at a time.
 
+    Files and modules in the environment's variable ``FAGAN_IMPORT``, separated by commas, are imported first: a model
+    with custom layers needs the code that registers them.
+
     Args:
         path: Folder of the model repository.
 
     Raises:
         FileNotFoundError: There is no such folder, or see `Generator.from_pretrained`.
-        ValueError: See `Generator.from_pretrained`.
+        ValueError: See `Generator.from_pretrained`; or something in ``FAGAN_IMPORT`` can't be imported.
 
     Example:
         >>> handler = EndpointHandler("runs/avatars-32")  # doctest: +SKIP
@@ -66,6 +70,7 @@ class EndpointHandler:
         folder = Path(path)
         if not folder.is_dir():  # otherwise it would be interpreted as a Hub id
             raise FileNotFoundError(f"{str(path)!r} is not a folder; give the folder of a downloaded model repository")
+        import_from_environment()
         self._pipe = FAGANPipeline.from_pretrained(folder).to(find_device(None))
         # Threads could generate concurrently, but each would need its own memory for batches and recalibration; one
         # request at a time bounds the memory by that of a single request.

@@ -2,9 +2,35 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
+
+FROM_ENVIRONMENT = "FAGAN_IMPORT"
+"""Variable with the files and modules to import where there is no flag for them, separated by commas."""
+_PREFIX = "fagan_architecture_"
+
+
+def import_from_environment() -> None:
+    """Import what the variable FAGAN_IMPORT names.
+
+    Raises:
+        ValueError: Something can't be found, or raises an error.
+    """
+    for name in filter(None, map(str.strip, os.environ.get(FROM_ENVIRONMENT, "").split(","))):
+        try:
+            import_code(name)
+        except ValueError as error:
+            raise ValueError(f"{FROM_ENVIRONMENT}: {error}") from error
+
+
+def source_of(defined: type) -> str:
+    """Return what `import_code` needs to define a class elsewhere: its module, or the name of its file."""
+    module = sys.modules.get(defined.__module__)
+    file = getattr(module, "__file__", None)
+    is_file = defined.__module__.startswith(_PREFIX) or defined.__module__ == "__main__"
+    return Path(file).name if is_file and file else defined.__module__
 
 
 def import_code(name: str) -> ModuleType:
@@ -19,6 +45,8 @@ def import_code(name: str) -> ModuleType:
     path = Path(name)
     if path.suffix == ".py" and path.is_file():
         return run_file(path)
+    if path.suffix == ".py":
+        raise ValueError(f"{name!r} can't be imported: there is no such file")
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -33,7 +61,7 @@ def run_file(path: Path) -> ModuleType:
     Raises:
         ValueError: It raises an error.
     """
-    name = f"fagan_architecture_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None

@@ -1,11 +1,11 @@
 """Statistics of a network's layers: sizes, operations, and attention."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fagan_hf.attention_maps.observe import observe_attention
 from fagan_hf.attention_maps.positions import Position
 from fagan_hf.attention_maps.statistics import attention_statistics, uniform_distance
 from fagan_hf.layers import LAYERS, AttentionLayer
-from fagan_hf.models import Discriminator, Generator
+from fagan_hf.models.network import Network
 from fagan_hf.sampling.images import eval_mode, input_batches
 
 
@@ -66,54 +66,82 @@ class LayerReport:
 
 @torch.no_grad()
 def inspect_layers(
-    network: Generator | Discriminator,
+    network: nn.Module,
     inputs: Tensor,
     labels: Float[Tensor, "count num_labels"] | None = None,
     *,
     batch_size: int = 16,
+    image_size: int | None = None,
 ) -> list[LayerReport]:
     """Compute the statistics of a network's layers, averaged over inputs for attention.
 
     Args:
-        network: On any device, in any mode: run in eval mode, then restored.
+        network: A generator, a discriminator, or any module that holds layers of this library or attention layers
+            derived from them; on any device, in any mode: run in eval mode, then restored.
         inputs: Latents ``[count, latent_dim]`` for a generator, images ``[count, channels, size, size]`` in [-1, 1] for
-            a discriminator; at least one.
-        labels: One per input, for a conditional network.
+            a discriminator, or whatever another module takes; at least one.
+        labels: One per input, for a conditional network: its forward's second argument.
         batch_size: Inputs per batch; affects only memory and speed.
+        image_size: Height of the image [pixels], the unit of distances; by default that of the network's config, or of
+            another module the largest height of an attention layer's map.
 
     Returns:
         One report per layer, in the network's order; the report of a block that contains attention layers is followed
-        by theirs, whose parameters and operations it includes.
+        by theirs, whose parameters and operations it includes. Of another module than our networks only such layers
+        are reported, and only those that it ran.
 
     Raises:
-        ValueError: There are no inputs, ``batch_size`` is not positive, inputs or labels don't fit the network, or an
-            attention layer's weights are not those by which it attends, or don't sum to 1; see `observe_attention`.
+        ValueError: There are no inputs, ``batch_size`` is not positive, inputs or labels don't fit the network, it
+            holds no such layer, or an attention layer's weights are not those by which it attends, or don't sum to 1;
+            see `observe_attention`.
     """
     if len(inputs) == 0 or batch_size < 1:
         raise ValueError(f"{len(inputs)} inputs in batches of {batch_size}; there must be at least one of each")
     reported = _reported_layers(network)
     visits: dict[str, list[_Visit]] = {name: [] for name in reported}
 
-    def hook(name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        visits[name].append(_visit(name, layer, args, output))
+    def hook(name: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        visits[name].append(_visit(name, layer, args, kwargs, output))
 
     with eval_mode(network):
         flops = flops_of_one_image(network, reported, inputs[:1], labels if labels is None else labels[:1])
         with ExitStack() as stack:
             for name, (_, layer) in reported.items():
-                stack.enter_context(layer.register_forward_hook(partial(hook, name)))
+                stack.enter_context(layer.register_forward_hook(partial(hook, name), with_kwargs=True))
             for batch in input_batches(network, inputs, labels, batch_size):
                 network(*batch)
+    if image_size is None and isinstance(network, Network):
+        image_size = network.config.image_size
+    if image_size is None:
+        heights = [visit.map_shape[0] for each in visits.values() for visit in each if visit.map_shape]
+        image_size = max(heights, default=1)
     return [
-        _report(name, kind, layer, flops[name], visits[name], network.config.image_size)
+        _report(name, kind, layer, flops[name], visits[name], image_size, is_part=_is_within(name, reported))
         for name, (kind, layer) in reported.items()
+        if visits[name]
     ]
 
 
-def _reported_layers(network: Generator | Discriminator) -> dict[str, tuple[str, nn.Module]]:
-    """Return type and module of a network's layers, each followed by the attention layers in it, by name."""
+def _is_within(name: str, others: Iterable[str]) -> bool:
+    """Return whether a module is part of one of the others, by their names."""
+    return any(name != other and f"{name}.".startswith(f"{other}." if other else "") for other in others)
+
+
+def _reported_layers(network: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """Return type and module of a network's layers, each followed by the attention layers in it, by name.
+
+    Raises:
+        ValueError: There are none.
+    """
     kinds = {layer: kind for kind, layer in LAYERS.items()}
     found = {}
+    if not isinstance(network, Network):
+        for name, module in network.named_modules():
+            if isinstance(module, AttentionLayer) or (type(module) in kinds and not _is_within(name, found)):
+                found[name] = kinds.get(type(module), type(module).__name__), module
+        if not found:
+            raise ValueError(f"{type(network).__name__} holds no layer of fagan_hf.layers, nor one derived from them")
+        return found
     for index, (spec, layer) in enumerate(zip(network.config.layers, network.layers, strict=True)):
         for name, module in layer.named_modules(prefix=f"layers.{index}"):
             if module is layer:
@@ -137,11 +165,11 @@ class _Visit(NamedTuple):
     kernel: KernelReport | None = None
 
 
-def _visit(name: str, layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
+def _visit(name: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> _Visit:
     height, width = output.shape[2:]
     if not isinstance(layer, AttentionLayer):
         return _Visit(len(output), (height, width))
-    seen = observe_attention(layer, *args, name=name)
+    seen = observe_attention(layer, *args, name=name, **kwargs)
     plain, attended = (
         term.float().square().flatten(1).sum(1).cpu().double().sum().item()
         for term in layer.blend(seen.plain, seen.gathered)
@@ -152,13 +180,13 @@ def _visit(name: str, layer: nn.Module, args: tuple, output: Tensor) -> _Visit:
 
 
 def _report(
-    name: str, kind: str, layer: nn.Module, flops: int, visits: Sequence[_Visit], image_size: int
+    name: str, kind: str, layer: nn.Module, flops: int, visits: Sequence[_Visit], image_size: int, *, is_part: bool
 ) -> LayerReport:
     height, width = visits[0].output_shape
     parameters = sum(parameter.numel() for parameter in layer.parameters())
     map_shape, key_shape = visits[0].map_shape, visits[0].key_shape
     if map_shape is None or key_shape is None or not isinstance(layer, AttentionLayer):
-        return LayerReport(name, kind, height, width, parameters, flops)
+        return LayerReport(name, kind, height, width, parameters, flops, is_part=is_part)
     images = [visit.images for visit in visits]
     attention_energy = math.fsum(visit.attention_energy for visit in visits)
     energy = attention_energy + math.fsum(visit.plain_energy for visit in visits)
@@ -178,5 +206,5 @@ def _report(
         uniform_distance=pixels * uniform_distance(map_shape, key_shape),
         entropy=float(np.average([visit.entropy for visit in visits], weights=images)),
         kernel=visits[0].kernel,
-        is_part=name.count(".") > 1,
+        is_part=is_part,
     )

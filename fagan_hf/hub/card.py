@@ -117,7 +117,8 @@ def _metadata(
     name: str, facts: Mapping[str, Any], generator: _Generator, measurements: list[Measurement]
 ) -> dict[str, Any]:
     data, training = facts.get("data"), facts.get("training", {})
-    is_full = "full_attention" in generator.layer_types
+    attending, _, _ = _layers(generator, facts)
+    is_full = "full_attention" in attending
     tags = ["gan", "attention", *(["full-attention"] if is_full else []), "safetensors"]
     tags += [{"avatars": "cartoon", "celeba": "faces"}[kind]] if (kind := _kind(data)) in ("avatars", "celeba") else []
     card = ModelCardData(
@@ -230,8 +231,9 @@ def _context(
         "label_names": label_names,
         "labels_example": _example(values),
         "labels_list": ", ".join(map(_code, label_names)),
-        "attention": _attention(generator),
-        "data": {**data, "kind": _kind(data), "subject": _subject(data)} if data else None,
+        "attention": _attention(generator, facts),
+        "imports": _imports(facts),
+        "data": {**data, "kind": _kind(data), "subject": _subject(data, training.get("images_seen"))} if data else None,
         "kinds": list({_kind(each): None for each in _all_data(facts)}),
         "earlier_data": [_subject(each) if each else "data that is not recorded" for each in _all_data(facts)[1:]],
         "again": _again(data, training, recipe),
@@ -327,18 +329,44 @@ def _with_error(each: Measurement) -> str:
     return f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
 
 
-def _attention(generator: _Generator) -> str:
+def _layers(generator: _Generator, facts: Mapping[str, Any]) -> tuple[list[str], int, bool]:
+    """Return the types of the generator's layers that attend, how many compute features, and if all are built in.
+
+    The layers themselves know, and saving records it; older folders have only the types of their specs.
+    """
+    if recorded := facts.get("layers", {}).get(GENERATOR):
+        return recorded["attending"], recorded["features"], not recorded["imports"]
     types = [each for each in generator.layer_types if each not in _BETWEEN]
-    count = sum(each in _ATTENTION for each in types)
-    if count == 0:
-        return "A generative adversarial network of convolutions, without attention: a baseline."
-    if set(types) == {"full_attention"}:
+    return [each for each in types if each in _ATTENTION], len(types), True
+
+
+def _attention(generator: _Generator, facts: Mapping[str, Any]) -> str:
+    attending, count, is_built_in = _layers(generator, facts)
+    if not attending:
+        of = " of convolutions" if is_built_in else ""
+        return f"A generative adversarial network{of}, without attention: a baseline."
+    if set(attending) == {"full_attention"} and len(attending) == count:
         return f"Every layer of its generator attends while it convolves: full attention, {_FAGAN}."
-    return f"{count} of its generator's {len(types)} layers use attention, {_FAGAN}."
+    own = [_code(each) for each in dict.fromkeys(attending) if each not in _ATTENTION]
+    kinds = f" Custom layers among them: {', '.join(own)}." if own else ""
+    return f"{len(attending)} of its generator's {count} layers use attention, {_FAGAN}.{kinds}"
 
 
-def _subject(data: Mapping[str, Any]) -> str:
+def _imports(facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what must be imported before the networks can be loaded, with the types of layers that it registers."""
+    types: dict[str, list[str]] = {}
+    for network in facts.get("layers", {}).values():
+        for name, source in network["imports"].items():
+            known = types.setdefault(source, [])
+            known.extend([name] if name not in known else [])
+    return types
+
+
+def _subject(data: Mapping[str, Any], seen: int | None = None) -> str:
+    """Name the images; with the number of images seen, if these are not all of them."""
     name, count = data["dataset"], "" if data["count"] is None else f"{data['count']:,} "
+    if seen is not None and data["count"] is not None and seen < data["count"]:
+        return f"{seen:,} of {_subject(data)}"
     if _kind(data) == "avatars":
         style = name.partition(":")[2]
         return f"{count}cartoon portraits drawn by a program (DiceBear's style {_code(style)})"
@@ -365,7 +393,7 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
         ("data", _data_row(data) if data else None),
         ("preprocessing", data.get("preprocessing")),
         ("left out", _left_out(data)),
-        ("images seen", f"{images:,}" if images is not None else None),
+        ("images seen", _images_row(images, data) if images is not None else None),
         ("wall time", f"{_duration(seconds)}{speed}" if seconds is not None else None),
         ("hardware", training.get("hardware")),
         ("versions", ", ".join(f"{name} {version}" for name, version in training.get("versions", {}).items())),
@@ -382,6 +410,11 @@ def _training_table(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str,
         ("weights", "moving average of the generator, in safetensors" if training else "safetensors"),
     ]
     return [(name, _cell(value)) for name, value in rows if value not in (None, "")]
+
+
+def _images_row(seen: int, data: Mapping[str, Any]) -> str:
+    count = data.get("count")
+    return f"{seen:,}, of {count:,} images" if count is not None and seen < count else f"{seen:,}"
 
 
 def _data_row(data: Mapping[str, Any]) -> str:

@@ -150,6 +150,7 @@ def _text(path: Path) -> str | None:
 
 # Fields that concern the machine of a run or where it was pushed.
 NOT_PORTABLE = (
+    "imports",
     "output_dir",
     "cpu_threads",
     "push_to_hub",

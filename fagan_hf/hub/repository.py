@@ -80,6 +80,10 @@ class Network(Protocol):
         """Return its trained parameters."""
         ...
 
+    def layer_facts(self) -> dict[str, Any]:
+        """Return what a card says about its layers."""
+        ...
+
 
 def save_repository(
     folder: str | Path,
@@ -133,8 +137,9 @@ def complete_repository(
         write_text(folder / REQUIREMENTS, f"fagan-hf=={__version__}\n")
     networks = {GENERATOR: generator, DISCRIMINATOR: discriminator}
     parameters = {name: count_parameters(network) for name, network in networks.items() if network is not None}
+    layers = {name: network.layer_facts() for name, network in networks.items() if network is not None}
     known = read_json(folder / FACTS) if facts is None else facts
-    write_json(folder / FACTS, {**known, "fagan_hf": __version__, "parameters": parameters})
+    write_json(folder / FACTS, {**known, "fagan_hf": __version__, "parameters": parameters, "layers": layers})
 
 
 def _write_index(folder: Path) -> None:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fagan_hf.layers.execution import no_autocast
+
 WEIGHTS_PER_CORE = 2**19
 """Attention weights that a CPU core processes at a time, 2 MB: they stay in its caches between passes."""
 WEIGHTS_PER_KERNEL = 2**24
@@ -29,7 +31,7 @@ def chunked_attention(
     computed in single precision, as in the fused kernels.
     """
     dtype = torch.promote_types(value.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query.device):
         inputs = query.to(dtype).contiguous(), key.to(dtype).contiguous(), value.to(dtype)
         return _Attention.apply(*inputs).to(value.dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -78,7 +80,7 @@ class _AttentionGradients(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, gradient)
         for_query, for_key, for_value = (_like(tensor) for tensor in (query, key, value))
         scratch = _Scratch(query, key, buffers=2)
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device):
             for groups, rows in scratch.chunks:
                 weights, scores = scratch.take(groups, rows)  # the gradient of the latter
                 chunk_query, chunk_gradient = query[groups, :, rows], gradient[groups, :, rows]
@@ -101,7 +103,7 @@ class _AttentionGradients(torch.autograd.Function):
         query, key, value, gradient = ctx.saved_tensors
         of_query, of_key, of_value = gradients
         for_query, for_key, for_value, for_gradient = (_like(tensor).zero_() for tensor in ctx.saved_tensors)
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device):
             for groups, rows in _Scratch(query, key).chunks:
                 parts = _second_gradients(
                     (query[groups, :, rows], key[groups], value[groups], gradient[groups, :, rows]),

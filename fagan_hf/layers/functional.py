@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fagan_hf.layers.chunked_attention import chunked_attention
+from fagan_hf.layers.execution import is_transformed, no_autocast
 from fagan_hf.layers.setting import Setting
 
 Kernel = Literal["fused", "chunked"]
@@ -119,6 +120,9 @@ def attention(
     whichever kernel `choose_kernel` chooses. Not every kernel has a second derivative; use `twice_differentiable` where
     one is needed. `attention_weights` returns the weights of some queries.
 
+    Under a transform of `torch.func` the formula is computed directly, which has derivatives of any order and mode but
+    holds the weights of all queries: no kernel supports all transforms.
+
     Args:
         query: Feature maps, any number of position dimensions (height and width, or one).
         key: As many channels; fewer positions if keys and values are pooled.
@@ -133,6 +137,9 @@ def attention(
     """
     # [batch, heads, channels, positions]
     query_heads, key_heads, value_heads = (each.flatten(2).unflatten(1, (heads, -1)) for each in (query, key, value))
+    if is_transformed():
+        mixed = _plain_attention(query_heads, key_heads, value_heads)
+        return mixed.flatten(1, 2).unflatten(2, query.shape[2:])
     key_size, positions = key_heads.shape[2:]
     choice = choose_kernel(value.device, value.dtype, positions, key_size, value_heads.shape[2])
     if choice.kernel == "chunked":
@@ -161,12 +168,24 @@ def attention_weights(
         ``softmax(query . key)`` over the keys, row by row: in single precision at least, even under autocast.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query.device):
         chosen, keys = (
             each.to(dtype).unflatten(1, (heads, -1)).mT.contiguous()
             for each in (query.flatten(2)[..., queries], key.flatten(2))
         )
         return (chosen @ keys.mT).softmax(-1)
+
+
+def _plain_attention(
+    query: Float[Tensor, "batch heads key_size positions"],
+    key: Float[Tensor, "batch heads key_size keys"],
+    value: Float[Tensor, "batch heads value_size keys"],
+) -> Float[Tensor, "batch heads value_size positions"]:
+    """Compute attention by its formula, in single precision at least, as the kernels do."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    with no_autocast(query.device):
+        weights = (query.to(dtype).mT @ key.to(dtype)).softmax(-1)
+        return (value.to(dtype) @ weights.mT).to(value.dtype)
 
 
 def _fused_attention(

@@ -29,7 +29,7 @@ def gates(network: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def current_gate(gate: nn.Parameter) -> Tensor | float:
+def current_gate(gate: Tensor) -> Tensor | float:
     """Return the current value of a gate: the trained one, or the override by `override_alpha`."""
     overrides = _OVERRIDES.get()
     return overrides.get(id(gate), gate) if overrides else gate
@@ -45,7 +45,8 @@ def overridden(network: nn.Module) -> dict[str, float]:
 def override_alpha(network: nn.Module, alpha: float | Mapping[str, float]) -> Iterator[None]:
     """Override the trained gates of a network inside this context; its parameters are not modified.
 
-    It applies to this network, not to copies made inside the context, and to this thread only.
+    It applies to this network, not to copies made inside the context, and to this thread only. Gates that are given to
+    `torch.func.functional_call` take precedence.
 
     For a `FullAttention` 0 is convolution only, 1 attention only. For a `SelfAttention`, whose gate is gamma, 0 leaves
     the feature map unchanged and 1 adds the full attention output. Other values are allowed: training does not bound

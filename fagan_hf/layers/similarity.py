@@ -80,7 +80,7 @@ class NegativeDistance(nn.Module):
         query, key = query.unflatten(1, (self.heads, -1)), key.unflatten(1, (self.heads, -1))
         query = query * (2 * query.shape[2] ** -0.5)
         squares = key.square().sum(2, keepdim=True) * (key.shape[2] ** -0.5)
-        minus_ones = query.new_full((1,), -1.0).expand(len(query), self.heads, 1, *query.shape[3:])
+        minus_ones = query.new_full((1,), -1.0).expand(query.shape[0], self.heads, 1, *query.shape[3:])
         return torch.cat([query, minus_ones], 2).flatten(1, 2), torch.cat([key, squares], 2).flatten(1, 2)
 
 

@@ -5,15 +5,25 @@ only once the iteration has converged. In this order a new network agrees with t
 original, u and v are not updated in eval mode, so the same input gives the same output.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fagan_hf.layers.execution import has_tensor_hooks, is_recomputing, is_transformed, no_autocast
+
 EPSILON = 1e-12  # the original's, added to a length before dividing by it
+
+_NOT_REPEATABLE = (
+    "gradient checkpointing repeats a forward pass in training mode that can't be repeated exactly: another pass has "
+    "updated the spectral norm since. To update it once per step instead, in which there may be any number of passes, "
+    "call fagan_hf.layers.hold_spectral_norms(network) after network.train(), and refresh_spectral_norms(network, "
+    "iterations=1) at the beginning of each step"
+)
 
 
 def _unit(vector: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
@@ -23,7 +33,8 @@ def _unit(vector: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
 class SpectralNorm(nn.Module):
     """Divide a weight by an estimate of its largest singular value.
 
-    In training mode each call updates the estimate by one power iteration; in eval mode it is not updated.
+    In training mode each call updates the estimate by one power iteration; in eval mode it is not updated. A call that
+    is repeated by gradient checkpointing uses the estimate of the first one.
 
     Args:
         weight: The weight, for its shape and dtype.
@@ -40,6 +51,7 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor, dim: int = 0):
         super().__init__()
         self.dim = dim
+        self.forget_passes()
         rows, columns = weight.movedim(dim, 0).flatten(1).shape
         self.register_buffer("u", _unit(torch.randn(rows, device=weight.device, dtype=weight.dtype)))
         self.register_buffer("v", _unit(torch.randn(columns, device=weight.device, dtype=weight.dtype)))
@@ -47,6 +59,11 @@ class SpectralNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return the size of the matrix."""
         return f"dim={self.dim}, rows={len(self.u)}, columns={len(self.v)}"
+
+    def forget_passes(self) -> None:
+        """Forget which passes updated the estimate: none of them will be recomputed."""
+        self._unrepeated = Counter[str]()  # by kind
+        self._last_pass = "none"
 
     def _matrix(self, weight: Tensor) -> tuple[Float[Tensor, "rows columns"], Tensor]:
         """Return the weight as a matrix, and `v` as a view whose entries are in the order of its columns.
@@ -66,17 +83,46 @@ class SpectralNorm(nn.Module):
         for _ in range(iterations):
             unit = _unit(matrix.mT @ self.u)
             # Copied in place: the buffers must stay the same tensors, for state dicts and other processes.
-            v.copy_(unit.view(v.shape))
-            self.u.copy_(_unit(matrix @ unit))
+            try:
+                v.copy_(unit.view(v.shape))
+                self.u.copy_(_unit(matrix @ unit))
+            except RuntimeError as error:
+                if not is_transformed():
+                    raise
+                raise ValueError(
+                    "spectral norm updates its buffers in training mode, but a transform of torch.func may change only "
+                    "its own inputs; call network.eval() or hold_spectral_norms(network) first, or under grad give the "
+                    "buffers as an input, too: functional_call(network, (parameters, buffers), ...)"
+                ) from error
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight divided by its estimated norm, in the weight's shape."""
         # In the weight's precision even under autocast: half precision is too coarse for a norm that divides all
         # weights.
-        with torch.autocast(weight.device.type, enabled=False):
+        with no_autocast(weight.device):
             if self.training:
-                self.iterate(weight)
+                self._move(weight)
             return weight / self.sigma(weight)
+
+    def _move(self, weight: Tensor) -> None:
+        """Update the estimate, unless this call repeats the last one that did.
+
+        Raises:
+            ValueError: It may repeat an earlier one, whose estimate is gone.
+        """
+        if torch.compiler.is_compiling():  # a compiled graph recomputes from the values that it had
+            self.iterate(weight)
+        elif is_recomputing():
+            kind = "hooked" if has_tensor_hooks() else "without gradient"
+            if self._last_pass not in ("none", kind) or self._unrepeated[kind] > 1:
+                raise ValueError(_NOT_REPEATABLE)
+            self._unrepeated[kind] = 0
+        else:
+            self.iterate(weight)
+            # Reentrant checkpointing runs the first pass without gradient, the other kind with hooks.
+            is_plain = torch.is_grad_enabled() and not has_tensor_hooks()
+            self._last_pass = "plain" if is_plain else "hooked" if torch.is_grad_enabled() else "without gradient"
+            self._unrepeated[self._last_pass] += 1
 
     def sigma(self, weight: Tensor) -> Float[Tensor, ""]:
         """Return the estimate of the weight's largest singular value."""
@@ -87,7 +133,37 @@ class SpectralNorm(nn.Module):
 
 def spectral_norm(module: nn.Module, dim: int = 0) -> nn.Module:
     """Normalize a module's weight by its spectral norm, along ``dim``; modifies and returns the module."""
-    parametrize.register_parametrization(module, "weight", SpectralNorm(cast(Tensor, module.weight), dim))
+    norm = SpectralNorm(cast(Tensor, module.weight), dim)
+    parametrize.register_parametrization(module, "weight", norm)  # with a trial call
+    norm.forget_passes()
+    type(module).__reduce_ex__ = _reduce  # the class belongs to this module and its copies
+    return module
+
+
+def _reduce(module: nn.Module, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+    """Pickle a module as the plain one and its norm: pickle can't find classes that torch makes for parametrizations.
+
+    Raises:
+        RuntimeError: The module has other parametrizations, too.
+    """
+    parametrizations: Any = module.parametrizations
+    if list(parametrizations) != ["weight"] or [type(each) for each in parametrizations["weight"]] != [SpectralNorm]:
+        return nn.Module.__reduce_ex__(module, protocol)  # torch's refusal
+    weights = parametrizations["weight"]
+    state = dict(vars(module))
+    state["_parameters"] = {**state["_parameters"], "weight": weights.original}
+    state["_modules"] = {name: each for name, each in state["_modules"].items() if name != "parametrizations"}
+    return _restore, (parametrize.type_before_parametrizations(module), state, weights[0])
+
+
+def _restore(module_class: type[nn.Module], state: dict[str, Any], norm: SpectralNorm) -> nn.Module:
+    module = module_class.__new__(module_class)
+    module.__setstate__(state)
+    is_moving = norm.training
+    parametrize.register_parametrization(module, "weight", norm, unsafe=True)  # a trial call would update the estimate
+    cast(nn.Module, module.parametrizations).train(module.training)
+    norm.train(is_moving)
+    type(module).__reduce_ex__ = _reduce
     return module
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fagan_hf.architectures.configs import DiscriminatorConfig
 from fagan_hf.layers import spectral_norm
+from fagan_hf.layers.execution import no_autocast
 from fagan_hf.models.labels import check_labels
 from fagan_hf.models.network import Network
 
@@ -52,7 +53,7 @@ class Discriminator(Network):
         channels, size = self.config.image_channels, self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (channels, size, size):
             raise ValueError(f"images are {list(images.shape)}; they must be [batch, {channels}, {size}, {size}]")
-        labels = check_labels(labels, self.config.label_names, len(images))
+        labels = check_labels(labels, self.config.label_names, images.shape[0])
         if labels is None:
             return self._compute_logits(self._run(images, None, _BUT_LAST), None)
         labels = labels.to(images)
@@ -70,7 +71,7 @@ class Discriminator(Network):
 
         Losses depend on differences of logits, for which half precision is too coarse.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with no_autocast(features.device):
             features = features.to(self.dtype)
             logits = self._run(features, labels, _LAST).flatten()
             if self.projection is not None and labels is not None:

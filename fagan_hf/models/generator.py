@@ -40,7 +40,11 @@ class Generator(Network):
         frequencies = self.label_frequencies
         super()._apply(fn, recurse)
         if frequencies is not None and self.label_frequencies is not None:
-            self.label_frequencies = frequencies.to(self.label_frequencies.device)
+            moved = self.label_frequencies
+            # From the meta device there is nothing to copy.
+            self.label_frequencies = (
+                moved.to(frequencies.dtype) if frequencies.is_meta else frequencies.to(moved.device)
+            )
         return self
 
     def forward(
@@ -62,7 +66,7 @@ class Generator(Network):
         """
         check_latents(latents, self.config.latent_dim)
         latents = latents.flatten(1)
-        labels = check_labels(labels, self.config.label_names, len(latents))
+        labels = check_labels(labels, self.config.label_names, latents.shape[0])
         if labels is not None and self.config.conditioning == "concatenation":
             latents = torch.cat([latents, labels.to(latents)], dim=1)
         return self._run(latents[..., None, None], labels)

@@ -216,7 +216,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="fagan_hf", tags=["
         from fagan_hf.hub.publishing import publish  # loading should not have to import cards and templates
 
         with TemporaryDirectory() as folder:
-            networks: dict[str, HubModel] = {self.subfolder: self}
+            networks: dict[str, Any] = {self.subfolder: self}
             save_repository(folder, networks.get(GENERATOR), networks.get(DISCRIMINATOR))
             return publish(
                 folder,

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
+from fagan_hf.architectures.own_code import source_of
 from fagan_hf.architectures.presets import preset
 from fagan_hf.architectures.specs import LayerSpec
-from fagan_hf.layers import build_layer
+from fagan_hf.layers import AttentionLayer, build_layer
 from fagan_hf.models.hub_model import HubModel
 
 
@@ -48,6 +49,23 @@ class Network(HubModel):
         [config] = [config for config in preset(name) if isinstance(config, cls.config_class)]
         return cls(config)
 
+    def layer_facts(self) -> dict[str, Any]:
+        """Return what a model card says about the layers.
+
+        Returns:
+            ``features``, the number of layers that compute features, unlike norms and activations; ``attending``, the
+            types of those that contain attention layers, in order; ``imports``, for each type that is not built in what
+            must be imported to register it.
+        """
+        layers = [*zip(self.config.layers, self.layers, strict=True)]
+        attends = [any(isinstance(each, AttentionLayer) for each in layer.modules()) for _, layer in layers]
+        specs = [spec for spec, _ in layers]
+        return {
+            "features": sum(each or hasattr(spec, "out_channels") for spec, each in zip(specs, attends, strict=True)),
+            "attending": [spec.type for spec, each in zip(specs, attends, strict=True) if each],
+            "imports": {spec.type: source_of(type(spec)) for spec in specs if not _is_ours(spec)},
+        }
+
     @torch.no_grad()
     def fold(self) -> Self:
         """Make a copy for inference, in eval mode, with spectral norms folded into the weights.
@@ -71,6 +89,10 @@ class Network(HubModel):
             specs.append(spec)
         folded.config = dataclasses.replace(self.config, layers=tuple(specs))
         return folded
+
+
+def _is_ours(spec: LayerSpec) -> bool:
+    return type(spec).__module__.partition(".")[0] == "fagan_hf"
 
 
 def _folded(spec: LayerSpec, layer: nn.Module) -> tuple[LayerSpec, nn.Module]:

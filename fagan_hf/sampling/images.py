@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fagan_hf.models import Discriminator, Generator
+from fagan_hf.models import Generator
 from fagan_hf.models.generator import check_latents
 from fagan_hf.models.labels import check_label_range, check_labels
 from fagan_hf.sampling.labels import draw_labels
@@ -105,18 +105,17 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def input_batches(
-    network: Generator | Discriminator, inputs: Tensor, labels: Tensor | None, batch_size: int
+    network: nn.Module, inputs: Tensor, labels: Tensor | None, batch_size: int
 ) -> Iterator[tuple[Tensor, ...]]:
     """Split a network's inputs, and their labels if any, into batches on its device and in its dtype."""
     for start in range(0, len(inputs), batch_size):
         yield _input_batch(network, inputs, labels, slice(start, start + batch_size))
 
 
-def _input_batch(
-    network: Generator | Discriminator, inputs: Tensor, labels: Tensor | None, rows: slice
-) -> tuple[Tensor, ...]:
+def _input_batch(network: nn.Module, inputs: Tensor, labels: Tensor | None, rows: slice) -> tuple[Tensor, ...]:
     given = [tensor for tensor in (inputs, labels) if tensor is not None]
-    return tuple(tensor[rows].to(network.device, network.dtype) for tensor in given)
+    like = next(network.parameters(), inputs)
+    return tuple(tensor[rows].to(like.device, like.dtype) for tensor in given)
 
 
 def sample(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonargparse
 
+from fagan_hf.architectures.own_code import import_code
 from fagan_hf.hub.repository import ARCHITECTURE_SUFFIXES
 from fagan_hf.training.choices import choose_recipe, find_channels
 from fagan_hf.training.recipe import CHOICES, FIELDS, LISTS, Recipe
@@ -76,6 +77,8 @@ def build_recipe(recipe: str | Path | None = None, **fields: Any) -> Recipe:
 def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a file and changes; changes given as text are parsed as YAML."""
     changes = {**changes}
+    for name in _names(changes.get("imports", ())):  # before configs of other models are read
+        import_code(name)
     minutes = changes.pop(_MINUTES, None)
     is_found = changes.get("channels") == _AUTO
     if is_found:
@@ -89,6 +92,11 @@ def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     path = None if recipe is None else find_recipe(recipe)
     built = _parse(path, _base(changes) if path is None else read_recipe_file(path), changes)
     return dataclasses.replace(built, channels=find_channels(built)) if is_found else built
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names in a list, or in the text of one."""
+    return [*filter(None, map(str.strip, value.strip("[]").split(",")))] if isinstance(value, str) else [*value]
 
 
 def _parse(path: Path | None, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
@@ -175,6 +183,7 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
         _finish(flags, waiting)
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
+        name = "imports" if name == "import" else name  # as in the other commands
         is_off = name not in FIELDS and name.removeprefix("no_") in _SWITCHES
         if name not in (*_FILE, _MINUTES) and not is_off:
             check_names("unknown flag", [name])

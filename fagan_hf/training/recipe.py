@@ -13,8 +13,10 @@ import yaml
 from fagan_hf.architectures.conditioning import Conditioning, with_image_channels, with_labels
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
+from fagan_hf.architectures.own_code import import_code
 from fagan_hf.data.decode import Fit, check_background
 from fagan_hf.data.image_source import ImageSource
+from fagan_hf.hub.repository import ARCHITECTURE, ARCHITECTURE_SUFFIXES
 from fagan_hf.utils.suggest import suggest
 
 LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
@@ -54,6 +56,7 @@ HOW_LONG_AND_WHERE = {
     "report_to",
     "accept_changed_data",
     "accept_changes",
+    "imports",  # the architecture is compared itself
 }
 
 # Nor do these: the pixels and labels are compared themselves, and a step computes the same up to rounding. It is noted.
@@ -95,6 +98,8 @@ class Recipe:
     """Name of the run; its folder is <output_dir>/<name>."""
     model: str
     """Architecture: the name of a preset, or a file that you wrote (see docs/cook-your-own.md)."""
+    imports: tuple[str, ...] = ()
+    """Your Python files or modules that register custom layers, imported first; the flag is --import."""
     dataset: str = "avatars"
     """Images: "avatars", "avatars:<style>", a local folder, archive or Parquet file, or a dataset id on the Hub."""
     split: str = "train"
@@ -233,7 +238,9 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             self._check_number(field.name, getattr(self, field.name))
-        load_architecture(self.model)
+        for name in self.imports:
+            import_code(name)
+        self._architecture()
         check_background(self.background)
         if self.resume_from and self.finetune_from:
             raise ValueError("resume_from resumes a run, finetune_from starts a new one; give only one of them")
@@ -309,7 +316,7 @@ class Recipe:
             )
 
     def _check_frozen_layers(self) -> None:
-        count, layers = self.freeze_discriminator_layers, len(load_architecture(self.model)[1].layers)
+        count, layers = self.freeze_discriminator_layers, len(self._architecture()[1].layers)
         if count >= layers:
             raise ValueError(
                 f"freeze_discriminator_layers is {count}, but the discriminator of {self.model} has {layers} layers, "
@@ -331,20 +338,29 @@ class Recipe:
         """Folder of the run."""
         return Path(self.output_dir, self.name)
 
+    @property
+    def model_is_gone(self) -> bool:
+        """Whether `model` is a file that is not there anymore, though the run folder still has its architecture."""
+        is_missing = Path(self.model).suffix in ARCHITECTURE_SUFFIXES and not Path(self.model).is_file()
+        return is_missing and (self.run_dir / ARCHITECTURE).is_file()
+
+    def _architecture(self) -> Architecture:
+        return load_architecture(str(self.run_dir / ARCHITECTURE) if self.model_is_gone else self.model)
+
     def networks(self, label_names: Sequence[str] = ()) -> Architecture:
         """Return the architecture that `model` names, for the data's channels, and conditional if it has labels.
 
         Raises:
             ValueError: The architecture can't be conditioned on these labels.
         """
-        architecture = with_image_channels(load_architecture(self.model), self.channels)
+        architecture = with_image_channels(self._architecture(), self.channels)
         return with_labels(architecture, label_names, self.conditioning)
 
     def source(self) -> ImageSource:
         """Return which images to read, and how to crop and resize them."""
         return ImageSource(
             dataset=self.dataset,
-            resolution=load_architecture(self.model)[0].image_size,
+            resolution=self._architecture()[0].image_size,
             split=self.split,
             image_column=self.image_column,
             crop=self.crop,
@@ -375,7 +391,7 @@ CHOICES = {
     field.name: get_args(field.type) for field in dataclasses.fields(Recipe) if get_origin(field.type) is Literal
 }
 
-LISTS = ("label_columns", "augment", "accept_changes")  # of names
+LISTS = ("label_columns", "augment", "accept_changes", "imports")  # of names
 
 DEFAULTS = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default

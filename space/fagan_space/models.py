@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fagan_hf import FAGANPipeline
+from fagan_hf.architectures.own_code import import_from_environment
 from fagan_hf.hub.repository import CARD, CONFIG, DIRECTIONS, DISCRIMINATOR, GENERATOR, SAMPLES
 from fagan_hf.hub.snapshot import resolve
 from fagan_hf.latent_space.directions import Directions
@@ -91,7 +92,8 @@ def wanted_model() -> str:
 
 
 def load_own() -> Model:
-    """Load the page's own model."""
+    """Load the page's own model, after the files and modules in FAGAN_IMPORT that register its layers."""
+    import_from_environment()
     name = wanted_model()
     _own[name] = model = load(name)
     return model

@@ -364,3 +364,20 @@ def test_nothing_but_a_folder_is_loaded(tmp_path):
         serving.EndpointHandler("user/name")
     with pytest.raises(FileNotFoundError):
         serving.EndpointHandler(tmp_path)
+
+
+def test_code_for_custom_layers_is_imported_first(folder, tmp_path, monkeypatch):
+    path = tmp_path / "layers.py"
+    path.write_text("raise RuntimeError('on purpose')\n")
+    for name, message in (
+        (str(path), r"FAGAN_IMPORT: .*layers.py can't be run: RuntimeError: on purpose"),
+        ("json, no_such_module", r"FAGAN_IMPORT: 'no_such_module' is not a .py file and can't be imported"),
+    ):
+        monkeypatch.setenv("FAGAN_IMPORT", name)
+        with pytest.raises(ValueError, match=message):
+            serving.EndpointHandler(folder)
+    path.write_text("import sys\nsys.modules['test_serving_imported'] = sys\n")
+    monkeypatch.setitem(sys.modules, "test_serving_imported", None)
+    monkeypatch.setenv("FAGAN_IMPORT", str(path))
+    serving.EndpointHandler(folder)
+    assert sys.modules["test_serving_imported"] is sys

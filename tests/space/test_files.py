@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from fagan_space import models
 from fagan_space.files import KEPT, keep, request_folder, sweep
 from fagan_space.limits import CACHE_SECONDS
@@ -58,6 +59,12 @@ def test_a_model_is_handed_on_by_its_name(model, monkeypatch):
     monkeypatch.setitem(models._own, model.name, model)
     assert len(pickle.dumps(model)) < 1000
     assert pickle.loads(pickle.dumps(model)) is model
+
+
+def test_code_for_custom_layers_is_imported_first(monkeypatch):
+    monkeypatch.setenv("FAGAN_IMPORT", "no_such_module")
+    with pytest.raises(ValueError, match=r"FAGAN_IMPORT: 'no_such_module' is not a .py file and can't be imported"):
+        models.load_own()
 
 
 def test_which_model_the_page_is_about(tmp_path, monkeypatch):

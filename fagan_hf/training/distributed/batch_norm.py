@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fagan_hf.layers.batch_norm import BatchNorm2d
+from fagan_hf.layers.execution import is_recomputing
+
 
 class _Sum(torch.autograd.Function):
     """All-reduce a tensor by summing. Every process uses the sum, so the backward pass sums the gradients as well."""
@@ -49,7 +52,7 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
         """Update the running statistics as torch does, with the unbiased variance."""
-        if self.running_mean is None or self.running_var is None or self.momentum is None:
+        if is_recomputing() or self.running_mean is None or self.running_var is None or self.momentum is None:
             return
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * values / max(values - 1, 1), self.momentum)
@@ -64,7 +67,7 @@ def synchronize_batch_norm(network: nn.Module) -> None:
         ValueError: The network has a batch norm of another type.
     """
     for name, module in network.named_modules():
-        if type(module) is nn.BatchNorm2d:
+        if type(module) in (nn.BatchNorm2d, BatchNorm2d):
             module.__class__ = SynchronizedBatchNorm
         elif isinstance(module, _BatchNorm):
             raise ValueError(

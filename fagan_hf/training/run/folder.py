@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -9,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
-from fagan_hf.hub.repository import ARCHITECTURE, RECIPE
+from fagan_hf.hub.repository import ARCHITECTURE, ARCHITECTURE_SUFFIXES, RECIPE
 from fagan_hf.training.recipe import (
     DEFAULTS,
     HOW_LONG_AND_WHERE,
@@ -63,7 +64,10 @@ def check_folder(recipe: Recipe) -> list[str]:
         changes = recipe_changes(yaml.safe_load(path.read_text(encoding="utf-8")), recipe)
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{path} is corrupt: {error}. Remove {recipe.run_dir} to start over.") from error
-    refused = [name for name in changes if name not in (*MAY_FOLLOW_ITS_OWNER, *recipe.accept_changes)]
+    may_change = {*MAY_FOLLOW_ITS_OWNER, *recipe.accept_changes}
+    if Path(recipe.model).suffix in ARCHITECTURE_SUFFIXES:  # a file may move; the architecture is compared itself
+        may_change.add("model")
+    refused = [name for name in changes if name not in may_change]
     if refused:
         on_request = [name for name in refused if name in MAY_CHANGE_ON_REQUEST]
         hint = (
@@ -73,7 +77,8 @@ def check_folder(recipe: Recipe) -> list[str]:
             f"{recipe.run_dir} belongs to another recipe: {'; '.join(changes[name] for name in refused)}. "
             f"Choose another --name, or remove that folder to start over{hint}."
         )
-    return [*changes.values()]
+    gone = [f"{recipe.model} is gone, {recipe.run_dir / ARCHITECTURE} is used"] if recipe.model_is_gone else []
+    return [*changes.values(), *gone]
 
 
 def recipe_changes(begun: Mapping[str, Any], recipe: Recipe, besides: Collection[str] = ()) -> dict[str, str]:

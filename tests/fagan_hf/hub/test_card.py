@@ -1,21 +1,24 @@
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import GeneratorConfig
-from fagan_hf.architectures.specs import ConvTransposeSpec
+from fagan_hf.architectures.specs import LAYER_SPECS, ConvTransposeSpec, LayerSpec, SelfAttentionSpec
 from fagan_hf.hub.card import write_card
 from fagan_hf.hub.card_merge import published_as
 from fagan_hf.hub.measurements import Measurement, add_measurement
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
+from fagan_hf.layers import LAYERS, SelfAttention, register_layer
 from fagan_hf.models import Discriminator, Generator
 from tests.small import DISCRIMINATOR, GENERATOR
 
@@ -719,3 +722,57 @@ def test_without_augmentation_there_is_no_row(make_run):
     card = write_card(make_run(recipe=RECIPE | {"augment": [], "augment_probability": 1.0, "augment_target": None}))
     assert "| augmentation |" not in card
     assert "| frozen |" not in card
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnAttentionSpec(SelfAttentionSpec):
+    type: ClassVar[str] = "test_card_attention"
+
+
+class OwnAttention(SelfAttention):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNormSpec(LayerSpec):
+    type: ClassVar[str] = "test_card_norm"
+
+
+@pytest.fixture
+def own_layers():
+    register_layer(OwnAttentionSpec, OwnAttention)
+    register_layer(OwnNormSpec, nn.Identity)
+    yield
+    for spec in (OwnAttentionSpec, OwnNormSpec):
+        del LAYER_SPECS[spec.type], LAYERS[spec.type]
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_layers_that_are_not_ours(tmp_path):
+    first, _, last = GENERATOR.layers
+    own = OwnAttentionSpec(in_channels=16)
+    config = replace(GENERATOR, layers=(first, OwnNormSpec(), own, OwnNormSpec(), last))
+    save_repository(tmp_path, Generator(config))
+    card = write_card(tmp_path)
+    assert "3 of its generator's 3 layers use attention" in card
+    assert "Custom layers among them: `test_card_attention`." in card
+    [line] = re.findall(r"^import_code.*", card, flags=re.MULTILINE)
+    assert line == f'import_code("{__name__}")  # registers test_card_norm, test_card_attention'
+
+    save_repository(
+        tmp_path,
+        Generator(replace(CONVOLUTIONS, layers=(CONVOLUTIONS.layers[0], OwnNormSpec(), CONVOLUTIONS.layers[1]))),
+    )
+    card = write_card(tmp_path)
+    assert "A generative adversarial network, without attention" in card
+
+
+def test_images_seen_of_more(tmp_path):
+    facts = {"data": AVATARS, "training": TRAINING | {"images_seen": 64}}
+    save_repository(tmp_path, Generator(GENERATOR), facts=facts)
+    card = write_card(tmp_path)
+    assert "Trained on 64 of 20,000 cartoon portraits" in card
+    assert "| images seen | 64, of 20,000 images |" in card
+    assert "import_code" not in card
+    save_repository(tmp_path, Generator(GENERATOR), facts=facts | {"training": TRAINING | {"images_seen": 20_000}})
+    assert "Trained on 20,000 cartoon portraits" in write_card(tmp_path)

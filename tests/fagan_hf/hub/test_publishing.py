@@ -163,7 +163,7 @@ def test_a_bare_generator_of_other_weights_takes_the_old_facts_away(hub, run):
     assert is_kept(there["README.md"])
     for claim in ("12.5", "model-index", "samples.png", "100 images", "onnx", "Trained", "--resume_from"):
         assert claim not in card
-    assert json.loads(there["facts.json"]).keys() == {"fagan_hf", "parameters"}
+    assert json.loads(there["facts.json"]).keys() == {"fagan_hf", "parameters", "layers"}
 
 
 def test_a_bare_generator_of_the_same_weights_changes_nothing(hub, run, generator):
@@ -295,7 +295,7 @@ def test_pushing_by_hand_leaves_the_run_as_it_is(hub, run):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     there = contents(hub)
     assert {"pipeline.py", "requirements.txt"} <= there.keys()
-    assert json.loads(there["facts.json"]).keys() == {"training", "fagan_hf", "parameters"}
+    assert json.loads(there["facts.json"]).keys() == {"training", "fagan_hf", "parameters", "layers"}
     assert not any(name.startswith(".push") for name in there)
 
 
