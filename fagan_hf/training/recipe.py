@@ -98,8 +98,6 @@ class Recipe:
     """Name of the run; its folder is <output_dir>/<name>."""
     model: str
     """Architecture: the name of a preset, or a file that you wrote (see docs/cook-your-own.md)."""
-    imports: tuple[str, ...] = ()
-    """Your Python files or modules that register custom layers, imported first; the flag is --import."""
     dataset: str = "avatars"
     """Images: "avatars", "avatars:<style>", a local folder, archive or Parquet file, or a dataset id on the Hub."""
     split: str = "train"
@@ -224,6 +222,8 @@ class Recipe:
     """Resume the run folder in resume_from at its checkpoint of this many images, in a new folder; none: the newest."""
     finetune_from: str | None = None
     """Fine-tune this model's weights on other images; its recipe is reused, except for the name."""
+    imports: tuple[str, ...] = ()
+    """Your Python files or modules that register custom layers, imported first; the flag is --import."""
     freeze_discriminator_layers: int = 0
     """Fine-tune without training the first layers of the discriminator (FreezeD), for few images; 0 trains all."""
     push_to_hub: str | None = None

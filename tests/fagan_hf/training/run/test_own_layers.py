@@ -1,9 +1,11 @@
 """A run with custom layers: started, resumed without its file, fine-tuned, its card and errors read."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fagan_hf.architectures.specs import LAYER_SPECS
 from fagan_hf.layers import LAYERS
@@ -116,3 +118,17 @@ def test_code_that_cannot_be_imported(content, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_recipe(["--name=x", "--model=fagan-32", f"--import={path}"])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["resume_from", "finetune_from"])
+def test_a_recipe_of_others_imports_nothing(begun, tmp_path, how):
+    """Only its reader decides which code runs: the recipe of a downloaded model does not."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    run = Path(begun["output_dir"], begun["name"])
+    shutil.copytree(run, tmp_path / "published")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe |= {"imports": [str(tmp_path / "evil.py")], "model": "tiny"}
+    (tmp_path / "published/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    flags = [f"--{how}", str(tmp_path / "published"), "--name", "other", "--model", "tiny"]
+    assert parse_recipe([*flags, "--dataset", begun["dataset"]]).imports == ()
+    assert not (tmp_path / "ran").exists()
