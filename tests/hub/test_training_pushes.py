@@ -40,7 +40,7 @@ def test_a_hub_that_is_away_for_a_while(hub, train):
     done = train("--name", "try", "--max_images", 16, *PUSH)
     assert hub.faults_used == 3
     assert "Pushed: " in done.stdout
-    assert b"| images seen | 16 |" in hub.files("alice/try")["README.md"]
+    assert b"| images seen | 16, of 20 images |" in hub.files("alice/try")["README.md"]
 
 
 def test_a_hub_that_refuses_ends_no_training(hub, train, tmp_path):

@@ -142,7 +142,7 @@ def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path
     card = ModelCard(hub.files("alice/second")["README.md"].decode())
     assert card.data.base_model == "alice/first"
     assert f"| fine-tuned from | alice/first@{hub.head('alice/first')} |" in card.content
-    assert "| images seen | 4 |" in card.content
+    assert "| images seen | 4, of 20 images |" in card.content
     first, second = (load_file(tmp_path / f"runs/{name}/generator/model.safetensors") for name in ("first", "second"))
     name = "layers.0.query.weight"
     assert np.allclose(first[name], second[name], atol=1e-9)
