@@ -43,8 +43,16 @@ def read_gates(run: str | Path) -> GateHistory:
             f"{run} has no history: {HISTORY} is missing or empty. Runs write it while they train; choose a run "
             "folder, or a repository that was pushed from one"
         )
-    names = dict.fromkeys(name for line in lines for name in line if name.endswith(GATE_NAMES))
+    names = dict.fromkeys(
+        name for line in lines if isinstance(line, dict) for name in line if name.endswith(GATE_NAMES)
+    )
     if not names:
         raise ValueError(f"{run} has no gates in its history: neither network has an attention layer")
-    gates = {name: np.array([line.get(name, math.nan) for line in lines], dtype=np.float64) for name in names}
-    return GateHistory(np.array([line["images"] for line in lines]), gates)
+    try:
+        gates = {name: np.array([line.get(name, math.nan) for line in lines], dtype=np.float64) for name in names}
+        return GateHistory(np.array([line["images"] for line in lines], dtype=np.int64), gates)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:  # somebody else wrote it
+        raise ValueError(
+            f"the history of {run} is not that of a run ({type(error).__name__}: {error}); each line of {HISTORY} must "
+            "have the number of images seen, and numbers as gates"
+        ) from error

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fagan_hf.attention_maps.positions import Position
 from fagan_hf.layers import AttentionLayer
+from fagan_hf.layers.execution import no_autocast
 
 # Permitted differences, as a share of the numbers' spread: kernels round differently, and with products of query and
 # key in the hundreds this is amplified by the softmax. A window that its weights don't know of differs by much more.
@@ -90,7 +91,7 @@ class ObservedAttention:
 
     def _check_product(self, weights: Tensor, queries: Tensor) -> None:
         values = self.value.to(weights.dtype).flatten(2).unflatten(1, (self.layer.heads, -1)).mT
-        with torch.autocast(weights.device.type, enabled=False):
+        with no_autocast(weights.device):
             expected = (weights @ values).mT.flatten(1, 2)
         actual = self.attended.flatten(2)[..., queries].to(weights.dtype)
         spread = (values.amax(2) - values.amin(2)).max().item()

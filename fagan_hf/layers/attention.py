@@ -36,6 +36,7 @@ class AttentionLayer(nn.Module):
     query: nn.Module
     key: nn.Module
     heads: int
+    _options: str = ""  # for `extra_repr`
 
     @property
     def gate(self) -> Tensor | float:
@@ -85,9 +86,10 @@ class AttentionLayer(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        """Return the heads and the gate for the layer's text."""
+        """Return the options that the layer was built with, the heads, and the gate."""
         gate = torch.as_tensor(self.gate).detach()
-        return f"heads={self.heads}, {self.gate_name}={'?' if gate.is_meta else format(gate.item(), '.3g')}"
+        own = f"heads={self.heads}, {self.gate_name}={'?' if gate.is_meta else format(gate.item(), '.3g')}"
+        return f"{self._options}, {own}" if self._options else own
 
 
 class SelfAttention(AttentionLayer):
@@ -131,11 +133,7 @@ class SelfAttention(AttentionLayer):
         self.value = nn.Conv2d(in_channels, in_channels, kernel_size=1, bias=bias)
         self.activation = build_activation(activation)
         self.gamma = nn.Parameter(torch.zeros(()))
-        self._text = f"{in_channels}, squeeze_factor={squeeze_factor}"
-
-    def extra_repr(self) -> str:
-        """Return the options that the layer was built with, and its gate."""
-        return f"{self._text}, {super().extra_repr()}"
+        self._options = f"{in_channels}, squeeze_factor={squeeze_factor}"
 
     def branches(self, feature_map: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the feature map itself, and the output of attention."""
@@ -253,11 +251,7 @@ class FullAttention(AttentionLayer):
         self.alpha = nn.Parameter(torch.tensor(float(initial_alpha)))
         shape = f"{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}, padding={padding}"
         resized = ", transposed=True" if transposed else ", upsample=True" if upsample else ""
-        self._text = f"{shape}{resized}, squeeze_factor={squeeze_factor}, {similarity=}, {key_pooling=}"
-
-    def extra_repr(self) -> str:
-        """Return the options that the layer was built with, and its gate."""
-        return f"{self._text}, {super().extra_repr()}"
+        self._options = f"{shape}{resized}, squeeze_factor={squeeze_factor}, {similarity=}, {key_pooling=}"
 
     def query_and_key(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Return query and key, transformed by the similarity; a pooled key has fewer positions."""

@@ -13,7 +13,6 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.metrics.evaluate import Metric, evaluate_each
 from fagan_hf.models import Generator
 
-_ARROWS = {None: "", True: " ↓", False: " ↑"}
 _COLUMNS = ("fd", "kid", "precision", "recall", "coverage")
 
 
@@ -37,12 +36,12 @@ class Ablation:
 
     def table(self) -> str:
         """Format all results for a terminal, a line for each setting of the gates."""
-        shown = [index for index, each in enumerate(self.trained) if _kind(each) in _COLUMNS]
+        shown = [index for index, each in enumerate(self.trained) if each.kind in _COLUMNS]
         rows = [("trained", "", self.trained)]
         rows += [(f"without {name}", f"{self.values[name]:+.3f}", found) for name, found in self.without.items()]
         rows += [(f"{name} alone", f"{self.values[name]:+.3f}", found) for name, found in self.alone.items()]
         rows += [("all at 0", "", self.closed)]
-        heads = [f"{_kind(self.trained[index])}{_ARROWS[self.trained[index].lower_is_better]}" for index in shown]
+        heads = [f"{self.trained[index].kind} {self.trained[index].arrow}" for index in shown]
         width = max(len(name) for name, *_ in rows)
         lines = [f"{'gates':<{width}}{'gate':>9}" + "".join(f"{head:>13}" for head in heads)]
         for name, value, metrics in rows:
@@ -51,10 +50,6 @@ class Ablation:
         first = self.trained[0]
         lines += ["", f"{first.name} is {first.type}, of the same seeds in every line."]
         return "\n".join(lines)
-
-
-def _kind(metric: Metric) -> str:
-    return metric.type.partition("_")[0]
 
 
 def ablate(

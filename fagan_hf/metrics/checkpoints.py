@@ -13,7 +13,6 @@ from fagan_hf.hub.repository import EVALUATIONS, GENERATOR, write_json
 from fagan_hf.metrics.evaluate import Metric, evaluate_each, rank
 from fagan_hf.models import Generator
 
-_ARROWS = {None: "", True: " ↓", False: " ↑"}
 _COLUMNS = ("fd", "kid", "precision", "recall", "coverage", "copied")
 
 
@@ -48,10 +47,10 @@ class Evaluations:
     def table(self) -> str:
         """Format all results for a terminal, a line for each checkpoint."""
         best = self.best_by
-        shown = [each for each in self.metrics[self.best] if _kind(each) in _COLUMNS]
-        lines = [_line("images", [_kind(each) + _ARROWS[each.lower_is_better] for each in shown])]
+        shown = [each for each in self.metrics[self.best] if each.kind in _COLUMNS]
+        lines = [_line("images", [f"{each.kind} {each.arrow}" for each in shown])]
         for images, metrics in self.metrics.items():
-            line = _line(f"{images:,}", [f"{each.value:.4g}" for each in metrics if _kind(each) in _COLUMNS])
+            line = _line(f"{images:,}", [f"{each.value:.4g}" for each in metrics if each.kind in _COLUMNS])
             lines.append(f"{line}  best" if images == self.best else line)
         lines += [
             _line("real", ["-" if each.floor is None else f"{each.floor:.4g}" for each in shown]),
@@ -83,10 +82,6 @@ class Evaluations:
             },
         )
         return path
-
-
-def _kind(metric: Metric) -> str:
-    return metric.type.partition("_")[0]
 
 
 def _line(first: str, rest: Sequence[str]) -> str:

@@ -121,6 +121,16 @@ class Metric(NamedTuple):
     error: float | None = None
     lower_is_better: bool | None = False
 
+    @property
+    def kind(self) -> str:
+        """What it measures, without features and number of images: ``fd``."""
+        return self.type.partition("_")[0]
+
+    @property
+    def arrow(self) -> str:
+        """The direction in which it is better, for tables."""
+        return {None: "", True: "↓", False: "↑"}[self.lower_is_better]
+
 
 def rank(metrics: Sequence[Metric | Measurement]) -> tuple[bool, float]:
     """Return a key that sorts models from best to worst: by distance, and those that copy after all others.
@@ -196,9 +206,8 @@ class Comparison:
         lines = [f"{'':<28}{subject:>14}{'real':>12}"]
         for each in self.metrics():
             value = f"{each.value:.4g}" + (f" ± {each.error:.2g}" if each.error is not None else "")
-            arrow = {None: "", True: "↓", False: "↑"}[each.lower_is_better]
             real = "-" if each.floor is None else f"{each.floor:.4g}"
-            lines.append(f"{each.type + ' ' + arrow:<28}{value:>14}{real:>12}")
+            lines.append(f"{each.type + ' ' + each.arrow:<28}{value:>14}{real:>12}")
         lines += [
             "",
             f"{self.num_images:,} {subject} images against as many of {self.total:,} real ones.",

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.own_code import source_of
 from fagan_hf.architectures.presets import preset
-from fagan_hf.architectures.specs import LayerSpec
+from fagan_hf.architectures.specs import BUILT_IN, LayerSpec
 from fagan_hf.layers import AttentionLayer, build_layer
 from fagan_hf.models.hub_model import HubModel
 
@@ -63,7 +63,7 @@ class Network(HubModel):
         return {
             "features": sum(each or hasattr(spec, "out_channels") for spec, each in zip(specs, attends, strict=True)),
             "attending": [spec.type for spec, each in zip(specs, attends, strict=True) if each],
-            "imports": {spec.type: source_of(type(spec)) for spec in specs if not _is_ours(spec)},
+            "imports": {spec.type: source_of(type(spec)) for spec in specs if type(spec) not in BUILT_IN},
         }
 
     @torch.no_grad()
@@ -89,10 +89,6 @@ class Network(HubModel):
             specs.append(spec)
         folded.config = dataclasses.replace(self.config, layers=tuple(specs))
         return folded
-
-
-def _is_ours(spec: LayerSpec) -> bool:
-    return type(spec).__module__.partition(".")[0] == "fagan_hf"
 
 
 def _folded(spec: LayerSpec, layer: nn.Module) -> tuple[LayerSpec, nn.Module]:

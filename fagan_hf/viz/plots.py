@@ -1,11 +1,11 @@
 """Plots of a run's metrics, from its ``metrics.jsonl``. They need matplotlib, from the extra ``train``."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fagan_hf.utils.files import replacing
+from fagan_hf.utils.json_text import parse_json
 
 Line = dict[str, float]
 GATE_NAMES = (".alpha", ".gamma")
@@ -24,7 +24,7 @@ def read_metrics(path: Path) -> list[Line]:
     lines = []
     for number, line in enumerate(whole, 1):
         try:
-            lines.append(json.loads(line))
+            lines.append(parse_json(line))
         except ValueError as error:
             if number == len(whole):  # a crash of the machine may leave garbage there
                 break

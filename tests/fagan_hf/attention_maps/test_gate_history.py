@@ -32,3 +32,25 @@ def test_a_run_without_history(tmp_path):
 def test_a_run_without_gates(tmp_path):
     with pytest.raises(ValueError, match="has no gates in its history"):
         read_gates(write(tmp_path / "run", [{"images": 32, "generator_loss": 1.0}]))
+
+
+GATE = "generator.layers.0.alpha"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{GATE: 0.1}, {"images": 64, GATE: "much"}, {"images": 64, GATE: [1]}, {"images": 10**400, GATE: 0.1}, [1]],
+    ids=["no images", "text", "list", "number", "no object"],
+)
+def test_a_history_that_is_none(tmp_path, line):
+    """It may come from a repository of somebody else."""
+    with pytest.raises(ValueError, match="is not that of a run"):
+        read_gates(write(tmp_path / "run", [{"images": 32, GATE: 0.0}, line]))
+
+
+def test_a_history_that_is_nested_too_deeply(tmp_path):
+    folder = write(tmp_path / "run", [{"images": 32, GATE: 0.0}])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n" + "{}\n")
+    with pytest.raises(ValueError, match=r"line 2 of .* is not valid JSON"):
+        read_gates(folder)
