@@ -1,5 +1,6 @@
 """RMS norm over channels, plain or conditioned on labels."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,8 +34,10 @@ class ChannelRMSNorm(nn.RMSNorm):
         x: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the normalized feature map."""
-        # Autocast on CUDA computes it in single precision, which every following convolution would cast again.
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
+        # Under autocast the weight is in single precision, and so is the norm: on CUDA by itself, on a CPU only if the
+        # input is, too. Every following convolution would cast the result again.
+        wide = x.to(torch.promote_types(x.dtype, self.weight.dtype))
+        return super().forward(wide.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
 
 def build_rms_norm(channels: int, num_labels: int) -> nn.Module:

@@ -48,7 +48,7 @@ class Cosine(nn.Module):
         """Return both normalized to length 1 in each head, the query times the scale."""
         heads = len(self.log_scale)
         by_head = query.unflatten(1, (heads, -1)), key.unflatten(1, (heads, -1))
-        query, key = (each * (each.square().sum(2, keepdim=True) + _EPSILON).rsqrt() for each in by_head)
+        query, key = (each * _reciprocal_length(each) for each in by_head)
         return (query * self.log_scale.exp()[:, None, None, None]).flatten(1, 2), key.flatten(1, 2)
 
 
@@ -97,3 +97,9 @@ def build_similarity(name: str, heads: int) -> nn.Module:
         "cosine": lambda: Cosine(heads),
         "negative_distance": lambda: NegativeDistance(heads),
     }[name]()
+
+
+def _reciprocal_length(by_head: Float[Tensor, "batch heads channels *map"]) -> Float[Tensor, "batch heads 1 *map"]:
+    """Return 1 by the length; in single precision if it is float16, in which the gradient would overflow."""
+    wide = by_head.float() if by_head.dtype == torch.float16 else by_head
+    return (wide.square().sum(2, keepdim=True) + _EPSILON).rsqrt().to(by_head.dtype)

@@ -20,14 +20,15 @@ from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.inspection import Inspection, inspect_source
 from fagan_hf.data.listing import Listing
 from fagan_hf.hub.repository import RECIPE
-from fagan_hf.training.recipe import DEFAULTS, Recipe
+from fagan_hf.training.recipe import DEFAULTS, Precision, Recipe
 from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
+from fagan_hf.training.step.precision import NAMES, best_precision
 from fagan_hf.utils.devices import available_cores, find_device
 
 MEASURED_STEPS = 20
 _ABOUT_DATA = ("dataset", "split", "revision", "config_name", "image_column", "label_columns", "num_avatars", "crop")
 _WARMUP_STEPS = 4
-SIZES = (32, 64, 128)  # of the presets that are chosen [pixels]
+SIZES = (32, 64, 128, 256)  # of the bundled recipes for folders; 256 is only used if asked for [pixels]
 _MOST_IMAGES = {"cpu": 300_000, "gpu": 3_000_000}  # seen in a run, if nothing else is asked for
 _CPU_MINUTES = 60.0
 _FEW, _MANY = 500, 20_000  # images: below, augmentation from the start; above, none
@@ -102,12 +103,12 @@ class Machine:
     Attributes:
         device: Type of the device, such as "cuda".
         name: Of the device, for messages.
-        has_bf16: Whether it computes bfloat16 in hardware.
+        precision: What it computes best in.
     """
 
     device: str
     name: str
-    has_bf16: bool
+    precision: Precision
 
     @property
     def is_cpu(self) -> bool:
@@ -118,11 +119,11 @@ class Machine:
     def here(cls) -> "Machine":
         """Describe this machine."""
         device = find_device(None)
-        if device.type == "cuda":
-            return cls("cuda", torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(including_emulation=False))
         cores = available_cores()
         name = f"{cores} CPU core{'s' * (cores != 1)}" if device.type == "cpu" else device.type
-        return cls(device.type, name, False)
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name()
+        return cls(device.type, name, best_precision(device))
 
 
 @dataclass(frozen=True)
@@ -183,14 +184,13 @@ def choose(listing: Listing, inspection: Inspection, machine: Machine, model: st
     model = (
         model or {32: "fagan-32", 64: "fagan-64-small" if machine.is_cpu else "fagan-64", 128: "fagan-128"}[resolution]
     )
-    precision = "bf16" if machine.has_bf16 else "no"
     fields: dict[str, Any] = {
         "name": f"{run_name(listing)}-{resolution}",
         "model": model,
         "channels": channels,
         "fit": fit,
         "upscale": int(inspection.shortest_sides().min()) < resolution,
-        "mixed_precision": precision,
+        "mixed_precision": machine.precision,
         "skip_broken": count < listing.count,
         **augmentation,
     }
@@ -199,7 +199,7 @@ def choose(listing: Listing, inspection: Inspection, machine: Machine, model: st
         f"{resolution}x{resolution}: {why_size}",
         f"{why_channels} {why_fit}{left_out}",
         why_augmentation,
-        f"Network {model} in {'bfloat16' if precision == 'bf16' else 'float32'}, on {machine.name}.",
+        f"Network {model} in {NAMES[machine.precision]}, on {machine.name}.",
     ]
     return Choice(fields, reasons, resolution)
 

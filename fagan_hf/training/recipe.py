@@ -23,7 +23,8 @@ LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "
 
 AugmentationName = Literal["color", "translation", "cutout", "rotation", "scale"]
 
-MixedPrecision = Literal["no", "bf16"]
+MixedPrecision = Literal["no", "bf16", "fp16", "auto"]
+Precision = Literal["no", "bf16", "fp16"]  # what "auto" can become
 
 Compilation = Literal["no", "kernels", "cuda_graphs"]
 
@@ -178,7 +179,8 @@ class Recipe:
     ema_ramp: float = 0.05
     """Early in the run the EMA half-life is this fraction of the images seen."""
     mixed_precision: MixedPrecision = "no"
-    """"bf16" computes the layers in bfloat16 on hardware that supports it; losses and weights stay float32."""
+    """"bf16" or "fp16" computes the layers in half precision; losses, penalties and weights stay float32. "auto" is
+    bf16 where the hardware has it, fp16 on older NVIDIA GPUs, and no on others and on most CPUs."""
     compile: Compilation = "no"
     """For GPUs: "kernels" compiles the networks into fewer kernels; "cuda_graphs" launches a whole step at once."""
     seed: int = 0

@@ -19,6 +19,8 @@ from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from fagan_hf.training.distributed.batch_norm import synchronize_batch_norm
+from fagan_hf.training.distributed.float16 import compute_in_float16
+from fagan_hf.training.recipe import Precision
 
 START_SECONDS = 600.0  # processes on different machines may start this far apart
 PATIENCE_SECONDS = 60.0  # a process that is silent for this long is considered dead
@@ -41,26 +43,28 @@ class Processes:
     Every method that is not about one network must be called by all processes, in the same order.
 
     Args:
-        mixed_precision: ``"no"`` or ``"bf16"``.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         **options: For `accelerate.Accelerator`.
 
     Attributes:
         accelerator: Of this process.
+        precision: As given.
         count: Number of processes, over all machines.
         index: Index of this process, from 0.
         is_main: Whether this process writes files and prints messages.
         device: Device of this process.
     """
 
-    def __init__(self, mixed_precision: str = "no", **options: Any):
+    def __init__(self, precision: Precision = "no", **options: Any):
         _init_process_group()
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision,
+            mixed_precision="no" if precision == "fp16" else precision,  # see compute_in_float16
             # Without an explicit CPU setting, Accelerate treats several processes as independent single-process runs.
             cpu=not torch.accelerator.is_available(),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS))],
             **options,
         )
+        self.precision: Precision = precision
         self.count: int = self.accelerator.num_processes
         self.index: int = self.accelerator.process_index
         self.is_main: bool = self.accelerator.is_main_process
@@ -76,6 +80,8 @@ class Processes:
         network = network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.count > 1:
             synchronize_batch_norm(network)
+        if self.precision == "fp16":
+            compute_in_float16(network, self.device)
         wrapped = self.accelerator.prepare_model(network)
         if self.count > 1:
             # Buffers are equal in all processes: spectral norms depend on weights only, batch statistics are those of

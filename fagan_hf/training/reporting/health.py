@@ -32,33 +32,50 @@ class DivergedError(RuntimeError):
 class SkippedSteps:
     """Counts skipped steps on the device.
 
+    A step that was skipped because its gradient overflowed in float16 is counted apart: its loss scale has been
+    reduced, so it says nothing about the run.
+
     Args:
         device: Device of the training step.
+        has_loss_scales: Whether there may be overflows.
+
+    Attributes:
+        names: What is counted: metrics of a step.
+        counts: Current streak of skipped steps; then since the last line: the longest streak, and for each name the
+            number of steps.
     """
 
-    def __init__(self, device: torch.device):
-        # Current streak; then since the last line: longest streak, discriminator steps, generator steps.
-        self.counts = torch.zeros(4, device=device)
+    def __init__(self, device: torch.device, *, has_loss_scales: bool = False):
+        kinds = ("skipped", "overflowed") if has_loss_scales else ("skipped",)
+        self.names = [f"{player}_{kind}" for kind in kinds for player in ("discriminator", "generator")]
+        self.counts = torch.zeros(2 + len(self.names), device=device)
 
-    def add(self, discriminator: Tensor, generator: Tensor) -> None:
-        """Count one step of both players, each given as 1 for skipped or 0."""
-        in_a_row, longest, discriminators, generators = self.counts
-        was_skipped = torch.maximum(discriminator, generator)
-        in_a_row = (in_a_row + 1) * was_skipped
-        self.counts = torch.stack(
-            [in_a_row, torch.maximum(longest, in_a_row), discriminators + discriminator, generators + generator]
-        )
+    def add(self, *happened: Tensor) -> None:
+        """Count one step of both players, given as 1 or 0 for each name."""
+        was_skipped = torch.maximum(*happened[:2])
+        in_a_row = (self.counts[0] + 1) * was_skipped
+        longest = torch.maximum(self.counts[1], in_a_row)
+        self.counts = torch.cat([torch.stack([in_a_row, longest]), self.counts[2:] + torch.stack(happened)])
 
     def read(self) -> tuple[dict[str, int], bool]:
         """Return the skipped steps since the last line and whether the run has diverged; then reset the counts."""
-        in_a_row, longest, discriminators, generators = self.counts.tolist()
-        self.counts = torch.tensor([in_a_row, in_a_row, 0.0, 0.0], device=self.counts.device)
-        skipped = {"discriminator_skipped_steps": int(discriminators), "generator_skipped_steps": int(generators)}
-        return skipped, longest >= SKIPPED_IN_A_ROW
+        in_a_row, longest, *steps = self.counts.tolist()
+        self.counts = torch.zeros_like(self.counts)
+        self.counts[:2] = in_a_row
+        counted = {f"{name}_steps": int(number) for name, number in zip(self.names, steps, strict=True)}
+        return counted, longest >= SKIPPED_IN_A_ROW
+
+    def restore(self, counts: Tensor | None) -> None:
+        """Restore the counts of a checkpoint, which may be that of another precision or an older version."""
+        self.counts = torch.zeros_like(self.counts)
+        if counts is not None:
+            common = min(len(counts), len(self.counts))
+            self.counts[:common] = counts[:common].to(self.counts.device)
 
     def begin_again(self) -> None:
         """Reset the streaks but not the counts: the run is back at a healthy checkpoint."""
-        self.counts = self.counts * self.counts.new_tensor([0.0, 0.0, 1.0, 1.0])
+        self.counts = self.counts.clone()
+        self.counts[:2] = 0.0
 
     @property
     def is_skipping(self) -> bool:

@@ -86,7 +86,7 @@ def take_step(session: Session) -> None:
     numbers = steps.step(for_discriminator, for_generator, seen // recipe.batch_size)
     session.progress.images_seen += recipe.batch_size
     session.averaged.update(session.generator, recipe.batch_size, session.images_seen)
-    session.skipped.add(numbers.pop("discriminator_skipped"), numbers.pop("generator_skipped"))
+    session.skipped.add(*(numbers.pop(name) for name in session.skipped.names))
     session.means.add(numbers)  # stays on the device, without synchronization
     session.progress.seconds = time.monotonic() - session.started
 

@@ -174,6 +174,7 @@ def write_checkpoint(session: Session, numbers: dict[str, torch.Tensor]) -> None
     numbers = {**numbers, "skipped_steps": session.skipped.counts}
     if (probability := session.trainer.probability) is not None:
         numbers["augment_probability"] = probability.state
+    numbers |= {name: scale.state for name, scale in session.trainer.loss_scales().items()}
     session.checkpoints.save(session.images_seen, session.progress.to_state(), numbers)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fagan_hf.training.recipe import Precision
+from fagan_hf.training.step.precision import NAMES
 from fagan_hf.utils.version import __version__
 
 _KEYS = {"metrics": "told"}  # fields stored under another key, for compatibility with existing checkpoints
@@ -30,6 +32,7 @@ class Progress:
         copies: Near copies of training images at the newest evaluation, see `fagan_hf.training.reporting.copies`.
         returns: Number of rollbacks after losses or gradients that were not finite.
         processes: Number of processes that the batch was split over.
+        precision: What the layers computed in; ``None`` if an older checkpoint has not recorded it.
         data: ``content`` (a hash of pixels and labels) and ``description`` of the images.
         lineage: Models that the weights come from, hardware so far, see `fagan_hf.training.run.origin`.
     """
@@ -46,6 +49,7 @@ class Progress:
     copies: dict[str, Any] = field(default_factory=dict)
     returns: int = 0
     processes: int = 1
+    precision: Precision | None = None
     data: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
 
@@ -66,6 +70,8 @@ class Progress:
             hardware.append(environment["hardware"])
         origins = {name: self.lineage[name] for name in ("finetuned_from", "resumed_from") if name in self.lineage}
         training = {"images_seen": self.images_seen, "seconds": round(self.seconds, 1), **environment, **origins}
+        if self.precision not in (None, "no"):
+            training["precision"] = NAMES[self.precision]
         return {
             "training": training | {"hardware": ", then ".join(hardware)},
             "earlier_data": self.lineage.get("earlier_data", []),

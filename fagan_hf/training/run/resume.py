@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from fagan_hf.architectures.load import save_architecture
 from fagan_hf.hub.repository import (
     ARCHITECTURE,
@@ -39,6 +37,7 @@ from fagan_hf.training.run.outputs import write_checkpoint
 from fagan_hf.training.run.progress import Progress
 from fagan_hf.training.run.session import Session
 from fagan_hf.training.run.snapshots import forget_snapshots
+from fagan_hf.training.step.precision import NAMES
 from fagan_hf.utils.files import remove_abandoned, replacing
 from fagan_hf.utils.redaction import redact
 
@@ -79,7 +78,9 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
         tables = numbers["means"]
         is_same = len(tables) == count
         session.means.restore(progress.metrics, tables[processes.index] if is_same else tables.mean(0))
-    session.skipped.counts = numbers.get("skipped_steps", torch.zeros(4)).to(processes.device)
+    session.skipped.restore(numbers.get("skipped_steps"))
+    for name, scale in session.trainer.loss_scales().items():
+        scale.restore(numbers.get(name))
     if (probability := session.trainer.probability) is not None:
         probability.restore(numbers.get("augment_probability"))
     if progress.processes != count:
@@ -88,12 +89,22 @@ def restore_checkpoint(session: Session, found: tuple[dict[str, Any], Files] | N
             "in the same order, but sums are rounded differently."
         )
         progress.processes = count
+    _note_precision(session)
     if _has_other_data(session, progress):
         session.note("The images have changed since the last session; resuming because accept_changed_data is set.")
         earlier = progress.lineage.setdefault("earlier_data", [])
         if progress.data["description"] not in earlier:
             earlier.insert(0, progress.data["description"])
     session.last_done.forget("refreshed", "kept", "shown", "drawn", "evaluated")
+
+
+def _note_precision(session: Session) -> None:
+    """Note a precision other than that of the last session, unless the recipe's own change says so."""
+    before, now = session.progress.precision, session.processes.precision
+    is_told = any(change.startswith("mixed_precision ") for change in session.changes)
+    if before in NAMES and before != now and not is_told:
+        session.note(f"Resuming in {NAMES[now]} instead of {NAMES[before]}, which this device computes best in.")
+    session.progress.precision = now
 
 
 def roll_back(session: Session) -> None:

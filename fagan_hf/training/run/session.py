@@ -42,9 +42,11 @@ from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
 from fagan_hf.training.step.freezing import freeze_layers
+from fagan_hf.training.step.precision import choose_precision, tell_precision
 from fagan_hf.training.step.randomness import random_seed
 from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
+from fagan_hf.utils.devices import find_device
 
 T = TypeVar("T")
 MAX_COMPARED = 256
@@ -195,14 +197,17 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
 
     Raises:
         ValueError: The images can't be used or are too few, the batch can't be split over the processes, the folder
-            belongs to another recipe, or another process is training there.
+            belongs to another recipe, another process is training there, or the device can't compute in the precision.
         FileNotFoundError: There is no such dataset.
         ImportError: The tracker is not installed.
         OSError: The folder or the image cache can't be written.
     """
     check_launcher(recipe)
     check_tracker(recipe.report_to)
-    processes = Processes(recipe.mixed_precision, **accelerator_options(recipe.report_to, recipe.run_dir))
+    precision = choose_precision(recipe.mixed_precision, find_device(None))
+    processes = Processes(precision, **accelerator_options(recipe.report_to, recipe.run_dir))
+    if processes.is_main:
+        tell_precision(recipe.mixed_precision, precision, processes.device)
     check_compilation(
         recipe.compile, processes.device, processes=processes.count, accumulation=recipe.gradient_accumulation
     )
@@ -291,9 +296,9 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
         # Several processes in a notebook are started by `notebook_launcher`, and are not connected to its kernel.
         display=find_display() if processes.count == 1 else None,
         means=Means(processes.device),
-        skipped=SkippedSteps(processes.device),
+        skipped=SkippedSteps(processes.device, has_loss_scales=processes.precision == "fp16"),
         stop_request=StopRequest(),
-        progress=Progress(processes=processes.count),
+        progress=Progress(processes=processes.count, precision=processes.precision),
     )
 
 

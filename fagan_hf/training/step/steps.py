@@ -22,6 +22,7 @@ from fagan_hf.training.step.adaptive import AugmentProbability
 from fagan_hf.training.step.augment import augment
 from fagan_hf.training.step.compilation import compile_network
 from fagan_hf.training.step.freezing import fix_layers
+from fagan_hf.training.step.loss_scaling import LossScale
 from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.running_statistics import RunningStatistics
 
@@ -34,11 +35,13 @@ class Player:
         network: As returned by `Accelerator.prepare`.
         optimizer: Optimizer of the network's parameters; a fused one, whose step can be skipped from the device.
         max_gradient_norm: Gradient-norm clip; ``None`` for no clipping.
+        loss_scale: The factor on its loss; in float16 only.
     """
 
     network: nn.Module
     optimizer: Optimizer
     max_gradient_norm: float | None = None
+    loss_scale: LossScale | None = None
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step; a tensor is updated in place, where a CUDA graph reads it."""
@@ -72,7 +75,8 @@ def make_player(
     is_captured = compilation == "cuda_graphs"
     lr = torch.tensor(rate, device=processes.device) if is_captured else rate  # a graph reads it from there
     optimizer = Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=is_captured)
-    return Player(wrapped, optimizer, max_gradient_norm)
+    loss_scale = LossScale(processes.device) if processes.precision == "fp16" else None
+    return Player(wrapped, optimizer, max_gradient_norm, loss_scale)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class Trainer:
     are updated once at the beginning of their network's step and are the same in all passes of it.
 
     A step whose loss or gradient is not finite leaves weights, moments and batch statistics unchanged. This is decided
-    on the device, without synchronization.
+    on the device, without synchronization. In float16 each player has a loss scale of its own, so an overflow of one
+    does not concern the other.
 
     Args:
         processes: The processes that prepared the players' networks.
@@ -183,7 +188,9 @@ class Trainer:
             and, if it is matching-aware, ``wrong_label_logit`` (means); ``real_accuracy``, ``fake_accuracy``; each
             penalty without its weight; ``real_variance``, ``fake_variance`` of pixels between images, before
             augmentation, if there are at least two images; with adaptive augmentation ``overfitting`` and
-            ``augment_probability``; ``discriminator_gradient_norm``; and ``discriminator_skipped``, 1 or 0.
+            ``augment_probability``; ``discriminator_gradient_norm``; ``discriminator_skipped``, 1 or 0; and in float16
+            ``discriminator_overflowed``, 1 if the step was skipped because of its loss scale alone, and
+            ``discriminator_loss_scale``.
         """
         before = self._statistics.remember()  # before generating fakes, which updates the generator's
         is_penalized = self.regularization.is_due(step)
@@ -234,7 +241,8 @@ class Trainer:
         """Train the generator with one batch, given as micro-batches; only relativistic losses use the real images.
 
         Returns:
-            Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``.
+            Detached scalars on the device: ``generator_loss``, ``generator_gradient_norm``, ``generator_skipped``, and
+            in float16 ``generator_overflowed`` and ``generator_loss_scale``, as for the discriminator.
         """
 
         def compute_logits(index: int, generator: nn.Module) -> Logits:
@@ -261,6 +269,13 @@ class Trainer:
                 parameter.requires_grad_(True)
         return numbers | self._update("generator", self.generator, numbers["generator_loss"], len(batches), before)
 
+    def loss_scales(self) -> dict[str, LossScale]:
+        """Return the players' loss scales by a name for a checkpoint; none unless they compute in float16."""
+        players = {"generator": self.generator, "discriminator": self.discriminator}
+        return {
+            f"{name}_loss_scale": player.loss_scale for name, player in players.items() if player.loss_scale is not None
+        }
+
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
         return augment(images, draws, self.policy, None if self.probability is None else self.probability.value)
 
@@ -271,7 +286,8 @@ class Trainer:
         # Every process has the logits of all, so the same signs, except where they were computed again with a graph.
         if self.loss.compares_with_means and parts > 1:
             measured = self.processes.gather(measured[None])[0]
-        self.probability.observe(measured, numbers["discriminator_skipped"] == 0)
+        not_taken = numbers["discriminator_skipped"] + numbers.get("discriminator_overflowed", 0.0)
+        self.probability.observe(measured, not_taken == 0)
         return {"augment_probability": used}
 
     def _exact_discriminator(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -320,7 +336,7 @@ class Trainer:
                 total = loss * self.processes.count  # gradients are averaged over the processes
                 for weight, penalty in objective.penalties.values():
                     total = total + weight * penalty / parts
-                self.processes.backward(total)
+                self.processes.backward(total if player.loss_scale is None else total * player.loss_scale.value)
             penalties = {name: penalty for name, (_, penalty) in objective.penalties.items()}
             numbers.append({name: number.detach() for name, number in {**objective.numbers, **penalties}.items()})
         return {name: torch.stack([each[name] for each in numbers]).mean() for name in numbers[0]}
@@ -329,15 +345,25 @@ class Trainer:
         self, name: str, player: Player, loss: Tensor, parts: int, before: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         """Take an optimizer step, unless loss or gradient is not finite; then restore batch statistics `before`."""
+        if player.loss_scale is not None:
+            player.loss_scale.unscale(player.network.parameters())
         norm = _gradient_norm(player)
         if self.loss.compares_with_means and parts > 1:  # rounded differently in each process; all skip the same steps
             loss = self.processes.gather(loss[None])[0]
-        is_finite = norm.isfinite() & loss.isfinite()
+        is_loss_finite = loss.isfinite()
+        is_finite = norm.isfinite() & is_loss_finite
         player.optimizer.found_inf = is_finite.logical_not().float()  # pyright: ignore[reportAttributeAccessIssue]
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
         self._statistics.keep_if(is_finite, before)
-        return {f"{name}_gradient_norm": norm, f"{name}_skipped": is_finite.logical_not().float()}
+        numbers = {f"{name}_gradient_norm": norm}
+        is_skipped = is_finite.logical_not()
+        if player.loss_scale is not None:
+            numbers[f"{name}_loss_scale"] = player.loss_scale.value.clone()
+            is_overflow = player.loss_scale.observe(is_finite, is_loss_finite)
+            numbers[f"{name}_overflowed"] = is_overflow.float()
+            is_skipped = is_skipped & ~is_overflow
+        return numbers | {f"{name}_skipped": is_skipped.float()}
 
     def _compute_all_logits(
         self, compute_logits: Callable[[int, nn.Module], Logits], network: nn.Module, parts: int

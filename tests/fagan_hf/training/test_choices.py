@@ -13,8 +13,8 @@ from fagan_hf.training import choices
 from fagan_hf.training.choices import Machine, budget, choose, run_name
 from fagan_hf.training.flags import build_recipe, parse_recipe
 
-CPU = Machine("cpu", "2 CPU cores", has_bf16=False)
-GPU = Machine("cuda", "NVIDIA Example", has_bf16=True)
+CPU = Machine("cpu", "2 CPU cores", precision="no")
+GPU = Machine("cuda", "NVIDIA Example", precision="bf16")
 
 
 def listing(count, name="My Photos.v2"):

@@ -21,6 +21,7 @@ def test_what_is_written_is_read_back():
         copies={"share": 0.1},
         returns=1,
         processes=2,
+        precision="bf16",
         data={"content": "a", "description": {"count": 3}},
         lineage={"hardware": ["x"]},
     )
