@@ -8,7 +8,7 @@ layer    one full attention layer over 256 to 16,384 positions: time, memory, an
 full     a training step where every layer is full attention, 64x64 and 128x128
 sample   images per second at batch size 1, 16 and 64, and time to the first image
 data     throughput of the loader against that of a step, and of data preparation
-scale    one and two processes, and the cost of an image from 32x32 to 256x256
+scale    one and two processes, and the cost of an image from 32x32 to 256x256; that of the flagship to 512x512
 machine  the share of the machine's peak that a step reaches, and where the rest goes
 
 Ours and the peer's alternate in one process, so that other load on the machine affects both; compare medians and their

@@ -11,10 +11,13 @@ import torch
 from benchmarks.gpu.step import Step
 from benchmarks.speed_of.machine import count_flops
 from benchmarks.speed_of.timing import alternate
+from fagan_hf.training.recipe import Precision
 from fagan_hf.training.step.regularization import Regularization
 
-# Model, batch size, precision, and compile mode.
-CASES: tuple[tuple[str, int, str, str], ...] = (
+Case = tuple[str, int, Precision, str]
+"""Model, batch size, precision, and compile mode."""
+
+CASES: tuple[Case, ...] = (
     ("fagan-64", 64, "no", "no"),
     ("fagan-64", 64, "bf16", "no"),
     ("fagan-64", 64, "bf16", "cuda_graphs"),
@@ -27,32 +30,35 @@ CASES: tuple[tuple[str, int, str, str], ...] = (
     ("fagan-128", 128, "bf16", "cuda_graphs"),
     ("fagan-classic-64", 128, "bf16", "no"),
     ("fagan-classic-64", 128, "bf16", "cuda_graphs"),
+    ("fagan-256", 8, "bf16", "no"),
+    ("fagan-256", 16, "bf16", "cuda_graphs"),
+    ("fagan-64", 64, "fp16", "no"),
     ("fagan-64", 64, "bf16", "kernels"),
 )
-SMALL_CASES = (("fagan-32", 4, "no", "no"),)
+SMALL_CASES: tuple[Case, ...] = (("fagan-32", 4, "no", "no"),)
 COUNTED = (("fagan-64", 64), ("fagan-128", 32), ("fagan-classic-64", 128))
 SMALL_COUNTED = (("fagan-32", 4),)
 PEER_BATCH = 64
 
 
-def name_of(case: tuple[str, int, str, str]) -> str:
+def name_of(case: Case) -> str:
     """Return the name of a case in the results."""
     model, batch, precision, how = case
     return f"{model}, batch {batch}, {_precision_name(precision)}, compile {how}"
 
 
-def _precision_name(precision: str) -> str:
+def _precision_name(precision: Precision) -> str:
     return "float32" if precision == "no" else precision
 
 
-def _step_of(model: str, batch: int, precision: str = "no", how: str = "no") -> Step:
+def _step_of(model: str, batch: int, precision: Precision = "no", how: str = "no") -> Step:
     """Make a step with the recipe of the model: FAGAN's original networks use its loss and no penalties."""
     if "classic" in model:
         return Step(model, batch, precision, how, loss="relativistic_hinge", regularization=Regularization())
     return Step(model, batch, precision, how)
 
 
-def measure_case(case: tuple[str, int, str, str], seconds: float = 4.0) -> dict[str, Any]:
+def measure_case(case: Case, seconds: float = 4.0) -> dict[str, Any]:
     """Measure one case: the median time of four steps, one of them with penalties."""
     model, batch, precision, how = case
     _free()
@@ -107,7 +113,8 @@ def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
     sides: dict[str, Callable[[], object]] = {
         "peer, float32": Peer(preset("fagan-classic-64"), "relativistic_hinge", batch, "cuda").step
     }
-    for precision, how in (("no", "no"), ("no", "cuda_graphs"), ("bf16", "cuda_graphs")):
+    compared: list[tuple[Precision, str]] = [("no", "no"), ("no", "cuda_graphs"), ("bf16", "cuda_graphs")]
+    for precision, how in compared:
         name = f"ours, {_precision_name(precision)}, compile {how}"
         step = _step_of("fagan-classic-64", batch, precision, how)
         step.run(8)
@@ -123,7 +130,7 @@ def against_peer(batch: int = PEER_BATCH) -> dict[str, Any]:
     }
 
 
-def profile(model: str = "fagan-64", batch: int = 64, precision: str = "bf16") -> dict[str, Any]:
+def profile(model: str = "fagan-64", batch: int = 64, precision: Precision = "bf16") -> dict[str, Any]:
     """Profile four eager steps: kernel launches, and the kernels that take most time."""
     _free()
     step = Step(model, batch, precision)

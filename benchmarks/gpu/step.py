@@ -7,6 +7,7 @@ from fagan_hf.architectures.presets import preset
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.recipe import Precision
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
 from fagan_hf.training.step.regularization import Regularization
@@ -33,7 +34,7 @@ class Step:
         self,
         model: str,
         batch: int,
-        precision: str = "no",
+        precision: Precision = "no",
         how: str = "no",
         *,
         loss: str = "relativistic_pairing",

@@ -18,6 +18,7 @@ from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import alternate
 from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import FullAttention
+from fagan_hf.training.recipe import Precision
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 STEPS = {"fagan-classic-64": 32, "fagan-plain-64": 8}  # model: images per step
@@ -30,7 +31,7 @@ def measure_machine(settings: Settings) -> Found:
     """Measure peaks, then the share that a step reaches."""
     rows: list[Row] = []
     details: dict[str, Any] = {}
-    peaks: dict[str, float] = {}
+    peaks: dict[Precision, float] = {}
     for precision in settings.precisions():
         found = peak_rates(settings.device, DTYPES[precision])
         peaks[precision] = found["matrix product"]

@@ -10,6 +10,8 @@ from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.distributed.processes import Processes
+from fagan_hf.training.recipe import Precision
+from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import MicroBatch, Trainer, make_player
 
 Architecture = tuple[GeneratorConfig, DiscriminatorConfig]
@@ -26,9 +28,17 @@ class Ours:
         loss: A name in `fagan_hf.losses.LOSSES`.
         batch: Images per step.
         precision: Accelerate's ``mixed_precision``.
+        regularization: Penalties, if any.
     """
 
-    def __init__(self, architecture: Architecture, loss: str, batch: int, precision: str = "no"):
+    def __init__(
+        self,
+        architecture: Architecture,
+        loss: str,
+        batch: int,
+        precision: Precision = "no",
+        regularization: Regularization | None = None,
+    ):
         AcceleratorState._reset_state(reset_partial_state=True)  # or the first precision would stay
         processes = Processes(precision)
         self.device = processes.device
@@ -36,7 +46,7 @@ class Ours:
         networks = self.generator, self.discriminator
         players = [make_player(processes, network, rate, BETAS) for network, rate in zip(networks, RATES, strict=True)]
         self.optimizers = [player.optimizer for player in players]
-        self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], policy=())
+        self.trainer = Trainer(processes, players[0], players[1], LOSSES[loss], (), regularization)
         self.latent_dim = architecture[0].latent_dim
         share = batch // processes.count
         self.real = torch.rand(share, 3, *[architecture[0].image_size] * 2, device=self.device) * 2 - 1

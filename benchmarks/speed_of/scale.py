@@ -1,4 +1,4 @@
-"""Scaling of a step's speed with processes and threads, and of its cost with image size.
+"""Scaling of a step's speed with processes and threads, and of its cost with image size; see also `pooled`.
 
 torchrun --nproc_per_node 2 -m benchmarks.speed_of.scale 10 1   # a single launch: 10 steps, 1 thread
 """
@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.memory import ROOT
 from benchmarks.speed_of.our_step import Ours
+from benchmarks.speed_of.pooled import measure_pooled
 from benchmarks.speed_of.settings import Settings
 from benchmarks.speed_of.targets import Found, Row
 from benchmarks.speed_of.timing import Times, alternate, growth
@@ -28,10 +29,11 @@ SIZES = {32: 8, 64: 4, 128: 2, 256: 1}  # resolution: images per step
 
 
 def measure_scale(settings: Settings) -> Found:
-    """Measure processes and threads (on a CPU only), then image sizes."""
+    """Measure processes and threads (on a CPU only), then image sizes, without and with pooled keys."""
     found = _measure_processes(settings) if settings.device == "cpu" else Found([], {})
-    sizes = _measure_sizes(settings)
-    return Found(found.rows + sizes.rows, found.details | sizes.details)
+    for more in (_measure_sizes(settings), measure_pooled(settings)):
+        found = Found(found.rows + more.rows, found.details | more.details)
+    return found
 
 
 def _measure_processes(settings: Settings) -> Found:

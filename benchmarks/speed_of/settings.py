@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fagan_hf.training.recipe import Precision
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,7 +23,7 @@ class Settings:
     threads: int = 2
     device: str = "cpu"
 
-    def precisions(self) -> list[str]:
+    def precisions(self) -> list[Precision]:
         """List the values of Accelerate's ``mixed_precision`` that the hardware supports."""
         return ["no", "bf16"] if has_bf16(self.device) else ["no"]
 

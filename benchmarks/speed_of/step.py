@@ -15,6 +15,7 @@ from benchmarks.speed_of.timing import alternate
 from fagan_hf.architectures.presets import preset
 from fagan_hf.layers import AttentionLayer
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.recipe import Precision
 
 CLASSIC = "fagan-classic-64"
 LOSSES = {"relativistic": "relativistic_hinge", "hinge": "hinge"}
@@ -80,7 +81,7 @@ def _compare(settings: Settings, name: str, model: str, loss: str, batch: int) -
 def _compare_memory(settings: Settings, name: str, model: str, loss: str, batch: int) -> Found:
     """Measure the memory of a step beyond weights and optimizer state, in a separate process for each side."""
 
-    def megabytes(side: str, precision: str) -> float:
+    def megabytes(side: str, precision: Precision) -> float:
         arguments = {"model": model, "loss": loss, "batch": batch, "precision": precision, "device": settings.device}
         prepared = _PREPARED.format(threads=settings.threads, make=_MAKE[side].format(**arguments))
         return peak_megabytes(prepared, "side.step()", settings.device)

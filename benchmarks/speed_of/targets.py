@@ -40,6 +40,9 @@ TARGETS = {
     "sampling, batch 64, bf16":                Target(3.5, 4.5),
     "import fagan_hf":                         Target(0.3, is_limit=True),
     "fagan-hf generate, to import torch":      Target(1.6, is_limit=True),
+    "memory of a step, fagan-256, batch 4":         Target(3 * 2**30 / 1e9, is_limit=True),
+    "memory of a step, fagan-256-small, batch 4":   Target(3 * 2**30 / 1e9, is_limit=True),
+    "pooled keys to all keys, 256x256":        Target(8),
     "loader to step, fagan-classic-64":        Target(20),
     "loader to step, fagan-plain-32":          Target(20),
 }  # fmt: skip

@@ -176,16 +176,32 @@ def flagship(
     Args:
         image_size: Height and width of the images [pixels].
         latent_dim: Length of the latent vector.
-        generator: Channels of the generator's feature maps, from 4x4 to the image size.
-        discriminator: Channels of the discriminator's feature maps, from half the image size to 4x4.
+        generator: Channels of the generator's feature maps, from the smallest to the image size, each twice as large as
+            the one before.
+        discriminator: Channels of the discriminator's feature maps, from half the image size to the smallest.
         keys: Height and width of the largest map of keys [positions]; larger ones are pooled to it. By default an
-            eighth of the image size, so that a key represents 8x8 pixels.
+            eighth of the image size, so that a key represents 8x8 pixels; or the next smaller map.
         spectral_norm: Whether both networks use spectral norm; for hinge losses, because penalties don't need it.
         options: Fields to override in all attention layers, such as ``similarity``. The layers next to the image always
             have one head, because an image has too few channels for more.
+
+    Raises:
+        ValueError: The image size can't be halved that often, or the discriminator has another number of maps.
     """
-    sizes = [4 * 2**index for index in range(len(generator))]
-    largest = keys or image_size // 8
+    halvings = len(generator) - 1
+    smallest, rest = divmod(image_size, 2**halvings)
+    if rest or not smallest:
+        raise ValueError(
+            f"image_size is {image_size}, which {len(generator)} feature maps don't reach: it must be a multiple of "
+            f"{2**halvings}. Use {_multiples_around(image_size, 2**halvings)}, or fewer maps"
+        )
+    if len(discriminator) != halvings:
+        raise ValueError(
+            f"the generator has {len(generator)} feature maps and the discriminator {len(discriminator)}; it must have "
+            f"one fewer, {halvings}, because its first layer halves the image"
+        )
+    sizes = [smallest * 2**index for index in range(len(generator))]
+    largest = keys or max(size for size in sizes if size <= max(smallest, image_size // 8))
 
     def attention(in_channels: int, out_channels: int, keys_from: int, **fields: Any) -> FullAttentionSpec:
         defaults: dict[str, Any] = {"similarity": "cosine", "batch_norm": False, "activation": "identity"}
@@ -200,7 +216,8 @@ def flagship(
     kernel: dict[str, Any] = {"kernel_size": 3, "padding": 1}
     # A doubled map contains no more information than the map, so keys never come from the doubled one.
     doubled: dict[str, Any] = {**kernel, "upsample": True}
-    up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **_ENDS, transposed=True)]
+    ends: dict[str, Any] = {**_ENDS, "kernel_size": smallest}
+    up: list[LayerSpec] = [attention(latent_dim, generator[0], 1, **ends, transposed=True)]
     for (wide, narrow), size in zip(pairwise(generator), sizes[1:], strict=True):
         up += [*normalized(wide), attention(wide, narrow, max(size, 2 * largest), **doubled)]
     to_image: dict[str, Any] = {"spectral_norm": False, "activation": "tanh", "heads": 1}
@@ -215,7 +232,7 @@ def flagship(
     for (narrow, wide), size in zip(pairwise(discriminator), reversed(sizes[:-2]), strict=True):
         down.append(attention(narrow, wide, size, **_DOUBLE, **judging))
     # One position is left, where attention would just be a second convolution, so this one is plain.
-    down.append(ConvSpec(in_channels=discriminator[-1], out_channels=1, **_ENDS, spectral_norm=spectral_norm))
+    down.append(ConvSpec(in_channels=discriminator[-1], out_channels=1, **ends, spectral_norm=spectral_norm))
     return (
         GeneratorConfig(latent_dim=latent_dim, image_size=image_size, layers=tuple(up)),
         DiscriminatorConfig(image_size=image_size, layers=tuple(down)),
@@ -246,12 +263,26 @@ _FLAGSHIP_128: dict[str, Any] = {
     "generator": (512, 384, 256, 128, 64, 32),
     "discriminator": (32, 64, 128, 256, 384),
 }
+_FLAGSHIP_256: dict[str, Any] = {
+    "image_size": 256,
+    "latent_dim": 128,
+    "generator": (512, 384, 256, 128, 64, 32, 16),
+    "discriminator": (16, 32, 64, 128, 256, 384),
+}
+_FLAGSHIP_256_SMALL: dict[str, Any] = {
+    "image_size": 256,
+    "latent_dim": 64,
+    "generator": (256, 128, 64, 48, 32, 16, 16),
+    "discriminator": (16, 32, 48, 64, 96, 192),
+}
 
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
     "fagan-32": flagship(**FLAGSHIP_32),
     "fagan-64": flagship(**_FLAGSHIP_64),
     "fagan-64-small": flagship(**_FLAGSHIP_64_SMALL),
     "fagan-128": flagship(**_FLAGSHIP_128),
+    "fagan-256": flagship(**_FLAGSHIP_256),
+    "fagan-256-small": flagship(**_FLAGSHIP_256_SMALL),
     "fagan-plain-32": every_layer_full_attention(image_size=32, latent_dim=64, widths=(128, 96, 48)),
     "fagan-plain-64": every_layer_full_attention(image_size=64, latent_dim=128, widths=(256, 192, 96, 48)),
     "fagan-plain-128": every_layer_full_attention(image_size=128, latent_dim=128, widths=(256, 256, 192, 96, 32)),
@@ -272,3 +303,9 @@ def preset(name: str) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def _multiples_around(number: int, divisor: int) -> str:
+    """Return the multiples on both sides of a number that is none, in words."""
+    below = number // divisor * divisor
+    return " or ".join(str(each) for each in (below, below + divisor) if each)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks import speed
-from benchmarks.speed_of import data, layer, machine, sample, scale, step
+from benchmarks.speed_of import data, layer, machine, pooled, sample, scale, step
 from benchmarks.speed_of.groups import GROUPS, OTHER, condense, group_of, profile_of
 from benchmarks.speed_of.our_step import Ours, fill_moments
 from benchmarks.speed_of.peer_step import Peer
@@ -177,6 +177,34 @@ def test_an_image_of_a_larger_network_costs_more(monkeypatch):
     found = scale._measure_sizes(ONCE)
     assert found.details["sizes"]["64x64"]["widths"] == (96, 96, 48, 24)
     assert found.details["grows_with_this_power_of_pixels"] > 0
+
+
+def test_the_flagship_is_measured_up_to_512(monkeypatch):
+    assert max(pooled.SIZES) == 512
+    monkeypatch.setattr(pooled, "SIZES", {32: 1, 64: 1})
+    monkeypatch.setattr(pooled, "LAYER_SIZE", 32)
+    monkeypatch.setattr(pooled, "PRESETS", ("fagan-32",))
+    monkeypatch.setattr(pooled, "_memory", lambda settings, made, batch: batch * (30.0 if "64" in made else 10.0))
+    monkeypatch.setattr(pooled, "KEYS", 8)
+    found = pooled.measure_pooled(dataclasses.replace(ONCE, is_quick=False))
+    names = [row.name for row in found.rows]
+    assert "memory of a step, fagan-32, batch 4" in names
+    assert "pooled keys to all keys, 256x256" in names
+    sizes = found.details["pooled"]["sizes"]
+    assert sizes["64x64"]["megabytes_per_image"] == 30
+    assert sizes["time_grows_with_this_power_of_pixels"] > 0
+    assert sizes["memory_grows_with_this_power_of_pixels"] == pytest.approx(0.792)
+
+
+def test_memory_of_a_step_with_penalties_is_measured():
+    assert pooled._memory(ONCE, 'preset("fagan-32")', 2) > 1
+
+
+def test_the_flagship_has_as_many_keys_at_every_size():
+    for size in (64, 128):
+        generator, discriminator = pooled.architecture(size)
+        assert generator.image_size == discriminator.image_size == size
+        assert generator.layers[-1].key_pooling == size // pooled.KEYS
 
 
 def test_operations_of_a_step_are_counted_by_their_formulas():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.architectures.presets import PRESETS, preset
+from fagan_hf.architectures.presets import PRESETS, flagship, preset
 from fagan_hf.architectures.specs import (
     ActivationSpec,
     ConvSpec,
@@ -136,7 +136,9 @@ def test_unknown_preset_lists_them():
         preset("fagan-46")
 
 
-@pytest.mark.parametrize("name", ["fagan-32", "fagan-64", "fagan-128", "fagan-plain-32"])
+@pytest.mark.parametrize(
+    "name", ["fagan-32", "fagan-64", "fagan-128", "fagan-256", "fagan-256-small", "fagan-plain-32"]
+)
 def test_every_layer_with_positions_to_attend_to_is_full_attention(name):
     for config in preset(name):
         size = config._input()[1]
@@ -146,7 +148,9 @@ def test_every_layer_with_positions_to_attend_to_is_full_attention(name):
             assert isinstance(layer, FullAttentionSpec) or only_passes or size == 1
 
 
-@pytest.mark.parametrize(("name", "keys"), [("fagan-32", 4), ("fagan-64", 8), ("fagan-128", 16)])
+@pytest.mark.parametrize(
+    ("name", "keys"), [("fagan-32", 4), ("fagan-64", 8), ("fagan-128", 16), ("fagan-256", 32), ("fagan-256-small", 32)]
+)
 def test_the_flagship_has_few_keys_however_large_the_map(name, keys):
     for config in preset(name):
         size, largest = config._input()[1], 0
@@ -155,6 +159,35 @@ def test_the_flagship_has_few_keys_however_large_the_map(name, keys):
             largest = max(largest, out // getattr(layer, "key_pooling", out))
             size = out
         assert largest == keys
+
+
+@pytest.mark.parametrize(("size", "maps"), [(36, 3), (48, 4), (96, 5), (100, 3), (200, 4)], ids=str)
+def test_the_flagship_reaches_other_sizes(size, maps):
+    widths = (24, 16, 16, 8, 8)[:maps]
+    configs = flagship(image_size=size, latent_dim=8, generator=widths, discriminator=widths[:0:-1])
+    torch.manual_seed(0)
+    generator, discriminator = map(network, configs)
+    images = generator(torch.randn(2, 8))
+    assert images.shape == (2, 3, size, size)
+    assert discriminator(images).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"image_size": 50},
+            r"image_size is 50, which 4 feature maps don't reach: .* of 8\. Use 48 or 56, or fewer maps",
+        ),
+        ({"image_size": 4}, r"image_size is 4, .* multiple of 8\. Use 8, or fewer maps"),
+        ({"discriminator": (8, 8)}, r"has 4 feature maps and the discriminator 2; it must have one fewer, 3"),
+    ],
+    ids=["between", "small", "discriminator"],
+)
+def test_a_size_that_maps_do_not_reach(fields, words):
+    given = {"image_size": 64, "latent_dim": 8, "generator": (8,) * 4, "discriminator": (8,) * 3} | fields
+    with pytest.raises(ValueError, match=words):
+        flagship(**given)
 
 
 def test_configs_need_no_torch():

@@ -24,7 +24,8 @@ def test_every_recipe_reads_and_is_named_after_its_file(path):
 
 def test_the_recipes_that_are_promised_are_there():
     avatars = {"avatars-32", "avatars-32-labels", "avatars-64", "avatars-64-gpu"}
-    others = {"celeba-64", "celeba-128", "celeba-64-classic", "folder-32", "folder-64", "folder-128"}
+    others = {"celeba-64", "celeba-128", "celeba-256", "celeba-64-classic"}
+    others |= {"folder-32", "folder-64", "folder-128", "folder-256"}
     assert {path.stem for path in RECIPES} == avatars | others
 
 
