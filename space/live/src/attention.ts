@@ -37,9 +37,9 @@ export function overlaid(picture: ImageData, heat: Heat): ImageData {
     const column = Math.floor(((at % picture.width) * heat.columns) / picture.width);
     const share = heat.values[row * heat.columns + column] / most;
     const opacity = OPACITY[0] + share * (OPACITY[1] - OPACITY[0]);
-    const [red, green, blue] = picture.data.subarray(4 * at, 4 * at + 3);
-    const gray = 0.299 * red + 0.587 * green + 0.114 * blue;
-    color(share).forEach((level, i) => (result.data[4 * at + i] = opacity * level + (1 - opacity) * gray));
+    const gray = 0.299 * picture.data[4 * at] + 0.587 * picture.data[4 * at + 1] + 0.114 * picture.data[4 * at + 2];
+    const color = colorAt(share);
+    for (let i = 0; i < 3; i++) result.data[4 * at + i] = opacity * TABLE[color + i] + (1 - opacity) * gray;
     result.data[4 * at + 3] = 255;
   }
   return result;
@@ -49,14 +49,22 @@ export function overlaid(picture: ImageData, heat: Heat): ImageData {
 export function strength(values: Float32Array, [rows, columns]: [number, number], most: number): ImageData {
   const result = new ImageData(columns, rows);
   values.forEach((value, at) => {
-    color(value / (most || 1)).forEach((level, i) => (result.data[4 * at + i] = level));
+    const color = colorAt(value / (most || 1));
+    for (let i = 0; i < 3; i++) result.data[4 * at + i] = TABLE[color + i];
     result.data[4 * at + 3] = 255;
   });
   return result;
 }
 
-function color(share: number): number[] {
-  const place = Math.min(1, Math.max(0, share)) * (COLORS.length - 1);
+/** The colors in 256 steps, RGB: maps are drawn with every move of the pointer. */
+const TABLE = Uint8Array.from({ length: 3 * 256 }, (_, i) => {
+  const place = (Math.floor(i / 3) / 255) * (COLORS.length - 1);
   const low = Math.min(Math.floor(place), COLORS.length - 2);
-  return COLORS[low].map((start, i) => start + (place - low) * (COLORS[low + 1][i] - start));
+  const start = COLORS[low][i % 3];
+  return Math.round(start + (place - low) * (COLORS[low + 1][i % 3] - start));
+});
+
+/** Return where the color of a share from 0 to 1 begins in the table. */
+function colorAt(share: number): number {
+  return 3 * Math.round(255 * Math.min(1, Math.max(0, share)));
 }

@@ -16,6 +16,18 @@ const SIMD_PROBE = new Uint8Array([
   11,
 ]);
 
+let spare: Worker | null = null;
+
+/** Start a worker that compiles its runtime, meanwhile the model is downloaded. */
+export function warmUp(): void {
+  spare = newWorker();
+  spare.postMessage({ type: "warm" } satisfies ToWorker);
+}
+
+function newWorker(): Worker {
+  return new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+}
+
 export class Generator {
   private newest: Waiting | null = null;
   private readonly patient: Waiting[] = [];
@@ -31,7 +43,8 @@ export class Generator {
     if (typeof WebAssembly === "undefined" || !WebAssembly.validate(SIMD_PROBE)) {
       throw new ModelError("This browser has no WebAssembly SIMD, which the model needs. Update it, or try another one.");
     }
-    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    const worker = spare ?? newWorker();
+    spare = null;
     const generator = new Generator(worker, model);
     return new Promise((resolve, reject) => {
       const refuse = (why: string) => {

@@ -30,6 +30,7 @@ export interface Shapes {
 export type Runtime = "wasm" | "webgpu";
 
 export type ToWorker =
+  | { type: "warm" }
   | { type: "load"; bytes: ArrayBuffer; shapes: Shapes; tryGpu: boolean }
   | { type: "run"; ask: Ask };
 

@@ -2,7 +2,7 @@
 
 import { showControls } from "./controls";
 import { showDownloads } from "./download";
-import { Generator } from "./generator";
+import { Generator, warmUp } from "./generator";
 import { fromHash } from "./hash";
 import { latentAt } from "./ask";
 import { Look } from "./look";
@@ -140,6 +140,7 @@ const fagan = {
 Object.assign(window, { fagan });
 
 async function start(): Promise<void> {
+  warmUp();
   offerOtherModels();
   const id = new URLSearchParams(location.search).get("model");
   const isOpen = await open((progress) => (id ? loadFromHub(id, progress) : loadOwn(progress)), location.hash);

@@ -8,6 +8,7 @@ import { paint, toPixels } from "./picture";
 import { MAX_SEED, randomLabels, randomSeed, type State, type Store } from "./state";
 
 const FACES = 6; // in a row and in a column
+const AT_ONCE = 3; // small faces a pass: few, so that the large one never waits long
 const QUIET = 120; // [ms] without a change before the small faces are drawn again
 const CORNERS = ["Top left", "Top right", "Bottom left", "Bottom right"];
 const STEP = 0.02; // of an arrow key
@@ -73,7 +74,7 @@ export const ARROWS: Record<string, [number, number]> = {
 function showCorner(name: string, i: number, store: Store): { box: HTMLElement; show: () => void } {
   const seed = build("input", { type: "number", min: "0", max: String(MAX_SEED), step: "1" });
   seed.setAttribute("aria-label", `${name} seed`);
-  const lock = build("button", { className: "icon" });
+  const lock = build("button", { className: "icon", textContent: "Lock" });
   const change = <T>(list: T[], value: T) => list.map((each, k) => (k === i ? value : each));
   seed.addEventListener("change", () => {
     const number = Number(seed.value);
@@ -86,12 +87,11 @@ function showCorner(name: string, i: number, store: Store): { box: HTMLElement; 
   const show = () => {
     if (document.activeElement !== seed) seed.value = String(store.state.corners[i]);
     lock.setAttribute("aria-pressed", String(store.state.locked[i]));
-    lock.textContent = store.state.locked[i] ? "🔒" : "🔓";
   };
   return { box: build("div", { className: "corner" }, ...(i % 2 ? [lock, seed] : [seed, lock])), show };
 }
 
-/** The faces under the handle: drawn row by row, when nothing else has changed for a moment. */
+/** The faces under the handle: drawn a few at a time, when nothing else has changed for a moment. */
 class SmallFaces {
   private drawn = "";
   private timer: number | undefined;
@@ -118,12 +118,13 @@ class SmallFaces {
     if (canvas.width !== FACES * size) canvas.width = canvas.height = FACES * size;
     const context = canvas.getContext("2d")!;
     const small = document.createElement("canvas");
-    for (let row = 0; row < FACES; row++) {
-      const points = Array.from({ length: FACES }, (_, column): Point => ({ x: column / (FACES - 1), y: row / (FACES - 1) }));
+    for (let first = 0; first < FACES * FACES; first += AT_ONCE) {
+      const places = Array.from({ length: AT_ONCE }, (_, i) => [(first + i) % FACES, Math.floor((first + i) / FACES)]);
+      const points = places.map(([column, row]): Point => ({ x: column / (FACES - 1), y: row / (FACES - 1) }));
       const answer = await this.generator.later(askFor(model, this.store.state, points, [])).catch(() => null);
       if (!answer || round !== this.round) return;
-      points.forEach((_, column) => {
-        paint(small, toPixels(answer.images, column, model.channels, size));
+      places.forEach(([column, row], i) => {
+        paint(small, toPixels(answer.images, i, model.channels, size));
         context.drawImage(small, column * size, row * size);
       });
     }

@@ -18,10 +18,7 @@ class Engine {
   ) {}
 
   static async start(ort: Ort, runtime: Runtime, bytes: ArrayBuffer, shapes: Shapes): Promise<Engine> {
-    const [mjs, binary] = runtime === "wasm" ? [wasmModule, wasmBinary] : [gpuModule, gpuBinary];
-    ort.env.wasm.wasmPaths = { mjs: absolute(mjs), wasm: absolute(binary) };
-    ort.env.wasm.numThreads = threads();
-    ort.env.logLevel = "error";
+    configure(ort, runtime);
     const session = await ort.InferenceSession.create(bytes, {
       executionProviders: [runtime],
       graphOptimizationLevel: "all",
@@ -63,6 +60,19 @@ let fallback: Engine | undefined; // WebAssembly, for a graphics processor that 
 /** Threads need a page that is isolated from other origins; half of the processor stays free for the page. */
 function threads(): number {
   return self.crossOriginIsolated ? Math.max(1, Math.min(4, Math.floor(navigator.hardwareConcurrency / 2))) : 1;
+}
+
+function configure(ort: Ort, runtime: Runtime): void {
+  const [mjs, binary] = runtime === "wasm" ? [wasmModule, wasmBinary] : [gpuModule, gpuBinary];
+  ort.env.wasm.wasmPaths = { mjs: absolute(mjs), wasm: absolute(binary) };
+  ort.env.wasm.numThreads = threads();
+  ort.env.logLevel = "fatal"; // errors are thrown as well, and told in the page's words
+}
+
+/** Compile the runtime. onnxruntime does so with the first session only, so it gets one that can't be. */
+async function warm(): Promise<void> {
+  configure(wasm, "wasm");
+  await wasm.InferenceSession.create(new Uint8Array(1)).catch(() => undefined);
 }
 
 function absolute(path: string): string {
@@ -132,7 +142,8 @@ async function run(ask: Ask): Promise<void> {
 
 self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   try {
-    if (data.type === "load") await load(data.bytes, data.shapes, data.tryGpu);
+    if (data.type === "warm") await warm();
+    else if (data.type === "load") await load(data.bytes, data.shapes, data.tryGpu);
     else await run(data.ask);
   } catch (error) {
     send({ type: "failed", message: error instanceof Error ? error.message : String(error) });
