@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from fagan_hf import FAGANPipeline
 from fagan_hf.attention_maps.capture import capture_attention
 from fagan_hf.attention_maps.pictures import weights_of
+from fagan_hf.latent_space import Directions
 from fagan_hf.sampling.images import latents_from_seeds
 from tests.browser.conftest import MODEL
 from tests.browser.live_site import LIVE, build, serving_files, web_export
@@ -218,11 +219,29 @@ def test_a_step_by_each_of_its_parts_gives_other_faces(live):
 def test_directions_and_truncation_are_the_librarys(live, pipe):
     live.get("set({strengths: {beard: 2.5}, truncation: 0.7})")
     live.settle()
-    from fagan_hf.latent_space import Directions
-
     directions = Directions.load(MODEL / "directions.safetensors")
     latents = 0.7 * directions.move(between(0.5, 0.5), {"beard": 2.5})
     assert np.abs(live.pixels() - generated(pipe, latents=latents)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{point: {x: 0, y: 1}, truncation: 0.8, factors: [1, 1, 0.5, 1, 1, 1]}",
+        "{point: {x: 0.3, y: 0.6}, truncation: 0.9}",
+        "{point: {x: 0.3, y: 0.6}, strengths: {beard: -1.5, 'hair=bald': 2}, isWithoutAttention: true}",
+    ],
+    ids=["seed", "between", "moved"],
+)
+def test_its_python_makes_the_same_picture(live, monkeypatch, tmp_path, change):
+    live.get(f"set({change})")
+    live.settle()
+    code = live.page.locator("#code").inner_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / MODEL.name).symlink_to(MODEL)
+    exec(code, {})  # of the page under test, with the released model
+    with Image.open("face.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - live.pixels()).max() <= 1
 
 
 def test_locked_corners_stay(live):

@@ -14,20 +14,44 @@ export function pythonOf(model: Model, state: State): string {
   const labels = labelsOf(model, state);
   const options = [...(labels ? [`labels=${labels}`] : []), ...(gates ? [`alpha=${gates}`] : [])];
   const name = text(model.source);
-  const lines = ["from fagan_hf import FAGANPipeline"];
+  const lines: string[] = [];
   if (isPlain && !moves.length) {
     if (truncation !== 1) options.push(`truncation=${truncation}`);
-    lines.push("", `pipe = FAGANPipeline.from_pretrained(${name})`, `image = pipe(${[`seeds=[${seed}]`, ...options].join(", ")}).images[0]`);
+    lines.push("from fagan_hf import FAGANPipeline", "", `pipe = FAGANPipeline.from_pretrained(${name})`);
+    lines.push(`image = pipe(${[`seeds=[${seed}]`, ...options].join(", ")}).images[0]`);
   } else {
-    const used = ["latent_between", ...(moves.length ? ["load_directions"] : [])];
-    lines.push(`from fagan_hf.latent_space import ${used.join(", ")}`, "", `pipe = FAGANPipeline.from_pretrained(${name})`);
-    lines.push(`latents = LATENTS`);
-    lines.push(`image = pipe(${["latents=latents", ...options].join(", ")}).images[0]`);
+    const used = [...(moves.length ? ["Directions"] : []), "blend_latents"];
+    lines.push("import torch", "from fagan_hf import FAGANPipeline", `from fagan_hf.latent_space import ${used.join(", ")}`);
+    lines.push("from fagan_hf.sampling.images import latents_from_seeds", "");
+    lines.push(`pipe = FAGANPipeline.from_pretrained(${name})`);
+    lines.push(`corners = latents_from_seeds([${corners.join(", ")}], ${model.latent_dim})`);
+    lines.push(`latents = blend_latents(corners, torch.tensor([[${weightsAt(point).map(digits).join(", ")}]]))`);
+    if (moves.length) {
+      const strengths = moves.map(([direction, strength]) => `${text(direction)}: ${strength}`).join(", ");
+      lines.push(...directionsOf(model), `latents = directions.move(latents, {${strengths}})`);
+    }
+    const latents = truncation === 1 ? "latents" : `${truncation} * latents`;
+    lines.push(`image = pipe(${[`latents=${latents}`, ...options].join(", ")}).images[0]`);
   }
   if (state.part === "attention" && !state.isWithoutAttention) {
     lines.push(`# The page also silences the convolution of ${comment(model.layers[state.layer].name)}, which no option does.`);
   }
   return [...lines, 'image.save("face.png")'].join("\n");
+}
+
+/** The directions are a file of the model's folder or repository. */
+function directionsOf(model: Model): string[] {
+  const file = "directions.safetensors";
+  if (!model.hubId) return ["from pathlib import Path", `directions = Directions.load(Path(${text(model.source)}) / ${text(file)})`];
+  return [
+    "from pathlib import Path",
+    "from huggingface_hub import hf_hub_download",
+    `directions = Directions.load(Path(hf_hub_download(${text(model.hubId)}, ${text(file)})))`,
+  ];
+}
+
+function digits(value: number): number {
+  return Number(value.toPrecision(8));
 }
 
 function alphaOf(model: Model, state: State): string | null {
