@@ -31,12 +31,12 @@ export interface State {
   pins: Pixel[];
 }
 
-/** Return what a model opens with: the middle of four seeds, labels as most of its training data. */
+/** Return what a model opens with: a place between four seeds, labels as most of its training data. */
 export function initial(model: Model): State {
   return {
     corners: [7, 12, 36, 45],
     locked: [false, false, false, false],
-    point: { x: 0.5, y: 0.5 },
+    point: { x: 0.2, y: 0.2 },
     truncation: 1,
     strengths: {},
     labels: commonLabels(model),

@@ -4,7 +4,7 @@ import { element } from "./page";
 
 const STEPS = [
   ["map", "A map of faces", "Four faces at the corners, and everything between them. Drag, and the face follows."],
-  ["face-section", "Point at the face", "The bright places are where that pixel looked when the network painted it. Click to pin it."],
+  ["frame", "Point at the face", "The bright places are where that pixel looked when the network painted it. Click to pin it."],
   ["strip", "Coarse to fine", "The network paints in steps. Each has its own way of looking around; choose one to see it large."],
   ["without", "What if it didn't look?", "Switch attention off, and see what the neighborhood alone can do."],
   ["take", "Take it with you", "A picture, a walk, a link that brings back exactly this face, or the Python that makes it."],
