@@ -53,11 +53,12 @@ def web_export(name: str) -> Path:
 
 def build(folder: Path, model: Path, hub: str = HUB) -> Path:
     """Build the page into a folder, with a model, and with another address for the Hub."""
-    npm, npx = shutil.which("npm"), shutil.which("npx")
-    assert npm and npx, "the live page is built by npm; install Node.js 20 or newer"
+    npm = shutil.which("npm")
+    assert npm, "the live page is built by npm; install Node.js 20 or newer"
     if not (LIVE / "node_modules").is_dir():
         subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=LIVE, check=True)
-    subprocess.run([npx, "vite", "build", "--outDir", str(folder), "--emptyOutDir"], cwd=LIVE, check=True)
+    options = ["--outDir", str(folder), "--emptyOutDir"]
+    subprocess.run([npm, "run", "build", "--", *options], cwd=LIVE, check=True)
     shutil.copytree(model, folder / "model", dirs_exist_ok=True)
     page = folder / "index.html"
     page.write_text(page.read_text().replace(HUB, hub))

@@ -10,7 +10,7 @@ const COLORS = [
   [255, 220, 140],
   [255, 252, 225],
 ];
-const OPACITY = [0.4, 0.92]; // without attention, and at its maximum
+const OPACITY = [0.25, 0.88]; // without attention, and at its maximum
 
 export interface Heat {
   values: Float32Array;

@@ -66,7 +66,7 @@ export class Look {
       const canvas = build("canvas", { width: model.image_size, height: model.image_size });
       const [rows, columns] = model.layers[i].query_shape;
       const button = build("button", { type: "button" }, canvas, `${rows}×${columns}`);
-      button.setAttribute("aria-label", `Step ${place + 1} of ${looking.length}, ${rows} by ${columns}: show it large`);
+      button.setAttribute("aria-label", `Step ${place + 1} of ${looking.length}, ${rows}×${columns}: show it large`);
       button.addEventListener("click", () => this.store.set({ layer: i }));
       this.tiles.set(i, { button, canvas });
     }

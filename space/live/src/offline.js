@@ -1,7 +1,8 @@
 /** Service worker: keeps the page, its runtime and its own model, so that it works without a connection. */
 
 const FILES = /* filled in by vite.config.ts */ [];
-const CACHE = "fagan-live-VERSION";
+const PREFIX = "fagan-live-"; // other pages of the same host have caches, too
+const CACHE = PREFIX + "VERSION";
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();
@@ -9,7 +10,8 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  const removeOld = (names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
+  const isOld = (name) => name.startsWith(PREFIX) && name !== CACHE;
+  const removeOld = (names) => Promise.all(names.filter(isOld).map((name) => caches.delete(name)));
   event.waitUntil(caches.keys().then(removeOld).then(() => self.clients.claim()));
 });
 
