@@ -1,6 +1,6 @@
 """Measure the live page in Chromium: time to the first face, and pictures a second while dragging.
 
-python benchmarks/live.py --out benchmarks/results/live.json
+python -m benchmarks.live --out benchmarks/results/live.json
 """
 
 import argparse
