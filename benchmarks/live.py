@@ -14,9 +14,11 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.conftest import MODEL, chromium
-from tests.browser.live_site import LIVE, build, serving_files, web_export
+from benchmarks.chromium import chromium
+from benchmarks.live_site import LIVE, build, serving_files, web_export
+from benchmarks.serving import ROOT
 
+MODEL = ROOT / "model_cards/fagan-avatars-64"
 _ROUNDS = 5
 _DRAG_SECONDS = 5
 # Moves the handle with every frame of the screen, as a pointer does, and looks from another pixel each time.

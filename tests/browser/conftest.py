@@ -1,34 +1,16 @@
 """The page as visitors see it: Chromium, driven by Playwright, on a page served by a separate process."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.chromium import chromium
 from benchmarks.serving import ROOT, serving
 from tests.browser.visit import WIDTHS, Visit
 
 MODEL = ROOT / "model_cards/fagan-avatars-64"
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-# The first is needed to run Chromium as root; the others disable its network requests.
-_FLAGS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
-
-
-def chromium() -> dict[str, Any]:
-    """Return the launch options of Chromium."""
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
-    assert found, f"there is none of {', '.join(_NAMES)}; `make test-browser` installs it, or name yours by CHROMIUM"
-    return {"executable_path": found, "args": _FLAGS}
 
 
 @pytest.fixture(scope="session")

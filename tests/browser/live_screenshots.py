@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.conftest import MODEL, chromium
-from tests.browser.live_site import LIVE, build, serving_files, web_export
+from benchmarks.chromium import chromium
+from benchmarks.live_site import LIVE, build, serving_files, web_export
+from tests.browser.conftest import MODEL
 from tests.browser.visit import WIDTHS
 
 _COLORS = 256

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+from benchmarks.chromium import chromium
 from benchmarks.serving import serving
-from tests.browser.conftest import MODEL, chromium
+from tests.browser.conftest import MODEL
 from tests.browser.test_tabs import EXAMPLE
 from tests.browser.visit import SECONDS, WIDTHS, Visit
 

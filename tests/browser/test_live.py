@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from benchmarks.live_site import LIVE, build, serving_files, web_export
 from fagan_hf import FAGANPipeline
 from fagan_hf.attention_maps.capture import capture_attention
 from fagan_hf.attention_maps.pictures import weights_of
 from fagan_hf.latent_space import Directions
 from fagan_hf.sampling.images import latents_from_seeds
 from tests.browser.conftest import MODEL
-from tests.browser.live_site import LIVE, build, serving_files, web_export
 from tests.browser.visit import WIDTHS
 
 SECONDS = 60_000  # of a busy machine [ms]

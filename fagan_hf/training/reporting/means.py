@@ -59,7 +59,7 @@ def means_of(names: list[str], tables: Tensor) -> dict[str, float]:
     Returns:
         The means of all metrics that were finite at least once.
     """
-    sums, counts = tables.double().unbind(1)
+    sums, counts = tables.cpu().double().unbind(1)  # Apple's GPUs have no doubles
     has_any = counts > 0
     means = torch.where(has_any, sums / counts.clamp(min=1), 0.0).sum(0) / has_any.sum(0).clamp(min=1)
     return {
