@@ -153,6 +153,7 @@ class Traceable(nn.Module):
         self.generator = generator
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return images; arguments as for `Generator`."""
         if labels is not None and self.generator.config.conditioning == "concatenation":
             latents = torch.cat([latents, labels], dim=1)
         return self.generator._run(latents[..., None, None], labels)

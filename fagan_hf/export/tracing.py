@@ -53,10 +53,12 @@ def as_reference(generator: Generator) -> Generator:
 
 
 def input_names(generator: Generator) -> list[str]:
+    """Return the names of a generator's inputs."""
     return ["latents", "labels"] if generator.config.num_labels else ["latents"]
 
 
 def random_inputs(generator: Generator, batch: int) -> tuple[Tensor, ...]:
+    """Return a generator's inputs: the same for every call."""
     random = torch.Generator().manual_seed(_SEED)
     config = generator.config
     latents = torch.randn(batch, config.latent_dim, generator=random)
@@ -72,6 +74,11 @@ def describe_onnx(model: Any, metadata: dict[str, Any]) -> None:
 
 
 def import_package(package: str) -> Any:
+    """Import a package of the extra `export`.
+
+    Raises:
+        ImportError: It is missing; says what to install.
+    """
     try:
         return import_module(package)
     except ImportError as error:

@@ -35,6 +35,8 @@ from fagan_hf.export.tracing import (
     random_inputs,
 )
 from fagan_hf.export.web_graph import WebGraph, attention_layers
+from fagan_hf.hub.card import page_facts
+from fagan_hf.hub.repository import DIRECTIONS, WEB_DESCRIPTION, WEB_MODEL
 from fagan_hf.latent_space.directions import Directions
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.functional import attention_kernel
@@ -44,7 +46,6 @@ from fagan_hf.utils.files import replacing
 from fagan_hf.utils.label_names import label_groups
 from fagan_hf.utils.version import __version__
 
-MODEL, DESCRIPTION = "generator.onnx", "web.json"
 FORMAT, VERSION = "fagan_hf.web", 1
 MAX_BYTES = 500_000_000
 """Size of the largest model that a visitor's browser is asked to load [bytes]."""
@@ -106,6 +107,12 @@ def export_web(
     for package in ONNX_PACKAGES:
         import_package(package)
     reference = as_reference(generator)
+    latent_dim = reference.config.latent_dim
+    if directions is not None and directions.vectors.shape[1] != latent_dim:
+        raise ValueError(
+            f"directions are {list(directions.vectors.shape)}; this generator's latents have {latent_dim} numbers. "
+            "Create them again with `fagan-hf directions`"
+        )
     _check_size(sum(parameter.numel() for parameter in reference.parameters()) * 2)
     checks = _checks(reference)  # before the graph is traced: a layer that hides its weights is refused in these words
     model = _trace(reference)
@@ -117,17 +124,18 @@ def export_web(
         precision, differences = "float32", _differences(stored, checks)
     if not _agree(differences):
         raise ValueError(
-            f"the exported model differs from the generator by {differences.levels} of 256 levels, "
-            f"{differences.weights:.2g} in weights of attention and {differences.strengths:.2g} of the terms' strength; "
-            f"allowed are {MAX_LEVELS}, {MAX_WEIGHT_DIFFERENCE:g} and {_STRENGTH_TOLERANCE:g}. Nothing was written. A "
-            "custom layer may not be traceable: it must use torch operations only, and not branch on tensor values"
+            f"the exported model differs from the generator by {differences.levels} of 256 levels (allowed: "
+            f"{MAX_LEVELS}), {differences.weights:.2g} in weights of attention ({MAX_WEIGHT_DIFFERENCE:g}), and "
+            f"{differences.strengths:.2g} of the largest strength of a term ({_STRENGTH_TOLERANCE:g}). Nothing was "
+            "written. A custom layer may not be traceable: it must use torch operations only, and not branch on tensor "
+            "values"
         )
     description = {
         "format": FORMAT,
         "version": VERSION,
         "fagan_hf": __version__,
         "name": name,
-        "model": MODEL,
+        "model": WEB_MODEL,
         "num_bytes": len(stored),
         "sha256": hashlib.sha256(stored).hexdigest(),
         "precision": precision,
@@ -135,11 +143,24 @@ def export_web(
         "facts": dict(facts or {}),
     }
     folder = Path(folder)
-    with replacing(folder / MODEL, make_folder=True) as aside:
+    with replacing(folder / WEB_MODEL, make_folder=True) as aside:
         aside.write_bytes(stored)
-    with replacing(folder / DESCRIPTION) as aside:
-        aside.write_text(json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(folder / WEB_DESCRIPTION) as aside:
+        aside.write_text(json.dumps(description, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return WebExport(folder, len(stored), precision, differences.levels, differences.weights)
+
+
+def web_details(folder: Path) -> dict[str, Any]:
+    """Return what a model's folder knows for `export_web`: directions and facts.
+
+    Raises:
+        ValueError: A file of the folder is invalid.
+    """
+    directions = folder / DIRECTIONS
+    return {
+        "directions": Directions.load(directions) if directions.is_file() else None,
+        "facts": page_facts(folder),
+    }
 
 
 def _check_size(num_bytes: int) -> None:
@@ -318,12 +339,14 @@ def _describe(reference: Generator, checks: list[_Check], directions: Directions
         "latent_dim": config.latent_dim,
         "labels": []
         if frequencies is None
-        else [{"name": name, "frequency": share} for name, share in zip(names, frequencies.tolist(), strict=True)],
+        else [
+            {"name": name, "frequency": _short(share)} for name, share in zip(names, frequencies.tolist(), strict=True)
+        ],
         "label_groups": [[names[place] for place in places] for places in label_groups(names).values()],
         "directions": []
         if directions is None
         else [
-            {"name": name, "vector": vector, "correlation": correlation}
+            {"name": name, "vector": [_short(each) for each in vector], "correlation": _short(correlation)}
             for name, vector, correlation in zip(
                 directions.names, directions.vectors.tolist(), directions.correlations, strict=True
             )
@@ -331,7 +354,7 @@ def _describe(reference: Generator, checks: list[_Check], directions: Directions
         "layers": [
             {
                 "name": name,
-                "gate": float(layer.gate),
+                "gate": _short(layer.gate),
                 "gate_name": layer.gate_name,
                 "query_shape": list(outputs[f"convolution_{index}"].shape[1:]),
                 "key_shape": list(outputs[f"attention_{index}"].shape[2:]),
@@ -340,3 +363,8 @@ def _describe(reference: Generator, checks: list[_Check], directions: Directions
             for index, (name, layer) in enumerate(attention_layers(reference).items())
         ],
     }
+
+
+def _short(number: float | Tensor) -> float:
+    """Return a single-precision number with the nine digits that identify it."""
+    return float(f"{float(number):.9g}")
