@@ -5,8 +5,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ MAX_WEIGHT_DIFFERENCE = 1e-3  # of weights of attention, which sum to 1
 _STRENGTH_TOLERANCE = 1e-2  # of the strength of a term, as a share of its largest
 _CHECKED_SEEDS = range(32)
 _OTHER_GATE, _OTHER_TERMS = 0.7, (0.5, 1.5)
+_TRACEABLE = "A custom layer must use torch operations only, and not branch on tensor values"
 
 Precision = Literal["float16", "float32"]
 Inputs = dict[str, Tensor]
@@ -113,7 +114,8 @@ def export_web(
             f"directions are {list(directions.vectors.shape)}; this generator's latents have {latent_dim} numbers. "
             "Create them again with `fagan-hf directions`"
         )
-    _check_size(sum(parameter.numel() for parameter in reference.parameters()) * 2)
+    # As float16, before minutes are spent on it.
+    _check_size(2 * sum(parameter.numel() for parameter in reference.parameters()))
     checks = _checks(reference)  # before the graph is traced: a layer that hides its weights is refused in these words
     model = _trace(reference)
     halved = halve_weights(model).SerializeToString(deterministic=True)
@@ -127,8 +129,7 @@ def export_web(
             f"the exported model differs from the generator by {differences.levels} of 256 levels (allowed: "
             f"{MAX_LEVELS}), {differences.weights:.2g} in weights of attention ({MAX_WEIGHT_DIFFERENCE:g}), and "
             f"{differences.strengths:.2g} of the largest strength of a term ({_STRENGTH_TOLERANCE:g}). Nothing was "
-            "written. A custom layer may not be traceable: it must use torch operations only, and not branch on tensor "
-            "values"
+            f"written. {_TRACEABLE}"
         )
     description = {
         "format": FORMAT,
@@ -166,8 +167,8 @@ def web_details(folder: Path) -> dict[str, Any]:
 def _check_size(num_bytes: int) -> None:
     if num_bytes > MAX_BYTES:
         raise ValueError(
-            f"the model takes {num_bytes / 1e6:,.0f} MB; a web page loads at most {MAX_BYTES / 1e6:,.0f} MB. Export it "
-            "for ONNX Runtime: export_onnx, or --format onnx"
+            f"the model takes at least {num_bytes / 1e6:,.1f} MB; a web page loads at most {MAX_BYTES / 1e6:,.0f} MB. "
+            "Export it for ONNX Runtime: export_onnx, or --format onnx"
         )
 
 
@@ -179,7 +180,7 @@ def _trace(reference: Generator) -> Any:
     batch, count = torch.export.Dim("batch"), torch.export.Dim("count")
     free = {"latents": {0: batch}, "labels": {0: batch}, "positions": {0: count}}
     with quiet():
-        with attention_kernel("fused"), AttentionByChunks():
+        with _in_words(), attention_kernel("fused"), AttentionByChunks():
             program = torch.export.export(
                 graph, (), inputs, dynamic_shapes={name: free.get(name, {}) for name in inputs}
             )
@@ -195,6 +196,16 @@ def _trace(reference: Generator) -> Any:
     _name_outputs(exported.model.graph, graph.output_names)
     describe_onnx(exported.model, {"format": f"{FORMAT} {VERSION}"})
     return exported.model_proto
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Say what a layer that can't be traced must do; torch raises errors of many types, with pages of text."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the generator can't be traced: {type(error).__name__}: {reason}. {_TRACEABLE}") from error
 
 
 def _name_outputs(graph: Any, names: list[str]) -> None:
