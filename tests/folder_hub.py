@@ -7,7 +7,7 @@ from fagan_hf.hub.client import Existing
 
 
 class FolderHub:
-    """Keeps each repository in a folder, ``<root>/user/name``, a Space in ``<root>/spaces/user/name``; `messages` has those of its commits."""
+    """Keeps a model in ``<root>/user/name``, a Space in ``<root>/spaces/user/name``; `messages` has their commits."""
 
     def __init__(self, root):
         self.root = Path(root)

@@ -187,7 +187,7 @@ def _trace(reference: Generator) -> Any:
         exported: Any = torch.onnx.export(
             program,
             dynamo=True,
-            dynamic_shapes={name: {0: str(dims[0].__name__)} for name, dims in free.items() if name in inputs},
+            dynamic_shapes={name: {0: free[name][0].__name__} if name in free else {} for name in inputs},
             opset_version=OPSET,
             input_names=list(inputs),
             external_data=False,
