@@ -7,14 +7,14 @@ from fagan_hf.hub.client import Existing
 
 
 class FolderHub:
-    """Keeps each repository in a folder, ``<root>/user/name``; `messages` has those of its commits."""
+    """Keeps a model in ``<root>/user/name``, a Space in ``<root>/spaces/user/name``; `messages` has their commits."""
 
     def __init__(self, root):
         self.root = Path(root)
         self.messages = []
 
-    def push(self, repo_id, compose, *, message, reads=(), **_):
-        folder = self.root / repo_id
+    def push(self, repo_id, compose, *, message, reads=(), kind="model", **_):
+        folder = self.root / ("spaces" if kind == "space" else "") / repo_id
         paths = [path for path in folder.rglob("*") if path.is_file()]
         hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
         texts = {name: (folder / name).read_text() for name in reads if name in hashes}

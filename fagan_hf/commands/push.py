@@ -1,4 +1,4 @@
-"""``fagan-hf push``: push a run folder to a repository on the Hub."""
+"""``fagan-hf push``: push a run folder to a repository on the Hub, and a page that shows the model to a Space."""
 
 import argparse
 import shutil
@@ -26,6 +26,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     add_switch(parser, "--create-pr", "open a pull request instead of committing")
     parser.add_argument("--message", help="commit message")
     add_switch(parser, "--training-state", "also push the newest checkpoint, for --resume_from elsewhere")
+    add_switch(parser, "--web", "also push an export for web pages, made now (an existing one is pushed anyway)")
+    parser.add_argument(
+        "--space",
+        metavar="USER/PAGE",
+        help="also publish the live page, which runs this model in browsers, as a static Space; with an export for web "
+        "pages, made now if there is none",
+    )
     add_switch(parser, "--replace-card", "push the folder's card, discarding user edits of the existing one")
     add_imports(parser)
 
@@ -43,10 +50,24 @@ def run(options: argparse.Namespace) -> None:
     if options.folder.resolve().name in (GENERATOR, DISCRIMINATOR) and (whole / FACTS).is_file():
         raise ValueError(f"{str(options.folder)!r} is part of {whole.name}, whose card would be lost; push that folder")
 
+    is_run = (options.folder / GENERATOR).is_dir()
+    if options.space:
+        from fagan_hf.hub.live_page import built_page
+
+        built_page()  # before anything is pushed: if it is missing, nothing is
+    if (options.web or options.space) and not is_run:
+        raise ValueError(
+            f"--web and --space need a folder with the layout of a repository; {str(options.folder)!r} has no "
+            f"{GENERATOR}/. Write one with fagan_hf.hub.repository.save_repository"
+        )
+    if options.space and options.create_pr:
+        raise ValueError(
+            "--space shows the published model, but --create-pr does not publish it; leave one of them out"
+        )
     for name in options.imports:
         import_code(name)
     where = {"private": options.private, "revision": options.revision, "create_pr": options.create_pr}
-    if (options.folder / GENERATOR).is_dir():
+    if is_run:
         url = _publish_run(options, where)
     else:  # written by generator.save_pretrained
         generator = Generator.from_pretrained(options.folder)
@@ -59,12 +80,16 @@ def run(options: argparse.Namespace) -> None:
 
 def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
     """Publish a snapshot, because the run may be in training and its folder must not be written to."""
+    from fagan_hf.hub.live_page import publish_page
     from fagan_hf.hub.publishing import publish
+    from fagan_hf.hub.repository import WEB, WEB_DESCRIPTION
 
     snapshot = _complete_snapshot(options.folder, options.training_state)
     try:
         with _named(snapshot, options.folder):
-            return publish(
+            if options.web or (options.space and not (snapshot / WEB / WEB_DESCRIPTION).is_file()):
+                _export_web(snapshot, options.repo_id)
+            url = publish(
                 snapshot,
                 options.repo_id,
                 message=options.message or f"Push {options.folder.resolve().name}",
@@ -72,8 +97,23 @@ def _publish_run(options: argparse.Namespace, where: dict[str, Any]) -> str:
                 replace_card=options.replace_card,
                 **where,
             )
+            if options.space:
+                model = options.repo_id.partition("@")[0]
+                page = publish_page(options.space, model, snapshot / WEB, private=options.private)
+                print(f"page: {page}")
+            return url
     finally:
         shutil.rmtree(snapshot, ignore_errors=True)
+
+
+def _export_web(snapshot: Path, repo_id: str) -> None:
+    from fagan_hf.export import export_web, web_details
+    from fagan_hf.hub.repository import WEB
+    from fagan_hf.models import Generator
+
+    generator = Generator.from_pretrained(snapshot)
+    name = repo_id.partition("@")[0].rpartition("/")[2]
+    export_web(generator, snapshot / WEB, name=name, **web_details(snapshot))
 
 
 def _complete_snapshot(folder: Path, with_training_state: bool) -> Path:

@@ -18,6 +18,7 @@ from fagan_hf.hub.repository import (
     ARCHITECTURE,
     ARCHITECTURE_SUFFIXES,
     AUGMENTATION,
+    CARD,
     CONFIG,
     DISCRIMINATOR,
     EXPORTS,
@@ -29,6 +30,8 @@ from fagan_hf.hub.repository import (
     PROGRESS,
     RECIPE,
     SAMPLES,
+    WEB,
+    WEB_DESCRIPTION,
     WEIGHTS,
     published_files,
     read_json,
@@ -111,6 +114,26 @@ def write_card(
         files = published_files(folder)
     body = _render(_context(folder, name, repo_id, facts, generator, measurements, files))
     return redact(merge_card(existing or "", wanted, body, repo_id))
+
+
+def page_facts(folder: Path) -> dict[str, Any]:
+    """Return what a web page says about a model: the known ones of title, license, dataset, attribution, images seen.
+
+    Raises:
+        ValueError: A file of the folder is invalid.
+    """
+    facts = _tame(read_json(folder / FACTS))
+    text = (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else ""
+    data = facts.get("data") or {}
+    license_terms = terms(_all_data(facts), license_of_a_person(text) or facts.get("weights_license"))
+    known = {
+        "title": _tame((published_as(text) or "").rpartition("/")[2]),
+        "license": license_terms.metadata.get("license_name") or license_terms.metadata.get("license"),
+        "dataset": data.get("dataset"),
+        "attribution": data.get("attribution"),
+        "images_seen": facts.get("training", {}).get("images_seen"),
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def _metadata(
@@ -217,6 +240,7 @@ def _context(
         "discriminator": f"{DISCRIMINATOR}/{WEIGHTS}",
         "onnx": EXPORTS["onnx"],
         "torch_export": EXPORTS["torch"],
+        "web": f"{WEB}/{WEB_DESCRIPTION}",
     }
     pictures = {key: path in there for key, path in files.items()}
     is_of_several = len({_measured_on(each) for each in measurements}) > 1

@@ -46,7 +46,7 @@ def merge_card(existing: str, metadata: Mapping[str, Any], body: str, repo_id: s
     Raises:
         ValueError: The card's metadata is not YAML, or its marks are broken; says what to do.
     """
-    front, old_body = _split(existing)
+    front, old_body = split_card(existing)
     merged = _merge_metadata(front, metadata, _memory(old_body))
     return f"---\n{merged}---\n{_merge_body(old_body, _with_memory(body, metadata, repo_id))}"
 
@@ -57,7 +57,7 @@ def published_as(existing: str) -> str | None:
     Raises:
         ValueError: See `merge_card`.
     """
-    repo_id = _memory(_split(existing)[1]).get(_PUBLISHED)
+    repo_id = _memory(split_card(existing)[1]).get(_PUBLISHED)
     try:
         validate_repo_id(repo_id)
     except HFValidationError:  # not a string, or not a valid id
@@ -71,7 +71,7 @@ def license_of_a_person(existing: str) -> str | None:
     Raises:
         ValueError: See `merge_card`.
     """
-    front, body = _split(existing)
+    front, body = split_card(existing)
     there = yaml.safe_load(front) or {}
     is_ours = _license(there) == _license(_memory(body))
     return None if is_ours or "license" not in there else str(there["license"])
@@ -99,7 +99,7 @@ def _memory(body: str) -> dict[str, Any]:
     return wrote if isinstance(wrote, dict) else {}
 
 
-def _split(card: str) -> tuple[str, str]:
+def split_card(card: str) -> tuple[str, str]:
     """Split a card into the text of its metadata and its Markdown, and refuse one that can't be parsed."""
     match = _FRONT.match(card)
     front, body = ((match[1] or ""), card[match.end() :]) if match else ("", card)

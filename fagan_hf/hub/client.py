@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
@@ -40,6 +41,8 @@ LONGEST_PAUSE_SECONDS = 60.0
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 Content = Path | bytes | None  # None: the file is deleted
+Kind = Literal["model", "space"]
+SPACE_SDK = "static"  # of the Spaces that we create: files, without a server of their own
 
 
 class TemporaryHubError(ConnectionError):
@@ -259,7 +262,12 @@ class Existing:
 
 
 def make_repository(
-    repo_id: str, *, private: bool | None = None, token: str | bool | None = None, for_pull_request: bool = False
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    for_pull_request: bool = False,
+    kind: Kind = "model",
 ) -> str:
     """Make sure that a repository exists and that the token may write to it.
 
@@ -268,6 +276,7 @@ def make_repository(
         private: Whether to make a new repository private; an existing one is not changed.
         token: Access token; by default the one stored by ``hf auth login``.
         for_pull_request: Whether read access is enough, as for opening a pull request.
+        kind: Repository of a model, or a static Space.
 
     Returns:
         Full id, ``user/name``.
@@ -282,14 +291,17 @@ def make_repository(
     api = HfApi(token=token)
     with _in_words(repo_id, token):
         if for_pull_request:  # impossible in a repository that does not exist
-            return api.model_info(repo_id).id
-        full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        _check_write(api, full_id)
-        is_public = bool(private) and api.model_info(full_id).private is False
+            return _info(api, kind, repo_id).id
+        sdk = SPACE_SDK if kind == "space" else None
+        made = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
+        full_id = made.repo_id
+        _check_write(api, kind, full_id)
+        is_public = bool(private) and _info(api, kind, full_id).private is False
     if is_public:
+        page = f"{constants.ENDPOINT}/{'spaces/' if kind == 'space' else ''}{full_id}"
         raise ValueError(
             f"{full_id!r} already exists and is public; --private, --hub_private and private=True apply to new "
-            f"repositories only. Make it private at {constants.ENDPOINT}/{full_id}/settings first, or leave the option "
+            f"repositories only. Make it private at {page}/settings first, or leave the option "
             "out to publish there"
         )
     return full_id
@@ -306,12 +318,18 @@ def _token_to_push(repo_id: str, token: str | bool | None) -> str:
 _CAN_ASK_FOR_WRITE = "write" in inspect.signature(HfApi.auth_check).parameters
 
 
-def _check_write(api: HfApi, repo_id: str) -> None:
+def _info(api: HfApi, kind: Kind, repo_id: str, **options: Any) -> Any:
+    """Return what the Hub knows about a repository."""
+    read = api.space_info if kind == "space" else api.model_info
+    return read(repo_id, **options)
+
+
+def _check_write(api: HfApi, kind: Kind, repo_id: str) -> None:
     """Check that the token has write access: for an existing repository `create_repo` needs read access only."""
     if not _CAN_ASK_FOR_WRITE:
         return
     try:
-        api.auth_check(repo_id, write=True)
+        api.auth_check(repo_id, write=True, repo_type=kind)
     except HfHubHTTPError as error:  # a mirror may lack this endpoint; then the commit itself fails
         if _status(error) != 404 or isinstance(error, RepositoryNotFoundError):
             raise
@@ -329,6 +347,7 @@ def push(
     create_pr: bool = False,
     patience_seconds: float = 60.0,
     hurry: threading.Event | None = None,
+    kind: Kind = "model",
 ) -> str:
     """Make one commit on top of the current contents; retry if another commit came first.
 
@@ -343,6 +362,7 @@ def push(
         create_pr: Open a pull request instead of committing.
         patience_seconds: Maximum total wait between retries while the Hub is unreachable; upload time is not counted.
         hurry: When set, ends the current wait.
+        kind: Repository of a model, or a static Space.
 
     Returns:
         URL of the commit, or of the pull request.
@@ -359,13 +379,13 @@ def push(
     pauses = _Pauses(patience_seconds, hurry or threading.Event())
     while True:
         try:
-            full_id = make_repository(repo_id, private=private, token=token, for_pull_request=create_pr)
+            full_id = make_repository(repo_id, private=private, token=token, for_pull_request=create_pr, kind=kind)
             with _in_words(repo_id, token):
-                _make_branch(api, full_id, revision)
-                existing = _look(api, full_id, revision, reads)
+                _make_branch(api, kind, full_id, revision)
+                existing = _look(api, kind, full_id, revision, reads)
             contents = compose(existing)
             with _unrepeatable(full_id) if create_pr else nullcontext(), _in_words(repo_id, token):
-                return _commit(api, existing, contents, redact(message, token), revision, create_pr)
+                return _commit(api, kind, existing, contents, redact(message, token), revision, create_pr)
         except TemporaryHubError as error:
             pauses.before_next_try(error)
 
@@ -396,36 +416,37 @@ class _Pauses:
         self._next = min(2 * self._next, LONGEST_PAUSE_SECONDS)
 
 
-def _make_branch(api: HfApi, repo_id: str, revision: str | None) -> None:
+def _make_branch(api: HfApi, kind: Kind, repo_id: str, revision: str | None) -> None:
     """Create the branch if missing; refuse the name of a tag or commit, which must not get a branch of that name."""
     if revision is None or re.match(r"refs/(?!tags/)", revision):
         return
-    refs = api.list_repo_refs(repo_id)
+    refs = api.list_repo_refs(repo_id, repo_type=kind)
     if revision in (branch.name for branch in refs.branches):
         return
     is_tag = revision in (name for tag in refs.tags for name in (tag.name, tag.ref))
     if is_tag or re.fullmatch(r"[0-9a-f]{40}", revision):
-        kind = "tag" if is_tag else "commit"
+        what = "tag" if is_tag else "commit"
         names = ", ".join(branch.name for branch in refs.branches)
-        raise ValueError(f"{revision!r} is a {kind} of {repo_id!r}; give a branch, either a new one or one of: {names}")
-    api.create_branch(repo_id, branch=revision, exist_ok=True)
+        raise ValueError(f"{revision!r} is a {what} of {repo_id!r}; give a branch, either a new one or one of: {names}")
+    api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
 
 
-def _look(api: HfApi, repo_id: str, revision: str | None, reads: Collection[str]) -> Existing:
-    info = api.model_info(repo_id, revision=revision, files_metadata=True)
+def _look(api: HfApi, kind: Kind, repo_id: str, revision: str | None, reads: Collection[str]) -> Existing:
+    info = _info(api, kind, repo_id, revision=revision, files_metadata=True)
     hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id or "" for file in info.siblings or ()}
     commit = info.sha or ""
     texts: dict[str, str] = {}
     # Not through the cache: a single file there would be mistaken for a snapshot of the commit.
     with TemporaryDirectory() as folder:
         for name in filter(hashes.__contains__, reads):
-            path = api.hf_hub_download(repo_id, name, revision=commit, local_dir=folder)
+            path = api.hf_hub_download(repo_id, name, revision=commit, local_dir=folder, repo_type=kind)
             texts[name] = Path(path).read_bytes().decode("utf-8", errors="surrogateescape")
     return Existing(repo_id, commit, hashes, texts)
 
 
 def _commit(
     api: HfApi,
+    kind: Kind,
     existing: Existing,
     contents: Mapping[str, Content],
     message: str,
@@ -444,6 +465,7 @@ def _commit(
         revision=revision,
         create_pr=create_pr,
         parent_commit=existing.commit,
+        repo_type=kind,
     )
     return info.pr_url or info.commit_url
 

@@ -39,6 +39,8 @@ AUGMENTATION = "augment.png"  # its probability, if adaptive
 NEIGHBORS = "nearest.png"  # generated images next to their nearest training images
 DIRECTIONS = "directions.safetensors"  # latent-space directions, one for each label of the data
 EXPORTS = {"onnx": "onnx/generator.onnx", "torch": "torch_export/generator.pt2"}
+WEB = "web"  # the export for web pages
+WEB_MODEL, WEB_DESCRIPTION = "generator.onnx", "web.json"  # in that folder
 TRAINING_STATE = "training_state"
 CHECKPOINTS = "checkpoints"  # in run folders only, as the next three are
 SNAPSHOTS = "snapshots"  # of the averaged generator, over the whole run
@@ -50,6 +52,7 @@ AVERAGED = "averaged_generator"  # in a checkpoint: the generator that is publis
 
 _OF_A_RUN = (FACTS, RECIPE, ARCHITECTURE, HISTORY, METRICS, SAMPLES, PROGRESS, LOSSES, GATES, AUGMENTATION)
 _OF_A_RUN += (NEIGHBORS, DIRECTIONS)
+_EXPORTED = (*EXPORTS.values(), f"{WEB}/{WEB_MODEL}", f"{WEB}/{WEB_DESCRIPTION}")
 
 _SHIMS = {
     "pipeline.py": "from fagan_hf import FAGANPipeline  # noqa: F401\n",
@@ -108,7 +111,7 @@ def save_repository(
         if network is not None:
             network.save_pretrained(folder / name)
     if before not in (None, weights_hash(folder)):
-        for export in EXPORTS.values():
+        for export in _EXPORTED:
             shutil.rmtree((folder / export).parent, ignore_errors=True)
         for name in (NEIGHBORS, DIRECTIONS):
             (folder / name).unlink(missing_ok=True)
@@ -166,7 +169,7 @@ def count_parameters(network: Any) -> int:
 def published_files(folder: Path) -> dict[str, Path]:
     """List the files of a folder that belong in a repository, by their path there, without the card."""
     networks = [f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS)]
-    names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *EXPORTS.values()]
+    names = [*networks, *_SHIMS, REQUIREMENTS, *_OF_A_RUN, *_EXPORTED]
     files = {name: folder / name for name in names if (folder / name).is_file()}
     if (folder / CONFIG).is_file() and is_index((folder / CONFIG).read_bytes()):
         files[CONFIG] = folder / CONFIG
@@ -175,7 +178,7 @@ def published_files(folder: Path) -> dict[str, Path]:
 
 def describes_weights(path: str) -> bool:
     """Return whether a file of a repository describes its weights, and so is wrong for other weights."""
-    return path in _OF_A_RUN or path in EXPORTS.values() or path.startswith(f"{TRAINING_STATE}/")
+    return path in _OF_A_RUN or path in _EXPORTED or path.startswith(f"{TRAINING_STATE}/")
 
 
 def weights_hash(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Interpolation between two latents, and along several of them."""
+"""Interpolation between two latents, along several of them, and between any number."""
 
 from collections.abc import Callable
 
@@ -50,6 +50,39 @@ def lerp(
     """Interpolate linearly, for label vectors; arguments are those of `slerp`."""
     share = torch.as_tensor(share, dtype=start.dtype, device=start.device)[..., None]
     return torch.lerp(start, end, share)
+
+
+def blend_latents(
+    latents: Float[Tensor, "count latent_dim"], weights: Float[Tensor, "*points count"]
+) -> Float[Tensor, "*points latent_dim"]:
+    """Return points between latents: ``sum(w z) / sqrt(sum(w^2))``, standard normal like the latents themselves.
+
+    Args:
+        latents: Independent and standard normal.
+        weights: Weights of each point, such as the four bilinear ones of a point in a square. Only their proportions
+            matter. All but one being 0 gives that latent, exactly.
+
+    Returns:
+        In the dtype of ``latents``.
+
+    Raises:
+        ValueError: The number of weights differs from that of latents, or the weights of a point are all 0 or not
+            finite.
+
+    Example:
+        >>> blend_latents(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0.0, 1.0]))
+        tensor([0., 4.])
+    """
+    if latents.ndim != 2 or weights.ndim < 1 or weights.shape[-1] != len(latents):
+        raise ValueError(
+            f"weights are {list(weights.shape)} for latents {list(latents.shape)}; they must be "
+            "[..., count] and [count, latent_dim]"
+        )
+    shares = weights.double()
+    lengths = shares.norm(dim=-1, keepdim=True)
+    if not (lengths.isfinite() & (lengths > 0)).all():
+        raise ValueError(f"weights are {weights.tolist()}; they must be finite, and not all 0 for a point")
+    return ((shares / lengths) @ latents.double()).to(latents.dtype)
 
 
 def walk(

@@ -1,5 +1,6 @@
 """``fagan-hf push`` and ``push_to_hub`` with a server and the real client, without and with failures."""
 
+import hashlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,35 @@ def test_where_a_push_goes(hub, push, run):
     history = hub.repositories["model", "alice/portraits"].history("main")
     assert len(history) == 3, "one commit, none for what was there already, and the one that took samples.png away"
     assert history[1].oid in first[1]
+
+
+def test_the_live_page(hub, client, tmp_path):
+    page, web = tmp_path / "dist", tmp_path / "web"
+    for name, content in {page / "index.html": b"<p>a page", web / "generator.onnx": b"a model"}.items():
+        name.parent.mkdir()
+        name.write_bytes(content)
+    described = {"name": "portraits", "sha256": hashlib.sha256(b"a model").hexdigest()}
+    (web / "web.json").write_text(json.dumps(described))
+    publish = f"""
+        from pathlib import Path
+        from fagan_hf.hub.live_page import publish_page
+        print(publish_page("alice/page", "alice/portraits", Path({str(web)!r}), page=Path({str(page)!r})))
+    """
+    assert "/spaces/alice/page/commit/" in client(publish).stdout
+    assert hub.repositories["space", "alice/page"].sdk == "static"
+    back = tmp_path / "back"
+    client(f"""
+        from huggingface_hub import snapshot_download
+        snapshot_download("alice/page", repo_type="space", local_dir={str(back)!r})
+    """)
+    assert (back / "index.html").read_bytes() == b"<p>a page"
+    assert (back / "model/generator.onnx").read_bytes() == b"a model"
+    assert json.loads((back / "model/web.json").read_text()) == described
+    card = (back / "README.md").read_text()
+    assert "sdk: static" in card
+    assert "cross-origin-opener-policy: same-origin" in card
+    done = client(publish, token=BOB, check=False)
+    assert "may not write to 'alice/page'" in done.stderr
 
 
 def test_rights(push):

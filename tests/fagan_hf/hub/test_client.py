@@ -58,8 +58,9 @@ class Api:
     def create_repo(self, repo_id, **_):
         return SimpleNamespace(repo_id=repo_id)
 
-    def auth_check(self, repo_id, *, write=False):
+    def auth_check(self, repo_id, *, write=False, repo_type):
         assert write
+        assert repo_type == "model"
 
     def model_info(self, repo_id, **_):
         return SimpleNamespace(id=repo_id, sha="0" * 40, siblings=[], private=False)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fagan_hf.latent_space.projection import project
-from fagan_hf.latent_space.walks import lerp, slerp, walk
+from fagan_hf.latent_space.walks import blend_latents, lerp, slerp, walk
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, latents_from_seeds
 from tests.small import DISCRIMINATOR, GENERATOR
@@ -216,3 +216,29 @@ def test_a_projection_can_be_stopped_from_outside():
         project(generator, torch.zeros(3, 8, 8), steps=50, progress=False, on_step=on_step)
     assert len(steps) == 5
     assert [parameter.requires_grad for parameter in generator.parameters()] == frozen
+
+
+def test_a_point_between_latents_is_standard_normal():
+    latents = torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 0.0]])
+    points = blend_latents(latents, weights)
+    assert points.dtype == torch.float32
+    torch.testing.assert_close(points.std(dim=1), torch.ones(3), rtol=0, atol=0.02)
+    expected = (weights[1, :, None] * latents).sum(0) / weights[1].square().sum().sqrt()
+    torch.testing.assert_close(points[1], expected)
+    assert torch.equal(points[2], latents[2])
+    torch.testing.assert_close(blend_latents(latents, 7 * weights[0]), points[0])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.5, 0.5, 0.0], r"weights are \[3\] for latents \[2, 8\]"),
+        ([0.0, 0.0], "not all 0"),
+        ([1.0, float("nan")], "finite"),
+    ],
+    ids=["count", "zero", "nan"],
+)
+def test_weights_that_name_no_point_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        blend_latents(torch.randn(2, 8), torch.tensor(weights))

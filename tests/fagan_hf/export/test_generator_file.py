@@ -14,7 +14,7 @@ from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import GeneratorConfig
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.cli import main
-from fagan_hf.export import METADATA_FILE, export_onnx, export_torch
+from fagan_hf.export import METADATA_FILE, export_onnx, export_torch, generator_file, tracing
 from fagan_hf.layers import override_alpha
 from fagan_hf.layers.functional import attention_kernel
 from fagan_hf.models import Generator
@@ -109,12 +109,12 @@ def test_torch_gives_the_generators_images_at_any_batch_size(name, tmp_path, rec
     assert_same(generator, program.module())
     assert not [key for key in program.state_dict if "parametrizations" in key]
     assert GeneratorConfig.from_dict(metadata["config"]) == generator.config
-    assert str(export.__file__).encode() not in path.read_bytes()
+    assert str(generator_file.__file__).encode() not in path.read_bytes()
 
 
 def load_torch(path):
     extra = {METADATA_FILE: ""}
-    with export._quiet(), path.open("rb") as file:  # torch warns about its own code
+    with tracing.quiet(), path.open("rb") as file:  # torch warns about its own code
         program = torch.export.load(file, extra_files=extra)
     return program, json.loads(extra[METADATA_FILE])
 
@@ -122,7 +122,7 @@ def load_torch(path):
 def test_attention_holds_few_weights_at_a_time(tmp_path, monkeypatch):
     generator = build("small")
     positions = generator.config.image_size**2
-    monkeypatch.setattr(export, "_WEIGHTS_PER_CHUNK", 24 * positions)
+    monkeypatch.setattr(tracing, "_WEIGHTS_PER_CHUNK", 24 * positions)
     export_onnx(generator, tmp_path / "generator.onnx")
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "generator.onnx"))
     weights = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
@@ -187,7 +187,7 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
 
 
 def test_what_is_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(generator_file, "_PROTOBUF_LIMIT", 1000)
     with pytest.raises(ValueError, match=r"at most .* GB \(protobuf limit\).*--format torch"):
         export_onnx(build("small"), tmp_path / "generator.onnx")
 
@@ -211,7 +211,7 @@ def test_the_command(format_name, file, facts, model, capsys):
     assert f"each from 0 to 1: {', '.join(LABELS)}" in out
     lines = out[out.index("import ") :]
     names = {}
-    with export._quiet():
+    with tracing.quiet():
         exec(lines, names)
     assert np.shape(names["images"]) == (4, 3, 8, 8)
 
