@@ -1,6 +1,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -10,12 +11,12 @@ import torch
 from torch import nn
 
 from fagan_hf.architectures.conditioning import with_labels
-from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.architectures.specs import ActivationSpec, ConvTransposeSpec
 from fagan_hf.attention_maps import capture_attention
 from fagan_hf.attention_maps.pictures import weights_of
 from fagan_hf.cli import main
 from fagan_hf.export import export_web, half_precision, web
+from fagan_hf.export.tracing import as_reference
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.latent_space import Directions
 from fagan_hf.layers import AttentionLayer, FullAttention, SelfAttention, override_alpha
@@ -40,9 +41,30 @@ def build(config=GENERATOR):
     return generator
 
 
-def with_channels(channels):
-    *others, last = GENERATOR.layers
-    return replace(GENERATOR, layers=(*others, replace(last, out_channels=channels)))
+def with_last_layer(config, **options):
+    *others, last = config.layers
+    return replace(config, layers=(*others, replace(last, **options)))
+
+
+CONFIGS = {
+    "small": GENERATOR,
+    "projection": CONDITIONAL,
+    "concatenation, gray": with_last_layer(CONCATENATED, out_channels=1),
+    "pooled keys, transparent": with_last_layer(GENERATOR, out_channels=4, key_pooling=2),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export each generator once, because tracing takes seconds."""
+
+    @cache
+    def export(name):
+        generator = build(CONFIGS[name])
+        folder = tmp_path_factory.mktemp("web")
+        return generator, folder, export_web(generator, folder)
+
+    return export
 
 
 def run(folder, **inputs):
@@ -73,19 +95,14 @@ def assert_levels(images, expected, allowed=1):
     assert abs(pixels - wanted).max() <= allowed
 
 
-@pytest.mark.parametrize(
-    "config",
-    [GENERATOR, CONDITIONAL, CONCATENATED, with_channels(1), with_channels(4)],
-    ids=["small", "projection", "concatenation", "gray", "transparent"],
-)
+@pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_pixels_maps_and_branches_are_the_models(config, tmp_path):
-    generator = build(config)
-    result = export_web(generator, tmp_path / "web")
+def test_pixels_maps_and_branches_are_the_models(name, exported):
+    generator, folder, result = exported(name)
     assert (result.max_levels <= 1, result.max_weight_difference <= 1e-3) == (True, True)
     for batch, positions in ((1, [(3, 5)]), (2, CORNERS), (5, [*CORNERS, (1, 6)])):
         inputs = inputs_of(generator, batch, positions)
-        outputs = run(tmp_path / "web", **inputs)
+        outputs = run(folder, **inputs)
         with capture_attention(generator, positions) as captured:
             images = generator(inputs["latents"], inputs.get("labels"))
         assert_levels(outputs["images"], images)
@@ -100,21 +117,19 @@ def test_pixels_maps_and_branches_are_the_models(config, tmp_path):
             for kind, term in (("convolution", plain), ("gathered", gathered)):
                 expected = term.square().mean(1).sqrt()
                 torch.testing.assert_close(outputs[f"{kind}_{index}"], expected, rtol=0, atol=0.01 * expected.max())
-    assert [(each["query_shape"], each["key_shape"]) for each in described(tmp_path / "web")["layers"]] == [
-        ([4, 4], [4, 4]),
-        ([4, 4], [4, 4]),
-        ([8, 8], [8, 8]),
-    ]
+    shapes = [(each["query_shape"], each["key_shape"]) for each in described(folder)["layers"]]
+    last = [4, 4] if "pooled" in name else [8, 8]
+    assert shapes == [([4, 4], [4, 4]), ([4, 4], [4, 4]), ([8, 8], last)]
 
 
 @torch.no_grad()
-def test_gates_and_terms_are_inputs(tmp_path):
+def test_gates_and_terms_are_inputs(exported):
+    _, folder, _ = exported("small")
     generator = build()
-    export_web(generator, tmp_path)
     for gates in ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [-0.4, 0.6, 0.9]):
         inputs = inputs_of(generator, 2, [(0, 0)], gates)
         with override_alpha(generator, dict(zip(("layers.0", "layers.1", "layers.2"), gates, strict=True))):
-            assert_levels(run(tmp_path, **inputs)["images"], generator(inputs["latents"]))
+            assert_levels(run(folder, **inputs)["images"], generator(inputs["latents"]))
     # Without its attention a layer is its convolution times (1 - alpha), SAGAN's is its input.
     inputs = inputs_of(generator, 2, [(0, 0)], terms=(1.0, 0.0))
 
@@ -124,7 +139,7 @@ def test_gates_and_terms_are_inputs(tmp_path):
 
     for layer in generator.layers:
         layer.register_forward_hook(convolution_only)
-    assert_levels(run(tmp_path, **inputs)["images"], generator(inputs["latents"]))
+    assert_levels(run(folder, **inputs)["images"], generator(inputs["latents"]))
 
 
 @torch.no_grad()
@@ -132,7 +147,7 @@ def test_a_network_without_attention_has_no_inputs_for_it(tmp_path):
     layers = (
         ConvTransposeSpec(in_channels=8, out_channels=16, kernel_size=4),
         ConvTransposeSpec(in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1),
-        ActivationSpec(name="tanh"),
+        ActivationSpec(activation="tanh"),
     )
     generator = build(replace(GENERATOR, layers=layers))
     export_web(generator, tmp_path)
@@ -169,11 +184,11 @@ def test_the_description(tmp_path):
     assert web_json["facts"] == {"license": "mit"}
 
 
-def test_free_sizes_no_traces_of_this_machine_and_the_same_bytes_again(tmp_path):
-    for name in ("first", "second"):
-        export_web(build(CONDITIONAL), tmp_path / name)
-    first, second = ((tmp_path / name / "generator.onnx").read_bytes() for name in ("first", "second"))
-    assert first == second
+def test_free_sizes_no_traces_of_this_machine_and_the_same_bytes_again(exported, tmp_path):
+    _, folder, _ = exported("projection")
+    export_web(build(CONDITIONAL), tmp_path)
+    first = (folder / "generator.onnx").read_bytes()
+    assert first == (tmp_path / "generator.onnx").read_bytes()
     assert not any(trace in first for trace in (b"site-packages", b".py"))
     model = onnx.load_from_string(first)
     onnx.checker.check_model(model, full_check=True)
@@ -191,6 +206,8 @@ def test_free_sizes_no_traces_of_this_machine_and_the_same_bytes_again(tmp_path)
 
 def test_weights_are_halved_only_if_the_model_agrees(tmp_path, monkeypatch):
     generator = build()
+    model = web._trace(as_reference(generator))
+    monkeypatch.setattr(web, "_trace", lambda reference: model)
     monkeypatch.setattr(half_precision, "_FROM_ELEMENTS", 2)
     halved = export_web(generator, tmp_path / "halved")
     monkeypatch.setattr(web, "MAX_WEIGHT_DIFFERENCE", 1e-6)
@@ -290,11 +307,3 @@ def test_the_command(tmp_path, capsys):
     assert "is a file; use a folder, like" in capsys.readouterr().err
     save_repository(folder, with_gates(build(), 0.4))
     assert not (folder / "web").exists(), "it described other weights"
-
-
-def test_pooled_keys_in_blocks(tmp_path):
-    result = export_web(build(PRESETS["fagan-32"][0]), tmp_path)
-    assert result.max_levels <= 1
-    layers = described(tmp_path)["layers"]
-    assert layers[-1]["query_shape"] == [32, 32]
-    assert layers[-1]["key_shape"] == [8, 8]
