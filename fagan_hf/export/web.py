@@ -180,7 +180,7 @@ def _trace(reference: Generator) -> Any:
     batch, count = torch.export.Dim("batch"), torch.export.Dim("count")
     free = {"latents": {0: batch}, "labels": {0: batch}, "positions": {0: count}}
     with quiet():
-        with _in_words(), attention_kernel("fused"), AttentionByChunks():
+        with _in_words(), attention_kernel("unpadded"), AttentionByChunks():
             program = torch.export.export(
                 graph, (), inputs, dynamic_shapes={name: free.get(name, {}) for name in inputs}
             )

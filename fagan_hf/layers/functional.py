@@ -15,8 +15,9 @@ from fagan_hf.layers.chunked_attention import chunked_attention
 from fagan_hf.layers.execution import is_transformed, no_autocast
 from fagan_hf.layers.setting import Setting
 
-Kernel = Literal["fused", "chunked"]
-"""Kernels of attention: torch's fused ones, or `chunked_attention`, which is twice differentiable."""
+Kernel = Literal["fused", "chunked", "unpadded"]
+"""Kernels of attention: torch's fused ones, or `chunked_attention`, which is twice differentiable. Unpadded is a single
+operation of torch without the zeros that its fused kernels need: for exporters that replace it by their own."""
 
 # From this size on, our kernel is faster than torch's on a CPU. Torch's computes query and key at the value's size,
 # because of the zero padding; ours does not, but makes more passes over the weights. benchmarks/speed.py compares them.
@@ -31,7 +32,7 @@ def attention_kernel(kernel: str) -> Iterator[None]:
     """Force the kernel of `attention`, whatever `choose_kernel` would choose, inside this block and thread.
 
     Args:
-        kernel: ``"fused"`` or ``"chunked"``; the innermost block takes precedence.
+        kernel: ``"fused"``, ``"chunked"`` or ``"unpadded"``; the innermost block takes precedence.
 
     Raises:
         ValueError: There is no such kernel.
@@ -87,6 +88,8 @@ def choose_kernel(
     chunked = KernelChoice("chunked", *sizes)
     if _forced.get() == "chunked":
         return chunked
+    if _forced.get() == "unpadded":
+        return KernelChoice("fused", *sizes)
     is_half = dtype in (torch.bfloat16, torch.float16)
     largest = max(sizes)
     is_requested = _forced.get() == "fused" or torch.compiler.is_compiling()  # compilers would unroll our loop

@@ -27,6 +27,7 @@ SECONDS = 60_000  # of a busy machine [ms]
 SEEDS = [7, 12, 36, 45]  # with which the page opens, at this point of the map
 START = (0.2, 0.2)
 FOREIGN = "someone/portraits"
+on_a_wide_screen = pytest.mark.parametrize("width", ["wide"])  # what does not depend on the screen
 
 
 class Live:
@@ -153,6 +154,7 @@ def test_dragging_gives_the_pipelines_faces(live, pipe):
     assert (live.pixels() == before).all()
 
 
+@on_a_wide_screen
 @pytest.mark.parametrize("seed", [0, 5, 123_456, 2**32 - 1])
 def test_a_seed_is_the_same_face_as_in_python(live, pipe, seed):
     field = live.page.get_by_label("Top left seed")
@@ -198,6 +200,7 @@ def test_pins_are_few_and_by_keyboard_too(live):
     assert live.get("state.pins") == []
 
 
+@on_a_wide_screen
 def test_without_attention_is_the_pipelines_alpha_zero(live, pipe):
     live.page.get_by_role("button", name="Without attention").click()
     live.settle()
@@ -206,6 +209,7 @@ def test_without_attention_is_the_pipelines_alpha_zero(live, pipe):
     expect(live.page.locator("#code")).to_contain_text("alpha=0.0")
 
 
+@on_a_wide_screen
 def test_a_step_by_each_of_its_parts_gives_other_faces(live):
     faces = [live.pixels()]
     for name in ("Neighborhood only", "Attention only"):
@@ -217,6 +221,7 @@ def test_a_step_by_each_of_its_parts_gives_other_faces(live):
         assert np.abs(faces[one].astype(int) - faces[other]).max() > 5
 
 
+@on_a_wide_screen
 def test_directions_and_truncation_are_the_librarys(live, pipe):
     live.get("set({strengths: {beard: 2.5}, truncation: 0.7})")
     live.settle()
@@ -225,6 +230,7 @@ def test_directions_and_truncation_are_the_librarys(live, pipe):
     assert np.abs(live.pixels() - generated(pipe, latents=latents)).max() <= 1
 
 
+@on_a_wide_screen
 @pytest.mark.parametrize(
     "change",
     [
@@ -245,6 +251,7 @@ def test_its_python_makes_the_same_picture(live, monkeypatch, tmp_path, change):
         assert np.abs(np.asarray(picture).astype(int) - live.pixels()).max() <= 1
 
 
+@on_a_wide_screen
 def test_locked_corners_stay(live):
     live.page.get_by_role("button", name="Lock the top left face").click()
     live.page.get_by_role("button", name="Surprise me").click()
@@ -267,6 +274,7 @@ def test_a_shared_link_restores(live, context):
     assert other.errors == []
 
 
+@on_a_wide_screen
 @pytest.mark.parametrize(
     ("fragment", "word"),
     [
@@ -292,6 +300,7 @@ def test_nonsense_in_a_link_is_left_out_and_said(context, address, fragment, wor
     assert live.errors == []
 
 
+@on_a_wide_screen
 def test_another_model_comes_from_the_hub(context, address, hub):
     live = Live(context.new_page(), address, (address, hub)).open(f"/?model={FOREIGN}")
     live.end_tour()
@@ -370,6 +379,7 @@ def test_names_that_are_no_models_ask_no_server(browser, address):
     live.page.close()
 
 
+@on_a_wide_screen
 def test_files_from_disk(live):
     files = live.page.locator("#files")
     export = web_export("fagan-avatars-64-labels")
@@ -382,6 +392,7 @@ def test_files_from_disk(live):
     assert live.get("state.labels")
 
 
+@on_a_wide_screen
 def test_pictures_can_be_taken_home(live, tmp_path):
     live.page.locator("#scale").fill("4")
     with live.page.expect_download() as download:
@@ -399,6 +410,7 @@ def test_pictures_can_be_taken_home(live, tmp_path):
     assert download.value.path().read_bytes()[:4] == b"\x1a\x45\xdf\xa3"  # EBML
 
 
+@on_a_wide_screen
 def test_offline_after_the_first_visit(context, site):
     with serving_files(site) as url:
         live = Live(context.new_page(), url, (url,)).open()
