@@ -6,11 +6,15 @@ they are needed.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from fagan_hf.utils.own_names import check_name
 
 
 def standard_discriminator(real: Float[Tensor, " real"], fake: Float[Tensor, " fake"]) -> Float[Tensor, ""]:
@@ -305,7 +309,7 @@ def overfitting(loss: Loss, real: Float[Tensor, " real"], fake: Float[Tensor, " 
     return (real - border).sign().mean()
 
 
-LOSSES = {
+LOSSES: dict[str, Loss] = {
     "standard": Loss(standard_discriminator, standard_generator, undecided=0.0),
     "least_squares": Loss(least_squares_discriminator, least_squares_generator, undecided=0.5),
     "hinge": Loss(hinge_discriminator, hinge_generator, undecided=0.0),
@@ -315,3 +319,49 @@ LOSSES = {
     "wasserstein": Loss(wasserstein_discriminator, wasserstein_generator),
     "relativistic_pairing": Loss(relativistic_pairing_discriminator, relativistic_pairing_generator, is_relative=True),
 }
+
+
+def register_loss(name: str, loss: Loss) -> None:
+    """Register a loss of your own, for `loss` in recipes.
+
+    It is tried on a few logits first. Registered again under its name, as by rerunning a notebook cell, the same
+    definition replaces the older one.
+
+    Args:
+        name: A word in lower case.
+        loss: Both players' functions. Training relies on its attributes: a batch is split over processes and
+            micro-batches, and real logits are left out where they are not used.
+
+    Raises:
+        ValueError: The name is taken or not a word, or a function does not do what the attributes say.
+    """
+    if not isinstance(loss, Loss):
+        raise ValueError(f"loss {name!r} is {loss!r}; it must be a fagan_hf.losses.Loss")
+    check_name("loss", name, loss.discriminator, {key: each.discriminator for key, each in LOSSES.items()})
+    random = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 8, generator=random).unbind()
+    generator = loss.generator if loss.is_relative else partial(_without_real, loss.generator)
+    for player, function in (("discriminator", loss.discriminator), ("generator", generator)):
+        value = function(real, fake.requires_grad_())
+        halves = (function(real[:4], fake[:4]) + function(real[4:], fake[4:])) / 2
+        if value.shape != ():
+            problem = f"returned {list(value.shape)} instead of a scalar"
+        elif not value.requires_grad:
+            problem = "does not depend on the fakes in a differentiable way"
+        elif not loss.compares_with_means and not torch.allclose(value, halves, atol=1e-5):
+            problem = "is not a mean over images, since halves of a batch have another; set compares_with_means=True"
+        else:
+            continue
+        raise ValueError(f"loss {name!r}: the {player}'s {problem}")
+    LOSSES[name] = loss
+
+
+def _without_real(function: GeneratorLossFunction, _: Tensor, fake: Tensor) -> Tensor:
+    """Call a generator's loss as training does if it is not relative."""
+    try:
+        return function(None, fake)
+    except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the generator's loss can't be computed without real logits ({error}); if it uses them, set "
+            "is_relative=True"
+        ) from error

@@ -8,8 +8,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before importing torch. Each worker has one core: more threads would only spin while waiting for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("patient", deadline=None)  # machines are busy; the time of an example says nothing
+hypothesis.settings.load_profile("patient")
 
 # What takes longest comes first, so that no worker is left with it at the end when the others have nothing to do.
 FIRST = ("tests/distributed", "tests/space", "tests/hub", "tests/fagan_hf/training", "tests/benchmarks", "tests/test_")

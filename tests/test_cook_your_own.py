@@ -8,7 +8,9 @@ import pytest
 
 from fagan_hf import FAGANPipeline, Generator
 from fagan_hf.architectures.specs import LAYER_SPECS
+from fagan_hf.augmentations import DISTORTIONS
 from fagan_hf.layers import LAYERS
+from fagan_hf.losses import LOSSES
 from fagan_hf.training.flags import parse_recipe
 from tests.folder_hub import FolderHub
 from tests.sessions import train
@@ -30,11 +32,12 @@ def kitchen(tmp_path, monkeypatch):
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fagan_hf.data.avatars.TRAIN_SEEDS", range(32))
     monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
-    before = dict(LAYER_SPECS), dict(LAYERS)
+    registries = LAYER_SPECS, LAYERS, LOSSES, DISTORTIONS
+    before = [dict(registry) for registry in registries]
     for name, content in FILES.items():
         Path(name).write_text(content)
     yield
-    for registry, content in zip((LAYER_SPECS, LAYERS), before, strict=True):
+    for registry, content in zip(registries, before, strict=True):
         registry.clear()
         registry.update(content)
 
@@ -58,6 +61,8 @@ def test_everything_in_its_order():
     assert tuple(namespace["features"].shape) == (2, 64, 16, 16)
     assert namespace["inside"].item() == pytest.approx(1)
     assert namespace["captured"][""].weights.count_nonzero() == 16
+    assert LOSSES["softer"].discriminator is namespace["judge"]
+    assert DISTORTIONS["dim"] is namespace["dim"]
     assert Generator.from_pretrained("hub/you/mine").config == session.generator.config
 
     cook(own)

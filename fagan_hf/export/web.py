@@ -47,7 +47,7 @@ from fagan_hf.utils.label_names import label_groups
 from fagan_hf.utils.version import __version__
 
 FORMAT, VERSION = "fagan_hf.web", 1
-MAX_BYTES = 500_000_000
+MAX_BYTES = 256 * 2**20  # what the page loads: space/live/src/model.ts
 """Size of the largest model that a visitor's browser is asked to load [bytes]."""
 MAX_LEVELS = 1  # of 256, by which a pixel may differ
 MAX_WEIGHT_DIFFERENCE = 1e-3  # of weights of attention, which sum to 1

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,14 +14,12 @@ from fagan_hf.architectures.conditioning import Conditioning, with_image_channel
 from fagan_hf.architectures.configs import Architecture
 from fagan_hf.architectures.load import load_architecture
 from fagan_hf.architectures.own_code import import_code
+from fagan_hf.augmentations import AUGMENTATIONS
 from fagan_hf.data.decode import Fit, check_background
 from fagan_hf.data.image_source import ImageSource
 from fagan_hf.hub.repository import ARCHITECTURE, ARCHITECTURE_SUFFIXES
+from fagan_hf.losses import LOSSES
 from fagan_hf.utils.suggest import suggest
-
-LossName = Literal["standard", "least_squares", "hinge", "relativistic_hinge", "wasserstein", "relativistic_pairing"]
-
-AugmentationName = Literal["color", "translation", "cutout", "rotation", "scale"]
 
 MixedPrecision = Literal["no", "bf16", "fp16", "auto"]
 Precision = Literal["no", "bf16", "fp16"]  # what "auto" can become
@@ -134,8 +132,9 @@ class Recipe:
     """How labels enter: "projection" with conditional batch norm, or "concatenation" to latent and features."""
     matching_aware: bool = False
     """Train the discriminator to reject real images with mismatched labels as well."""
-    loss: LossName = "relativistic_hinge"
-    """Adversarial loss of both networks."""
+    loss: str = "relativistic_hinge"
+    """Adversarial loss of both networks: standard, least_squares, hinge, relativistic_hinge, wasserstein,
+    relativistic_pairing, or one that the file of --model or --import registers."""
     r1_gamma: float = 0.0
     """Weight of R1, the squared gradient at real images, halved as in the paper; 0 disables it."""
     r2_gamma: float = 0.0
@@ -164,8 +163,9 @@ class Recipe:
     """Start inverse-square-root decay of the learning rates after this many images; none: never."""
     max_gradient_norm: float | None = None
     """Gradient-norm clip; none: no clipping."""
-    augment: tuple[AugmentationName, ...] = ()
-    """Differentiable augmentation of all images: any of color, translation, cutout, rotation, scale, in this order."""
+    augment: tuple[str, ...] = ()
+    """Differentiable augmentation of all images: any of color, translation, cutout, rotation, scale, and those that the
+    file of --model or --import registers, in this order."""
     augment_probability: float = 1.0
     """Probability of each augmentation of each image."""
     augment_target: float | None = None
@@ -243,6 +243,8 @@ class Recipe:
         for name in self.imports:
             import_code(name)
         self._architecture()
+        self._check_registered("loss", (self.loss,), LOSSES)  # now that its files have registered theirs
+        self._check_registered("augment", self.augment, AUGMENTATIONS)
         check_background(self.background)
         if self.resume_from and self.finetune_from:
             raise ValueError("resume_from resumes a run, finetune_from starts a new one; give only one of them")
@@ -300,6 +302,14 @@ class Recipe:
             return
         if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
             raise ValueError(f"{name} is {value}; it must be {'0 or more' if may_be_zero else 'above 0'}")
+
+    def _check_registered(self, field: str, names: Sequence[str], registry: Collection[str]) -> None:
+        for name in names:
+            if name not in registry:
+                raise ValueError(
+                    f"{field} is {name!r}; {suggest(name, list(registry))}. One of your own must be registered by the "
+                    "file of --model or --import"
+                )
 
     def _check_augmentation(self) -> None:
         if self.augment_probability > 1:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fagan_hf.training.recipe import LossName
+from fagan_hf.losses import LOSSES as NAMES
 from tests.distributed.agreement import FIRST_STEPS, LONG, PENALTIES, STEPS
 from tests.distributed.conftest import ACCELERATE, TORCHRUN, Place, made_hosts
 from tests.distributed.hosts import ADDRESSES, INTERFACE
@@ -71,11 +71,11 @@ def gradient_tolerance(name):
 
 
 def test_every_setting_is_compared():
-    losses = set(LossName.__args__)
+    names = set(NAMES)
     pairs = [{(case[one], case[other]) for case in FIRST_STEPS} for one, other in ((0, 1), (0, 2), (1, 2))]
-    values = losses, set(PENALTIES), {1, 2}
+    values = names, set(PENALTIES), {1, 2}
     assert pairs == [set(product(values[one], values[other])) for one, other in ((0, 1), (0, 2), (1, 2))]
-    assert [{case[index] for case in LONG} for index in range(3)] == [losses, set(PENALTIES), {1, 2}]
+    assert [{case[index] for case in LONG} for index in range(3)] == [names, set(PENALTIES), {1, 2}]
 
 
 def test_gradients_of_one_process_and_two(one_and_two):

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fagan_hf.augmentations import draw_augmentation, flip
 from fagan_hf.data.cache import Images
 from fagan_hf.data.stream import ImageStream, open_stream
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.step.ahead import Ahead
-from fagan_hf.training.step.augment import draw_augmentation, flip
 from fagan_hf.training.step.labels import Mismatcher
 from fagan_hf.training.step.randomness import data_order, draw_latents, random_seed, random_stream
 from fagan_hf.training.step.regularization import PenaltyDraws, Regularization

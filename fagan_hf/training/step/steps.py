@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Adam, Optimizer
 
+from fagan_hf.augmentations import augment
 from fagan_hf.layers import hold_spectral_norms, refresh_spectral_norms
 from fagan_hf.losses import Loss, accuracies, overfitting
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step.adaptive import AugmentProbability
-from fagan_hf.training.step.augment import augment
 from fagan_hf.training.step.compilation import compile_network
 from fagan_hf.training.step.freezing import fix_layers
 from fagan_hf.training.step.loss_scaling import LossScale
@@ -85,7 +85,7 @@ class MicroBatch:
 
     Attributes:
         real: Images in [-1, 1].
-        real_augment: Augmentation parameters of each real image, see `fagan_hf.training.step.augment`.
+        real_augment: Augmentation parameters of each real image, see `fagan_hf.augmentations`.
         latents: Latents of as many fakes.
         fake_augment: Augmentation parameters of each fake.
         labels: Labels of both real images and fakes; none in an unconditional run.
@@ -137,7 +137,7 @@ class Trainer:
         generator: The generator, prepared for training.
         discriminator: The discriminator, prepared for training.
         loss: Adversarial loss of both players.
-        policy: Names of the augmentations, see `fagan_hf.training.step.augment`.
+        policy: Names of the augmentations, see `fagan_hf.augmentations`.
         regularization: Penalties of the discriminator.
         probability: Probability of the augmentations; ``None`` applies all of them to every image.
         frozen_layers: Number of first layers of the discriminator that are not trained, see

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.specs import DropoutSpec
+from fagan_hf.augmentations import AUGMENTATIONS, draw_augmentation
 from fagan_hf.layers import refresh_spectral_norms
 from fagan_hf.losses import LOSSES
 from fagan_hf.models import Discriminator, Generator
@@ -19,7 +20,6 @@ from fagan_hf.penalties import (
 from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.step import steps
 from fagan_hf.training.step.adaptive import AugmentProbability
-from fagan_hf.training.step.augment import AUGMENTATIONS, draw_augmentation
 from fagan_hf.training.step.freezing import freeze_layers
 from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.training.step.steps import MicroBatch, Player, Trainer
@@ -375,14 +375,16 @@ def test_a_step_reads_no_number_back_from_the_device(loss):
 
 
 def augmented(batches):
-    numbers = [draw_augmentation(torch.Generator().manual_seed(1), 8, AUGMENTATIONS, by_chance=True) for _ in range(2)]
+    numbers = [
+        draw_augmentation(torch.Generator().manual_seed(1), 8, tuple(AUGMENTATIONS), by_chance=True) for _ in range(2)
+    ]
     return [dataclasses.replace(each, real_augment=numbers[0], fake_augment=numbers[1]) for each in batches]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_an_adaptive_probability_is_adapted_without_reading_back(loss):
     trainer = make(loss)
-    trainer.policy = AUGMENTATIONS
+    trainer.policy = tuple(AUGMENTATIONS)
     trainer.probability = AugmentProbability(torch.device("cpu"), 0.5, target=1e-6, change=0.1)
     batches = augmented(micro_batches(2))
     with Synchronizations() as seen:
@@ -406,7 +408,7 @@ def test_the_overfitting_is_measured_on_real_images_of_all_micro_batches():
 
 def test_a_constant_probability_is_not_adapted():
     trainer = make()
-    trainer.policy = AUGMENTATIONS
+    trainer.policy = tuple(AUGMENTATIONS)
     trainer.probability = AugmentProbability(torch.device("cpu"), 0.5)
     numbers = trainer.step(augmented(micro_batches(1)), augmented(micro_batches(1)), 0)
     assert "overfitting" not in numbers

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fagan_hf.training.step.augment import AUGMENTATIONS, GEOMETRY, ROTATION, SCALE, augment, draw_augmentation, flip
+from fagan_hf.augmentations import DISTORTIONS, GEOMETRY, ROTATION, SCALE, augment, draw_augmentation, flip
 
-POLICY = AUGMENTATIONS
+POLICY = (*DISTORTIONS, *GEOMETRY)
 
 
 def images(count=4, size=16):

@@ -8,12 +8,15 @@ differentiable function of the images. So a step's randomness does not depend on
 """
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
+
+from fagan_hf.utils.own_names import check_name
 
 TRANSLATION = 1 / 8  # maximum shift in each direction, as a fraction of the image size
 CUTOUT = 1 / 2  # side of the erased square, as a fraction of the image size
@@ -84,17 +87,53 @@ def _standard_normal(draws: Float[Tensor, "batch numbers"]) -> Float[Tensor, " b
     return (-2 * (1 - draws[:, 0]).log()).sqrt() * (2 * math.pi * draws[:, 1]).cos()
 
 
-DISTORTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+DISTORTIONS: dict[str, Callable[..., Tensor]] = {
     "color": color,
     "translation": translation,
     "cutout": cutout,
 }
 """Functions of images and random numbers."""
 
-GEOMETRY: dict[str, Callable[[Tensor], Tensor]] = {"rotation": rotation, "scale": scale}
+GEOMETRY: dict[str, Callable[..., Tensor]] = {"rotation": rotation, "scale": scale}
 """Functions of random numbers to matrices, about the center of the image; all of a policy share one resampling."""
 
-AUGMENTATIONS = (*DISTORTIONS, *GEOMETRY)
+AUGMENTATIONS = ChainMap(DISTORTIONS, GEOMETRY)
+"""All of them by name."""
+
+
+def register_augmentation(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Register an augmentation of your own, for `augment` in recipes.
+
+    It is tried on two small images first. Registered again under its name, as by rerunning a notebook cell, the same
+    definition replaces the older one.
+
+    Args:
+        name: A word in lower case.
+        function: A differentiable function of images ``[batch, channels, size, size]``, in [-1, 1] (whose alpha, if
+            there are four channels, is the last), and of random numbers ``[batch, 3]`` in [0, 1), which returns images
+            of the same shape and dtype. Each image must be augmented by its own numbers only, and all randomness must
+            come from them.
+
+    Raises:
+        ValueError: The name is taken or not a word, or the function does something else; says what.
+    """
+    check_name("augmentation", name, function, AUGMENTATIONS)
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 8, 8, generator=random, requires_grad=True)
+    draws = torch.rand(2, DRAWS, generator=random)
+    augmented, again, first = (function(images, draws), function(images, draws), function(images[:1], draws[:1]))
+    if augmented.shape != images.shape or augmented.dtype != images.dtype:
+        problem = f"returned {list(augmented.shape)} {augmented.dtype} for {list(images.shape)} {images.dtype}"
+    elif not augmented.requires_grad:
+        problem = "is not differentiable: a generator would learn nothing through it"
+    elif not torch.equal(augmented, again):
+        problem = "returned other images for the same numbers: take all randomness from its second argument"
+    elif not torch.allclose(augmented[:1], first, atol=1e-5):
+        problem = "augments an image differently if another one is in the batch"
+    else:
+        DISTORTIONS[name] = function
+        return
+    raise ValueError(f"augmentation {name!r} {problem}")
 
 
 def draw_augmentation(
