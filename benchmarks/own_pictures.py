@@ -79,7 +79,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     loop.train(session)
     if session.stop_request.is_made:
         raise KeyboardInterrupt(f"{recipe.name} stopped after {session.images_seen:,} images")
-    facts = read_json(recipe.run_dir / FACTS)
+    facts = read_json(recipe.run_dir / FACTS)["training"]
     images = prepare_images(recipe.source())
     found = evaluate(Generator.from_pretrained(recipe.run_dir), images)
     metrics = {each.type: {"value": each.value, "real": each.floor} for each in found.metrics()}

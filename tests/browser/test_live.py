@@ -24,6 +24,7 @@ from tests.browser.conftest import MODEL
 from tests.browser.visit import WIDTHS
 
 SECONDS = 60_000  # of a busy machine [ms]
+expect.set_options(timeout=SECONDS)
 SEEDS = [7, 12, 36, 45]  # with which the page opens, at this point of the map
 START = (0.2, 0.2)
 FOREIGN = "someone/portraits"
