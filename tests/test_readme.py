@@ -63,6 +63,9 @@ def test_commands_of_the_shell(monkeypatch):
     monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
     monkeypatch.setattr("fagan_hf.training.choices.measure", lambda recipe: 50.0)
     monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setattr("fagan_hf.hub.live_page._PAGES", (Path("page"),))  # as `make live` builds it
+    Path("page").mkdir()
+    Path("page/index.html").write_text("<!doctype html>")
     Path("pictures").mkdir()
     Image.new("RGB", (80, 80)).save("pictures/a.png")
     root = Path(__file__).parents[1]
@@ -86,6 +89,7 @@ def test_commands_of_the_shell(monkeypatch):
             assert words[:2] in SETTING_UP, words
     assert kinds >= {"make", "fagan-hf", "accelerate"}
     assert Path("hub/you/avatars-32/README.md").exists()
+    assert Path("hub/spaces/you/page/model/web.json").exists()
 
 
 def test_the_table_of_presets():
