@@ -42,7 +42,7 @@ from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
 from fagan_hf.training.step.freezing import freeze_layers
-from fagan_hf.training.step.precision import choose_precision, tell_precision
+from fagan_hf.training.step.precision import NAMES, choose_precision, tell_precision
 from fagan_hf.training.step.randomness import random_seed
 from fagan_hf.training.step.regularization import Regularization
 from fagan_hf.training.step.steps import Player, Trainer, make_player
@@ -206,6 +206,11 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
     check_tracker(recipe.report_to)
     precision = choose_precision(recipe.mixed_precision, find_device(None))
     processes = Processes(precision, **accelerator_options(recipe.report_to, recipe.run_dir))
+    if precision != (of_main := processes.broadcast_from_main(precision)):
+        raise ValueError(
+            f"this process would compute in {NAMES[precision]}, the main process in {NAMES[of_main]}, because their "
+            f"devices differ; give --mixed_precision {of_main}, no or another that all of them can compute in"
+        )
     if processes.is_main:
         tell_precision(recipe.mixed_precision, precision, processes.device)
     check_compilation(

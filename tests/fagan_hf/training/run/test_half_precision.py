@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fagan_hf.architectures.presets import PRESETS, flagship
 from fagan_hf.layers import gates
+from fagan_hf.training.distributed.processes import Processes
 from fagan_hf.training.run import loop
 from fagan_hf.training.run.session import setup
 from fagan_hf.training.step import loss_scaling
@@ -162,3 +163,9 @@ def test_what_auto_chose_is_told_kept_and_noted_when_it_changes(make_recipe, mon
     train(recipe)
     [event] = [event for line in lines(recipe) for event in line.get("events", []) if "Resuming in" in event]
     assert event == "Resuming in float32 instead of bfloat16, which this device computes best in."
+
+
+def test_processes_that_would_compute_differently_are_told(make_recipe, monkeypatch):
+    monkeypatch.setattr(Processes, "broadcast_from_main", lambda self, value: "bf16" if value == "no" else value)
+    with pytest.raises(ValueError, match=r"this process would compute in float32, the main process in bfloat16.*give"):
+        setup(make_recipe(**FIELDS | {"mixed_precision": "no"}))
