@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fagan_hf.training.recipe import Precision
+from fagan_hf.training.step.precision import best_precision
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ NO_BF16 = "not measured: this processor has no bf16 instructions"
 
 def has_bf16(device: str) -> bool:
     """Return whether the hardware supports bfloat16 natively, without emulation."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return best_precision(torch.device(device)) == "bf16"
 
 
 def name_of(precision: str) -> str:

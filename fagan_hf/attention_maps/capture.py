@@ -44,6 +44,11 @@ class CapturedAttention:
         return self.plain.shape[2], self.plain.shape[3]
 
 
+def attention_layers(network: nn.Module) -> dict[str, AttentionLayer]:
+    """Return the attention layers by their names in ``network.named_modules()``, in order."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, AttentionLayer)}
+
+
 @contextmanager
 def capture_attention(
     network: nn.Module, positions: Sequence[Position] = (), *, whole: bool = False, image_size: int | None = None
@@ -78,7 +83,7 @@ def capture_attention(
         >>> captured["layers.2"].weights.shape  # doctest: +SKIP
         torch.Size([1, 1, 1, 16, 16])
     """
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, AttentionLayer)}
+    layers = attention_layers(network)
     if not layers:
         raise ValueError(f"{type(network).__name__} has no attention layer")
     if any(module.training for module in network.modules()):

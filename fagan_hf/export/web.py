@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fagan_hf.attention_maps import capture_attention
-from fagan_hf.attention_maps.capture import CapturedAttention
+from fagan_hf.attention_maps.capture import CapturedAttention, attention_layers
 from fagan_hf.attention_maps.pictures import weights_of
 from fagan_hf.attention_maps.positions import Position
 from fagan_hf.export.half_precision import halve_weights
@@ -34,7 +34,7 @@ from fagan_hf.export.tracing import (
     quiet,
     random_inputs,
 )
-from fagan_hf.export.web_graph import WebGraph, attention_layers
+from fagan_hf.export.web_graph import WebGraph
 from fagan_hf.hub.card import page_facts
 from fagan_hf.hub.repository import DIRECTIONS, WEB_DESCRIPTION, WEB_MODEL
 from fagan_hf.latent_space.directions import Directions

@@ -12,14 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fagan_hf.attention_maps.capture import attention_layers
 from fagan_hf.export.generator_file import Traceable
 from fagan_hf.layers import AttentionLayer
 from fagan_hf.models import Generator
-
-
-def attention_layers(network: nn.Module) -> dict[str, AttentionLayer]:
-    """Return the attention layers by their names in ``network.named_modules()``, in order."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, AttentionLayer)}
 
 
 class WebGraph(nn.Module):

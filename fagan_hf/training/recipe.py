@@ -307,7 +307,7 @@ class Recipe:
         for name in names:
             if name not in registry:
                 raise ValueError(
-                    f"{field} is {name!r}; {suggest(name, list(registry))}. One of your own must be registered by the "
+                    f"{field} is {name!r}; {suggest(name, registry)}. One of your own must be registered by the "
                     "file of --model or --import"
                 )
 

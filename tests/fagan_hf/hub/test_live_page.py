@@ -9,17 +9,9 @@ from fagan_hf.hub import live_page
 from fagan_hf.hub.live_page import built_page, publish_page
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Generator
-from tests.folder_hub import FolderHub
 from tests.small import GENERATOR
 
 MODEL = b"a model"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    hub = FolderHub(tmp_path / "hub")
-    monkeypatch.setattr("fagan_hf.hub.client.push", hub.push)
-    return hub
 
 
 @pytest.fixture

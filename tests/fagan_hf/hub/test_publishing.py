@@ -12,7 +12,6 @@ from fagan_hf.hub.publishing import portable_recipe, publish
 from fagan_hf.hub.repository import save_repository, weights_hash, write_json
 from fagan_hf.hub.staging import is_up_to_date, take_snapshot
 from fagan_hf.models import Discriminator, Generator
-from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR
 
 REPO = "user/name"
@@ -40,13 +39,6 @@ FACTS = {
     "weights_license": "mit",
 }
 OF_A_RUN = ("samples.png", "loss.png", "nearest.png", "metrics.jsonl", "onnx/generator.onnx")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    hub = FolderHub(tmp_path / "hub")
-    monkeypatch.setattr("fagan_hf.hub.client.push", hub.push)
-    return hub
 
 
 @pytest.fixture
