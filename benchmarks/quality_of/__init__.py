@@ -1,0 +1,1 @@
+"""What `benchmarks/quality.py` compares, at equal work, and how it judges."""
