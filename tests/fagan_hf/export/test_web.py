@@ -16,7 +16,6 @@ from fagan_hf.attention_maps import capture_attention
 from fagan_hf.attention_maps.pictures import weights_of
 from fagan_hf.cli import main
 from fagan_hf.export import export_web, half_precision, web
-from fagan_hf.export.tracing import as_reference
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.latent_space import Directions
 from fagan_hf.layers import AttentionLayer, FullAttention, SelfAttention, override_alpha
@@ -24,10 +23,19 @@ from fagan_hf.models import Generator
 from fagan_hf.sampling.images import to_uint8
 from fagan_hf.utils.files import sha256
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
+from tests.traces import keep_traces
 
 LABELS = ("beard", "hair=red", "hair=black")
 CONDITIONAL = with_labels((GENERATOR, DISCRIMINATOR), LABELS, "projection")[0]
 CONCATENATED = with_labels((GENERATOR, DISCRIMINATOR), LABELS, "concatenation")[0]
+WITHOUT_ATTENTION = replace(
+    GENERATOR,
+    layers=(
+        ConvTransposeSpec(in_channels=8, out_channels=16, kernel_size=4),
+        ConvTransposeSpec(in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1),
+        ActivationSpec(activation="tanh"),
+    ),
+)
 CORNERS = [(0, 0), (0, 7), (7, 0), (7, 7)]
 
 
@@ -62,7 +70,9 @@ def exported(tmp_path_factory):
     def export(name):
         generator = build(CONFIGS[name])
         folder = tmp_path_factory.mktemp("web")
-        return generator, folder, export_web(generator, folder)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            keep_traces(monkeypatch)
+            return generator, folder, export_web(generator, folder)
 
     return export
 
@@ -144,12 +154,7 @@ def test_gates_and_terms_are_inputs(exported):
 
 @torch.no_grad()
 def test_a_network_without_attention_has_no_inputs_for_it(tmp_path):
-    layers = (
-        ConvTransposeSpec(in_channels=8, out_channels=16, kernel_size=4),
-        ConvTransposeSpec(in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1),
-        ActivationSpec(activation="tanh"),
-    )
-    generator = build(replace(GENERATOR, layers=layers))
+    generator = build(WITHOUT_ATTENTION)
     export_web(generator, tmp_path)
     latents = torch.randn(3, 8)
     outputs = run(tmp_path, latents=latents)
@@ -158,7 +163,8 @@ def test_a_network_without_attention_has_no_inputs_for_it(tmp_path):
     assert described(tmp_path)["layers"] == []
 
 
-def test_the_description(tmp_path):
+def test_the_description(tmp_path, monkeypatch):
+    keep_traces(monkeypatch)
     generator = build(CONDITIONAL)
     generator.label_frequencies = torch.tensor([0.25, 0.1, 0.9])
     directions = Directions(("beard",), torch.randn(1, 8), (0.5,))
@@ -205,9 +211,8 @@ def test_free_sizes_no_traces_of_this_machine_and_the_same_bytes_again(exported,
 
 
 def test_weights_are_halved_only_if_the_model_agrees(tmp_path, monkeypatch):
+    keep_traces(monkeypatch)
     generator = build()
-    model = web._trace(as_reference(generator))
-    monkeypatch.setattr(web, "_trace", lambda reference: model)
     monkeypatch.setattr(half_precision, "_FROM_ELEMENTS", 2)
     halved = export_web(generator, tmp_path / "halved")
     monkeypatch.setattr(web, "MAX_WEIGHT_DIFFERENCE", 1e-6)
@@ -260,13 +265,13 @@ def test_a_mismatch_is_refused_and_leaves_what_was_there(tmp_path, monkeypatch):
 
     def fold_wrongly(self):
         folded = fold(self)
-        folded.layers[0].residual.weight.data += 0.1
+        next(folded.layers[0].parameters()).data += 0.1
         return folded
 
     monkeypatch.setattr(Generator, "fold", fold_wrongly)
     (tmp_path / "web.json").write_text("of before")
     with pytest.raises(ValueError, match=r"differs from the generator by \d+ of 256 levels .*Nothing was written"):
-        export_web(build(), tmp_path)
+        export_web(build(WITHOUT_ATTENTION), tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["web.json"]
     assert (tmp_path / "web.json").read_text() == "of before"
 
@@ -291,7 +296,8 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
+    keep_traces(monkeypatch)
     folder = tmp_path / "faces"
     save_repository(folder, build(), facts={"training": {"images_seen": 640}, "weights_license": "mit"})
     Directions(("beard",), torch.randn(1, 8), (0.5,)).save(folder / "directions.safetensors")

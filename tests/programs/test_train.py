@@ -98,22 +98,14 @@ def test_a_folder_of_photographs(faces, tmp_path):
     assert str(tmp_path) not in command
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--dataset", "./nowhere"], "nowhere"),
-        (["--batch_sise", "3"], "did you mean 'batch_size'?"),
-        (["--batch_size", "1000"], "fewer than a batch of 1000"),
-        (["--model", "dcgan-46"], "did you mean 'dcgan-64'?"),
-    ],
-)
-def test_mistakes_end_with_a_sentence_and_no_traceback(pictures, tmp_path, change, message):
-    arguments = ["--name", "x", "--model", "fagan-32", "--dataset", pictures, "--upscale", "true"]
-    command = [*LAUNCH[1:], "training/train.py", *map(str, [*arguments, "--output_dir", tmp_path, *change])]
+def test_a_mistake_ends_with_a_sentence_and_no_traceback(pictures, tmp_path):
+    """The others are in tests/fagan_hf/training/test_command.py."""
+    arguments = ["--name", "x", "--model", "dcgan-46", "--dataset", pictures, "--output_dir", tmp_path]
+    command = [*LAUNCH[1:], "training/train.py", *map(str, arguments)]
     environment = os.environ | {"FAGAN_CACHE": str(tmp_path / "cache")}
     result = forked.run(command, environment, Path.cwd(), tmp_path / "log", timeout=120)
     assert result.returncode != 0
-    assert message in result.stderr
+    assert "did you mean 'dcgan-64'?" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -17,7 +17,7 @@ from tests.hub.conftest import ALICE
 from tests.hub.server import Hub
 from tests.small import DISCRIMINATOR, GENERATOR
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs/notebooks/train_on_your_pictures.ipynb"
 FIELDS = {"model": "tiny.json", "batch_size": 4, "max_images": 24, "cpu_threads": 1, "crop": None}
 FIELDS |= {"log_every_images": 8, "sample_every_images": 8, "gradient_accumulation": 1, "mixed_precision": "no"}
