@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from fagan_hf.layers.execution import no_autocast
 from fagan_hf.layers.functional import twice_differentiable
 
 
@@ -116,7 +117,7 @@ def approximate_gradient_penalty(
     # In training mode spectral norm would use another weight in each call, and dropout another mask, and the difference
     # is divided by sigma: so weights are cached, and the second call repeats the random numbers of the first.
     devices = [images.device] if images.is_cuda else []
-    with torch.autocast(images.device.type, enabled=False), parametrize.cached():
+    with no_autocast(images.device), parametrize.cached():
         with torch.random.fork_rng(devices):
             moved = discriminator(images + sigma * noise.to(images))
         difference = moved - discriminator(images)
@@ -128,7 +129,7 @@ def _gradients(
 ) -> Float[Tensor, "batch pixels"]:
     """Return the gradient of each image's logit with respect to its pixels, itself differentiable."""
     images = _detached(images).requires_grad_()
-    with torch.autocast(images.device.type, enabled=False), twice_differentiable():
+    with no_autocast(images.device), twice_differentiable():
         [gradients] = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     return gradients.flatten(1)
 

@@ -1,7 +1,9 @@
-"""Devices and cores."""
+"""Devices, cores and memory."""
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,38 +43,69 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     Args:
         root: Where ``/proc`` and ``/sys`` are.
     """
+    quotas = [
+        _ratio(_words(group, "cpu.max") if version == 2 else _words(group, "cpu.cfs_quota_us", "cpu.cfs_period_us"))
+        for version, group in _control_groups("cpu", root)
+    ]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the memory that this process may still take [bytes]: the machine's, or what its container has left.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are.
+
+    Returns:
+        ``None`` if it can't be found out: psutil, which training installs, is missing.
+    """
+    try:
+        import psutil
+    except ImportError:
+        return None
+    left = [psutil.virtual_memory().available]
+    for version, group in _control_groups("memory", root):
+        files = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+        numbers = _words(group, *(f"memory.{file}" for file in files))
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers):  # not "max", which is no limit
+            limit, used = map(int, numbers)
+            left.append(max(0, limit - used + _reclaimable(group)))
+    return min(left)
+
+
+def _reclaimable(group: Path) -> int:
+    """Return the part of a group's use that the kernel gives up when memory is needed: cached files [bytes]."""
+    words = _words(group, "memory.stat")
+    found = dict(zip(words[::2], words[1::2], strict=False))
+    return int(found.get("inactive_file", found.get("total_inactive_file", "0")))
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
+    """Iterate over the control groups that may limit this process: version and folder of each."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # another system
-        return None
-    quotas = []
+        return
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        if not controllers:  # version 2
-            mount, read = root / "sys/fs/cgroup", _quota_2
-        elif "cpu" in controllers.split(","):
-            mount, read = root / "sys/fs/cgroup/cpu", _quota_1
+        if not controllers:
+            version, mount = 2, root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            version, mount = 1, root / "sys/fs/cgroup" / controller
         else:
             continue
         # A limit of any group above holds, too. In a container only the mounted part of the path may be visible.
         place = mount / group.lstrip("/")
-        quotas += [read(each) for each in (place, *place.parents) if each.is_relative_to(mount)]
-    return min((quota for quota in quotas if quota is not None), default=None)
+        yield from ((version, each) for each in (place, *place.parents) if each.is_relative_to(mount))
 
 
-def _quota_2(group: Path) -> float | None:
-    return _ratio(_words(group / "cpu.max"))
-
-
-def _quota_1(group: Path) -> float | None:
-    return _ratio([*_words(group / "cpu.cfs_quota_us"), *_words(group / "cpu.cfs_period_us")])
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except OSError:
-        return []
+def _words(group: Path, *files: str) -> list[str]:
+    """Read the words of a group's files, one after the other; nothing of a file that is not there."""
+    words = []
+    for file in files:
+        with suppress(OSError):
+            words += (group / file).read_text(encoding="utf-8").split()
+    return words
 
 
 def _ratio(words: list[str]) -> float | None:

@@ -11,6 +11,7 @@ from fagan_hf.training.reporting.publisher import STOPPED_PATIENCE_SECONDS
 from fagan_hf.training.run import outputs, resume
 from fagan_hf.training.run.agreement import Agreement, Verdict
 from fagan_hf.training.run.session import Session
+from fagan_hf.training.step.memory import explained
 from fagan_hf.training.step.randomness import random_seed
 
 
@@ -27,6 +28,7 @@ def train(session: Session) -> None:
         OSError: The disk stays full.
         DivergedError: Losses or gradients are not finite, and rolling back to a checkpoint did not help.
         OtherProcessError: Another process has failed during uneven work.
+        OutOfMemoryError: The device's memory is too small for a step; says what fits.
         RuntimeError: Another process is gone.
     """
     try:
@@ -46,7 +48,8 @@ def _run(session: Session) -> bool:
         session.tell(f"Nothing left to do after {session.images_seen:,} images: raise --max_images or --max_minutes.")
     with session.stop_request.listening(), _progress_bar(session) as bar:
         while not verdict.is_stopped and not _has_ended(session, verdict):
-            take_step(session)
+            with explained(session.recipe, session.architecture, session.processes.count, session.processes.precision):
+                take_step(session)
             bar.update(session.recipe.batch_size)
             is_lost, is_measured = False, session.is_due("eval") and outputs.measure(session)
             if session.is_due("log") or is_measured:

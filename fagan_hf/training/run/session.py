@@ -42,6 +42,7 @@ from fagan_hf.training.step.compilation import check_compilation
 from fagan_hf.training.step.cuda_graphs import GraphedSteps
 from fagan_hf.training.step.ema import AveragedGenerator
 from fagan_hf.training.step.freezing import freeze_layers
+from fagan_hf.training.step.memory import check_memory
 from fagan_hf.training.step.precision import NAMES, choose_precision, tell_precision
 from fagan_hf.training.step.randomness import random_seed
 from fagan_hf.training.step.regularization import Regularization
@@ -197,7 +198,8 @@ def setup(recipe: Recipe, command: str | None = None) -> Session:
 
     Raises:
         ValueError: The images can't be used or are too few, the batch can't be split over the processes, the folder
-            belongs to another recipe, another process is training there, or the device can't compute in the precision.
+            belongs to another recipe, another process is training there, the device can't compute in the precision, or
+            a step does not fit into memory.
         FileNotFoundError: There is no such dataset.
         ImportError: The tracker is not installed.
         OSError: The folder or the image cache can't be written.
@@ -245,6 +247,7 @@ def _assemble(recipe: Recipe, command: str | None, processes: Processes, lock: F
         images = _open_images(recipe, processes)
     architecture = recipe.networks(images.label_names)
     processes.run_on_main(lambda: check_architecture(recipe, architecture))
+    processes.run_on_main(lambda: check_memory(recipe, architecture, processes.device, processes.count))
     batches = Batches(images, recipe, architecture[0].latent_dim, processes.device, processes.index, processes.count)
     if batches.content != processes.broadcast_from_main(batches.content):
         raise ValueError(f"{recipe.dataset} contains other images in this process than in the main process")

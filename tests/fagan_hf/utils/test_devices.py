@@ -1,9 +1,11 @@
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from fagan_hf.utils import devices
-from fagan_hf.utils.devices import available_cores, cpu_quota
+from fagan_hf.utils.devices import available_cores, available_memory, cpu_quota
 
 
 @pytest.fixture
@@ -61,3 +63,36 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr(devices, "cpu_quota", lambda: quota)
     assert available_cores() == cores
+
+
+def memory_of(monkeypatch, root, available=8 * 2**30):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
+    return available_memory(root)
+
+
+def test_memory_of_another_system_is_that_of_the_machine(monkeypatch, tmp_path):
+    assert memory_of(monkeypatch, tmp_path) == 8 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max", 8 * 2**30), ("4000000", 1_500_000)], ids=["unlimited", "limited"]
+)
+def test_memory_left_by_version_2(monkeypatch, machine, limit, expected):
+    group = "sys__fs__cgroup__memory"
+    files = {f"{group}.max": f"{limit}\n", f"{group}.current": "3000000\n"}
+    files[f"{group}.stat"] = "anon 1\ninactive_file 500000\n"
+    assert memory_of(monkeypatch, machine(proc__self__cgroup="0::/\n", **files)) == expected, (
+        "cached files are given up"
+    )
+
+
+def test_memory_left_by_version_1(monkeypatch, machine):
+    group = "sys__fs__cgroup__memory__a__memory"
+    files = {f"{group}.limit_in_bytes": "4000000", f"{group}.usage_in_bytes": "3000000"}
+    files[f"{group}.stat"] = "total_inactive_file 250000"
+    assert memory_of(monkeypatch, machine(proc__self__cgroup="5:memory:/a\n", **files)) == 1_250_000
+
+
+def test_memory_is_unknown_without_psutil(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert available_memory() is None
