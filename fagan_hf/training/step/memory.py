@@ -21,8 +21,8 @@ from fagan_hf.training.step.regularization import PenaltyDraws, Regularization
 from fagan_hf.utils.devices import available_memory
 
 _NEVER_TOO_MANY_PIXELS = 2**18  # of a micro-batch: less than a gigabyte for the widest preset
-# What libraries take besides tensors, and gaps between them. Measured on a CPU, with presets and batches of 4 to 128: the
-# estimate is then 0.6 to 3 times what a step takes.
+# What libraries take besides tensors, and gaps between them. Measured on a CPU, with presets and batches of 4 to 128,
+# the estimate is then 0.6 to 3 times what a step takes.
 _WORKSPACE = 2
 _COPIES = 4  # of all weights, besides those of the networks: the average, both moments, and gradients
 _OF_A_CPU = "can't allocate memory"  # in torch's message
