@@ -4,18 +4,22 @@ import re
 
 MAX_SEED = 2**63 - 1
 MAX_SEEDS = 1_000_000
+_DASHES = "\\-\u2010-\u2015\u2212"  # hyphens, dashes and the minus sign
 
 
 def parse_seeds(text: str) -> list[int]:
     """Parse seeds and ranges: ``"0-15, 42"`` gives 0 to 15 and 42.
+
+    Blanks separate as well as commas, and a range may have the dash that text programs make of a hyphen.
 
     Raises:
         ValueError: A part is neither a number nor an ascending range, a seed is above `MAX_SEED`, or there are more
             than `MAX_SEEDS`.
     """
     seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, flags=re.ASCII)
+    plain = re.sub(f" ?[{_DASHES}] ?", "-", " ".join(text.split()))
+    for part in re.split(" ?, ?| ", plain):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part, flags=re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             culprit = f", but {part!r} is not a seed or range" if part != text else ""

@@ -231,8 +231,8 @@ class Pixel(Request):
     index: Annotated[list[Coordinate], Allowed("two numbers", {"min_length": 2, "max_length": 2})]
 
 
-class Example(Request):
-    """One of the page's examples, by its number."""
+class Place(Request):
+    """A picture of a gallery, by its place."""
 
     index: Annotated[int, whole(0, 100)]
 

@@ -1,6 +1,7 @@
 """The page: heading, tabs, endpoints, and styling."""
 
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -20,16 +21,23 @@ from fagan_space.tabs import about, compare, dial, generate, look_inside, projec
 
 TABS = (generate, walk, look_inside, dial, project, compare, about)
 
+LIVE_PAGE = "FAGAN_LIVE_PAGE"
+"""Environment variable with the address of the same model's live page (docs/live-page.md), which the page links to."""
+_ADDRESS = re.compile(r"https?://[\w.:-]+(?:/[\w./~%?=&#-]*)?")
+
 _FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # local fonts: nothing is fetched from other sites
 _FIXED = ["ui-monospace", "monospace"]
 
-# Small images are scaled without smoothing, which would hide what the network generated.
+# Small images are scaled without smoothing, which would hide what the network generated. A label stands above its
+# picture, not over it, and a picture of a fixed height gets what the label leaves: its lowest rows would be cut off.
 _CSS = """
 .pixels img { image-rendering: pixelated; }
 .clickable img { cursor: crosshair; }
 .pixels label[data-testid="block-label"], .small label[data-testid="block-label"] {
   position: static; width: fit-content;
 }
+.pixels:has(> .image-container) { display: flex; flex-direction: column; }
+.pixels > .image-container { flex: 1; min-height: 0; }
 .pixels .caption-label { font-size: 10px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); opacity: 0.75; }
 .pixels .grid-wrap, .small .grid-wrap { min-height: 0; max-height: none; }
 .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
@@ -52,8 +60,10 @@ _CSS = """
 _HEADING = """
 # FAGAN: every layer convolves and attends at once
 
-`{name}` generates {size}x{size} images. Generate some, walk between them, and click a pixel to see where each layer
-attends.
+To draw a pixel, each layer of this network looks at its neighbors and, at the same time, at every other place of the
+picture. Generate pictures, walk between them, and click a pixel to see where it looks.{live}
+
+<sub>Model: `{name}`, {size}x{size} pixels</sub>
 """
 
 
@@ -61,7 +71,7 @@ def build(model: Model) -> gr.Blocks:
     """Build the page for a model."""
     with Page(title="FAGAN", analytics_enabled=False) as page:
         add_api(model)  # first, or the tabs' functions would take the endpoint names
-        gr.Markdown(_HEADING.format(name=model.shown, size=model.size))
+        gr.Markdown(_HEADING.format(name=model.shown, size=model.size, live=_link_to_live_page()))
         firsts = []
         with gr.Tabs():
             for tab in TABS:
@@ -72,6 +82,22 @@ def build(model: Model) -> gr.Blocks:
                 page.load(**first)
     check_declared(page)
     return page.queue(max_size=None, default_concurrency_limit=AT_ONCE)  # `Guard` limits each lane separately
+
+
+def _link_to_live_page() -> str:
+    """Return a sentence with the address in `LIVE_PAGE`; nothing if there is none.
+
+    Raises:
+        ValueError: It is not the address of a page.
+    """
+    address = os.environ.get(LIVE_PAGE, "")
+    if not address:
+        return ""
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError(
+            f"{LIVE_PAGE} is {address!r}; it must be the address of a page, like 'https://you-page.static.hf.space'"
+        )
+    return f" [The live page]({address}) answers as you move the pointer: there the model runs in your browser."
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:

@@ -154,6 +154,40 @@ def test_look_inside_the_generator(visit, pipe):
     check_shows(visit.pixels(whole.nth(1)), drawn(pipe, 5))
 
 
+def test_the_whole_picture_is_seen_and_can_be_clicked(visit, pipe):
+    visit.tab("Look inside")
+    heat, clicked = visit.picture("Attends to"), visit.picture("Click a pixel")
+    expect(heat).to_be_visible(timeout=SECONDS)
+    cut = visit.page.evaluate(
+        """() => [...document.querySelectorAll('.pixels')].filter(box => {
+            const image = box.querySelector(':scope > .image-container img')
+            return image && image.getBoundingClientRect().bottom > box.getBoundingClientRect().bottom + 1
+        }).map(box => box.innerText)"""
+    )
+    assert not cut, "their lowest rows are outside of their boxes"
+    last = pipe.generator.config.image_size - 1
+    for share, expected in ((1, last), (0, 0)):
+        source, box = heat.get_attribute("src"), clicked.bounding_box()
+        side = min(box["width"], box["height"])  # the picture is square, in the middle of its place
+        x, y = ((box[each] - side) / 2 + min(max(share * side, 1), side - 1) for each in ("width", "height"))
+        clicked.click(position={"x": x, "y": y})
+        visit.wait_for_another(heat, source)
+        assert [int(visit.slider(name).input_value()) for name in ("Row", "Column")] == [expected, expected]
+
+
+def test_a_layer_of_the_strip_is_shown_when_clicked(visit):
+    visit.tab("Look inside")
+    heat = visit.picture("Attends to")
+    expect(heat).to_be_visible(timeout=SECONDS)
+    strip = visit.gallery("Where all layers look").locator("button")
+    expect(strip.nth(1)).to_be_visible(timeout=SECONDS)
+    source = heat.get_attribute("src")
+    strip.nth(1).click()
+    visit.wait_for_another(heat, source)
+    assert visit.slider("Layer").input_value() == "2"
+    expect(visit.page.get_by_text("Layer 2 of").locator("visible=true")).to_be_visible()
+
+
 def test_look_inside_the_discriminator(visit):
     visit.tab("Look inside")
     visit.tab("Discriminator")

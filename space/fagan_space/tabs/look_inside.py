@@ -19,7 +19,7 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
 from fagan_hf.viz.colors import as_picture
-from fagan_space.border import JudgeTab, LookTab, Nothing, Pixel, takes
+from fagan_space.border import JudgeTab, LookTab, Nothing, Pixel, Place, takes
 from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
@@ -203,7 +203,13 @@ def _strip(looks: list[Look]) -> list[tuple[Image.Image, str]]:
 
 
 def _overview() -> gr.Gallery:
-    return gallery_shown("All layers, first to last: where they look from here", allow_preview=False)
+    return gallery_shown("Where all layers look from here, first to last: click one", allow_preview=False)
+
+
+@takes(Nothing, click=Place)
+def _layer_at(event: gr.SelectData) -> int:
+    """Return the number of the layer that was clicked in the overview."""
+    return event.index + 1
 
 
 def _pixel_of(size: int) -> Callable[[gr.SelectData], tuple[int, int]]:
@@ -259,6 +265,7 @@ def _build_generator(model: Model) -> Event | None:
     button.click(**wanted)
     seed.submit(**wanted)
     picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
+    overview.select(_layer_at, None, layer, **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
         slider.input(**wanted, trigger_mode="always_last")
     return wanted
@@ -303,5 +310,6 @@ def _build_discriminator(model: Model) -> None:
     }
     on_picture(upload, examples, taken, model, wanted)
     picture.select(_pixel_of(model.size), None, [row, column], **AT_HAND).then(**wanted)
+    overview.select(_layer_at, None, layer, **AT_HAND).then(**wanted)
     for slider in (row, column, layer):
         slider.input(**wanted, trigger_mode="always_last")
