@@ -20,6 +20,7 @@ from fagan_hf.metrics import features
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.flags import parse_recipe
 from fagan_hf.training.recipe import FIELDS
+from fagan_hf.training.run.transfer import fits
 from tests.documents import blocks, commands
 from tests.small import EXTRACTOR
 
@@ -28,9 +29,13 @@ DOCUMENTS = sorted(Path("docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_commands_parse(document, monkeypatch):
+def test_commands_parse(document, monkeypatch, tmp_path):
     monkeypatch.setattr("fagan_hf.training.flags.choose_recipe", lambda *_: None)  # would look at ~/pictures
-    for words in commands(document):
+    for snippet in blocks(document, "python"):
+        if "GENERATOR, DISCRIMINATOR =" in snippet:
+            (tmp_path / "mine-32.py").write_text(snippet)
+    for line in commands(document):
+        words = [str(tmp_path / word) if word == "mine-32.py" else word for word in line]
         if words[:2] == ["fagan-hf", "train"]:
             parse_recipe(words[2:])
         elif "fagan_hf.training" in words:
@@ -83,6 +88,15 @@ def test_the_python_of_the_page_about_attention():
     assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
     attentive = [report.name for report in namespace["reports"] if report.gate is not None]
     assert attentive == ["layers.0", "layers.3", "layers.6", "layers.9", "layers.12"]
+
+
+def test_the_smaller_network_of_the_page_about_training_grows():
+    [snippet] = [each for each in blocks(ROOT / "docs/training.md", "python") if "FLAGSHIP_64_SMALL" in each]
+    namespace = {}
+    exec(snippet, namespace)
+    small = namespace["GENERATOR"], namespace["DISCRIMINATOR"]
+    assert [config.image_size for config in small] == [32, 32]
+    assert all(fits(one, other) for one, other in zip(small, PRESETS["fagan-64-small"], strict=True))
 
 
 @pytest.mark.usefixtures("trained")

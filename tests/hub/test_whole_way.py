@@ -150,4 +150,4 @@ def test_fine_tuning_starts_from_the_weights_and_names_them(hub, train, tmp_path
         "--finetune_from", "alice/first", "--name", "third", "--label_columns", "class", "--max_images", 4,
         is_from_model=True, dataset=tmp_path,
     )  # fmt: skip
-    assert "Reinitialized for other labels or channels: generator layers.0" in labeled.stdout
+    assert "Reinitialized for other labels, channels or sizes: generator layers.0" in labeled.stdout

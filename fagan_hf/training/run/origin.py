@@ -189,8 +189,8 @@ def restore_weights(
         generator: Generator of the run.
         discriminator: Discriminator of the run.
         averaged: Averaged generator of the run.
-        may_adapt: Whether the networks may have other labels or image channels: what these touch keeps its
-            initialization.
+        may_adapt: Whether the networks may have other labels, image channels or image sizes: what these touch keeps
+            its initialization.
         frozen_layers: Number of the discriminator's first layers that will not be trained.
 
     Returns:
@@ -223,7 +223,7 @@ def restore_weights(
         *(f"discriminator {name}" for name in layers_of(new_too)),
     ]
     kept = [_kept("generator", generator, new), _kept("discriminator", discriminator, new_too)]
-    changed = f" Kept: {', '.join(kept)}. Reinitialized for other labels or channels: {', '.join(fresh)}."
+    changed = f" Kept: {', '.join(kept)}. Reinitialized for other labels, channels or sizes: {', '.join(fresh)}."
     start = f"Starting from the weights of {origin.name}; optimizers are reinitialized."
     return f"{start}{changed if fresh else ''}"
 
@@ -271,8 +271,14 @@ def _load(
     if labels[0] != labels[1]:
         what, remedy = "other labels", "use the same --label_columns"
         detail = f" ({list(labels[0])}, not {list(labels[1])})"
-    elif is_near:
+    elif is_near and source.config.image_size == wanted.config.image_size:
         what, remedy, detail = "other image channels", "use the same --channels", ""
+    elif is_near:
+        what, remedy, detail = "another image size", f"use --model {origin.name}", ""
+    elif may_adapt and source.config.image_size != wanted.config.image_size:
+        sizes = f"{source.config.image_size} to {wanted.config.image_size} pixels"
+        what, remedy = "another architecture", f"use --model {origin.name}"
+        detail = f" (from {sizes} a model grows only into one whose layers away from the image are the same)"
     else:
         what, remedy, detail = "another architecture", f"use --model {origin.name}", ""
     if is_near:

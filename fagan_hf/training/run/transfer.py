@@ -1,6 +1,7 @@
-"""Carry weights over to a network for other labels or image channels: all that these don't touch."""
+"""Carry weights over to a network for other labels, image channels or image sizes: all that these don't touch."""
 
 import dataclasses
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -9,11 +10,20 @@ from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.models.hub_model import HubModel
 
 _ABOUT_LABELS = ("label_names", "conditioning", "labels_at")
+_WITHOUT_WEIGHTS = ("key_pooling",)  # fields of layers that change with the size of a map, but have no weights
+_FROM_IMAGE = {"in_channels": None}
+_TO_IMAGE = {"out_channels": None}
+
+Config = GeneratorConfig | DiscriminatorConfig
 
 
 def fits(source: Any, wanted: Any) -> bool:
-    """Return whether two configs of the same class differ in nothing but labels and image channels."""
-    return _skeleton(source) == _skeleton(wanted)
+    """Return whether two configs of the same class differ in nothing but labels, image channels and image size.
+
+    For another size, a generator may have more or fewer layers at its end, a discriminator at its beginning: one of the
+    two has a single layer there, from or to the image, which the other does not have.
+    """
+    return _shared_layers(source, wanted) is not None
 
 
 def carry_over(source: HubModel, wanted: HubModel) -> tuple[dict[str, Tensor], list[str]]:
@@ -27,9 +37,20 @@ def carry_over(source: HubModel, wanted: HubModel) -> tuple[dict[str, Tensor], l
         A state dict for the network, and the names of its tensors that the model does not have in this shape: they keep
         their values.
     """
+    shared = _shared_layers(source.config, wanted.config)
+    assert shared is not None, "fits"
     state, known = wanted.state_dict(), source.state_dict()
-    new = [name for name, tensor in state.items() if name not in known or known[name].shape != tensor.shape]
-    return {name: tensor if name in new else known[name] for name, tensor in state.items()}, new
+
+    def of_source(name: str) -> Tensor | None:
+        kind, _, rest = name.partition(".")
+        if kind != "layers":
+            return known.get(name)
+        index, _, rest = rest.partition(".")
+        return known.get(f"layers.{shared[int(index)]}.{rest}") if int(index) in shared else None
+
+    carried = {name: found for name in state if (found := of_source(name)) is not None}
+    new = [name for name, tensor in state.items() if name not in carried or carried[name].shape != tensor.shape]
+    return {name: tensor if name in new else carried[name] for name, tensor in state.items()}, new
 
 
 def layers_of(names: list[str]) -> list[str]:
@@ -37,14 +58,38 @@ def layers_of(names: list[str]) -> list[str]:
     return list(dict.fromkeys(".".join(name.split(".")[: 2 if name.startswith("layers.") else 1]) for name in names))
 
 
-def _skeleton(config: GeneratorConfig | DiscriminatorConfig) -> Any:
-    """Return what must be equal: the config without labels and without the channels of images."""
-    layers = [layer.to_dict() | {"num_labels": 0} for layer in config.layers]
+def _shared_layers(source: Config, wanted: Config) -> dict[int, int] | None:
+    """Map the index of each layer of `wanted` to that of `source` that it continues; ``None`` if they don't fit."""
+    if _apart_from_layers(source) != _apart_from_layers(wanted):
+        return None
+    if source.image_size == wanted.image_size:
+        same = _layers(source) == _layers(wanted)
+        return {index: index for index in range(len(wanted.layers))} if same else None
+    is_generator = isinstance(source, GeneratorConfig)
+    # From the end that is away from the image: there both have the same maps.
+    one, other = (_layers(each, *_WITHOUT_WEIGHTS)[:: 1 if is_generator else -1] for each in (source, wanted))
+    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    left = [sum("in_channels" in layer and "out_channels" in layer for layer in each[count:]) for each in (one, other)]
+    if not count or min(left) != 1:
+        return None
+    if is_generator:
+        return {index: index for index in range(count)}
+    return {len(other) - 1 - index: len(one) - 1 - index for index in range(count)}
+
+
+def _layers(config: Config, *ignored: str) -> list[dict[str, Any]]:
+    """Return the layers as data, without labels and without the channels of images."""
+    layers = [
+        {key: value for key, value in layer.to_dict().items() if key not in ignored} | {"num_labels": 0}
+        for layer in config.layers
+    ]
     if isinstance(config, GeneratorConfig):
-        layers[config.last_with_channels]["out_channels"] = None
+        layers[config.last_with_channels] |= _TO_IMAGE
     else:
-        layers[config.first_with_channels]["in_channels"] = None
-    rest = {
-        each.name: getattr(config, each.name) for each in dataclasses.fields(config) if each.name not in _ABOUT_LABELS
-    }
-    return rest | {"layers": layers}
+        layers[config.first_with_channels] |= _FROM_IMAGE
+    return layers
+
+
+def _apart_from_layers(config: Config) -> dict[str, Any]:
+    names = {each.name for each in dataclasses.fields(config)} - {*_ABOUT_LABELS, "layers", "image_size"}
+    return {name: getattr(config, name) for name in names} | {"class": type(config)}

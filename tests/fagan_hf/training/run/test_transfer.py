@@ -1,4 +1,4 @@
-"""Fine-tuning across labels and image channels."""
+"""Fine-tuning across labels, image channels and image sizes."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,21 @@ from PIL import Image
 
 import fagan_hf
 from fagan_hf.architectures.conditioning import with_image_channels, with_labels
-from fagan_hf.architectures.presets import PRESETS
+from fagan_hf.architectures.load import save_architecture
+from fagan_hf.architectures.presets import PRESETS, flagship
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.run.transfer import carry_over, fits, layers_of
 
 BASE = PRESETS["fagan-plain-32"]
+# A flagship at three sizes: the larger has more layers next to the image.
+WIDTHS = (16, 16, 8, 8)
+SIZES = {
+    8 * 2**more: flagship(
+        image_size=8 * 2**more, latent_dim=8, generator=WIDTHS[: 2 + more], discriminator=(16, 8, 8)[: 1 + more][::-1]
+    )
+    for more in range(3)
+}
 
 
 @pytest.mark.parametrize("preset", ["fagan-32", "fagan-64-small", "fagan-plain-32", "dcgan-64"])
@@ -57,6 +66,38 @@ def test_names_of_layers():
     assert layers_of(names) == ["layers.3", "projection", "layers.10", "label_frequencies"]
 
 
+@pytest.mark.parametrize(("small", "large"), [(8, 16), (16, 32), (8, 32)])
+@pytest.mark.parametrize("is_growing", [True, False], ids=["growing", "shrinking"])
+def test_a_model_for_another_size_keeps_what_is_away_from_the_image(small, large, is_growing):
+    sizes = (small, large) if is_growing else (large, small)
+    for network, one, other in zip((Generator, Discriminator), *(SIZES[size] for size in sizes), strict=True):
+        assert fits(one, other)
+        source, wanted = network(one), network(other)
+        state, new = carry_over(source, wanted)
+        wanted.load_state_dict(state)
+        fewer = min(len(one.layers), len(other.layers))
+        for index in range(fewer - 1):  # all but the one from or to the image
+            place = (index, index) if network is Generator else (-1 - index, -1 - index)
+            known, own = (net.layers[at].state_dict() for net, at in zip((source, wanted), place, strict=True))
+            assert known.keys() == own.keys()
+            assert all(torch.equal(known[name], own[name]) for name in known)
+        expected = len(other.layers) - fewer + 1
+        assert 1 <= len(layers_of(new)) <= expected
+
+
+def test_a_grown_models_keys_may_be_pooled_otherwise():
+    pooled = flagship(image_size=32, latent_dim=8, generator=WIDTHS, discriminator=(8, 8, 16), keys=8)
+    assert pooled != SIZES[32]
+    assert all(fits(one, other) for one, other in zip(SIZES[16], pooled, strict=True))
+
+
+def test_a_model_does_not_grow_into_one_with_other_channels():
+    other = flagship(image_size=16, latent_dim=8, generator=(24, 16, 8), discriminator=(8, 24))
+    assert [fits(*pair) for pair in zip(SIZES[8], other, strict=True)] == [False, False]
+    deeper = flagship(image_size=16, latent_dim=9, generator=WIDTHS[:3], discriminator=(8, 16))
+    assert not fits(SIZES[8][0], deeper[0]), "another latent"
+
+
 # In a run
 
 
@@ -81,7 +122,7 @@ def test_a_run_says_what_is_new(trained, capsys):
         dataset="gray", finetune_from=str(trained), channels=1, label_columns=["class"], upscale=True, **SHORT
     )
     said = capsys.readouterr().out
-    assert "Reinitialized for other labels or channels: generator layers.0" in said
+    assert "Reinitialized for other labels, channels or sizes: generator layers.0" in said
     assert "discriminator layers.0, discriminator projection" in said
     for network in (run.generator, run.discriminator):
         before = dict(type(network).from_pretrained(trained).named_parameters())
@@ -112,3 +153,22 @@ def test_resuming_does_not_adapt_and_says_what_does(trained):
     )
     with pytest.raises(ValueError, match=wanted):
         fagan_hf.train(dataset="gray", resume_from=str(trained), channels=1, upscale=True, **SHORT)
+
+
+def test_a_run_grows_a_smaller_model(trained, tmp_path, capsys):
+    save_repository(tmp_path / "small", Generator(SIZES[8][0]), Discriminator(SIZES[8][1]))
+    save_architecture(tmp_path / "large.json", SIZES[16])
+    large = {"model": str(tmp_path / "large.json"), "dataset": "gray"}
+    run = fagan_hf.train(finetune_from=str(tmp_path / "small"), **large, **SHORT)
+    said = capsys.readouterr().out
+    assert "Reinitialized for other labels, channels or sizes: generator layers.6" in said
+    assert "discriminator layers.0, discriminator layers.1" in said
+    assert run.generator.config.image_size == 16
+    with pytest.raises(ValueError, match="has another image size than this recipe; use --model"):
+        fagan_hf.train(resume_from=str(tmp_path / "small"), **large, **{**SHORT, "name": "other"})
+    save_architecture(
+        tmp_path / "wide.json", flagship(image_size=16, latent_dim=8, generator=(24, 16, 8), discriminator=(8, 24))
+    )
+    wide = large | {"model": str(tmp_path / "wide.json")}
+    with pytest.raises(ValueError, match=r"from 8 to 16 pixels a model grows only into one whose layers away from"):
+        fagan_hf.train(finetune_from=str(tmp_path / "small"), **wide, **{**SHORT, "name": "wide"})
