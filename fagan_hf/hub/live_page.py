@@ -1,5 +1,6 @@
 """Publish the live page for a model, as a static Space: the built page, the model's export for the web, and a card."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fagan_hf.hub.repository import CARD, WEB_DESCRIPTION, WEB_MODEL, read_json
 from fagan_hf.utils.files import sha256
 
 INDEX = "index.html"
+_POSTER = "poster.png"  # the picture of a shared link
 # In a wheel the built page is next to this file, in a clone where `make live` builds it.
 _PAGES = (Path(__file__).with_name("live"), Path(__file__).parents[2] / "space/live/dist")
 _MODEL, _ASSETS = "model/", "assets/"  # of the page: the folder of its model, and files with hashes in their names
@@ -74,11 +76,19 @@ def publish_page(
         for path in sorted(page.rglob("*"))
         if path.is_file() and not (name := path.relative_to(page).as_posix()).startswith(_MODEL) and name != CARD
     }
-    files |= {_MODEL + name: web / name for name in (WEB_MODEL, WEB_DESCRIPTION)}
+    title = str(description.get("name") or model_id).rpartition("/")[2]
+    files[_MODEL + WEB_MODEL] = web / WEB_MODEL
+    files[_MODEL + WEB_DESCRIPTION] = json.dumps(
+        description | {"name": model_id}
+    ).encode()  # the page's Python loads it
+    # Programs that show a shared link take no relative address.
+    poster = f"https://huggingface.co/spaces/{space_id}/resolve/main/{_POSTER}"
+    files[INDEX] = (
+        (page / INDEX).read_bytes().replace(f'content="./{_POSTER}"'.encode(), f'content="{poster}"'.encode())
+    )
 
     def compose(existing: client.Existing) -> Mapping[str, client.Content]:
         stale = [name for name in existing.hashes if name.startswith((_MODEL, _ASSETS)) and name not in files]
-        title = str(description.get("name") or model_id.rpartition("/")[2])
         card = _card(title, model_id, existing.texts.get(CARD, ""))
         return {**files, **dict.fromkeys(stale), CARD: card.encode("utf-8", errors="surrogateescape")}
 

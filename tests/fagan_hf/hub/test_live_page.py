@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -47,7 +48,7 @@ def test_the_page_with_its_model_and_card(hub, page, tmp_path):
     there = {"index.html", "assets/index-1.js", "model/web.json", "model/generator.onnx", "README.md"}
     assert files_in(space) == there
     assert (space / "model/generator.onnx").read_bytes() == MODEL
-    assert json.loads((space / "model/web.json").read_text())["name"] == "faces"
+    assert json.loads((space / "model/web.json").read_text())["sha256"] == hashlib.sha256(MODEL).hexdigest()
     card = (space / "README.md").read_text()
     metadata = metadata_of(card)
     assert (metadata["title"], metadata["sdk"], metadata["models"]) == ("faces", "static", ["user/faces"])
@@ -56,6 +57,22 @@ def test_the_page_with_its_model_and_card(hub, page, tmp_path):
         "cross-origin-opener-policy": "same-origin",
     }
     assert "user/faces" in card.split("---\n")[2]
+
+
+def test_a_shared_link_shows_the_poster_and_the_page_knows_the_models_whole_name(hub, page, tmp_path):
+    (page / "index.html").write_text('<meta property="og:image" content="./poster.png" />')
+    publish_page("user/page", "user/faces", write_web(tmp_path / "web"))
+    space = hub.root / "spaces/user/page"
+    poster = "https://huggingface.co/spaces/user/page/resolve/main/poster.png"
+    assert (space / "index.html").read_text() == f'<meta property="og:image" content="{poster}" />'
+    assert json.loads((space / "model/web.json").read_text())["name"] == "user/faces"
+    assert (page / "index.html").read_text().endswith('"./poster.png" />'), "the build itself is as it was"
+
+
+def test_the_poster_has_the_name_that_is_published():
+    index = Path("space/live/index.html").read_text()
+    assert f'property="og:image" content="./{live_page._POSTER}"' in index
+    assert Path("space/live/public", live_page._POSTER).is_file()
 
 
 def test_an_update_replaces_the_build_and_keeps_the_card(hub, page, tmp_path):
