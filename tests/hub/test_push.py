@@ -88,7 +88,7 @@ def test_the_live_page(hub, client, tmp_path):
     """)
     assert (back / "index.html").read_bytes() == b"<p>a page"
     assert (back / "model/generator.onnx").read_bytes() == b"a model"
-    assert json.loads((back / "model/web.json").read_text()) == described
+    assert json.loads((back / "model/web.json").read_text()) == described | {"name": "alice/portraits"}
     card = (back / "README.md").read_text()
     assert "sdk: static" in card
     assert "cross-origin-opener-policy: same-origin" in card
