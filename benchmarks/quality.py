@@ -98,8 +98,15 @@ class Comparison:
 
 
 def measure(recipe: Recipe, features: list[FeatureExtractor], *, is_swept: bool) -> dict[str, Any]:
-    """Evaluate a finished run's generator, as trained and, if ``is_swept``, with all gates at 0 and at 1."""
+    """Evaluate a finished run's generator, as trained and, if ``is_swept``, with all gates at 0 and at 1.
+
+    Raises:
+        KeyboardInterrupt: The run was stopped before its end.
+    """
     folder = recipe.run_dir
+    lines = read_metrics(folder / HISTORY)
+    if lines[-1]["images"] < recipe.max_images:
+        raise KeyboardInterrupt(f"{recipe.name} stopped after {lines[-1]['images']:,} of {recipe.max_images:,} images")
     generator = Generator.from_pretrained(folder)
     images = prepare_images(recipe.source(), progress=False)
 
@@ -111,7 +118,6 @@ def measure(recipe: Recipe, features: list[FeatureExtractor], *, is_swept: bool)
             }
         return {name: {each.kind: each.value for each in metrics} for name, metrics in found.items()}
 
-    lines = read_metrics(folder / HISTORY)
     measured: dict[str, Any] = {"metrics": numbers(None)}
     if gates(generator):
         if is_swept:

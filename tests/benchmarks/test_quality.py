@@ -154,6 +154,14 @@ def test_the_command_trains_each_arm_for_its_work_and_evaluates_it_with_both_net
         quality.main()
 
 
+def test_a_run_that_was_stopped_is_not_evaluated(tmp_path):
+    recipe = build_recipe("avatars-32", name="flagship-0", output_dir=str(tmp_path), max_images=32)
+    recipe.run_dir.mkdir()
+    (recipe.run_dir / "metrics.jsonl").write_text('{"images": 16}\n')
+    with pytest.raises(KeyboardInterrupt, match=r"flagship-0 stopped after 16 of 32 images"):
+        quality.measure(recipe, [], is_swept=False)
+
+
 def curve(arm, seed, points):
     return {"arm": arm, "seed": seed, "curve": [{"images": images, "fd": value} for images, value in points]}
 
