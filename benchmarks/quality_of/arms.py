@@ -10,6 +10,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.architectures.presets import FLAGSHIP_32, FLAGSHIP_64_SMALL, flagship, preset
 from fagan_hf.architectures.specs import (
@@ -262,7 +264,8 @@ def recipe_of(arm: str, size: int, dataset: str) -> dict[str, Any]:
 
 def parameters(architecture: Architecture) -> int:
     """Count the parameters of both networks."""
-    return count_parameters(Generator(architecture[0])) + count_parameters(Discriminator(architecture[1]))
+    with torch.device("meta"):  # nothing is initialized
+        return count_parameters(Generator(architecture[0])) + count_parameters(Discriminator(architecture[1]))
 
 
 def identity_of(arm: str, size: int, dataset: str) -> str:

@@ -183,7 +183,7 @@ def test_one_picture_as_it_is(handler, pipe):
         ),
         ({"inputs": 42}, "inputs is 42; it must be"),
         ({"inputs": True}, "inputs is true; it must be"),
-        ({"inputs": "a cat"}, "seeds are 'a cat'; write them like '0-15, 42'"),
+        ({"inputs": "a cat"}, "seeds are 'a cat', but 'a' is not a seed or range; write them like '0-15, 42'"),
         ({"inputs": "1", "parameters": [0.5]}, r"parameters is \[0.5\]; it must be a JSON object; send"),
         (
             {"inputs": "1", "parameters": {"truncatoin": 0.5}},
