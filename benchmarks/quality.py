@@ -72,9 +72,8 @@ class Comparison:
     def recipe(self, arm: str, seed: int, images: int) -> Recipe:
         """Return the recipe of an arm's run."""
         model = self.folder / f"{arm}.json"
-        if not model.is_file():
-            with replacing(model, make_folder=True) as path:
-                save_architecture(path, architecture_of(arm, self.options.size))
+        with replacing(model, make_folder=True) as path:
+            save_architecture(path, architecture_of(arm, self.options.size))
         fields = recipe_of(arm, self.options.size, self.dataset)
         fields |= {"name": f"{arm}-{seed}", "model": str(model), "seed": seed, "output_dir": str(self.folder)}
         fields |= {"cpu_threads": 1, "mixed_precision": "no", "max_images": images, "snapshot_bytes": 0}
@@ -143,14 +142,16 @@ def _curve_point(line: dict[str, Any]) -> dict[str, float]:
 def speeds_of(comparison: Comparison, known: dict[str, Any]) -> dict[str, Any]:
     """Measure the speeds that are not known yet, each against the flagship's; print them."""
     options = comparison.options
-    unknown = [arm for arm in options.arms if known.get(arm, {}).get("identity") != comparison.identities[arm]]
+    flagship = identity_of("flagship", options.size, comparison.dataset)
+    identities = {arm: f"{comparison.identities[arm]} to {flagship}" for arm in options.arms}
+    unknown = [arm for arm in options.arms if known.get(arm, {}).get("identity") != identities[arm]]
     if not unknown:
         return known
     recipes = {arm: comparison.recipe(arm, 0, options.images) for arm in dict.fromkeys(("flagship", *unknown))}
     found = relative_speeds(recipes, "flagship", rounds=options.rounds)
     for arm in unknown:
         print(f"{arm}: {found[arm].ratio:.2f} times the flagship's speed", flush=True)
-    return known | {arm: {"identity": comparison.identities[arm], **asdict(found[arm])} for arm in unknown}
+    return known | {arm: {"identity": identities[arm], **asdict(found[arm])} for arm in unknown}
 
 
 def parse() -> argparse.Namespace:
