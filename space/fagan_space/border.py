@@ -231,7 +231,7 @@ class Pixel(Request):
     index: Annotated[list[Coordinate], Allowed("two numbers", {"min_length": 2, "max_length": 2})]
 
 
-class Place(Request):
+class GalleryItem(Request):
     """A picture of a gallery, by its place."""
 
     index: Annotated[int, whole(0, 100)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from fagan_hf.data.decode import decode_image
-from fagan_space.border import Nothing, Place, UploadTab, takes
+from fagan_space.border import GalleryItem, Nothing, UploadTab, takes
 from fagan_space.controls import AT_HAND, DECODES, Event
 from fagan_space.decoding import Picture, decoded
 from fagan_space.files import keep
@@ -54,7 +54,7 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, model: Mode
     def read(path: Path | None) -> Picture:
         return take_upload(path, model.size, model.channels, kept_seconds=PREVIEW_SECONDS)
 
-    @takes(Nothing, click=Place)
+    @takes(Nothing, click=GalleryItem)
     def take_example(chosen: gr.SelectData) -> Picture:
         if chosen.index >= len(_EXAMPLES):
             raise ValueError(f"there are only {len(_EXAMPLES)} examples")

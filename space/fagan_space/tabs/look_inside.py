@@ -19,7 +19,7 @@ from fagan_hf.layers import gates, override_alpha
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.sampling.images import generate_images, labels_from_seeds, latents_from_seeds, to_uint8
 from fagan_hf.viz.colors import as_picture
-from fagan_space.border import JudgeTab, LookTab, Nothing, Pixel, Place, takes
+from fagan_space.border import GalleryItem, JudgeTab, LookTab, Nothing, Pixel, takes
 from fagan_space.controls import (
     AT_HAND,
     COMPUTES,
@@ -206,7 +206,7 @@ def _overview() -> gr.Gallery:
     return gallery_shown("Where all layers look from here, first to last: click one", allow_preview=False)
 
 
-@takes(Nothing, click=Place)
+@takes(Nothing, click=GalleryItem)
 def _layer_at(event: gr.SelectData) -> int:
     """Return the number of the layer that was clicked in the overview."""
     return event.index + 1
