@@ -56,7 +56,7 @@ _EVALUATIONS = 4  # of a run, for its curve
 
 
 class Comparison:
-    """Arms on the same images, at the same size.
+    """Arms on the same images, at the same size, with their networks in files.
 
     Args:
         options: See `parse`.
@@ -68,14 +68,20 @@ class Comparison:
         self.dataset = "avatars" if options.place is None else str(options.place.expanduser().resolve())
         self.folder = options.output_dir.resolve() / self.name
         self.identities = {arm: identity_of(arm, options.size, self.dataset) for arm in options.arms}
+        self.models = {arm: self.folder / f"{arm}.json" for arm in ("flagship", *options.arms)}
+        for arm, file in self.models.items():
+            with replacing(file, make_folder=True) as path:
+                save_architecture(path, architecture_of(arm, options.size))
 
     def recipe(self, arm: str, seed: int, images: int) -> Recipe:
         """Return the recipe of an arm's run."""
-        model = self.folder / f"{arm}.json"
-        with replacing(model, make_folder=True) as path:
-            save_architecture(path, architecture_of(arm, self.options.size))
         fields = recipe_of(arm, self.options.size, self.dataset)
-        fields |= {"name": f"{arm}-{seed}", "model": str(model), "seed": seed, "output_dir": str(self.folder)}
+        fields |= {
+            "name": f"{arm}-{seed}",
+            "model": str(self.models[arm]),
+            "seed": seed,
+            "output_dir": str(self.folder),
+        }
         fields |= {"cpu_threads": 1, "mixed_precision": "no", "max_images": images, "snapshot_bytes": 0}
         fields |= {"eval_every_images": -(-images // _EVALUATIONS), "eval_num_images": NUM_IMAGES}
         fields |= {"log_every_images": 1024, "sample_every_images": 16384, "checkpoint_every_images": 4096}

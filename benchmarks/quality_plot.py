@@ -15,6 +15,7 @@ from benchmarks.quality import RESULTS, ROOT
 from benchmarks.quality_of.arms import ARMS, CHOICES, RIVALS
 from benchmarks.quality_of.judging import SHOWN, of_arm
 from fagan_hf.hub.repository import read_json
+from fagan_hf.utils.suggest import suggest
 
 PICTURE = ROOT / "docs/images/quality.png"
 
@@ -62,7 +63,12 @@ def main() -> None:
     parser.add_argument("--metric", choices=SHOWN, default="fd")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
-    draw(read_json(options.results)[options.comparison], options.metric).savefig(options.out, dpi=110)
+    results = read_json(options.results)
+    if options.comparison not in results:
+        parser.error(
+            f"{options.results} has no comparison {options.comparison!r}; {suggest(options.comparison, results)}"
+        )
+    draw(results[options.comparison], options.metric).savefig(options.out, dpi=110)
     print(f"wrote {options.out}")
 
 

@@ -6,14 +6,13 @@ in the time that the flagship would take.
 """
 
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from fagan_hf.training.choices import trial_session
 from fagan_hf.training.recipe import Recipe
 from fagan_hf.training.run.loop import take_step
-from fagan_hf.training.run.session import setup
 
 ROUNDS, CYCLES = 5, 4
 TOLERATED = 0.1
@@ -56,7 +55,6 @@ def relative_speeds(
     Raises:
         ValueError: Too few steps are timed, or a ratio varies too much between rounds; says what to do.
     """
-    timers = {name: _timer(recipe, cycles) for name, recipe in recipes.items()}
     steps = {name: rounds * cycles * recipe.penalty_every_steps for name, recipe in recipes.items()}
     if too_few := {name: count for name, count in steps.items() if count < _FEWEST_STEPS}:
         raise ValueError(
@@ -67,9 +65,9 @@ def relative_speeds(
     ratios: dict[str, list[float]] = {name: [] for name in others}
     seen: dict[str, list[float]] = {name: [] for name in recipes}
     for _ in range(rounds):
-        before = timers[reference]()
+        before = _images_per_second(recipes[reference], cycles)
         for name in others:
-            own, after = timers[name](), timers[reference]()
+            own, after = (_images_per_second(recipes[each], cycles) for each in (name, reference))
             ratios[name].append(2 * own / (before + after))
             seen[name].append(own)
             before = after
@@ -86,6 +84,7 @@ def images_of(speed: Speed, reference_images: int, batch_size: int) -> int:
 
 
 def _speed(name: str, ratios: Sequence[float], images_per_second: float, steps: int) -> Speed:
+    # Twice each, because quartiles need two numbers.
     low, ratio, high = statistics.quantiles([*ratios, *ratios], n=4, method="inclusive")
     error = (high - low) / 2 / ratio
     if error > TOLERATED:
@@ -96,23 +95,14 @@ def _speed(name: str, ratios: Sequence[float], images_per_second: float, steps: 
     return Speed(round(ratio, 4), round(error, 4), steps, round(images_per_second, 2))
 
 
-def _timer(recipe: Recipe, cycles: int) -> Callable[[], float]:
-    """Prepare a session of an arm; return a function that measures its images per second."""
-
-    def measure() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            aside = replace(recipe, output_dir=folder, eval_every_images=0, snapshot_bytes=0)
-            session = setup(aside)
-            try:
-                seconds = []
-                for cycle in range(_WARMUP_CYCLES + cycles):
-                    started = time.process_time()
-                    for _ in range(recipe.penalty_every_steps):
-                        take_step(session)
-                    if cycle >= _WARMUP_CYCLES:
-                        seconds.append(time.process_time() - started)
-            finally:
-                session.close()
-        return recipe.penalty_every_steps * recipe.batch_size / statistics.median(seconds)
-
-    return measure
+def _images_per_second(recipe: Recipe, cycles: int) -> float:
+    """Measure an arm once, by the median of its cycles."""
+    seconds = []
+    with trial_session(recipe) as session:
+        for cycle in range(_WARMUP_CYCLES + cycles):
+            started = time.process_time()
+            for _ in range(recipe.penalty_every_steps):
+                take_step(session)
+            if cycle >= _WARMUP_CYCLES:
+                seconds.append(time.process_time() - started)
+    return recipe.penalty_every_steps * recipe.batch_size / statistics.median(seconds)

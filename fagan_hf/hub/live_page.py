@@ -78,14 +78,12 @@ def publish_page(
     }
     title = str(description.get("name") or model_id).rpartition("/")[2]
     files[_MODEL + WEB_MODEL] = web / WEB_MODEL
-    files[_MODEL + WEB_DESCRIPTION] = json.dumps(
-        description | {"name": model_id}
-    ).encode()  # the page's Python loads it
+    # The Python that the page shows loads the model by this name.
+    files[_MODEL + WEB_DESCRIPTION] = json.dumps(description | {"name": model_id}).encode()
     # Programs that show a shared link take no relative address.
-    poster = f"https://huggingface.co/spaces/{space_id}/resolve/main/{_POSTER}"
-    files[INDEX] = (
-        (page / INDEX).read_bytes().replace(f'content="./{_POSTER}"'.encode(), f'content="{poster}"'.encode())
-    )
+    relative, absolute = f"./{_POSTER}", f"https://huggingface.co/spaces/{space_id}/resolve/main/{_POSTER}"
+    index = (page / INDEX).read_bytes()
+    files[INDEX] = index.replace(f'content="{relative}"'.encode(), f'content="{absolute}"'.encode())
 
     def compose(existing: client.Existing) -> Mapping[str, client.Content]:
         stale = [name for name in existing.hashes if name.startswith((_MODEL, _ASSETS)) and name not in files]

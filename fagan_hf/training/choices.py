@@ -6,10 +6,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from fagan_hf.training.recipe import DEFAULTS, Precision, Recipe
 from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
 from fagan_hf.training.step.precision import NAMES, best_precision
 from fagan_hf.utils.devices import available_cores, find_device
+
+if TYPE_CHECKING:
+    from fagan_hf.training.run.session import Session
 
 MEASURED_STEPS = 20
 _ABOUT_DATA = ("dataset", "split", "revision", "config_name", "image_column", "label_columns", "num_avatars", "crop")
@@ -254,20 +258,32 @@ def measure(recipe: Recipe) -> float:
         ValueError, OSError: See `fagan_hf.training.run.session.setup`.
     """
     from fagan_hf.training.run.loop import take_step
+
+    with trial_session(recipe) as session:
+        for _ in range(_WARMUP_STEPS):
+            take_step(session)
+        _wait(session.processes.device)
+        started = time.perf_counter()
+        for _ in range(MEASURED_STEPS):
+            take_step(session)
+        _wait(session.processes.device)
+        return MEASURED_STEPS * recipe.batch_size / (time.perf_counter() - started)
+
+
+@contextmanager
+def trial_session(recipe: Recipe) -> Iterator["Session"]:
+    """Set up a session of a recipe whose steps are thrown away, in a temporary folder; nothing is reported or pushed.
+
+    Raises:
+        ValueError, OSError: See `fagan_hf.training.run.session.setup`.
+    """
     from fagan_hf.training.run.session import setup
 
     with tempfile.TemporaryDirectory() as folder:
         aside = replace(recipe, output_dir=folder, report_to="none", push_to_hub=None, eval_every_images=0)
         session = setup(replace(aside, push_training_state=False, compile="no"))
         try:
-            for _ in range(_WARMUP_STEPS):
-                take_step(session)
-            _wait(session.processes.device)
-            started = time.perf_counter()
-            for _ in range(MEASURED_STEPS):
-                take_step(session)
-            _wait(session.processes.device)
-            return MEASURED_STEPS * recipe.batch_size / (time.perf_counter() - started)
+            yield session
         finally:
             session.close()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import quality
+from benchmarks import quality, quality_plot
 from benchmarks.quality_of import face_features, judging, work
 from benchmarks.quality_of.arms import ARMS, RIVALS
 from benchmarks.quality_of.judging import SHOWN, difference, table
@@ -70,9 +70,9 @@ def test_few_images_are_judged_without_a_frechet_distance():
 
 
 def in_turn(monkeypatch, **speeds):
-    """Have timers return the speeds of each arm, in turn."""
+    """Have each arm measured at these speeds, in turn."""
     each = {name: iter(values) for name, values in speeds.items()}
-    monkeypatch.setattr(work, "_timer", lambda recipe, cycles: lambda: next(each[recipe.name]))
+    monkeypatch.setattr(work, "_images_per_second", lambda recipe, cycles: next(each[recipe.name]))
     return {name: build_recipe("avatars-32", name=name) for name in speeds}
 
 
@@ -164,6 +164,14 @@ def test_a_run_that_was_stopped_is_not_evaluated(tmp_path):
 
 def curve(arm, seed, points):
     return {"arm": arm, "seed": seed, "curve": [{"images": images, "fd": value} for images, value in points]}
+
+
+def test_a_plot_of_images_that_were_not_compared_is_refused_in_words(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results.json").write_text('{"emoji-64": {}}')
+    monkeypatch.setattr(sys, "argv", ["quality_plot.py", "--results", str(tmp_path / "results.json")])
+    with pytest.raises(SystemExit, match="2"):
+        quality_plot.main()
+    assert "has no comparison 'avatars-32'; There are: emoji-64" in capsys.readouterr().err
 
 
 def test_a_curve_is_over_work_where_all_runs_were_measured():

@@ -11,8 +11,6 @@ from fagan_hf.models.hub_model import HubModel
 
 _ABOUT_LABELS = ("label_names", "conditioning", "labels_at")
 _WITHOUT_WEIGHTS = ("key_pooling",)  # fields of layers that change with the size of a map, but have no weights
-_FROM_IMAGE = {"in_channels": None}
-_TO_IMAGE = {"out_channels": None}
 
 Config = GeneratorConfig | DiscriminatorConfig
 
@@ -84,9 +82,9 @@ def _layers(config: Config, *ignored: str) -> list[dict[str, Any]]:
         for layer in config.layers
     ]
     if isinstance(config, GeneratorConfig):
-        layers[config.last_with_channels] |= _TO_IMAGE
+        layers[config.last_with_channels]["out_channels"] = None
     else:
-        layers[config.first_with_channels] |= _FROM_IMAGE
+        layers[config.first_with_channels]["in_channels"] = None
     return layers
 
 

@@ -1,5 +1,6 @@
 """Memory of a step: estimated before the first one, and explained where it was not enough."""
 
+import math
 import os
 import weakref
 from collections.abc import Iterator
@@ -62,13 +63,12 @@ def check_memory(recipe: Recipe, architecture: Architecture, device: torch.devic
     Raises:
         OutOfMemoryError: It would not.
     """
-    pixels = _at_a_time(recipe) * architecture[0].image_size ** 2 // processes
-    if device.type != "cpu" or pixels <= _NEVER_TOO_MANY_PIXELS:
+    images = _at_a_time(recipe, processes)
+    if device.type != "cpu" or images * architecture[0].image_size ** 2 <= _NEVER_TOO_MANY_PIXELS:
         return
     available, needed = _of_cpu(), estimate(recipe, architecture)
     if available is None or needed is None:
         return
-    images = -(-_at_a_time(recipe) // processes)
     if needed.of(images) > available:
         raise OutOfMemoryError(_explanation(recipe, architecture, needed, available, processes, "no"))
 
@@ -89,8 +89,8 @@ def explained(recipe: Recipe, architecture: Architecture, processes: int, precis
         available = _of_device()
         if needed is None or available is None:
             raise OutOfMemoryError(
-                f"there is not enough memory for {_at_a_time(recipe)} images at a time: {error}. Give a larger "
-                "--gradient_accumulation, a smaller --batch_size, or a smaller model"
+                f"there is not enough memory for {_at_a_time(recipe, processes)} images at a time: {error}. Give a "
+                "larger --gradient_accumulation, a smaller --batch_size, or a smaller model"
             ) from error
         raise OutOfMemoryError(_explanation(recipe, architecture, needed, available, processes, precision)) from error
 
@@ -171,8 +171,9 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def _at_a_time(recipe: Recipe) -> int:
-    return recipe.batch_size // recipe.gradient_accumulation
+def _at_a_time(recipe: Recipe, processes: int) -> int:
+    """Return the images of a micro-batch in each process."""
+    return math.ceil(recipe.batch_size / recipe.gradient_accumulation / processes)
 
 
 def _of_device() -> int | None:
@@ -197,7 +198,7 @@ def _explanation(
     processes: int,
     precision: Precision,
 ) -> str:
-    size, images = architecture[0].image_size, -(-_at_a_time(recipe) // processes)
+    size, images = architecture[0].image_size, _at_a_time(recipe, processes)
     fits = needed.images_in(available)
     ways = []
     parts = [
