@@ -121,16 +121,6 @@ def attention_tile(
     return tile
 
 
-def marked_tile(
-    image: UInt8[np.ndarray, "height width channels"], position: Position, *, tile_size: int = 192
-) -> Image.Image:
-    """Draw an image with one of its pixels framed; arguments and errors are those of `attention_tile`."""
-    check_positions([position], *image.shape[:2])
-    tile = _enlarged(image, tile_size)
-    _draw_mark(ImageDraw.Draw(tile), (0, 0), position, image.shape[:2], tile_size)
-    return tile
-
-
 def branch_tiles(layer: CapturedAttention, *, index: int = 0, tile_size: int = 192) -> tuple[Image.Image, Image.Image]:
     """Draw a layer's outputs by convolution only and by attention only, before they are blended.
 

@@ -5,7 +5,7 @@ the direction of a label is the one along which its score increases.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,6 +27,7 @@ from fagan_hf.viz.grids import enlarged, image_grid
 
 NUM_IMAGES = 4096
 FIRST_SEED = 2_000_000  # far from the seeds that users look at
+VISIBLE_OVERLAP = 0.3  # cosine between two directions above which one visibly changes what the other is about
 
 _NAMES, _VECTORS, _CORRELATIONS = "names", "vectors", "correlations"
 
@@ -56,13 +57,37 @@ class Directions:
         Raises:
             ValueError: There is no such direction.
         """
-        for name in strengths:
-            if name not in self.names:
-                raise ValueError(f"unknown direction {name!r}; there are: {', '.join(self.names)}")
+        self._check(strengths)
         lengths = latents.norm(dim=1, keepdim=True)
         steps = [strength * self.vectors[self.names.index(name)] for name, strength in strengths.items()]
         moved = latents + sum(steps, torch.zeros(latents.shape[1]))
         return moved * (lengths / moved.norm(dim=1, keepdim=True).clamp(min=1e-12))
+
+    def dragged(self, name: str) -> dict[str, float]:
+        """Return what else changes along a direction: other labels' directions that overlap with it visibly.
+
+        Values of one label exclude each other, so the others of the same label are left out.
+
+        Returns:
+            Cosine between the directions by name, the strongest first; negative for what becomes less.
+
+        Raises:
+            ValueError: There is no such direction.
+        """
+        self._check([name])
+        cosines = (self.vectors @ self.vectors[self.names.index(name)]).tolist()
+        label = name.partition("=")[0]
+        found = {
+            other: cosine
+            for other, cosine in zip(self.names, cosines, strict=True)
+            if other.partition("=")[0] != label and abs(cosine) > VISIBLE_OVERLAP
+        }
+        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+
+    def _check(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.names:
+                raise ValueError(f"unknown direction {name!r}; there are: {', '.join(self.names)}")
 
     def save(self, path: Path) -> None:
         """Save the directions atomically."""

@@ -53,6 +53,7 @@ def project(
     seed: int = 0,
     progress: bool = True,
     on_step: Callable[[], object] | None = None,
+    on_better: Callable[[UInt8[np.ndarray, "height width channels"]], object] | None = None,
 ) -> Projection:
     """Find the latent of the generated image closest to a given image.
 
@@ -72,6 +73,7 @@ def project(
         seed: Seed of the random latents.
         progress: Whether to show a progress bar.
         on_step: Called before each evaluation of the loss; its exceptions end the projection and are propagated.
+        on_better: Called with the reconstruction whenever it is better than all before; exceptions as above.
 
     Returns:
         The latent, and its distance.
@@ -94,7 +96,8 @@ def project(
         loss_of = _build_loss(generator, discriminator, image, on_step)
         rows = _best_rows(loss_of, latents, labels, starts)
         with tqdm(total=steps * starts, desc="Projecting", unit="step", disable=not progress) as bar:
-            descents = [_descend(loss_of, latents[row], _rows(labels, row), steps, bar) for row in rows]
+            show = _only_better(on_better)
+            descents = [_descend(loss_of, latents[row], _rows(labels, row), steps, bar, show) for row in rows]
         winner = min(range(starts), key=lambda start: min(descents[start][1]))
         best, history = descents[winner]
         labels = _rows(labels, rows[winner])
@@ -109,7 +112,9 @@ def project(
     )
 
 
-Loss = Callable[[Tensor, Tensor | None], Tensor]  # latents [count, latent_dim], labels [count, num_labels] -> [count]
+# From latents [count, latent_dim] and labels [count, num_labels] to losses [count] and images.
+Loss = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Show = Callable[[float, Tensor], None]  # of a loss and its image
 
 
 def _candidates(
@@ -174,7 +179,7 @@ def _build_loss(
         wanted = [] if discriminator is None else _features(discriminator, image)
     energies = [feature_map.square().mean().clamp(min=1e-8) for feature_map in wanted]
 
-    def loss(latents: Tensor, labels: Tensor | None) -> Tensor:
+    def loss(latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         if on_step is not None:
             on_step()
         images = _draw(generator, latents, labels)
@@ -183,9 +188,22 @@ def _build_loss(
             features = _features(discriminator, images)
             for found, target, energy in zip(features, wanted, energies, strict=True):
                 total = total + FEATURE_WEIGHT / len(wanted) * _mean_square(found - target) / energy
-        return total
+        return total, images
 
     return loss
+
+
+def _only_better(on_better: Callable[[UInt8[np.ndarray, "height width channels"]], object] | None) -> Show:
+    """Make a function that passes on images whose loss is lower than all before."""
+    lowest = float("inf")
+
+    def show(loss: float, images: Tensor) -> None:
+        nonlocal lowest
+        if on_better is not None and loss < lowest:
+            lowest = loss
+            on_better(to_uint8(images.detach())[0])
+
+    return show
 
 
 def _mean_square(differences: Tensor) -> Tensor:
@@ -212,12 +230,12 @@ def _features(discriminator: Discriminator, images: Tensor) -> list[Tensor]:
 def _best_rows(loss_of: Loss, latents: Tensor, labels: Tensor | None, count: int) -> list[slice]:
     """Find the best of many random latents, in ascending order of loss."""
     batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(latents), _BATCH_SIZE)]
-    losses = torch.cat([loss_of(latents[batch], _rows(labels, batch)) for batch in batches])
+    losses = torch.cat([loss_of(latents[batch], _rows(labels, batch))[0] for batch in batches])
     return [slice(row, row + 1) for row in losses.argsort(stable=True)[:count].tolist()]
 
 
 def _descend(
-    loss_of: Loss, start: Tensor, labels: Tensor | None, steps: int, bar: tqdm
+    loss_of: Loss, start: Tensor, labels: Tensor | None, steps: int, bar: tqdm, show: Show
 ) -> tuple[Tensor, tuple[float, ...]]:
     """Optimize a latent; return the best one found, and the losses of the start and of every step."""
     latents = start.clone().requires_grad_()
@@ -229,11 +247,12 @@ def _descend(
 
     def evaluate() -> Tensor:
         nonlocal best
-        loss = loss_of(latents, labels).sum()
+        (loss,), images = loss_of(latents, labels)
         [latents.grad] = torch.autograd.grad(loss, [latents])
         if loss.item() < min(losses, default=float("inf")):
             best = latents.detach().clone()
         losses.append(loss.item())
+        show(loss.item(), images)
         bar.update(1 < len(losses) <= steps + 1)  # the last line search may take a few more
         return loss
 

@@ -15,6 +15,7 @@ from fagan_space.controls import IN_LINE, LONG, MODELS, UPLOADS
 from fagan_space.files import png, request_folder, write_archive, write_pictures
 from fagan_space.limits import MAX_IMAGES, MAX_WALK_SEEDS, read_seeds
 from fagan_space.models import Model
+from fagan_space.moves import strongest
 from fagan_space.tabs import compare, dial, generate, look_inside, project, walk
 from fagan_space.uploads import take_upload
 
@@ -84,7 +85,7 @@ def add_api(model: Model) -> None:
             "image_size": model.size,
             "labels": dict(model.labels),
             "layers": [*dial.layers_of(model).values()],
-            "directions": project.strongest(model),
+            "directions": strongest(model),
             "card": model.card,
         }
 

@@ -4,6 +4,7 @@ from asyncio import Queue
 from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -52,10 +53,17 @@ def _address(event: Any) -> str:
 
 
 class Page(gr.Blocks):
-    """A page whose events and endpoints accept only the inputs they declare."""
+    """A page whose events and endpoints accept only the inputs they declare.
 
-    def __init__(self, **options: Any):
+    Args:
+        description: A sentence about it, for links on other sites.
+        picture: A picture for them, among the files that visitors may fetch.
+        **options: Those of Gradio's `Blocks`.
+    """
+
+    def __init__(self, *, description: str = "", picture: Path | None = None, **options: Any):
         super().__init__(**options)
+        self.description, self.picture = description, picture
         self.sessions = Sessions(self._live, self._forget)
 
     def queue(self, *args: Any, **options: Any) -> "Page":

@@ -53,9 +53,8 @@ Place = Annotated[int, whole(0, MAX_SIDE - 1)]
 Frames = Annotated[int, whole(1, MAX_FRAMES)]
 Seconds = Annotated[float, number(0.1, 600)]
 Steps = Annotated[int, whole(1, MAX_STEPS)]
-Coordinate = Annotated[float, number(0, 10_000)]
-Layer = Annotated[int, whole(1, 1_000)]
 Chosen = Annotated[list[Name], Field(max_length=200)]
+Moves = Annotated[list[Strength | Name], Field(max_length=200)]
 Upload = Annotated[Any, BeforeValidator(_uploaded)]
 
 
@@ -134,13 +133,13 @@ class Compare(Request):
 
 
 class GenerateTab(Request):
-    """Images for seeds."""
+    """Images for seeds: a strength for each direction, then the labels."""
 
     seeds: Seeds
     truncation: Truncation
     is_trained: Flag
     alpha: AlphaNumber
-    chosen: Chosen
+    chosen: Moves
 
 
 class GatesTab(Request):
@@ -170,18 +169,12 @@ class LookTab(Request):
     """Where the generator's layers attend."""
 
     seed: SeedNumber
-    row: Place
-    column: Place
-    layer: Layer
     chosen: Chosen
 
 
 class JudgeTab(Request):
     """The discriminator's logit for the image in the session state."""
 
-    row: Place
-    column: Place
-    layer: Layer
     chosen: Chosen
 
 
@@ -204,7 +197,19 @@ class ProjectTab(Request):
 class MoveTab(Request):
     """Edits of the projected latent: a strength for each direction, then the labels."""
 
-    chosen: Annotated[list[Strength | Name], Field(max_length=200)]
+    chosen: Moves
+
+
+class SeedsTab(Request):
+    """The seeds on the page."""
+
+    seeds: Seeds
+
+
+class SeedTab(Request):
+    """A single seed."""
+
+    seed: SeedNumber
 
 
 class CompareTab(Request):
@@ -223,12 +228,6 @@ class UploadTab(Request):
 
 
 # Click data, for events that need it.
-
-
-class Pixel(Request):
-    """A pixel: x and y."""
-
-    index: Annotated[list[Coordinate], Allowed("two numbers", {"min_length": 2, "max_length": 2})]
 
 
 class GalleryItem(Request):

@@ -2,16 +2,34 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
 from fagan_space.limits import AT_ONCE
 from fagan_space.models import Model
+from fagan_space.words import column_words, value_words
 
 Event = dict[str, Any]  # arguments of Gradio's listeners: a function, its inputs and outputs, and queue options
 
 ANY = "any"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the page needs to know of a tab that was built.
+
+    Attributes:
+        firsts: Events that fill it when the page opens: no tab starts empty.
+        seed: Its box of one seed, if it has one.
+        drawn: The event that draws this seed.
+    """
+
+    firsts: list[Event] = field(default_factory=list)
+    seed: gr.Number | None = None
+    drawn: Event | None = None
+
 
 # Queue options of events. Image requests share one lane, long-running requests another; uploads, which can take long to
 # decode, and models that visitors name, which can take long to download, have lanes as well: no image waits for any of
@@ -66,7 +84,10 @@ def fresh_seeds(count: float) -> str:
 
 def label_dropdowns(model: Model) -> list[gr.Dropdown]:
     """Make a dropdown for each of the model's labels; none for an unconditional model."""
-    return [gr.Dropdown([ANY, *values], value=ANY, label=name) for name, values in model.labels.items()]
+    return [
+        gr.Dropdown([ANY, *((value_words(value), value) for value in values)], value=ANY, label=column_words(name))
+        for name, values in model.labels.items()
+    ]
 
 
 def chosen_labels(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
@@ -84,8 +105,36 @@ def chosen_labels(model: Model, chosen: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def python_line(model: Model, arguments: Mapping[str, Any]) -> str:
-    """Write Python code that generates the same images."""
-    written = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    call = f'FAGANPipeline.from_pretrained("{model.shown}")({written})'
-    return f"from fagan_hf import FAGANPipeline\n\nimages = {call}.images"
+def python_line(model: Model, arguments: Mapping[str, Any], strengths: Mapping[str, float] | None = None) -> str:
+    """Write Python code that generates the same images.
+
+    Args:
+        model: The model, under the name by which visitors know it.
+        arguments: Those of the pipeline, as Python expressions, with ``seeds`` among them.
+        strengths: Of the directions along which the images are moved.
+    """
+    if not strengths:
+        written = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        call = f'FAGANPipeline.from_pretrained("{model.shown}")({written})'
+        return f"from fagan_hf import FAGANPipeline\n\nimages = {call}.images"
+    others = {"latents": "latents"}
+    others |= {name: value for name, value in arguments.items() if name not in ("seeds", "truncation")}
+    if model.labels:  # those of a seed, which latents don't tell
+        others["labels"] = f"labels_from_seeds(pipe.generator, seeds, {others.get('labels')})"
+    used = ["labels_from_seeds", "latents_from_seeds"] if model.labels else ["latents_from_seeds"]
+    size = ", truncation=" + arguments["truncation"] if "truncation" in arguments else ""
+    lines = [
+        "from fagan_hf import FAGANPipeline",
+        "from fagan_hf.hub import resolve",
+        "from fagan_hf.latent_space import Directions",
+        f"from fagan_hf.sampling import {', '.join(used)}",
+        "",
+        f'name, seeds = "{model.shown}", {arguments["seeds"]}',
+        "pipe = FAGANPipeline.from_pretrained(name)",
+        'file = "directions.safetensors"',
+        "directions = Directions.load(resolve(name, allow_patterns=[file]).folder / file)",
+        f"latents = latents_from_seeds(seeds, {model.generator.config.latent_dim}{size})",
+        f"latents = directions.move(latents, {dict(strengths)})",
+        f"images = pipe({', '.join(f'{name}={value}' for name, value in others.items())}).images",
+    ]
+    return "\n".join(lines)

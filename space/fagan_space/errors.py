@@ -2,7 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import isgeneratorfunction
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -42,10 +44,10 @@ def _shortened(words: str, sent: Any) -> str:
 def in_words(function: Function) -> Function:
     """Turn a function's exceptions into readable messages."""
 
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def readable(sent: Any) -> Iterator[None]:
         try:
-            return function(*args, **kwargs)
+            yield
         except gr.Error:
             raise
         except GoneError as error:
@@ -53,8 +55,19 @@ def in_words(function: Function) -> Function:
         except Exception as error:
             # Errors of the operating system contain paths on this machine; those of the library are written for users.
             if isinstance(error, ValueError | OSError | ImportError) and getattr(error, "errno", None) is None:
-                raise visible_error(_shortened(str(error), [args, kwargs])) from error
+                raise visible_error(_shortened(str(error), sent)) from error
             logger.error("in %s", function.__qualname__, exc_info=error)
             raise visible_error(_OURS) from error
 
-    return guarded  # pyright: ignore[reportReturnType]: the same signature
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        with readable([args, kwargs]):
+            return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def guarded_steps(*args: Any, **kwargs: Any) -> Any:
+        with readable([args, kwargs]):
+            yield from function(*args, **kwargs)
+
+    # Gradio shows what a generator yields, and looks for one by its kind.
+    return guarded_steps if isgeneratorfunction(function) else guarded  # pyright: ignore[reportReturnType]

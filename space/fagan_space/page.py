@@ -5,83 +5,96 @@ import re
 import signal
 import sys
 from contextlib import suppress
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 from uvicorn.config import HTTP_PROTOCOLS
 
+from fagan_hf.layers import gates
 from fagan_space.api import add_api
 from fagan_space.blocks import Page, check_declared
-from fagan_space.files import start_sweeping
+from fagan_space.border import SeedTab, takes
+from fagan_space.controls import AT_HAND, Built
+from fagan_space.files import keep, start_sweeping
 from fagan_space.guard import Guard
 from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES, THREADS
 from fagan_space.models import Model
 from fagan_space.tabs import about, compare, dial, generate, look_inside, project, walk
 
-TABS = (generate, walk, look_inside, dial, project, compare, about)
+TABS = (generate, look_inside, project, walk, dial, compare, about)
 
 LIVE_PAGE = "FAGAN_LIVE_PAGE"
 """Environment variable with the address of the same model's live page (docs/live-page.md), which the page links to."""
+_HOST = re.compile(r"[\w.-]+")
 _ADDRESS = re.compile(r"https?://[\w.:-]+(?:/[\w./~%?=&#-]*)?")
 
 _FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # local fonts: nothing is fetched from other sites
 _FIXED = ["ui-monospace", "monospace"]
+_HERE = Path(__file__).resolve().parent
 
-# Small images are scaled without smoothing, which would hide what the network generated. A label stands above its
-# picture, not over it, and a picture of a fixed height gets what the label leaves: its lowest rows would be cut off.
-_CSS = """
-.pixels img { image-rendering: pixelated; }
-.clickable img { cursor: crosshair; }
-.pixels label[data-testid="block-label"], .small label[data-testid="block-label"] {
-  position: static; width: fit-content;
-}
-.pixels:has(> .image-container) { display: flex; flex-direction: column; }
-.pixels > .image-container { flex: 1; min-height: 0; }
-.pixels .caption-label { font-size: 10px; padding: 0 4px; margin: 2px; max-width: calc(100% - 4px); opacity: 0.75; }
-.pixels .grid-wrap, .small .grid-wrap { min-height: 0; max-height: none; }
-.pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
-.small .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)); }
-.small .thumbnail-lg { aspect-ratio: 1; height: auto; }
-.prose table { display: block; overflow-x: auto; }
-.prose td, .prose th { overflow-wrap: normal; word-break: normal; }
-.gradio-container { max-width: 1200px !important; width: 100% !important; margin: 0 auto !important; }
-@media (min-width: 601px) {
-  .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
-  .large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
-}
-@media (max-width: 600px) {
-  .prose h1 { font-size: 1.4rem; }
-  .pixels label[data-testid="block-label"] { font-size: 0.75rem; }
-  .pixels label[data-testid="block-label"] > span { display: none; }
-}
+_ATTENDS = """
+# FAGAN: layers that convolve and attend at once
+
+To draw a pixel, each such layer of this network looks at its neighbors and, at the same time, at every other place of
+the picture. Generate pictures, change them, and point at a pixel to see where it looks.{live}
 """
+_CONVOLVES = """
+# A generator without attention
 
-_HEADING = """
-# FAGAN: every layer convolves and attends at once
-
-To draw a pixel, each layer of this network looks at its neighbors and, at the same time, at every other place of the
-picture. Generate pictures, walk between them, and click a pixel to see where it looks.{live}
-
-<sub>Model: `{name}`, {size}x{size} pixels</sub>
+This network only convolves: to draw a pixel, each layer looks at its neighbors. Generate pictures, and change
+them.{live}
 """
+_DESCRIPTION = "Generate pictures, change them, and point at a pixel to see where each layer of the network looks."
+_MODEL = "<sub>Model: `{name}`, {size}x{size} pixels</sub>"
 
 
 def build(model: Model) -> gr.Blocks:
     """Build the page for a model."""
-    with Page(title="FAGAN", analytics_enabled=False) as page:
+    samples = None if model.samples is None else keep(model.samples)
+    with Page(title="FAGAN", description=_DESCRIPTION, picture=samples, analytics_enabled=False) as page:
         add_api(model)  # first, or the tabs' functions would take the endpoint names
-        gr.Markdown(_HEADING.format(name=model.shown, size=model.size, live=_link_to_live_page()))
-        firsts = []
-        with gr.Tabs():
-            for tab in TABS:
-                with gr.Tab(tab.TITLE):
-                    firsts.append(tab.build(model))
-        for first in firsts:
-            if first is not None:
-                page.load(**first)
+        gr.Markdown(_heading(model))
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            with gr.Tab(generate.TITLE, id=slug(generate.TITLE)):
+                generated, to_inside = generate.build(model)
+            built = [generated]
+            looked = Built()
+            for tab in TABS[1:]:
+                with gr.Tab(tab.TITLE, id=slug(tab.TITLE)):
+                    built.append(tab.build(model))
+                    looked = built[-1] if tab is look_inside else looked
+        _wire(to_inside, generated, looked, tabs)
+        for first in (each for tab in built for each in tab.firsts):
+            page.load(**first)
     check_declared(page)
     return page.queue(max_size=None, default_concurrency_limit=AT_ONCE)  # `Guard` limits each lane separately
+
+
+def _heading(model: Model) -> str:
+    """Say in a sentence what the network does."""
+    words = (_ATTENDS if gates(model.generator) else _CONVOLVES).format(live=_link_to_live_page())
+    return f"{words}\n{_MODEL.format(name=model.shown, size=model.size)}"
+
+
+def slug(title: str) -> str:
+    """Return a tab's name in links."""
+    return title.lower().replace(" ", "-")
+
+
+def _wire(button: gr.Button, generated: Built, looked: Built, tabs: gr.Tabs) -> None:
+    """Open the chosen picture in the tab that looks inside, if the generator has something to look at."""
+    if looked.seed is None or looked.drawn is None:
+        button.visible = False
+        return
+
+    @takes(SeedTab)
+    def open_inside(seed: int) -> tuple[Any, int]:
+        return gr.Tabs(selected=slug(look_inside.TITLE)), seed
+
+    button.click(open_inside, generated.seed, [tabs, looked.seed], **AT_HAND).then(**looked.drawn)
 
 
 def _link_to_live_page() -> str:
@@ -100,6 +113,15 @@ def _link_to_live_page() -> str:
     return f" [The live page]({address}) answers as you move the pointer: there the model runs in your browser."
 
 
+def _shared_link(page: Page) -> str:
+    """Write the tags by which other sites show a link to this page: a sentence, and pictures of the model."""
+    tags = {"og:title": page.title or "", "og:description": page.description, "og:type": "website"}
+    host = os.environ.get("SPACE_HOST", "")  # set on Spaces; elsewhere the page doesn't know its own address
+    if page.picture is not None and _HOST.fullmatch(host):
+        tags["og:image"] = f"https://{host}/gradio_api/file={page.picture}"
+    return "\n".join(f'<meta property="{name}" content="{escape(text)}">' for name, text in tags.items())
+
+
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve a page; ``options`` are those of Gradio's `launch`."""
     start_sweeping()
@@ -114,7 +136,9 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         app_kwargs={"middleware": [Middleware(Guard, page=page, sessions=page.sessions)]},
         state_session_capacity=MAX_STATES,
         theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED),
-        css=_CSS,
+        css_paths=_HERE / "page.css",
+        js=(_HERE / "page.js").read_text(encoding="utf-8"),
+        head=_shared_link(page),
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=THREADS,
         footer_links=["api", "settings"],

@@ -17,7 +17,12 @@ from fagan_space.limits import PREVIEW_SECONDS
 from fagan_space.models import Model
 
 NO_PICTURE = "there is no image yet; upload or paste one, or click an example"
-_EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.png"))
+
+
+def example_picture(model: Model, index: int) -> Picture:
+    """Return an example as uploads are: of the model's size and channels."""
+    return decode_image(EXAMPLES[index], resolution=model.size, channels=model.channels, upscale=True)
 
 
 def upload_box(label: str) -> gr.Image:
@@ -28,9 +33,9 @@ def upload_box(label: str) -> gr.Image:
 def example_gallery() -> gr.Gallery:
     """Make a row of example images to click."""
     return gr.Gallery(
-        [str(keep(path)) for path in _EXAMPLES],
+        [str(keep(path)) for path in EXAMPLES],
         label="Or click an example",
-        columns=len(_EXAMPLES),
+        columns=len(EXAMPLES),
         height="auto",
         allow_preview=False,
         interactive=False,
@@ -56,9 +61,9 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, model: Mode
 
     @takes(Nothing, click=GalleryItem)
     def take_example(chosen: gr.SelectData) -> Picture:
-        if chosen.index >= len(_EXAMPLES):
-            raise ValueError(f"there are only {len(_EXAMPLES)} examples")
-        return decode_image(_EXAMPLES[chosen.index], resolution=model.size, channels=model.channels, upscale=True)
+        if chosen.index >= len(EXAMPLES):
+            raise ValueError(f"there are only {len(EXAMPLES)} examples")
+        return example_picture(model, chosen.index)
 
     @takes(Nothing)
     def nothing() -> None:

@@ -4,7 +4,7 @@ import re
 
 import gradio as gr
 
-from fagan_space.controls import picture_shown
+from fagan_space.controls import Built, picture_shown
 from fagan_space.files import keep
 from fagan_space.models import Model
 
@@ -31,7 +31,7 @@ def card_text(card: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", body).strip()
 
 
-def build(model: Model) -> None:
+def build(model: Model) -> Built:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -40,3 +40,4 @@ def build(model: Model) -> None:
             if model.samples is not None:
                 picture_shown("Samples", value=str(keep(model.samples)))
             gr.Markdown(_OWN)
+    return Built()

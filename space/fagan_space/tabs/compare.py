@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from fagan_space.border import CompareTab, takes
-from fagan_space.controls import COMPARES, gallery_shown, seed_box
+from fagan_space.controls import COMPARES, COMPUTES, Built, gallery_shown, seed_box
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model
@@ -15,7 +15,11 @@ from fagan_space.rendering import render
 from fagan_space.tabs.generate import draw
 from fagan_space.work import check_wanted
 
-TITLE = "Compare"
+TITLE = "Compare models"
+_SAME = (
+    "Both sides are the same model, so the pictures are the same: name another one, or an earlier version of it like "
+    "`user/name@revision`."
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,14 @@ def pictures_of(name: str, own: Model, text: str, truncation: float) -> Side:
     return Side(f"{name}, {size}x{size}", seeds, paths)
 
 
-def build(model: Model) -> None:
+def build(model: Model) -> Built:
     """Build the tab."""
 
     @takes(CompareTab)
     def compare(left: str, right: str, text: str, truncation: float) -> Any:
         sides = [pictures_of(name, model, text, truncation) for name in (left, right)]
-        return [gr.Gallery(captioned(side.paths, side.seeds), label=side.title) for side in sides]
+        said = _SAME if sides[0].title == sides[1].title else ""
+        return [said, *(gr.Gallery(captioned(side.paths, side.seeds), label=side.title) for side in sides)]
 
     gr.Markdown(
         "Enter two [fagan_hf](https://huggingface.co/models?library=fagan_hf) models on the Hub. Independently trained "
@@ -77,13 +82,15 @@ def build(model: Model) -> None:
         seeds = seed_box("0-15")
         truncation = gr.Slider(0.3, 1.2, 1.0, step=0.05, label="Truncation")
     button = gr.Button("Compare", variant="primary")
+    said = gr.Markdown()
     with gr.Row():
         galleries = [gallery_shown(side, min_width=320, buttons=["download"]) for side in ("Left", "Right")]
     wanted: dict[str, Any] = {
         "fn": compare,
         "inputs": [left, right, seeds, truncation],
-        "outputs": galleries,
+        "outputs": [said, *galleries],
         **COMPARES,
     }
     button.click(**wanted)
     right.submit(**wanted)
+    return Built([{**wanted, **COMPUTES}])  # of the page's own model, which needs no download

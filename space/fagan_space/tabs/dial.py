@@ -10,12 +10,12 @@ from fagan_hf.layers import gates
 from fagan_hf.requests import shown
 from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds
 from fagan_space.border import DialTab, takes
-from fagan_space.controls import COMPUTES, Event, chosen_labels, label_dropdowns, picture_shown, seed_box
+from fagan_space.controls import COMPUTES, Built, chosen_labels, label_dropdowns, picture_shown, seed_box
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import read_seeds
 from fagan_space.models import Model
 
-TITLE = "Dial"
+TITLE = "More or less attention"
 MAX_ROWS = 6
 _ALL = "all layers"
 _STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
@@ -57,19 +57,26 @@ def strip(
 
 
 def layers_of(model: Model) -> dict[str, str]:
-    """Map the display names of the layers, with number and trained gate, to their module names."""
-    return {
-        f"layer {number}, alpha {gate.item():+.3f}": name.rpartition(".")[0]
+    """Map the display names of the layers to their module names, from the latent to the image."""
+    names = [name.rpartition(".")[0] for name in gates(model.generator)]
+    return {f"layer {number} of {len(names)}": name for number, name in enumerate(names, start=1)}
+
+
+def _trained(model: Model) -> str:
+    """List the trained gates, for the details."""
+    rows = [
+        f"| {number} | `{name.rpartition('.')[0]}` | {gate.item():+.3f} |"
         for number, (name, gate) in enumerate(gates(model.generator).items(), start=1)
-    }
+    ]
+    return "\n".join(["| layer | its name | alpha as trained |", "| --- | --- | --- |", *rows])
 
 
-def build(model: Model) -> Event | None:
-    """Build the tab, and return the event that fills it initially."""
+def build(model: Model) -> Built:
+    """Build the tab."""
     layers = layers_of(model)
     if not layers:
         gr.Markdown("This generator has no attention layers.")
-        return None
+        return Built()
 
     @takes(DialTab)
     def turn(text: str, layer: str, is_relative: bool, *chosen: str) -> Image.Image:
@@ -80,13 +87,22 @@ def build(model: Model) -> Event | None:
             model, seeds, layer=layers.get(layer), is_relative=is_relative, labels=chosen_labels(model, chosen)
         )
 
+    gr.Markdown(
+        "Each layer blends a convolution and attention. Here you blend them otherwise, and see what falls apart."
+    )
     with gr.Row(equal_height=False):
         seeds = seed_box("0-2", info=f"At most {MAX_ROWS}, one row each")
-        layer = gr.Dropdown([_ALL, *layers], value=_ALL, label="Gates to change")
-        is_relative = gr.Checkbox(False, label="Multiply the trained gates", info="otherwise set to 0 to 1")
+        layer = gr.Dropdown([_ALL, *layers], value=_ALL, label="Layers to change")
+        is_relative = gr.Checkbox(
+            False, label="Multiply what was trained", info="otherwise the same share of attention in each"
+        )
         labels = label_dropdowns(model)
     button = gr.Button("Apply", variant="primary")
-    picture = picture_shown("From convolution only (0) to attention only (1); first column as trained")
+    picture = picture_shown(
+        "From convolution only (0) to attention only (1); first column as trained", classes=("paper",)
+    )
+    with gr.Accordion("Details", open=False):
+        gr.Markdown(_trained(model))
     wanted: dict[str, Any] = {
         "fn": turn,
         "inputs": [seeds, layer, is_relative, *labels],
@@ -97,4 +113,4 @@ def build(model: Model) -> Event | None:
     seeds.submit(**wanted)
     layer.input(**wanted)
     is_relative.input(**wanted)
-    return wanted
+    return Built([wanted])

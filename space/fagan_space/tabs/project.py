@@ -1,8 +1,8 @@
 """Projection of an image to its latent, and edits along the model's directions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import cache
 from typing import Any
 
 import gradio as gr
@@ -17,18 +17,30 @@ from fagan_hf.sampling.images import generate_images
 from fagan_hf.sampling.labels import encode_labels
 from fagan_hf.viz.colors import as_picture
 from fagan_hf.viz.grids import enlarged, image_grid
-from fagan_space.border import MoveTab, ProjectTab, takes
-from fagan_space.controls import COMPUTES, COMPUTES_LONG, chosen_labels, label_dropdowns, picture_shown
+from fagan_space.border import MoveTab, Nothing, ProjectTab, takes
+from fagan_space.controls import COMPUTES, COMPUTES_LONG, Built, chosen_labels, label_dropdowns, picture_shown
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_STEPS
 from fagan_space.models import Model
-from fagan_space.uploads import NO_PICTURE, Picture, example_gallery, on_picture, upload_box
+from fagan_space.moves import direction_sliders, drag_note, moved, read_moves, strongest
+from fagan_space.remembered import key_of, latents_for
+from fagan_space.steps import in_steps
+from fagan_space.uploads import (
+    EXAMPLES,
+    NO_PICTURE,
+    Picture,
+    example_gallery,
+    example_picture,
+    on_picture,
+    upload_box,
+)
 from fagan_space.work import check_wanted
 
-TITLE = "Project"
-MAX_DIRECTIONS = 8
-REACH = 4.0
-_REMEMBERED = 600  # [seconds]
+TITLE = "Your picture"
+STEPS = 100
+_KEPT = 600  # in the session [seconds]
+
+Reconstruction = UInt8[np.ndarray, "height width channels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +61,38 @@ class Found:
 
 
 @on_gpu
-def find(
-    model: Model,
-    picture: Picture,
-    *,
-    steps: int = 100,
-    labels: Mapping[str, Any] | None = None,
-    progress: bool = False,
-) -> Found:
+def find(model: Model, picture: Picture, *, steps: int = STEPS, labels: Mapping[str, Any] | None = None) -> Found:
     """Find the latent whose generated image is closest to the given one.
 
     Raises:
         ValueError: ``steps`` is less than 1 or more than `MAX_STEPS`.
     """
+    return _find(model, picture, steps, labels)
+
+
+@on_gpu
+def search(
+    model: Model, picture: Picture, *, steps: int = STEPS, labels: Mapping[str, Any] | None = None
+) -> Iterator[Reconstruction | Found]:
+    """Do the same as `find`, but yield the reconstruction whenever it has become better, and at last the result.
+
+    Raises:
+        ValueError: See `find`.
+    """
+
+    def work(tell: Callable[[Reconstruction], None]) -> Found:
+        return _find(model, picture, steps, labels, tell)
+
+    yield from in_steps(work)
+
+
+def _find(
+    model: Model,
+    picture: Picture,
+    steps: int,
+    labels: Mapping[str, Any] | None,
+    on_better: Callable[[Reconstruction], None] | None = None,
+) -> Found:
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"steps is {steps}; it must be from 1 to {MAX_STEPS}")
     found = project(
@@ -70,11 +101,28 @@ def find(
         discriminator=model.discriminator,
         labels=dict(labels) if labels else None,
         steps=steps,
-        progress=progress,
+        progress=False,
         on_step=check_wanted,
+        on_better=on_better,
     )
-    both = image_grid(enlarged(np.stack([picture.transpose(1, 2, 0), found.reconstruction])), columns=2)
-    return Found(found.latents, found.labels, found.distance, both)
+    return Found(found.latents, found.labels, found.distance, _compared(picture, found.reconstruction))
+
+
+def _recalled(model: Model, picture: Picture) -> Found | None:
+    """Return the result for an example whose latent is known, see `fagan_space.remembered`."""
+    latents = latents_for(model.generator).get(key_of(picture))
+    if latents is None:
+        return None
+    [reconstruction] = generate_images(model.generator, latents, progress=False)
+    errors = (reconstruction.transpose(2, 0, 1).astype(np.float32) - picture) / 127.5
+    return Found(latents, None, float(np.square(errors).mean()), _compared(picture, reconstruction))
+
+
+@cache
+def first_example(model: Model) -> Found:
+    """Return the result for the first example, which the tab starts with."""
+    picture = example_picture(model, 0)
+    return _recalled(model, picture) or find(model, picture)
 
 
 @on_gpu
@@ -89,11 +137,7 @@ def edit(
     Raises:
         ValueError: The model has no such direction or label.
     """
-    latents, vectors = found.latents, found.labels
-    if strengths:
-        if model.directions is None:
-            raise ValueError(f"{model.shown} has no directions; create them with `fagan-hf directions`")
-        latents = model.directions.move(latents, dict(strengths))
+    latents, vectors = moved(model, found.latents, strengths or {}), found.labels
     if labels and vectors is not None:
         vectors = vectors.clone()
         for place, number in encode_labels(model.generator.config.label_names, labels).items():
@@ -101,76 +145,82 @@ def edit(
     return generate_images(model.generator, latents, vectors, progress=False)[0]
 
 
-def strongest(model: Model) -> list[str]:
-    """Return the directions to offer: the best-correlated one of each label, then each label's second best, ..."""
-    if model.directions is None:
-        return []
-    ranked = sorted(zip(model.directions.correlations, model.directions.names, strict=True), reverse=True)
-    by_label: dict[str, list[str]] = {}
-    for _, name in ranked:
-        by_label.setdefault(name.partition("=")[0], []).append(name)
-    rounds = zip_longest(*by_label.values())
-    return [name for each in rounds for name in each if name is not None][:MAX_DIRECTIONS]
+def _compared(picture: Picture, reconstruction: Reconstruction) -> Image.Image:
+    return image_grid(enlarged(np.stack([picture.transpose(1, 2, 0), reconstruction])), columns=2)
 
 
-def build(model: Model) -> None:
+def _said(found: Found) -> str:
+    return (
+        f"Mean squared error {found.distance:.4f} (pixels in [-1, 1]). What the model has not learned can't be "
+        "reconstructed."
+    )
+
+
+def build(model: Model) -> Built:
     """Build the tab."""
     names = strongest(model)
 
     @takes(ProjectTab)
-    def search(
-        picture: Picture,
-        steps: int,
-        *chosen: str,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  # how Gradio functions request one
-    ) -> Any:
-        found = find(model, picture, steps=int(steps), labels=chosen_labels(model, chosen), progress=True)
-        words = (
-            f"Mean squared error {found.distance:.4f} (pixels in [-1, 1]). What the model has not learned can't be "
-            "reconstructed."
-        )
-        return found, found.comparison, words, _shown(edit(model, found)), *([0.0] * len(names))
+    def find_latent(picture: Picture | None, steps: int, *chosen: str) -> Iterator[Any]:
+        if picture is None:
+            raise ValueError(NO_PICTURE)
+        labels = chosen_labels(model, chosen)
+        known = None if labels or steps != STEPS else _recalled(model, picture)
+        unchanged = [gr.skip()] * (len(names) + 1)
+        for found in [known] if known else search(model, picture, steps=int(steps), labels=labels):
+            if isinstance(found, Found):
+                yield found, found.comparison, _said(found), _shown(edit(model, found)), *([0.0] * len(names))
+            else:
+                yield gr.skip(), _compared(picture, found), "Getting closer …", *unchanged
 
     @takes(MoveTab)
-    def move(found: Found | None, *values: Any) -> Image.Image:
+    def move(found: Found | None, *values: Any) -> tuple[Image.Image, str]:
         if found is None:
             raise ValueError(NO_PICTURE)
-        strengths = {name: value for name, value in zip(names, values, strict=False) if value}
-        if not all(isinstance(value, float) for value in strengths.values()):
-            raise ValueError("the strength of a direction is text; it must be a number")
-        return _shown(edit(model, found, strengths, chosen_labels(model, values[len(names) :])))
+        strengths, labels = read_moves(model, values)
+        return _shown(edit(model, found, strengths, labels)), drag_note(model, strengths)
 
-    taken, state = (gr.State(None, time_to_live=_REMEMBERED) for _ in range(2))
+    @takes(Nothing)
+    def first() -> tuple[Found, Image.Image, str, Image.Image]:
+        found = first_example(model)
+        return found, found.comparison, _said(found), _shown(edit(model, found))
+
+    taken, state = (gr.State(None, time_to_live=_KEPT) for _ in range(2))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             upload = upload_box("Your image: its center square is used")
             examples = example_gallery()
-            steps = gr.Slider(10, MAX_STEPS, 100, step=10, label="Maximum steps", info="More is closer, but slower")
-            with_labels = label_dropdowns(model)
+            with gr.Accordion("Details", open=False):
+                steps = gr.Slider(
+                    10, MAX_STEPS, STEPS, step=10, label="Maximum steps", info="More is closer, but slower"
+                )
+                with_labels = label_dropdowns(model)
         with gr.Column(scale=2, min_width=320):
             comparison = picture_shown("Your image, and its reconstruction", height=280)
             words = gr.Markdown()
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            sliders = [gr.Slider(-REACH, REACH, 0.0, step=0.25, label=name) for name in names]
+            sliders = direction_sliders(model)
             others = label_dropdowns(model)
+            note = gr.Markdown()
             if not sliders and not others:
                 gr.Markdown(
                     "This model has neither labels nor directions; `fagan-hf directions MODEL --dataset …` finds some."
                 )
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=2, min_width=320, elem_classes="results"):
             edited = picture_shown("Edited", height=280)
     searched: dict[str, Any] = {
-        "fn": search,
+        "fn": find_latent,
         "inputs": [taken, steps, *with_labels],
         "outputs": [state, comparison, words, edited, *sliders],
         **COMPUTES_LONG,
+        "show_progress": "hidden",
     }
     on_picture(upload, examples, taken, model, searched)
     wanted: dict[str, Any] = {
         "fn": move,
         "inputs": [state, *sliders, *others],
-        "outputs": edited,
+        "outputs": [edited, note],
         **COMPUTES,
         "show_progress": "hidden",
     }
@@ -178,6 +228,9 @@ def build(model: Model) -> None:
         slider.input(**wanted, trigger_mode="always_last")
     for dropdown in others:
         dropdown.input(**wanted)
+    if not EXAMPLES:
+        return Built()
+    return Built([{"fn": first, "outputs": [state, comparison, words, edited], **COMPUTES_LONG}])
 
 
 def _shown(pixels: UInt8[np.ndarray, "height width channels"]) -> Image.Image:

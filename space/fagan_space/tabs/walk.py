@@ -14,8 +14,8 @@ from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds, samp
 from fagan_hf.viz.films import check_film, writable_suffixes, write_film
 from fagan_hf.viz.grids import enlarged
 from fagan_space.border import SUFFIXES, WalkTab, takes
-from fagan_space.controls import COMPUTES_LONG, chosen_labels, label_dropdowns, picture_shown, seed_box
-from fagan_space.files import request_folder
+from fagan_space.controls import COMPUTES_LONG, Built, chosen_labels, label_dropdowns, picture_shown, seed_box
+from fagan_space.files import keep, request_folder
 from fagan_space.gpu import on_gpu
 from fagan_space.limits import MAX_FRAMES, MAX_WALK_SEEDS, read_seeds
 from fagan_space.models import Model
@@ -23,6 +23,7 @@ from fagan_space.work import check_wanted
 
 TITLE = "Walk"
 _BATCH = 16
+_SEEDS, _FRAMES = "0-3", 24  # that the tab starts with
 _NAMES = {suffix: f"walk{suffix}" for suffix in SUFFIXES}
 
 
@@ -84,7 +85,7 @@ def _draw(
         yield to_uint8(batch)
 
 
-def build(model: Model) -> None:
+def build(model: Model) -> Built:
     """Build the tab."""
 
     @takes(WalkTab)
@@ -116,8 +117,8 @@ def build(model: Model) -> None:
 
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            seeds = seed_box("0-3", info="At least two, visited in this order")
-            frames = gr.Slider(4, 60, 24, step=1, label="Frames between seeds")
+            seeds = seed_box(_SEEDS, info="At least two, visited in this order")
+            frames = gr.Slider(4, 60, _FRAMES, step=1, label="Frames between seeds")
             seconds = gr.Slider(1, 20, 6, step=0.5, label="Duration in seconds")
             suffixes = [suffix for suffix in SUFFIXES if suffix in writable_suffixes()]
             suffix = gr.Radio(suffixes, value=suffixes[0], label="File type")
@@ -125,7 +126,9 @@ def build(model: Model) -> None:
             labels = label_dropdowns(model)
             button = gr.Button("Walk", variant="primary")
         with gr.Column(scale=2, min_width=320):
-            gif = picture_shown("The walk", type="filepath", height=420)
+            # The same for every visitor, so it is made once.
+            first = film(model, read_seeds(_SEEDS, MAX_WALK_SEEDS, size=model.size), frames_per_step=_FRAMES)
+            gif = picture_shown("The walk", value=str(keep(first)), type="filepath", height=420)
             video = gr.Video(label="The walk", height=420, loop=True, autoplay=True, visible=False, interactive=False)
     wanted: dict[str, Any] = {
         "fn": make,
@@ -135,3 +138,4 @@ def build(model: Model) -> None:
     }
     button.click(**wanted)
     seeds.submit(**wanted)
+    return Built()
