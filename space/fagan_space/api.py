@@ -24,11 +24,15 @@ def add_api(model: Model) -> None:
     """Add the endpoints to the page under construction."""
 
     def generate_pictures(
-        seeds: str = "0-15", truncation: float = 1.0, labels: dict | None = None, alpha: float | None = None
+        seeds: str = "0-15",
+        truncation: float = 1.0,
+        labels: dict | None = None,
+        alpha: float | None = None,
+        strengths: dict | None = None,
     ) -> list[dict]:
-        """Generate a PNG for each seed: the same bytes as `fagan-hf generate --out FOLDER` writes."""
+        """Generate a PNG for each seed: the same bytes as `fagan-hf generate --out FOLDER` writes, or moved."""
         numbers = read_seeds(seeds, MAX_IMAGES, size=model.size)
-        images = generate.draw(model, numbers, truncation=truncation, labels=labels, alpha=alpha)
+        images = generate.draw(model, numbers, truncation=truncation, labels=labels, alpha=alpha, strengths=strengths)
         return [_file(path) for path in write_pictures(images, numbers)]
 
     def walk_between(

@@ -72,6 +72,7 @@ class Generate(Request):
     truncation: Truncation = 1.0
     labels: Labels | None = None
     alpha: Alpha | None = None
+    strengths: Strengths | None = None
 
 
 class Walk(Request):

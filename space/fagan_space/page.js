@@ -13,13 +13,14 @@
     window.dispatchEvent(new Event("fagan-tab"));
   };
 
-  document.addEventListener("click", (event) => {
-    const tab = event.target.closest?.('[role="tab"]');
-    if (tab && isOfThePage(tab)) keepTab(slug(tab.textContent));
-  });
-
-  // Tabs within tabs are not in links.
-  const isOfThePage = (tab) => tab.closest('[role="tablist"]') === document.querySelector('[role="tablist"]');
+  const wanted = link().get("tab");
+  const found = tabs().find((tab) => slug(tab.textContent) === wanted);
+  if (found) found.click();
+  // Of the page's own tabs; those within tabs are not in links.
+  new MutationObserver(() => {
+    const chosen = document.querySelector('[role="tablist"]').querySelector('[aria-selected="true"]');
+    if (chosen) keepTab(slug(chosen.textContent));
+  }).observe(document.body, { subtree: true, attributeFilter: ["aria-selected"] });
 
   document.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -57,8 +58,4 @@
     }, 200);
   }).observe(document.body, { childList: true, subtree: true });
   nameAll();
-
-  const wanted = link().get("tab");
-  const found = tabs().find((tab) => slug(tab.textContent) === wanted);
-  if (found) found.click();
 }

@@ -13,62 +13,54 @@ from playwright.sync_api import expect, sync_playwright
 from benchmarks.chromium import chromium
 from benchmarks.serving import serving
 from tests.browser.conftest import MODEL
-from tests.browser.test_tabs import EXAMPLE
 from tests.browser.visit import SECONDS, WIDTHS, Visit
 
 _COLORS = 256  # of a stored image
 
 
+def directions(visit: Visit) -> None:
+    """Give all pictures a beard."""
+    code = visit.page.locator(".cm-content").first
+    visit.number("Beard").fill("3")
+    visit.number("Beard").press("Enter")
+    expect(code).to_contain_text("beard", timeout=SECONDS)
+
+
 def look_inside(visit: Visit) -> None:
-    """Click a pixel at an eye."""
-    heat, picture = visit.picture("Attends to"), visit.picture("Click a pixel")
-    expect(heat).to_be_visible(timeout=SECONDS)
-    old, box = heat.get_attribute("src"), picture.bounding_box()
+    """Point at an eye."""
+    picture = visit.seen(visit.page.locator("canvas.picture")).first
+    expect(picture).to_be_visible(timeout=SECONDS)
+    box = picture.bounding_box()
     assert box
-    picture.click(position={"x": box["width"] * 0.36, "y": box["height"] * 0.5})
-    visit.wait_for_another(heat, old)
+    picture.click(position={"x": box["width"] * 0.36, "y": box["height"] * 0.53})
 
 
 def discriminator(visit: Visit) -> None:
-    """Compute the logit of an example."""
+    """Compute the score of an example."""
     visit.tab("Discriminator")
     visit.gallery("Or click an example").locator("button").nth(1).click()
-    expect(visit.picture("Attends to")).to_be_visible(timeout=SECONDS)
-
-
-def walk(visit: Visit) -> None:
-    """Make an interpolation."""
-    visit.press("Walk")
-    expect(visit.picture("The walk")).to_be_visible(timeout=SECONDS)
+    expect(visit.page.get_by_text("Score").locator("visible=true")).to_be_visible(timeout=SECONDS)
 
 
 def project(visit: Visit) -> None:
-    """Project an example, and move it along a direction."""
-    visit.page.locator('.block:visible input[type="file"]').first.set_input_files(EXAMPLE)
+    """Move the first example along a direction."""
     edited = visit.picture("Edited")
     expect(edited).to_be_visible(timeout=SECONDS)
     old = edited.get_attribute("src")
-    slider = visit.page.get_by_label("range slider for hair_color", exact=False).first
-    slider.focus()
-    for _ in range(12):
-        visit.page.keyboard.press("ArrowRight")
+    visit.number("Mouth: laugh").fill("3")
+    visit.number("Mouth: laugh").press("Enter")
     visit.wait_for_another(edited, old)
-
-
-def compare(visit: Visit) -> None:
-    """Generate with the page's own model on both sides."""
-    visit.press("Compare")
-    expect(visit.page.locator(".grid-container img").locator("visible=true")).to_have_count(32, timeout=SECONDS)
 
 
 SHOWN = {
     "generate": ("Generate", None),
-    "walk": ("Walk", walk),
+    "directions": ("Generate", directions),
+    "walk": ("Walk", None),
     "look-inside": ("Look inside", look_inside),
     "look-inside-discriminator": ("Look inside", discriminator),
-    "dial": ("Dial", None),
-    "project": ("Project", project),
-    "compare": ("Compare", compare),
+    "dial": ("More or less attention", None),
+    "project": ("Your picture", project),
+    "compare": ("Compare models", None),
     "about": ("About", None),
 }
 

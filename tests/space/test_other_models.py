@@ -38,8 +38,8 @@ def test_labels_can_be_asked_for_and_what_is_missing_is_told(conditional, tmp_pa
     with serving(conditional, tmp_path / "uploads") as page:
         client = Client(page.url, verbose=False, download_files=str(tmp_path / "downloads"))
         assert client.predict(api_name="/about")["labels"] == {"beard": ["yes", "no"], "hair": ["black", "red"]}
-        dropdowns = shown(client, "dropdown", "label")
-        assert dropdowns.count("hair") == dropdowns.count("beard") >= 4
+        dropdowns = shown(client, "dropdown", "label")  # in words
+        assert dropdowns.count("Hair") == dropdowns.count("Beard") >= 4
         wished = {"beard": True, "hair": "red"}
         [path] = client.predict(seeds="3", labels=wished, api_name="/generate")
         [wanted] = FAGANPipeline.from_pretrained(conditional)(seeds=[3], labels=wished).images

@@ -6,13 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from fagan_space.border import CompareTab, takes
+from fagan_space.border import CompareTab, Nothing, takes
 from fagan_space.controls import COMPARES, COMPUTES, Built, gallery_shown, seed_box
 from fagan_space.files import captioned, write_pictures
 from fagan_space.limits import MAX_IMAGES, read_seeds
 from fagan_space.models import Model
 from fagan_space.rendering import render
-from fagan_space.tabs.generate import draw
+from fagan_space.tabs.generate import FIRST_COUNT, draw, first_pictures
 from fagan_space.work import check_wanted
 
 TITLE = "Compare models"
@@ -59,7 +59,11 @@ def pictures_of(name: str, own: Model, text: str, truncation: float) -> Side:
     else:
         seeds = read_seeds(text, MAX_IMAGES, size=1)
         paths, size = render(name, seeds, truncation)
-    return Side(f"{name}, {size}x{size}", seeds, paths)
+    return Side(_title(name, size), seeds, paths)
+
+
+def _title(name: str, size: int) -> str:
+    return f"{name}, {size}x{size}"
 
 
 def build(model: Model) -> Built:
@@ -67,7 +71,15 @@ def build(model: Model) -> Built:
 
     @takes(CompareTab)
     def compare(left: str, right: str, text: str, truncation: float) -> Any:
-        sides = [pictures_of(name, model, text, truncation) for name in (left, right)]
+        return shown([pictures_of(name, model, text, truncation) for name in (left, right)])
+
+    @takes(Nothing)
+    def first() -> Any:
+        seeds = [*range(FIRST_COUNT)]
+        own = Side(_title(model.shown, model.size), seeds, write_pictures(first_pictures(model), seeds))
+        return shown([own, own])
+
+    def shown(sides: list[Side]) -> list[Any]:
         said = _SAME if sides[0].title == sides[1].title else ""
         return [said, *(gr.Gallery(captioned(side.paths, side.seeds), label=side.title) for side in sides)]
 
@@ -79,7 +91,7 @@ def build(model: Model) -> Built:
         left = gr.Textbox(model.shown, label="Left: model", max_lines=1)
         right = gr.Textbox("", label="Right: model", placeholder="user/name or user/name@revision", max_lines=1)
     with gr.Row():
-        seeds = seed_box("0-15")
+        seeds = seed_box(f"0-{FIRST_COUNT - 1}")
         truncation = gr.Slider(0.3, 1.2, 1.0, step=0.05, label="Truncation")
     button = gr.Button("Compare", variant="primary")
     said = gr.Markdown()
@@ -93,4 +105,4 @@ def build(model: Model) -> Built:
     }
     button.click(**wanted)
     right.submit(**wanted)
-    return Built([{**wanted, **COMPUTES}])  # of the page's own model, which needs no download
+    return Built([{"fn": first, "outputs": [said, *galleries], **COMPUTES}])

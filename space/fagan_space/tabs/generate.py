@@ -1,6 +1,7 @@
 """Images from seeds, moved along directions: drawn again whenever a control moves."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import gradio as gr
@@ -26,6 +27,7 @@ from fagan_space.models import Model
 from fagan_space.moves import direction_sliders, drag_note, moved, read_moves
 
 TITLE = "Generate"
+FIRST_COUNT = 16
 _BATCH = 16
 
 
@@ -54,6 +56,12 @@ def draw(
     return cast("list[Image.Image]", output.images)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@cache
+def first_pictures(model: Model) -> list[Image.Image]:
+    """Generate the pictures that the page starts with: once, because they are the same for every visitor."""
+    return draw(model, range(FIRST_COUNT))
+
+
 def build(model: Model) -> tuple[Built, gr.Button]:
     """Build the tab; also return the button that wants to look inside the chosen picture."""
 
@@ -64,7 +72,8 @@ def build(model: Model) -> tuple[Built, gr.Button]:
         wanted: dict[str, Any] = {"truncation": truncation} if truncation != 1 else {}
         wanted |= {"labels": labels} if labels else {}
         wanted |= {} if is_trained else {"alpha": alpha}
-        images = draw(model, seeds, strengths=strengths, **wanted)
+        is_first = seeds == [*range(FIRST_COUNT)] and not strengths and not wanted
+        images = first_pictures(model) if is_first else draw(model, seeds, strengths=strengths, **wanted)
         paths = write_pictures(images, seeds)
         arguments = {"seeds": _as_python(seeds), **{name: repr(value) for name, value in wanted.items()}}
         code = python_line(model, arguments, strengths)
@@ -89,7 +98,7 @@ def build(model: Model) -> tuple[Built, gr.Button]:
             truncation = gr.Slider(
                 0.3, 1.2, 1.0, step=0.05, label="Truncation", info="Below 1: less varied, closer to the mean"
             )
-            seeds = seed_box("0-15")
+            seeds = seed_box(f"0-{FIRST_COUNT - 1}")
             with gr.Accordion("Details", open=False):
                 count = gr.Slider(1, MAX_IMAGES, 16, step=1, label="Number of new seeds")
                 is_trained = gr.Checkbox(True, label="Gates as trained", info="alpha: share of attention in each layer")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import gradio as gr
@@ -161,6 +162,19 @@ def _looks(
     return looks
 
 
+# What every visitor sees first is computed once.
+
+
+@cache
+def _first(model: Model) -> dict[str, Any]:
+    return generator_view(model, 0)
+
+
+@cache
+def _first_judged(model: Model) -> tuple[float, dict[str, Any]]:
+    return discriminator_view(model, example_picture(model, 0))
+
+
 def build(model: Model) -> Built:
     """Build the tab."""
     with gr.Tabs(overflow_behavior="wrap"):
@@ -180,7 +194,8 @@ def _build_generator(model: Model) -> Built:
 
     @takes(LookTab)
     def look(seed: int, *chosen: str) -> Any:
-        return seed, generator_view(model, seed, chosen_labels(model, chosen))
+        labels = chosen_labels(model, chosen)
+        return seed, _first(model) if seed == 0 and not labels else generator_view(model, seed, labels)
 
     with gr.Row():
         seed = seed_number()
@@ -209,8 +224,11 @@ def _build_discriminator(model: Model) -> Built:
 
     @takes(JudgeTab)
     def look(taken: Any, *chosen: str) -> Any:
-        picture = example_picture(model, 0) if taken is None else taken
-        logit, view = discriminator_view(model, picture, chosen_labels(model, chosen))
+        labels = chosen_labels(model, chosen)
+        if taken is None and not labels:
+            logit, view = _first_judged(model)
+        else:
+            logit, view = discriminator_view(model, example_picture(model, 0) if taken is None else taken, labels)
         return f"Score **{logit:+.2f}**: the higher, the more it looks like a picture of the training data.", view
 
     taken = gr.State(None, time_to_live=600)

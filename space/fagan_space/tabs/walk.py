@@ -1,6 +1,7 @@
 """Latent interpolation from seed to seed, as a GIF or video."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fagan_hf.latent_space.walks import lerp, walk
 from fagan_hf.sampling.images import labels_from_seeds, latents_from_seeds, sample, to_uint8
 from fagan_hf.viz.films import check_film, writable_suffixes, write_film
 from fagan_hf.viz.grids import enlarged
-from fagan_space.border import SUFFIXES, WalkTab, takes
+from fagan_space.border import SUFFIXES, Nothing, WalkTab, takes
 from fagan_space.controls import COMPUTES_LONG, Built, chosen_labels, label_dropdowns, picture_shown, seed_box
 from fagan_space.files import keep, request_folder
 from fagan_space.gpu import on_gpu
@@ -85,6 +86,12 @@ def _draw(
         yield to_uint8(batch)
 
 
+@cache
+def _first(model: Model) -> Path:
+    """Make the walk that the tab starts with: once, because it is the same for every visitor."""
+    return keep(film(model, read_seeds(_SEEDS, MAX_WALK_SEEDS, size=model.size), frames_per_step=_FRAMES))
+
+
 def build(model: Model) -> Built:
     """Build the tab."""
 
@@ -115,6 +122,10 @@ def build(model: Model) -> Built:
             gr.Video(None if is_gif else str(path), visible=not is_gif),
         )
 
+    @takes(Nothing)
+    def first() -> str:
+        return str(_first(model))
+
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             seeds = seed_box(_SEEDS, info="At least two, visited in this order")
@@ -126,9 +137,7 @@ def build(model: Model) -> Built:
             labels = label_dropdowns(model)
             button = gr.Button("Walk", variant="primary")
         with gr.Column(scale=2, min_width=320):
-            # The same for every visitor, so it is made once.
-            first = film(model, read_seeds(_SEEDS, MAX_WALK_SEEDS, size=model.size), frames_per_step=_FRAMES)
-            gif = picture_shown("The walk", value=str(keep(first)), type="filepath", height=420)
+            gif = picture_shown("The walk", type="filepath", height=420)
             video = gr.Video(label="The walk", height=420, loop=True, autoplay=True, visible=False, interactive=False)
     wanted: dict[str, Any] = {
         "fn": make,
@@ -138,4 +147,4 @@ def build(model: Model) -> Built:
     }
     button.click(**wanted)
     seeds.submit(**wanted)
-    return Built()
+    return Built([{"fn": first, "outputs": gif, **COMPUTES_LONG, "show_progress": "hidden"}])

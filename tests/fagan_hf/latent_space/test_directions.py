@@ -123,3 +123,14 @@ def test_the_command_says_what_is_missing(generator, tmp_path, capsys):
     ):
         assert main(["directions", *flags]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_a_direction_drags_along():
+    vectors = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [-0.8, 0.6, 0.0], [0.1, 0.0, 0.99], [0.9, 0.1, 0.4]])
+    names = ("beard", "hair=bald", "clothes=dress", "mouth=sad", "beard=full")
+    directions = Directions(names, vectors / vectors.norm(dim=1, keepdim=True), (1.0,) * 5)
+    dragged = directions.dragged("beard")
+    assert list(dragged) == ["clothes=dress", "hair=bald"]  # the strongest first; not its own label, nothing faint
+    assert dragged == pytest.approx({"clothes=dress": -0.8, "hair=bald": 0.6})
+    with pytest.raises(ValueError, match="unknown direction 'teeth'"):
+        directions.dragged("teeth")

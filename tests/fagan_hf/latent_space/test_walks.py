@@ -218,6 +218,15 @@ def test_a_projection_can_be_stopped_from_outside():
     assert [parameter.requires_grad for parameter in generator.parameters()] == frozen
 
 
+def test_a_projection_shows_every_better_reconstruction():
+    shown = []
+    found = project(Generator(GENERATOR), torch.zeros(3, 8, 8), steps=20, progress=False, on_better=shown.append)
+    assert 2 <= len(shown) <= len(found.history) + 21  # of both starts together
+    assert np.array_equal(shown[-1], found.reconstruction)
+    distances = [np.square(each / 127.5 - 1).mean() for each in (shown[0], shown[-1])]
+    assert distances[1] < distances[0]
+
+
 def test_a_point_between_latents_is_standard_normal():
     latents = torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0))
     weights = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 0.0]])
