@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from fagan_space.files import keep, start_sweeping
 from fagan_space.guard import Guard
 from fagan_space.limits import AT_ONCE, MAX_STATES, MAX_UPLOAD_BYTES, THREADS
 from fagan_space.models import Model
+from fagan_space.shared_link import show_in_links
 from fagan_space.tabs import about, compare, dial, generate, look_inside, project, walk
 
 TABS = (generate, look_inside, project, walk, dial, compare, about)
 
 LIVE_PAGE = "FAGAN_LIVE_PAGE"
 """Environment variable with the address of the same model's live page (docs/live-page.md), which the page links to."""
-_HOST = re.compile(r"[\w.-]+")
 _ADDRESS = re.compile(r"https?://[\w.:-]+(?:/[\w./~%?=&#-]*)?")
 
 _FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # local fonts: nothing is fetched from other sites
@@ -113,21 +112,13 @@ def _link_to_live_page() -> str:
     return f" [The live page]({address}) answers as you move the pointer: there the model runs in your browser."
 
 
-def _shared_link(page: Page) -> str:
-    """Write the tags by which other sites show a link to this page: a sentence, and pictures of the model."""
-    tags = {"og:title": page.title or "", "og:description": page.description, "og:type": "website"}
-    host = os.environ.get("SPACE_HOST", "")  # set on Spaces; elsewhere the page doesn't know its own address
-    if page.picture is not None and _HOST.fullmatch(host):
-        tags["og:image"] = f"https://{host}/gradio_api/file={page.picture}"
-    return "\n".join(f'<meta property="{name}" content="{escape(text)}">' for name, text in tags.items())
-
-
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve a page; ``options`` are those of Gradio's `launch`."""
+    assert isinstance(page, Page)
     start_sweeping()
+    show_in_links(page.title or "", page.description, page.picture)
     with suppress(ValueError):  # raised outside the main thread, where signals are left to the caller
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are deleted
-    assert isinstance(page, Page)
     # Only `visitors` decides who the client is; uvicorn would trust an X-Forwarded-For from this machine.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
     # Uvicorn's faster protocol reads headers of any size into memory before they can be checked.
@@ -138,7 +129,6 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED),
         css_paths=_HERE / "page.css",
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
-        head=_shared_link(page),
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=THREADS,
         footer_links=["api", "settings"],

@@ -71,7 +71,8 @@ def on_picture(box: gr.Image, examples: gr.Gallery, taken: gr.State, model: Mode
 
     brought = box.upload(read, box, taken, **DECODES)
     brought.success(**event)
-    brought.then(nothing, None, box, **AT_HAND)
+    for over in (brought.success, brought.failure):  # the page does not run what is to be done `then` after a failure
+        over(nothing, None, box, **AT_HAND)
     examples.select(take_example, None, taken, **DECODES).success(**event)
 
 

@@ -1,8 +1,10 @@
 """The page as a whole: it fits, is labeled, has a dark mode, and leaves no files."""
 
 import io
+import re
 import time
 from contextlib import suppress
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from fagan_space.files import KEPT
 from PIL import Image
 from playwright.sync_api import expect
 
+from benchmarks.serving import serving
+from tests.browser.conftest import MODEL
 from tests.browser.test_tabs import EXAMPLE, canvas
 from tests.browser.visit import Visit
 
@@ -118,3 +122,30 @@ def test_visitors_do_not_see_each_others_pictures(browser, url):
     for visit in visits:
         visit.page.context.close()
         visit.check()
+
+
+def test_after_a_refused_upload_no_broken_picture_stays(visit, tmp_path):
+    visit.tab("Your picture")
+    expect(visit.picture("Edited")).to_be_visible(timeout=30_000)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
+    visit.page.locator('.block:visible input[type="file"]').first.set_input_files(broken)
+    expect(visit.toast()).to_be_visible(timeout=30_000)
+    expect(visit.page.get_by_text("Drop Image Here").locator("visible=true")).to_be_visible(timeout=30_000)
+    assert visit.page.evaluate("[...document.images].filter(each => each.complete && !each.naturalWidth).length") == 0
+    assert visit.picture("Edited").is_visible()  # what was there before stays
+
+
+def test_a_shared_link_shows_a_sentence_and_on_a_space_pictures(url, tmp_path):
+    def tags(address):
+        html = urlopen(address).read().decode()
+        return dict(re.findall(r'<meta property="(og:\w+)" content="([^"]*)">', html))
+
+    here = tags(url)
+    assert "see where each layer" in here["og:description"]
+    assert "og:image" not in here  # the page doesn't know its own address
+    with serving(MODEL, tmp_path / "uploads", SPACE_HOST="you-fagan.hf.space") as page:
+        found = tags(page.url)["og:image"]
+        assert found.startswith("https://you-fagan.hf.space/gradio_api/file=")
+        with Image.open(io.BytesIO(urlopen(found.replace("https://you-fagan.hf.space", page.url)).read())) as picture:
+            assert picture.width >= 256
