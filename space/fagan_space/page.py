@@ -46,6 +46,7 @@ _CONVOLVES = """
 This network only convolves: to draw a pixel, each layer looks at its neighbors. Generate pictures, and change
 them.{live}
 """
+_TITLE = "FAGAN"
 _DESCRIPTION = "Generate pictures, change them, and point at a pixel to see where each layer of the network looks."
 _MODEL = "<sub>Model: `{name}`, {size}x{size} pixels</sub>"
 
@@ -53,7 +54,7 @@ _MODEL = "<sub>Model: `{name}`, {size}x{size} pixels</sub>"
 def build(model: Model) -> gr.Blocks:
     """Build the page for a model."""
     samples = None if model.samples is None else keep(model.samples)
-    with Page(title="FAGAN", description=_DESCRIPTION, picture=samples, analytics_enabled=False) as page:
+    with Page(title=_TITLE, description=_DESCRIPTION, picture=samples, analytics_enabled=False) as page:
         add_api(model)  # first, or the tabs' functions would take the endpoint names
         gr.Markdown(_heading(model))
         with gr.Tabs(overflow_behavior="wrap") as tabs:
@@ -116,7 +117,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve a page; ``options`` are those of Gradio's `launch`."""
     assert isinstance(page, Page)
     start_sweeping()
-    show_in_links(page.title or "", page.description, page.picture)
+    show_in_links(_TITLE, page.description, page.picture)
     with suppress(ValueError):  # raised outside the main thread, where signals are left to the caller
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files are deleted
     # Only `visitors` decides who the client is; uvicorn would trust an X-Forwarded-For from this machine.
