@@ -61,6 +61,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="images that each run trains for (default: as in quality.py)")
     parser.add_argument("--num-images", type=int, help="images of each evaluation (default: 2,048)")
     parser.add_argument("--models", nargs="*", default=[], type=Path, help="folders of trained models; trains nothing")
+    parser.add_argument(
+        "--num-avatars", type=int, help="real avatars that --models are compared with (default: theirs)"
+    )
     parser.add_argument("--figures", action="store_true", help="only draw figures of the results")
     parser.add_argument("--output-dir", type=Path, help="run folders (default: runs/quality, to share runs with it)")
     parser.add_argument("--results", type=Path, help="default: benchmarks/results/alphas.json")
@@ -129,11 +132,13 @@ def main(arguments: Sequence[str] | None = None, features: Any = _FEATURES) -> N
         name = f"models/{folder.name}"
         if name in results:
             continue
-        recipe = build_recipe(folder / "recipe.yaml")
+        changes = {} if options.num_avatars is None else {"num_avatars": options.num_avatars}
+        recipe = build_recipe(folder / "recipe.yaml", **changes)
         source = recipe.source()
         images = prepare_images(source, progress=False)
         found = measure(folder, source, images, num_images=options.num_images, features=features)
-        _add(results, name, {"arm": folder.name, "seed": recipe.seed, **found}, options.results)
+        facts = {"arm": folder.name, "seed": recipe.seed, "num_avatars": recipe.num_avatars}
+        _add(results, name, facts | found, options.results)
     draw(results, options.out)
     print(summary(results))
 

@@ -42,9 +42,8 @@ def latents():
 @pytest.mark.parametrize("control", CONTROLS)
 def test_what_a_control_attends_by_is_what_it_reports(generator, latents, control):
     own = generator(latents)
-    with replaced_weights(generator, control):
-        with capture_attention(generator, whole=True):  # refuses weights that are not those of what was gathered
-            replaced = generator(latents)
+    with replaced_weights(generator, control), capture_attention(generator, whole=True):  # refuses other weights
+        replaced = generator(latents)
     if control != "local":  # untrained attention is nearly uniform, so its window holds all keys
         assert not torch.allclose(replaced, own, atol=1e-4)
     torch.testing.assert_close(generator(latents), own, rtol=0, atol=0)
@@ -339,6 +338,19 @@ def test_a_quick_run_gives_the_same_numbers_again(quick, tmp_path):
         found.append(json.loads((tmp_path / place / "alphas.json").read_text())["avatars-16/flagship-0"])
     for name in ("history", "worth", "looks", "controls", "identity"):
         assert found[0][name] == found[1][name]
+
+
+def test_a_trained_model_is_studied_with_its_own_images(quick, tmp_path):
+    alphas.main([*quick[:-3], "flagship", "--seeds", "1"], EXTRACTOR)
+    folder = tmp_path / "runs/alphas/quick/avatars-16/flagship-0"
+    options = ["--models", str(folder), "--num-images", "16", "--num-avatars", "48"]
+    alphas.main([*options, "--results", "models.json", "--out", "figures"], EXTRACTOR)
+    [(name, found)] = json.loads((tmp_path / "models.json").read_text()).items()
+    ours = json.loads((tmp_path / "runs/alphas/quick/alphas.json").read_text())["avatars-16/flagship-0"]
+    assert (name, found["arm"], found["num_avatars"]) == ("models/flagship-0", "flagship-0", 48)
+    assert found["history"] == ours["history"]
+    assert found["looks"] == ours["looks"]
+    assert len(list((tmp_path / "figures").iterdir())) == 5
 
 
 def test_nothing_to_draw_and_unknown_arms_are_refused(tmp_path, capsys):
