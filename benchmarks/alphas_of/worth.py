@@ -58,8 +58,8 @@ def rank_correlation(runs: Sequence[Mapping[str, Any]], measure: str) -> RankCor
     alphas, values = ([pair[side] for pair in pairs] for side in (0, 1))
     if len(pairs) < 3 or len(set(alphas)) == 1 or len(set(values)) == 1:
         return RankCorrelation(None, None, len(pairs))
-    rho, p = spearmanr(alphas, values)
-    return RankCorrelation(float(rho), float(p), len(pairs))
+    found: Any = spearmanr(alphas, values)
+    return RankCorrelation(float(found.statistic), float(found.pvalue), len(pairs))
 
 
 def _value(metrics: Sequence[Any]) -> float:
