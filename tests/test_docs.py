@@ -134,6 +134,8 @@ def test_the_python_of_the_page_about_research(tmp_path, monkeypatch):
     namespace = run(ROOT / "docs/research.md", num_images=8)
     assert namespace["history"].gates["generator.layers.3.alpha"].tolist() == [0.1]
     assert len(namespace["found"].without) == len(namespace["found"].alone) == 5
+    assert namespace["masks"].keys() == {*namespace["PARTS"]}
+    assert namespace["parts"].shape == (16, 32, 32)
 
 
 @pytest.mark.usefixtures("trained")

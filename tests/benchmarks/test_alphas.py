@@ -22,6 +22,7 @@ from fagan_hf.data.avatar_parts import PARTS
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import AttentionLayer, FullAttention, gates
 from fagan_hf.models import Discriminator, Generator
+from fagan_hf.training.run import loop
 from tests.small import DISCRIMINATOR, EXTRACTOR, GENERATOR, with_gates
 
 
@@ -338,6 +339,29 @@ def test_a_quick_run_gives_the_same_numbers_again(quick, tmp_path):
         found.append(json.loads((tmp_path / place / "alphas.json").read_text())["avatars-16/flagship-0"])
     for name in ("history", "worth", "looks", "controls", "identity"):
         assert found[0][name] == found[1][name]
+
+
+def test_a_stopped_study_resumes_to_the_same_numbers(quick, tmp_path, monkeypatch):
+    command = [*quick[:-3], "flagship", "--seeds", "1"]
+    take_step = loop.take_step
+
+    def take_step_and_stop(session):
+        take_step(session)
+        session.stop_request.is_made = True
+
+    monkeypatch.setattr(loop, "take_step", take_step_and_stop)
+    with pytest.raises(SystemExit, match="flagship-0 stopped after 16 images; give the same command to resume"):
+        alphas.main(command, EXTRACTOR)
+    monkeypatch.setattr(loop, "take_step", take_step)
+    alphas.main(command, EXTRACTOR)
+    files = ["--output-dir", "whole", "--results", "whole/alphas.json", "--out", "whole/figures"]
+    alphas.main([*command, *files], EXTRACTOR)
+    resumed, whole = (
+        json.loads((tmp_path / place / "alphas.json").read_text())["avatars-16/flagship-0"]
+        for place in ("runs/alphas/quick", "whole")
+    )
+    for name in ("worth", "looks", "controls"):
+        assert resumed[name] == whole[name]
 
 
 def test_a_trained_model_is_studied_with_its_own_images(quick, tmp_path):
