@@ -11,6 +11,7 @@ A stopped run resumes. If a run in the file has a different network or recipe, t
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,12 @@ from benchmarks.alphas_of.worth import MEASURES, rank_correlation
 from benchmarks.quality import IMAGES
 from benchmarks.quality_of.arms import FLAGSHIPS
 from fagan_hf.data.prepare import prepare_images
-from fagan_hf.hub.repository import read_json, write_json
+from fagan_hf.hub.repository import read_json
 from fagan_hf.training.flags import build_recipe
 from fagan_hf.training.run import loop
 from fagan_hf.training.run.facts import command, commit, hardware, versions
 from fagan_hf.training.run.session import setup
+from fagan_hf.utils.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/alphas.json"
@@ -148,8 +150,15 @@ def _add(results: dict[str, Any], name: str, run: Mapping[str, Any], path: Path)
     results |= read_json(path)
     facts = {"hardware": hardware("cpu", 1), "versions": versions(), "command": command(), **commit()}
     results[name] = {**run, **facts}
-    write_json(path, dict(sorted(results.items())))
+    write_results(results, path)
     print(f"{name}: {run['worth']['metric']} {run['worth']['trained']}", flush=True)
+
+
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """Write results as JSON, a line for each run, atomically."""
+    lines = (f"{json.dumps(name)}: {json.dumps(run, separators=(',', ':'))}" for name, run in sorted(results.items()))
+    with replacing(path, make_folder=True) as aside:
+        aside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def groups(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -311,6 +311,7 @@ def test_the_quick_study_draws_every_figure_and_repeats_nothing(quick, tmp_path,
     alphas.main([*quick, "--seeds", "1"], EXTRACTOR)
     results = json.loads((tmp_path / "runs/alphas/quick/alphas.json").read_text())
     assert sorted(results) == ["avatars-16/flagship-0", "avatars-16/frozen_1-0", "avatars-16/uniform-0"]
+    assert len((tmp_path / "runs/alphas/quick/alphas.json").read_text().splitlines()) == 5  # a line for each run
     kinds = sorted(path.name.partition("-")[0] for path in (tmp_path / "runs/alphas/quick/figures").glob("*.png"))
     assert kinds == ["controls", "ends", "gates", "looks", "worth"]
     flagship = results["avatars-16/flagship-0"]
