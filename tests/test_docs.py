@@ -111,6 +111,19 @@ def _is_alike(text, other):
     return abs(float(text) - float(other)) <= 1.01 * 10.0 ** -len(text.partition(".")[2])
 
 
+def test_the_numbers_of_the_page_about_alphas_are_the_results():
+    document = (ROOT / "docs/what-alphas-reveal.md").read_text()
+    model = json.loads((ROOT / "benchmarks/results/alphas.json").read_text())["models/fagan-avatars-64"]
+    worth = model["worth"]
+    for name, gate in worth["gates"].items():
+        differences = gate["without"] - worth["trained"], worth["closed"] - gate["alone"]
+        numbers = f"{gate['alpha']:+.3f} | {differences[0]:.3f} | {differences[1]:.3f} |"
+        assert f"| `{name.removesuffix('.alpha')}` | {numbers}" in document
+    rows = dict.fromkeys(re.findall(r"\| (\d\.\d{3}) \|$", document, re.MULTILINE))
+    found = [worth["trained"], worth["closed"], *model["controls"].values()]
+    assert {f"{value:.3f}" for value in found} <= rows.keys()
+
+
 def test_the_smaller_network_of_the_page_about_training_grows():
     [snippet] = [each for each in blocks(ROOT / "docs/training.md", "python") if "FLAGSHIP_64_SMALL" in each]
     namespace = {}

@@ -42,13 +42,14 @@ def draw_gates(runs: Runs) -> Figure:
             histories = [run["history"] for run in runs.values() if run["arm"] == arm]
             images, mean, least, most = spread(histories, gate)
             color = f"C{number % 10}"
+            images = images / 1000
             axes.plot(images, mean, color=color, linewidth=1.5, label=f"{arm} ({len(histories)})")
             axes.fill_between(images, least, most, color=color, alpha=0.15, linewidth=0)
         axes.axhline(0, color="black", linewidth=0.5)
         axes.set_title(gate, fontsize="small")
     panels[0].set_ylabel("gate")
     panels[0].legend(fontsize="x-small")
-    figure.supxlabel("images", fontsize="small")
+    figure.supxlabel("thousand images", fontsize="small")
     return figure
 
 
@@ -134,16 +135,17 @@ def draw_controls(runs: Runs) -> Figure:
     measured = [run for run in runs.values() if "controls" in run]
     if not measured:
         raise ValueError("none of the runs has been measured with other weights")
-    figure, (left, right) = _panels(2, columns=2)
+    trained = [arm for arm in ("flagship", *CONTROLS, "frozen_0") if arm in _arms(runs)]
+    figure, panels = _panels(2 if trained else 1, columns=2 if trained else 1)
     own = {"own": [run["worth"]["trained"] for run in measured]}
     replaced = {control: [run["controls"][control] for run in measured] for control in CONTROLS}
     closed = {"gates at 0": [run["worth"]["closed"] for run in measured]}
-    _draw_points(left, own | replaced | closed)
-    left.set_title("weights replaced in trained models", fontsize="small")
-    trained = [arm for arm in ("flagship", *CONTROLS, "frozen_0") if arm in _arms(runs)]
-    _draw_points(right, {arm: [run["worth"]["trained"] for run in of(runs, arm)] for arm in trained})
-    right.set_title("trained with these weights", fontsize="small")
-    for axes in (left, right):
+    _draw_points(panels[0], own | replaced | closed)
+    panels[0].set_title("weights replaced in trained models", fontsize="small")
+    if trained:
+        _draw_points(panels[1], {arm: [run["worth"]["trained"] for run in of(runs, arm)] for arm in trained})
+        panels[1].set_title("trained with these weights", fontsize="small")
+    for axes in panels:
         axes.set_ylabel(_metric(runs))
     return figure
 
@@ -170,7 +172,7 @@ def _draw_points(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
 
 def _panels(count: int, *, columns: int) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
-    figure = Figure(figsize=(11, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=(11 if columns > 1 else 6, 3.6 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.remove()
