@@ -81,13 +81,47 @@ def run(document, **arguments):
     return namespace
 
 
-@pytest.mark.usefixtures("trained")
 def test_the_python_of_the_page_about_attention():
     namespace = run(ROOT / "docs/attention.md")
-    assert namespace["layer"].weights.shape == (2, 1, 2, 4, 4)
-    assert namespace["images"].shape == namespace["without"].shape == (2, 3, 32, 32)
+    assert namespace["layer"].weights.shape == (2, 1, 2, 8, 8)
+    assert namespace["images"].shape == namespace["without"].shape == (2, 3, 64, 64)
     attentive = [report.name for report in namespace["reports"] if report.gate is not None]
-    assert attentive == ["layers.0", "layers.3", "layers.6", "layers.9", "layers.12"]
+    assert attentive == ["layers.0", "layers.3", "layers.6", "layers.9", "layers.12", "layers.15"]
+
+
+def test_the_tables_of_the_page_about_attention_are_printed(capsys):
+    """Its lines about layers are those of the model; of the text for a terminal, the page leaves out some lines."""
+    fenced = (ROOT / "docs/attention.md").read_text().split("```")[1::2]
+    quoted = [text.strip() for text in fenced if text.startswith("\n")]  # in no language
+    cli.main(["inspect", "model_cards/fagan-avatars-64", "--kernels"])
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = [line.split() for text in quoted for line in text.splitlines()]
+    assert len(shown) == 26
+    assert [line for line in shown if not _is_close(line, printed)] == []
+
+
+def _is_close(line, others):
+    """Return whether a line is among the others, with numbers that differ by no more than the last digit."""
+    return any(len(line) == len(other) and all(map(_is_alike, line, other)) for other in others)
+
+
+def _is_alike(text, other):
+    if text == other or not re.fullmatch(r"[+-]?[\d.]+", text) or not re.fullmatch(r"[+-]?[\d.]+", other):
+        return text == other
+    return abs(float(text) - float(other)) <= 1.01 * 10.0 ** -len(text.partition(".")[2])
+
+
+def test_the_numbers_of_the_page_about_alphas_are_the_results():
+    document = (ROOT / "docs/what-alphas-reveal.md").read_text()
+    model = json.loads((ROOT / "benchmarks/results/alphas.json").read_text())["models/fagan-avatars-64"]
+    worth = model["worth"]
+    for name, gate in worth["gates"].items():
+        differences = gate["without"] - worth["trained"], worth["closed"] - gate["alone"]
+        numbers = f"{gate['alpha']:+.3f} | {differences[0]:.3f} | {differences[1]:.3f} |"
+        assert f"| `{name.removesuffix('.alpha')}` | {numbers}" in document
+    rows = dict.fromkeys(re.findall(r"\| (\d\.\d{3}) \|$", document, re.MULTILINE))
+    found = [worth["trained"], worth["closed"], *model["controls"].values()]
+    assert {f"{value:.3f}" for value in found} <= rows.keys()
 
 
 def test_the_smaller_network_of_the_page_about_training_grows():
@@ -113,6 +147,8 @@ def test_the_python_of_the_page_about_research(tmp_path, monkeypatch):
     namespace = run(ROOT / "docs/research.md", num_images=8)
     assert namespace["history"].gates["generator.layers.3.alpha"].tolist() == [0.1]
     assert len(namespace["found"].without) == len(namespace["found"].alone) == 5
+    assert namespace["masks"].keys() == {*namespace["PARTS"]}
+    assert namespace["parts"].shape == (16, 32, 32)
 
 
 @pytest.mark.usefixtures("trained")

@@ -188,12 +188,19 @@ def draw_avatar(seed: int, *, style: str = DEFAULT_STYLE, size: int = 128) -> np
     Each seed maps to the same portrait at every size and in every process. Raises ValueError for a seed that is not a
     non-negative integer, a size under 8 pixels, or an unknown style; ImportError if a package is missing.
     """
-    seed = _at_least(0, "seed", seed)
-    size = _at_least(8, "size", size)
-    svg = _avatar(seed, style).to_string()
+    svg = avatar_svg(seed, style=style)
+    size = at_least(8, "size", size)
     if size > _SMALL:
-        return _rasterize(svg, size)
-    return np.array(Image.fromarray(_rasterize(svg, 2 * size)).reduce(2))
+        return rasterize(svg, size)
+    return np.array(Image.fromarray(rasterize(svg, 2 * size)).reduce(2))
+
+
+def avatar_svg(seed: int, *, style: str = DEFAULT_STYLE) -> str:
+    """Return the drawing of a seed as an SVG.
+
+    Raises ValueError and ImportError like `draw_avatar`.
+    """
+    return _avatar(at_least(0, "seed", seed), style).to_string()
 
 
 def avatar_labels(seed: int, *, style: str = DEFAULT_STYLE) -> dict[str, str | bool]:
@@ -202,7 +209,7 @@ def avatar_labels(seed: int, *, style: str = DEFAULT_STYLE) -> dict[str, str | b
     For styles other than the default: the variant of each component that can vary, "none" where absent.
     Raises ValueError and ImportError like `draw_avatar`.
     """
-    seed = _at_least(0, "seed", seed)
+    seed = at_least(0, "seed", seed)
     if style == DEFAULT_STYLE:
         return _person(seed)[0]
     shown = _avatar(seed, style).to_json()["options"]
@@ -335,7 +342,7 @@ def _avatar(seed: int, style: str) -> Any:
     return _module("dicebear").Avatar(_style(style), {"seed": str(seed), **options})
 
 
-def _rasterize(svg: str, size: int) -> np.ndarray:
+def rasterize(svg: str, size: int) -> np.ndarray:
     """Rasterize an SVG, [size, size, 3]; transparent areas become white.
 
     DiceBear clips to the whole image, which has no effect and takes a third of the time, so the clip is removed.
@@ -390,7 +397,8 @@ def _missing(name: str) -> ImportError:
     return ImportError(f'drawing avatars needs {name}, which is not installed: pip install "fagan-hf[train]"')
 
 
-def _at_least(minimum: int, name: str, value: Any) -> int:
+def at_least(minimum: int, name: str, value: Any) -> int:
+    """Return a whole number, or raise ValueError if it is not one of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     return int(value)

@@ -5,7 +5,7 @@ come from, which label columns exist, and what identifies each image in the name
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -103,15 +103,15 @@ def check_label_columns(source: ImageSource, columns: Collection[str]) -> None:
             raise ValueError(f"{source.dataset} has no label column {column!r}: {suggest(column, columns)}.")
 
 
-def _list_avatars(source: ImageSource) -> Listing:
-    style = source.dataset.partition(":")[2] if ":" in source.dataset else avatars.DEFAULT_STYLE
+def avatar_seeds(source: ImageSource) -> Sequence[int]:
+    """Return the seeds of a source's avatars, in order.
+
+    Raises:
+        ValueError: There is no such split, or a number of avatars is given for the test split.
+    """
     splits = {"train": avatars.TRAIN_SEEDS, "test": avatars.TEST_SEEDS}
     if source.split not in splits:
         raise ValueError(f"avatars have no split {source.split!r}: {suggest(source.split, splits)}.")
-    if source.crop is not None:
-        raise ValueError(f"crop is {source.crop}, but avatars are drawn at the requested size; leave crop out.")
-    if source.channels != 3:
-        raise ValueError(f"channels is {source.channels}, but avatars are drawn in RGB; leave channels out.")
     seeds = splits[source.split]
     if source.num_avatars is not None:
         if source.split != "train":
@@ -119,7 +119,17 @@ def _list_avatars(source: ImageSource) -> Listing:
                 f"num_avatars is {source.num_avatars}, but split {source.split!r} always has the same {len(seeds):,} "
                 "avatars; leave num_avatars out"
             )
-        seeds = avatars.train_seeds(source.num_avatars)
+        return avatars.train_seeds(source.num_avatars)
+    return seeds
+
+
+def _list_avatars(source: ImageSource) -> Listing:
+    style = source.dataset.partition(":")[2] if ":" in source.dataset else avatars.DEFAULT_STYLE
+    if source.crop is not None:
+        raise ValueError(f"crop is {source.crop}, but avatars are drawn at the requested size; leave crop out.")
+    if source.channels != 3:
+        raise ValueError(f"channels is {source.channels}, but avatars are drawn in RGB; leave channels out.")
+    seeds = avatar_seeds(source)
 
     def read(name: str, values: tuple[str, ...] | None) -> LabelColumn:
         return LabelColumn([avatars.avatar_labels(seed, style=style)[name] for seed in seeds], values)

@@ -24,6 +24,7 @@ _SWITCHES = {field.name for field in dataclasses.fields(Recipe) if field.type is
 _ORIGINS = ("resume_from", "finetune_from")
 _MINUTES = "minutes"  # of everything that a run does; with a recipe, of its training
 _AUTO = "auto"  # as the value of channels: found from the images
+_REPEATABLE = "imports"
 _FILE = ("recipe", "config")  # flags that name a recipe; the second is the usual name in other programs
 
 
@@ -31,7 +32,7 @@ def parse_recipe(arguments: Sequence[str] | None = None, *, program: str = "trai
     """Parse the recipe from a command line: ``--recipe NAME``, and flags that override its fields.
 
     Flags may be written with ``-`` or ``_``; boolean ones as ``--streaming``, ``--no-streaming`` or with a value; lists
-    as ``--augment color,cutout``.
+    as ``--augment color,cutout``. ``--import`` may be repeated.
 
     Args:
         arguments: Without the program's name; by default the process's own.
@@ -165,7 +166,7 @@ def _base(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Parse flags and their values; if a flag is repeated, the last one takes precedence.
+    """Parse flags and their values; if a flag is repeated, the last one takes precedence, but imports add up.
 
     A first argument that is not a flag is the dataset, or the name of a bundled recipe.
     """
@@ -178,12 +179,13 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
         if not re.match(r"--\w", argument):
             if waiting is None:
                 raise ValueError(f"{argument!r} does not belong to any flag; write --name value")
-            flags[waiting], waiting = argument, None
+            _set(flags, waiting, argument)
+            waiting = None
             continue
         _finish(flags, waiting)
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
-        name = "imports" if name == "import" else name  # as in the other commands
+        name = _REPEATABLE if name == "import" else name  # as in the other commands
         is_off = name not in FIELDS and name.removeprefix("no_") in _SWITCHES
         if name not in (*_FILE, _MINUTES) and not is_off:
             check_names("unknown flag", [name])
@@ -193,12 +195,20 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
         if is_off:
             flags[name.removeprefix("no_")] = "false"
         elif equals:
-            flags[name] = value
+            _set(flags, name, value)
         else:
             waiting = name
-            flags.pop(name, None)
+            if name != _REPEATABLE:
+                flags.pop(name, None)
     _finish(flags, waiting)
     return {name: _with_brackets(name, value) for name, value in flags.items()}
+
+
+def _set(flags: dict[str, str], name: str, value: str) -> None:
+    """Set a flag, or add to the one that may be repeated."""
+    if name == _REPEATABLE:
+        value = ",".join([*_names(flags.get(name, "")), *_names(value)])
+    flags[name] = value
 
 
 def _finish(flags: dict[str, str], waiting: str | None) -> None:

@@ -225,7 +225,8 @@ class Recipe:
     finetune_from: str | None = None
     """Fine-tune this model's weights on other images; its recipe is reused, except for the name."""
     imports: tuple[str, ...] = ()
-    """Your Python files or modules that register custom layers, imported first; the flag is --import."""
+    """Your Python files or modules that register custom layers, imported first; the flag is --import, which may be
+    repeated."""
     freeze_discriminator_layers: int = 0
     """Fine-tune without training the first layers of the discriminator (FreezeD), for few images; 0 trains all."""
     push_to_hub: str | None = None

@@ -132,3 +132,27 @@ def test_a_recipe_of_others_imports_nothing(begun, tmp_path, how):
     flags = [f"--{how}", str(tmp_path / "published"), "--name", "other", "--model", "tiny"]
     assert parse_recipe([*flags, "--dataset", begun["dataset"]]).imports == ()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--import={0}", "--import={1}"],
+        ["--import", "{0}", "--name=x", "--imports", "{1}"],
+        ["--import={0},{1}"],
+        ["--import=[{0}]", "--import", "[{1}]"],
+    ],
+)
+def test_several_files_are_imported_from_one_flag_or_several(tmp_path, flags):
+    files = [tmp_path / "one.py", tmp_path / "two.py"]
+    for file in files:
+        file.write_text("")
+    names = [str(file) for file in files]
+    recipe = parse_recipe(["--model=fagan-32", "--name=x", *(flag.format(*names) for flag in flags)])
+    assert recipe.imports == tuple(names)
+
+
+def test_an_import_without_a_value_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(["--model=fagan-32", "--name=x", "--import"])
+    assert "--imports needs a value" in capsys.readouterr().err
