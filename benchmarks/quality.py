@@ -187,7 +187,10 @@ def main() -> None:
     options = parse()
     keep_freed_memory()
     torch.set_num_threads(1)
-    features = [build_features("effnetlite0"), face_features(options.face_network)]
+    try:
+        features = [build_features("effnetlite0"), face_features(options.face_network)]
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
     comparison = Comparison(options)
     results = read_json(options.results)
     known = results.setdefault(comparison.name, {"images": options.images, "speeds": {}, "runs": {}})
@@ -203,7 +206,10 @@ def main() -> None:
             "or give another --results"
         )
     prepare_images(comparison.recipe("flagship", 0, options.images).source())
-    known["speeds"] = speeds_of(comparison, known["speeds"])
+    try:
+        known["speeds"] = speeds_of(comparison, known["speeds"])
+    except ValueError as error:
+        sys.exit(str(error))
     write_json(options.results, results)
     writing = Lock()
 

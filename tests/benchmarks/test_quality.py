@@ -205,3 +205,10 @@ def test_other_weights_of_the_face_network_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=r"otherwise features are not comparable"):
         face_features.face_features(tmp_path)
+
+
+def test_a_missing_face_network_ends_in_a_message(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["quality.py", "--face-network", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="they are in the folder model of an npm package") as ended:
+        quality.main()
+    assert isinstance(ended.value.code, str)  # printed, with exit status 1, without a traceback
