@@ -66,8 +66,8 @@ def prepare(
         download_wheels(folder / WHEELS)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Fill the folder, and print what to carry and its size."""
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu prepare",
         description=__doc__,
@@ -77,7 +77,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--num-avatars", type=int, default=NUM_AVATARS, help=f"at each resolution (default: {NUM_AVATARS})"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fill the folder, and print what to carry and its size."""
+    options = build_parser().parse_args(arguments)
     try:
         prepare(options.out, [run.resolution for run in RUNS], options.num_avatars)
     except subprocess.CalledProcessError as error:
