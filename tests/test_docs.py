@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.gpu.__main__ import build_parser as gpu_parser
+from benchmarks.gpu.prepare import build_parser as gpu_prepare_parser
 from fagan_hf import cli
 from fagan_hf.architectures.presets import PRESETS
 from fagan_hf.data.image_source import ImageSource
@@ -56,7 +57,9 @@ def test_commands_parse(document, monkeypatch, tmp_path):
             assert words[0] == "python", words
             if words[1] == "-m":
                 assert find_spec(words[2]), words
-                if words[2] == "benchmarks.gpu":
+                if words[2:4] == ["benchmarks.gpu", "prepare"]:
+                    gpu_prepare_parser().parse_args(words[4:])
+                elif words[2] == "benchmarks.gpu":
                     gpu_parser().parse_args(words[3:])
             else:
                 assert Path(words[1]).exists(), words

@@ -1,1 +1,1 @@
-"""Everything that needs a GPU, as one resumable command: checks, then speed measurements. See docs/gpu.md."""
+"""Everything that needs a GPU, as one resumable command: checks, speeds, then training. See docs/gpu.md."""
