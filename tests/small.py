@@ -1,9 +1,17 @@
 """Networks small enough to build in every test."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
-from fagan_hf.architectures.specs import ConvSpec, FullAttentionSpec, SelfAttentionSpec
+from fagan_hf.architectures.specs import (
+    ActivationSpec,
+    ConvSpec,
+    ConvTransposeSpec,
+    FullAttentionSpec,
+    SelfAttentionSpec,
+)
 from fagan_hf.layers import gates
 from fagan_hf.metrics.features import FeatureExtractor
 
@@ -19,6 +27,14 @@ GENERATOR = GeneratorConfig(
         ),
     ),
 )  # fmt: skip
+WITHOUT_ATTENTION = replace(
+    GENERATOR,
+    layers=(
+        ConvTransposeSpec(in_channels=8, out_channels=16, kernel_size=4),
+        ConvTransposeSpec(in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1),
+        ActivationSpec(activation="tanh"),
+    ),
+)
 DISCRIMINATOR = DiscriminatorConfig(
     image_size=8,
     layers=(

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -102,7 +103,8 @@ def estimate(recipe: Recipe, architecture: Architecture) -> StepMemory | None:
         ``None`` for layers that can't run on torch's meta device.
     """
     try:
-        one, two = (_peak_of_a_step(recipe, architecture, images) for images in (1, 2))
+        penalties = Regularization.of(recipe)
+        one, two = (_peak_of_a_step(recipe.loss, penalties, architecture, images) for images in (1, 2))
     except Exception:  # whatever a custom layer raises there: it may read values, which do not exist
         return None
     weights = 4 * sum(each.numel() for network in _on_meta(architecture) for each in network.parameters())
@@ -115,10 +117,11 @@ def _on_meta(architecture: Architecture) -> tuple[Generator, Discriminator]:
         return Generator(architecture[0]), Discriminator(architecture[1])
 
 
-def _peak_of_a_step(recipe: Recipe, architecture: Architecture, images: int) -> int:
+@lru_cache(maxsize=16)  # it takes seconds, and a step that was checked may have to be explained
+def _peak_of_a_step(loss_name: str, regularization: Regularization, architecture: Architecture, images: int) -> int:
     """Return the peak of all tensors of both players' passes, as `fagan_hf.training.step.steps` makes them [bytes]."""
     generator, discriminator = _on_meta(architecture)
-    config, loss = generator.config, LOSSES[recipe.loss]
+    config, loss = generator.config, LOSSES[loss_name]
     size = config.image_size
     with torch.device("meta"):
         real = torch.empty(images, architecture[1].image_channels, size, size)
@@ -130,9 +133,7 @@ def _peak_of_a_step(recipe: Recipe, architecture: Architecture, images: int) -> 
         with torch.no_grad():
             fake = generator(latents, labels)
         total = loss.discriminator(discriminator(real, labels), discriminator(fake, labels))
-        penalties = Regularization.of(recipe).penalize(
-            lambda pictures: discriminator(pictures, labels), real, fake, draws
-        )
+        penalties = regularization.penalize(lambda pictures: discriminator(pictures, labels), real, fake, draws)
         for weight, penalty in penalties.values():
             total = total + weight * penalty
         total.backward()

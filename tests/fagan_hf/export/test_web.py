@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from fagan_hf.architectures.conditioning import with_labels
-from fagan_hf.architectures.specs import ActivationSpec, ConvTransposeSpec
 from fagan_hf.attention_maps import capture_attention
 from fagan_hf.attention_maps.pictures import weights_of
 from fagan_hf.cli import main
@@ -22,20 +21,12 @@ from fagan_hf.layers import AttentionLayer, FullAttention, SelfAttention, overri
 from fagan_hf.models import Generator
 from fagan_hf.sampling.images import to_uint8
 from fagan_hf.utils.files import sha256
-from tests.small import DISCRIMINATOR, GENERATOR, with_gates
+from tests.small import DISCRIMINATOR, GENERATOR, WITHOUT_ATTENTION, with_gates
 from tests.traces import keep_traces
 
 LABELS = ("beard", "hair=red", "hair=black")
 CONDITIONAL = with_labels((GENERATOR, DISCRIMINATOR), LABELS, "projection")[0]
 CONCATENATED = with_labels((GENERATOR, DISCRIMINATOR), LABELS, "concatenation")[0]
-WITHOUT_ATTENTION = replace(
-    GENERATOR,
-    layers=(
-        ConvTransposeSpec(in_channels=8, out_channels=16, kernel_size=4),
-        ConvTransposeSpec(in_channels=16, out_channels=3, kernel_size=4, stride=2, padding=1),
-        ActivationSpec(activation="tanh"),
-    ),
-)
 CORNERS = [(0, 0), (0, 7), (7, 0), (7, 7)]
 
 

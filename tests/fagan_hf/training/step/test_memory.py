@@ -77,7 +77,7 @@ def test_processes_on_a_machine_share_its_memory(monkeypatch):
 @pytest.mark.usefixtures("small_machine")
 def test_where_not_even_one_image_fits_the_model_is_too_large():
     with pytest.raises(OutOfMemoryError, match=r"What fits: a model with fewer channels") as error:
-        check_memory(recipe(batch_size=4), PRESETS["fagan-256"], CPU, 1)
+        check_memory(recipe(batch_size=4), PRESETS["fagan-64"], CPU, 1)
     assert "--batch_size" not in str(error.value)
 
 
