@@ -38,7 +38,7 @@
       if (button.innerText.trim()) continue;
       const picture = button.querySelector("img");
       const block = button.closest(".block")?.querySelector('[data-testid="block-label"]')?.innerText.trim();
-      const name = button.title || picture?.alt || block || "Button";
+      const name = button.title || picture?.alt || block || "Unnamed";
       button.setAttribute("aria-label", ICONS[name] ?? name);
     }
     for (const picture of document.querySelectorAll("img")) {

@@ -113,9 +113,14 @@ def _recalled(model: Model, picture: Picture) -> Found | None:
     latents = latents_for(model.generator).get(key_of(picture))
     if latents is None:
         return None
-    [reconstruction] = generate_images(model.generator, latents, progress=False)
+    reconstruction = _drawn(model, latents)
     errors = (reconstruction.transpose(2, 0, 1).astype(np.float32) - picture) / 127.5
     return Found(latents, None, float(np.square(errors).mean()), _compared(picture, reconstruction))
+
+
+@on_gpu
+def _drawn(model: Model, latents: Float[Tensor, "1 latent_dim"]) -> Reconstruction:
+    return generate_images(model.generator, latents, progress=False)[0]
 
 
 @cache
@@ -131,7 +136,7 @@ def edit(
     found: Found,
     strengths: Mapping[str, float] | None = None,
     labels: Mapping[str, Any] | None = None,
-) -> UInt8[np.ndarray, "height width channels"]:
+) -> Reconstruction:
     """Generate the projected image, moved along directions or with other labels.
 
     Raises:
@@ -233,5 +238,5 @@ def build(model: Model) -> Built:
     return Built([{"fn": first, "outputs": [state, comparison, words, edited], **COMPUTES_LONG}])
 
 
-def _shown(pixels: UInt8[np.ndarray, "height width channels"]) -> Image.Image:
+def _shown(pixels: Reconstruction) -> Image.Image:
     return as_picture(enlarged(pixels[None])[0])
