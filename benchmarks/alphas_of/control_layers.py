@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmarks.alphas_of.controls import WINDOW, attend_by, control_weights
+from benchmarks.alphas_of.controls import TRAINED_CONTROLS, WINDOW, attend_by, control_weights
 from fagan_hf.architectures.specs import FullAttentionSpec
 from fagan_hf.layers import FullAttention, register_layer
 
 OWN = "own"
-TRAINED_CONTROLS = ("uniform", "random", "local")
-"""Another image's weights are no control in training: the other image changes with every step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from fagan_hf.layers import AttentionLayer
 CONTROLS = ("uniform", "random", "local", "swapped")
 """Weights that are equal; drawn once and the same for all images; the layer's own among the nearest keys only, as many
 as the layer uses (the perplexity of its weights); and those of another image of the batch."""
+TRAINED_CONTROLS = ("uniform", "random", "local")
+"""Another image's weights are no control in training: the other image changes with every step."""
 WINDOW = 9
 """Number of keys in a window of layers that are trained as ``local``."""
 _SHARPNESS = 3.0  # standard deviation of the logits of random weights

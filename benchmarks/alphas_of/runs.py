@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alphas_of.control_layers import TRAINED_CONTROLS, ControlledAttentionSpec
+from benchmarks.alphas_of.controls import TRAINED_CONTROLS
 from benchmarks.quality import Comparison
 from benchmarks.quality_of.arms import Architecture, architecture_of
 from fagan_hf.architectures.load import save_architecture
@@ -33,12 +33,19 @@ def _initial(value: float, _: str, spec: FullAttentionSpec) -> LayerSpec:
     return dataclasses.replace(spec, initial_alpha=value)
 
 
+def _controlled_spec(spec: FullAttentionSpec, **changes: Any) -> LayerSpec:
+    # Importing it registers the layer for everything in this process, so only where such an arm is built.
+    from benchmarks.alphas_of.control_layers import ControlledAttentionSpec
+
+    return ControlledAttentionSpec(**{**spec.arguments(), **changes})
+
+
 def _frozen(value: float, _: str, spec: FullAttentionSpec) -> LayerSpec:
-    return ControlledAttentionSpec(**{**spec.arguments(), "initial_alpha": value, "is_gate_frozen": True})
+    return _controlled_spec(spec, initial_alpha=value, is_gate_frozen=True)
 
 
 def _controlled(control: str, _: str, spec: FullAttentionSpec) -> LayerSpec:
-    return ControlledAttentionSpec(**spec.arguments(), control=control)
+    return _controlled_spec(spec, control=control)
 
 
 def _without(layer: str, name: str, spec: FullAttentionSpec) -> LayerSpec:

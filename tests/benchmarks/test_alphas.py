@@ -9,21 +9,33 @@ import torch
 
 from benchmarks import alphas
 from benchmarks.alphas_of import controls, runs
-from benchmarks.alphas_of.control_layers import ControlledAttention, ControlledAttentionSpec
 from benchmarks.alphas_of.controls import CONTROLS, replaced_weights
 from benchmarks.alphas_of.figures import draw_controls, draw_gates, draw_looks, draw_worth
 from benchmarks.alphas_of.looks import looks
 from benchmarks.alphas_of.measuring import measure
 from benchmarks.alphas_of.trajectories import POINTS, check_same_gates, read_history, sign_agreement, spread
 from benchmarks.alphas_of.worth import necessity, rank_correlation, sufficiency
-from fagan_hf.architectures.specs import ConvTransposeSpec
+from fagan_hf.architectures.specs import LAYER_SPECS, ConvTransposeSpec
 from fagan_hf.attention_maps import capture_attention, inspect_layers
 from fagan_hf.data.avatar_parts import PARTS
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import AttentionLayer, FullAttention, gates
+from fagan_hf.layers.registry import LAYERS
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training.run import loop
 from tests.small import DISCRIMINATOR, EXTRACTOR, GENERATOR, with_gates
+
+
+@pytest.fixture(scope="module", autouse=True)
+def control_layers():
+    """Register the layers of controls, and forget them when this file is done: other tests list all layers."""
+    before = [dict(registry) for registry in (LAYER_SPECS, LAYERS)]
+    from benchmarks.alphas_of import control_layers
+
+    yield control_layers
+    for registry, content in zip((LAYER_SPECS, LAYERS), before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture
@@ -90,7 +102,7 @@ def test_another_images_weights_are_those_of_the_one_before():
         controls.control_weights("swapped", layer, query[:1], key[:1], torch.arange(4))
 
 
-def test_unknown_controls_and_networks_without_attention_are_refused(generator):
+def test_unknown_controls_and_networks_without_attention_are_refused(generator, control_layers):
     with (
         pytest.raises(ValueError, match="control is 'equal'; there are uniform, random"),
         replaced_weights(generator, "equal"),
@@ -102,15 +114,19 @@ def test_unknown_controls_and_networks_without_attention_are_refused(generator):
     ):
         pass
     with pytest.raises(ValueError, match="control is 'swapped'; it must be own or one of"):
-        ControlledAttentionSpec(in_channels=8, out_channels=8, kernel_size=3, padding=1, control="swapped")
+        control_layers.ControlledAttentionSpec(
+            in_channels=8, out_channels=8, kernel_size=3, padding=1, control="swapped"
+        )
 
 
 # Layers to train controls with.
 
 
 @pytest.mark.parametrize("control", ["own", "uniform", "random", "local"])
-def test_controlled_layers_attend_by_what_they_report(control):
-    layer = ControlledAttention(in_channels=8, out_channels=8, kernel_size=3, padding=1, control=control).eval()
+def test_controlled_layers_attend_by_what_they_report(control, control_layers):
+    layer = control_layers.ControlledAttention(
+        in_channels=8, out_channels=8, kernel_size=3, padding=1, control=control
+    ).eval()
     layer.alpha.data.fill_(0.5)
     with capture_attention(layer, [(1, 1)]) as captured:
         output = layer(torch.randn(2, 8, 4, 4))
@@ -119,16 +135,16 @@ def test_controlled_layers_attend_by_what_they_report(control):
     assert layer.alpha.grad is not None
 
 
-def test_own_weights_are_full_attention():
+def test_own_weights_are_full_attention(control_layers):
     options = {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "padding": 1, "initial_alpha": 0.4}
-    plain, controlled = FullAttention(**options).eval(), ControlledAttention(**options).eval()
+    plain, controlled = FullAttention(**options).eval(), control_layers.ControlledAttention(**options).eval()
     controlled.load_state_dict(plain.state_dict())
     feature_map = torch.randn(2, 8, 4, 4)
     torch.testing.assert_close(controlled(feature_map), plain(feature_map))
 
 
-def test_frozen_gates_get_no_gradient():
-    layer = ControlledAttention(
+def test_frozen_gates_get_no_gradient(control_layers):
+    layer = control_layers.ControlledAttention(
         in_channels=8, out_channels=8, kernel_size=3, padding=1, initial_alpha=1.0, is_gate_frozen=True
     )
     layer(torch.randn(2, 8, 4, 4)).square().sum().backward()
@@ -145,7 +161,7 @@ def test_all_arms_have_as_many_parameters(arm):
     assert counts[0] == counts[1]
 
 
-def test_an_arm_without_one_layer_freezes_that_gate_only():
+def test_an_arm_without_one_layer_freezes_that_gate_only(control_layers):
     generator, discriminator = (
         network(config)
         for network, config in zip(
@@ -154,7 +170,7 @@ def test_an_arm_without_one_layer_freezes_that_gate_only():
     )
     frozen = {name for name, layer in generator.named_modules() if getattr(layer, "is_gate_frozen", False)}
     assert frozen == {"layers.3"}
-    assert not any(isinstance(layer, ControlledAttention) for layer in discriminator.modules())
+    assert not any(isinstance(layer, control_layers.ControlledAttention) for layer in discriminator.modules())
 
 
 @pytest.mark.parametrize(
