@@ -16,7 +16,10 @@ hypothesis.settings.register_profile("patient", deadline=None)  # machines are b
 hypothesis.settings.load_profile("patient")
 
 # What takes longest comes first, so that no worker is left with it at the end when the others have nothing to do.
-FIRST = ("tests/distributed", "tests/space", "tests/hub", "tests/fagan_hf/training", "tests/benchmarks", "tests/test_")
+FIRST = (
+    "tests/distributed", "tests/space", "tests/hub", "tests/fagan_hf/training", "tests/fagan_hf/export",
+    "tests/benchmarks", "tests/parity", "tests/fagan_hf/layers", "tests/test_",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,9 +21,9 @@ def _run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.Comple
 
 
 @contextmanager
-def forked_measurements() -> Iterator[None]:
-    """Let `benchmarks.memory` measure in forked processes."""
-    with patch.object(memory, "subprocess", SimpleNamespace(run=_run, PIPE=subprocess.PIPE)):
+def forked_measurements(module: ModuleType = memory) -> Iterator[None]:
+    """Let a module, by default `benchmarks.memory`, measure in forked processes."""
+    with patch.object(module, "subprocess", SimpleNamespace(run=_run, PIPE=subprocess.PIPE)):
         yield
 
 

@@ -18,7 +18,7 @@ from fagan_hf.training.recipe import FIELDS
 from tests.documents import blocks, commands
 from tests.folder_hub import FolderHub
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
-from tests.traces import keep_traces
+from tests.traces import keep_registry, keep_traces
 
 README = Path("README.md").resolve()
 TEXT = README.read_text(encoding="utf-8")
@@ -61,6 +61,7 @@ def test_python_snippets_run_one_after_the_other():
 
 @pytest.mark.usefixtures("trained")
 def test_commands_of_the_shell(monkeypatch):
+    keep_registry(monkeypatch)
     keep_traces(monkeypatch)
     monkeypatch.setattr("fagan_hf.hub.client.push", FolderHub("hub").push)
     monkeypatch.setattr("fagan_hf.training.choices.measure", lambda recipe: 50.0)

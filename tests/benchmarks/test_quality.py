@@ -1,5 +1,8 @@
 import json
+import os
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from benchmarks.quality_of.work import Speed, images_of, relative_speeds
 from benchmarks.quality_plot import draw, mean_curve
 from fagan_hf.hub.repository import read_json
 from fagan_hf.training.flags import build_recipe
+from tests.hub import forked
 from tests.small import EXTRACTOR
 
 
@@ -101,6 +105,12 @@ def test_too_few_steps_measure_no_speed(monkeypatch):
         relative_speeds(recipes, "flagship", rounds=1)
 
 
+def run_forked(command, cwd, stdout, stderr, check):
+    """Do what ``subprocess.run`` does, without importing torch again."""
+    assert (stderr, check) == (subprocess.STDOUT, True)
+    assert forked.popen(command, {**os.environ}, cwd, stdout, stderr).wait() == 0
+
+
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
@@ -116,6 +126,7 @@ def test_the_command_trains_each_arm_for_its_work_and_evaluates_it_with_both_net
     monkeypatch.setattr(quality, "NUM_IMAGES", 8)
     monkeypatch.setattr(quality, "_EVALUATIONS", 1)
     monkeypatch.setattr(quality, "face_features", lambda folder: EXTRACTOR)
+    monkeypatch.setattr(quality, "subprocess", SimpleNamespace(run=run_forked, STDOUT=subprocess.STDOUT))
     speeds = {"flagship": Speed(1.0, 0.0, 20, 40.0), "convolution": Speed(2.0, 0.0, 20, 80.0)}
     measured = []
 

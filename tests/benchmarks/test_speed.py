@@ -18,6 +18,7 @@ from benchmarks.speed_of.targets import TARGETS, Row, mark, rows_against_peer
 from benchmarks.speed_of.timing import Times, alternate, growth
 from fagan_hf.architectures.presets import PRESETS, preset
 from fagan_hf.layers import SelfAttention
+from tests.memory import forked_measurements
 from tests.small import DISCRIMINATOR, GENERATOR
 
 TINY = GENERATOR, DISCRIMINATOR
@@ -169,7 +170,8 @@ def test_photographs_have_the_size_of_celeba(tmp_path):
 
 def test_two_processes_share_a_step(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert scale.launch(processes=2, threads=1, rounds=1) > 0
+    with forked_measurements(scale):
+        assert scale.launch(processes=2, threads=1, rounds=1) > 0
 
 
 def test_an_image_of_a_larger_network_costs_more(monkeypatch):
@@ -197,7 +199,8 @@ def test_the_flagship_is_measured_up_to_512(monkeypatch):
 
 
 def test_memory_of_a_step_with_penalties_is_measured():
-    assert pooled._memory(ONCE, 'preset("fagan-32")', 2) > 1
+    with forked_measurements():
+        assert pooled._memory(ONCE, 'preset("fagan-32")', 2) > 1
 
 
 def test_the_flagship_has_as_many_keys_at_every_size():

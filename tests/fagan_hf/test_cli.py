@@ -17,6 +17,7 @@ from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import LAYERS
 from fagan_hf.models import Generator
 from fagan_hf.sampling import images as sampling
+from fagan_hf.sampling import standing_statistics
 from fagan_hf.sampling.standing_statistics import measure_batch_statistics
 from tests.small import DISCRIMINATOR, GENERATOR, with_gates
 
@@ -67,8 +68,9 @@ def wide_model(tmp_path):
 
 
 @pytest.mark.parametrize("truncation", [1.0, 0.7])
-def test_pictures_are_the_pipelines_to_the_pixel(wide_model, tmp_path, truncation):
+def test_pictures_are_the_pipelines_to_the_pixel(wide_model, tmp_path, monkeypatch, truncation):
     """Even though weights are folded."""
+    monkeypatch.setattr(standing_statistics, "BATCHES", 2)
     folder = tmp_path / "folder"
     flags = ["--truncation", str(truncation), "--alpha", "layers.3=0.8", "--out", str(folder)]
     assert main(["generate", "--model", wide_model, "--seeds", "0-9", *flags]) == 0

@@ -48,7 +48,7 @@ def small_discriminator(num_labels):
     )
 
 
-def train(gan, latents, images, *labels):
+def train(gan, latents, images, *labels, steps=2):
     """Train a few steps as the original's own loop does; the networks are left in eval mode."""
     for network in (gan.generator, gan.discriminator):
         wake(network).to(latents.dtype).train()
@@ -57,7 +57,7 @@ def train(gan, latents, images, *labels):
         for network, rate in ((gan.generator, 1e-4), (gan.discriminator, 4e-4))
     ]
     loss = Losses.RelativisticAverageHingeGAN(gan.device, gan.discriminator)
-    for _ in range(2):
+    for _ in range(steps):
         gan.optimize_discriminator(optimizers[1], latents, images, loss, *labels)
         gan.optimize_generator(optimizers[0], latents, images, loss, *labels)
     gan.generator.eval()
@@ -107,7 +107,7 @@ def classic(request):
     specs = [config.layers for config in preset(request.param)]
     modules = [peer_modules(conf_text(layers)) for layers in specs]
     gan = Networks.GAN(Networks.Generator(modules[0], 128), Networks.Discriminator(modules[1]))
-    train(gan, torch.randn(2, 128, 1, 1), torch.rand(2, 3, 64, 64) * 2 - 1)
+    train(gan, torch.randn(2, 128, 1, 1), torch.rand(2, 3, 64, 64) * 2 - 1, steps=1)
     return request.param, specs, gan
 
 

@@ -85,7 +85,7 @@ def test_size_is_the_extractors_own(efficientnet, monkeypatch):
 
 @pytest.fixture(scope="module")
 def portraits():
-    return np.stack([draw_avatar(seed, style="toon-head", size=32) for seed in range(240)])
+    return np.stack([draw_avatar(seed, style="toon-head", size=32) for seed in range(120)])
 
 
 def seen(extractor, images):
@@ -94,7 +94,7 @@ def seen(extractor, images):
 
 @pytest.fixture(scope="module")
 def small_features(efficientnet):
-    """The network's first 60 features, for which enough images are generated quickly."""
+    """The network's first 30 features, for which enough images are generated quickly."""
 
     class First(nn.Module):
         def __init__(self):
@@ -102,13 +102,13 @@ def small_features(efficientnet):
             self.inner = efficientnet.module
 
         def forward(self, images):
-            return self.inner(images)[:, :60]
+            return self.inner(images)[:, :30]
 
-    return FeatureExtractor("first60", First(), "the first sixty")
+    return FeatureExtractor("first30", First(), "the first thirty")
 
 
 def test_noise_and_blur_raise_the_distance_step_by_step(portraits, small_features):
-    real, same = portraits[:120], portraits[120:]
+    real, same = portraits[:60], portraits[60:]
     random = np.random.default_rng(0)
 
     def noisy(sigma):
