@@ -52,6 +52,19 @@ def test_every_button_and_picture_has_a_name(visit):
         assert visit.page.evaluate(_NAMELESS) == []
 
 
+def test_on_a_phone_pictures_stay_in_view_above_their_controls(visit, width):
+    slider = visit.slider("Truncation")
+    slider.scroll_into_view_if_needed()
+    visit.page.mouse.move(195, 600)
+    visit.page.mouse.wheel(0, 400)
+    visit.page.wait_for_timeout(500)
+    box, shown = visit.page.locator(".results").first.bounding_box(), visit.page.viewport_size["height"]
+    assert box["y"] < shown
+    assert box["y"] + box["height"] > 0
+    if width == "phone":
+        assert box["height"] < 0.5 * shown, "controls have room below"
+
+
 def test_arrow_keys_move_between_tabs(visit):
     visit.page.get_by_role("tab", name="Generate", exact=True).focus()
     visit.page.keyboard.press("ArrowRight")
