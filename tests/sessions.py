@@ -1,5 +1,8 @@
 """Training sessions in tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from fagan_hf.training.run import loop
 from fagan_hf.training.run.session import Session, setup
 
@@ -21,3 +24,17 @@ def after_step(monkeypatch, session, do):
             do()
 
     monkeypatch.setattr(loop, "take_step", take_step_and_do)
+
+
+@contextmanager
+def stopped_after_a_step(monkeypatch) -> Iterator[None]:
+    """Have every run that is trained in this context stop after its next step, as by a signal."""
+    take_step = loop.take_step
+
+    def take_step_and_stop(session):
+        take_step(session)
+        session.stop_request.is_made = True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "take_step", take_step_and_stop)
+        yield

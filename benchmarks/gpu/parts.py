@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fagan_hf.utils.files import replacing
+from fagan_hf.utils.files import replacing, sha256
 
 PART_BYTES = 15 * 2**20
 
@@ -67,7 +67,7 @@ def join(folder: Path, prefix: str, root: Path) -> None:
     if missing := [name for name in hashes if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; copy all {len(hashes)} parts")
     for name, expected in hashes.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+        if sha256(folder / name) != expected:
             raise ValueError(f"{folder / name} does not match its hash in {_index(folder, prefix).name}; copy it again")
     root.mkdir(parents=True, exist_ok=True)
     reader = _PartReader([folder / name for name in hashes])

@@ -69,10 +69,10 @@ def picture_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) 
     return gr.Image(label=label, elem_classes=["pixels", *classes], **wanted)
 
 
-def gallery_shown(label: str, *, classes: tuple[str, ...] = (), **options: Any) -> gr.Gallery:
+def gallery_shown(label: str, **options: Any) -> gr.Gallery:
     """Make a gallery that shows pixels exactly as generated, as PNGs."""
     wanted = {"interactive": False, "format": "png", "height": "auto", "buttons": [], **options}
-    return gr.Gallery(label=label, elem_classes=["pixels", *classes], **wanted)
+    return gr.Gallery(label=label, elem_classes=["pixels"], **wanted)
 
 
 def fresh_seeds(count: float) -> str:

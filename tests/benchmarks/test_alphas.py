@@ -22,7 +22,7 @@ from fagan_hf.hub.repository import save_repository
 from fagan_hf.layers import AttentionLayer, FullAttention, gates
 from fagan_hf.layers.registry import LAYERS
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.run import loop
+from tests.sessions import stopped_after_a_step
 from tests.small import DISCRIMINATOR, EXTRACTOR, GENERATOR, with_gates
 
 
@@ -360,16 +360,9 @@ def test_a_quick_run_gives_the_same_numbers_again(quick, tmp_path):
 
 def test_a_stopped_study_resumes_to_the_same_numbers(quick, tmp_path, monkeypatch):
     command = [*quick[:-3], "flagship", "--seeds", "1"]
-    take_step = loop.take_step
-
-    def take_step_and_stop(session):
-        take_step(session)
-        session.stop_request.is_made = True
-
-    monkeypatch.setattr(loop, "take_step", take_step_and_stop)
-    with pytest.raises(SystemExit, match="flagship-0 stopped after 16 images; give the same command to resume"):
+    message = "flagship-0 stopped after 16 images; give the same command to resume"
+    with stopped_after_a_step(monkeypatch), pytest.raises(SystemExit, match=message):
         alphas.main(command, EXTRACTOR)
-    monkeypatch.setattr(loop, "take_step", take_step)
     alphas.main(command, EXTRACTOR)
     files = ["--output-dir", "whole", "--results", "whole/alphas.json", "--out", "whole/figures"]
     alphas.main([*command, *files], EXTRACTOR)

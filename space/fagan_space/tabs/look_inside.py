@@ -78,10 +78,8 @@ def look_at_generator(
     Returns:
         The image, and the layers in order from latent to image.
     """
-    generator = model.generator
-    latents = latents_from_seeds([seed], generator.config.latent_dim)
-    images, captured = _captured(generator, [position], latents, labels_from_seeds(generator, [seed], labels))
-    [image] = to_uint8(images)
+    images, captured = _captured(model.generator, [position], *_inputs(model.generator, seed, labels))
+    image = to_uint8(images)[0]
     return image, _looks(image, captured, position)
 
 
@@ -97,29 +95,23 @@ def look_at_discriminator(
     Raises:
         ValueError: The model was published without its discriminator.
     """
-    if model.discriminator is None:
-        raise ValueError(f"{model.shown} was published without its discriminator, so it can't score images")
-    images = torch.from_numpy(picture)[None].float() / 127.5 - 1
-    vectors = labels_from_seeds(model.generator, [0], labels)
-    logits, captured = _captured(model.discriminator, [position], images, vectors)
-    return logits.item(), _looks(picture.transpose(1, 2, 0), captured, position)
+    logit, captured = _judged(model, picture, [position], labels)
+    return logit, _looks(picture.transpose(1, 2, 0), captured, position)
 
 
 @on_gpu
 def generator_view(model: Model, seed: int, labels: dict[str, Any] | None = None) -> dict[str, Any]:
     """Generate the image of a seed, and pack it with what every layer does, see `view_of`."""
     generator = model.generator
-    latents = latents_from_seeds([seed], generator.config.latent_dim)
-    vectors = labels_from_seeds(generator, [seed], labels)
-    images, captured = _captured(generator, queries(model.size), latents, vectors)
-    [image] = to_uint8(images)
-    wholes = {}
-    for name in captured:
-        with override_alpha(generator, {name: 0.0}):
-            [without] = generate_images(generator, latents, vectors, progress=False)
-        with override_alpha(generator, {name: 1.0}):
-            [only] = generate_images(generator, latents, vectors, progress=False)
-        wholes[name] = [without, image, only]
+    inputs = _inputs(generator, seed, labels)
+    images, captured = _captured(generator, queries(model.size), *inputs)
+    image = to_uint8(images)[0]
+
+    def with_gate(name: str, alpha: float) -> UInt8[np.ndarray, "height width channels"]:
+        with override_alpha(generator, {name: alpha}):
+            return generate_images(generator, *inputs, progress=False)[0]
+
+    wholes = {name: [with_gate(name, 0.0), image, with_gate(name, 1.0)] for name in captured}
     return view_of(image, captured, seed=seed, wholes=wholes)
 
 
@@ -128,11 +120,25 @@ def discriminator_view(
     model: Model, picture: Picture, labels: dict[str, Any] | None = None
 ) -> tuple[float, dict[str, Any]]:
     """Compute the discriminator's logit for an image, and pack the image with what every layer does, see `view_of`."""
-    assert model.discriminator is not None
+    logit, captured = _judged(model, picture, queries(model.size), labels)
+    return logit, view_of(picture.transpose(1, 2, 0), captured)
+
+
+def _inputs(generator: Generator, seed: int, labels: dict[str, Any] | None) -> tuple[Tensor, Tensor | None]:
+    """Return the latent of a seed, and its labels."""
+    return latents_from_seeds([seed], generator.config.latent_dim), labels_from_seeds(generator, [seed], labels)
+
+
+def _judged(
+    model: Model, picture: Picture, positions: Sequence[Position], labels: dict[str, Any] | None
+) -> tuple[float, dict[str, CapturedAttention]]:
+    """Return the discriminator's logit for an image, and what its layers did."""
+    if model.discriminator is None:
+        raise ValueError(f"{model.shown} was published without its discriminator, so it can't score images")
     images = torch.from_numpy(picture)[None].float() / 127.5 - 1
     vectors = labels_from_seeds(model.generator, [0], labels)
-    logits, captured = _captured(model.discriminator, queries(model.size), images, vectors)
-    return logits.item(), view_of(picture.transpose(1, 2, 0), captured)
+    logits, captured = _captured(model.discriminator, positions, images, vectors)
+    return logits.item(), captured
 
 
 def _captured(

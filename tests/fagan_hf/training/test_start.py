@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 
 import fagan_hf
 from fagan_hf.models import Discriminator, Generator
-from fagan_hf.training.run import loop
 from tests.hub import forked
+from tests.sessions import stopped_after_a_step
 
 
 @pytest.fixture
@@ -85,16 +85,9 @@ def test_a_failed_start_gives_the_folder_free(fields):
 
 
 def test_a_stop_is_raised_after_saving(fields, monkeypatch, capsys):
-    step = loop.take_step
-
-    def stop(session):
-        step(session)
-        session.stop_request.is_made = True
-
-    monkeypatch.setattr(loop, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt, match="after 4 images; make the same call again to resume"):
+    message = "after 4 images; make the same call again to resume"
+    with stopped_after_a_step(monkeypatch), pytest.raises(KeyboardInterrupt, match=message):
         fagan_hf.train(**fields)
-    monkeypatch.setattr(loop, "take_step", step)
     fagan_hf.train(**fields)
     assert "Resuming at 4 images." in capsys.readouterr().out
 
