@@ -1,16 +1,17 @@
 """Input validation: what each endpoint and event of the page accepts, checked before anything else happens.
 
 A function declares its inputs with `takes`; building a page with an undeclared function fails. Fields are in the order
-of the function's inputs, and `chosen`, if present, collects the remaining ones: the label dropdowns.
+of the function's inputs; `chosen`, if present, collects the remaining ones: strengths of directions, and label classes.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo
 
 from fagan_hf.requests import (
+    MARKS,
     MAX_TEXT,
     Allowed,
     Alpha,
@@ -53,8 +54,13 @@ Place = Annotated[int, whole(0, MAX_SIDE - 1)]
 Frames = Annotated[int, whole(1, MAX_FRAMES)]
 Seconds = Annotated[float, number(0.1, 600)]
 Steps = Annotated[int, whole(1, MAX_STEPS)]
-Chosen = Annotated[list[Name], Field(max_length=200)]
-Moves = Annotated[list[Strength | Name], Field(max_length=200)]
+_MANY = {"max_length": 200}
+Chosen = Annotated[list[Name], Allowed("at most 200 names of classes", _MANY)]
+_Move = Annotated[
+    Annotated[Strength, Tag(MARKS[0])] | Annotated[Name, Tag(MARKS[1])],
+    Discriminator(lambda value: MARKS[1] if isinstance(value, str) else MARKS[0]),
+]
+Moves = Annotated[list[_Move], Allowed("at most 200 strengths and names of classes", _MANY)]
 Upload = Annotated[Any, BeforeValidator(_uploaded)]
 
 

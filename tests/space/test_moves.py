@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from fagan_space.border import GenerateTab, check
 from fagan_space.models import load
 from fagan_space.moves import direction_sliders, drag_note, read_moves, strongest
 from fagan_space.remembered import digest, key_of, latents_for, write
@@ -55,6 +56,14 @@ def test_values_of_sliders_and_dropdowns_are_told_apart(released):
         read_moves(released, ["far", *values[1:]])
     with pytest.raises(ValueError, match="1 labels were sent; this model has 0"):
         read_moves(released, [*values, "any"])
+
+
+@pytest.mark.parametrize("moves", [[1.5, [1]], [1.5, float("nan")], [1.5, 1e9], [1.5, None]])
+def test_a_strength_that_is_no_number_is_named_by_its_place(moves):
+    with pytest.raises(ValueError, match=r"^chosen\[1\] is .*; it must be a number from -100 to 100$"):
+        check(GenerateTab, ["0-3", 1.0, True, 0.0, *moves], None)
+    with pytest.raises(ValueError, match=r"^chosen is .*; it must be at most 200 strengths and names of classes$"):
+        check(GenerateTab, ["0-3", 1.0, True, 0.0, *[1.5] * 201], None)
 
 
 def test_pictures_are_moved_and_without_strengths_they_are_not(released):
