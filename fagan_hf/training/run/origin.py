@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fagan_hf.hub.checkpoints import checkpoint_at
 from fagan_hf.hub.publishing import NOT_PORTABLE
 from fagan_hf.hub.repository import (
@@ -32,7 +30,7 @@ from fagan_hf.hub.snapshot import resolve
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.models.hub_model import HubModel
 from fagan_hf.training.run.checkpoint import copy_checkpoint, problem_of
-from fagan_hf.training.run.transfer import carry_over, fits, layers_of
+from fagan_hf.training.run.transfer import Carried, carry_over, fits, layers_of
 from fagan_hf.utils.files import replacing
 
 _WANTED = [*(f"{name}/{file}" for name in (GENERATOR, DISCRIMINATOR) for file in (CONFIG, WEIGHTS))]
@@ -189,8 +187,8 @@ def restore_weights(
         generator: Generator of the run.
         discriminator: Discriminator of the run.
         averaged: Averaged generator of the run.
-        may_adapt: Whether the networks may have other labels, image channels or image sizes: what these touch keeps
-            its initialization.
+        may_adapt: Whether the networks may have other labels, image channels or image sizes: what these touch is
+            converted if that is possible, and else keeps its initialization.
         frozen_layers: Number of the discriminator's first layers that will not be trained.
 
     Returns:
@@ -200,7 +198,7 @@ def restore_weights(
         ValueError: The model's architecture differs from the run's, or a layer would be frozen at random weights.
         FileNotFoundError: The model has no generator.
     """
-    weights, new = _load(origin, Generator, generator, may_adapt=may_adapt)
+    weights, converted, new = _load(origin, Generator, generator, may_adapt=may_adapt)
     if generator.label_frequencies is not None:  # those of the run's own data
         weights["label_frequencies"] = generator.label_frequencies
     generator.load_state_dict(weights)
@@ -210,7 +208,7 @@ def restore_weights(
             f"Starting from the generator of {origin.name}, which has no discriminator: "
             "discriminator and optimizers are reinitialized."
         )
-    weights, new_too = _load(origin, Discriminator, discriminator, may_adapt=may_adapt)
+    weights, converted_too, new_too = _load(origin, Discriminator, discriminator, may_adapt=may_adapt)
     for index in range(frozen_layers):
         if f"layers.{index}" in layers_of(new_too):
             raise ValueError(
@@ -218,14 +216,20 @@ def restore_weights(
                 f"{origin.name} does not fit these images, and would be frozen at random weights; leave it out"
             )
     discriminator.load_state_dict(weights)
-    fresh = [
-        *(f"generator {name}" for name in layers_of(new) if name != "label_frequencies"),
-        *(f"discriminator {name}" for name in layers_of(new_too)),
-    ]
-    kept = [_kept("generator", generator, new), _kept("discriminator", discriminator, new_too)]
-    changed = f" Kept: {', '.join(kept)}. Reinitialized for other labels, channels or sizes: {', '.join(fresh)}."
-    start = f"Starting from the weights of {origin.name}; optimizers are reinitialized."
-    return f"{start}{changed if fresh else ''}"
+    said = f"Starting from the weights of {origin.name}; optimizers are reinitialized."
+    fresh = _named([name for name in new if name != "label_frequencies"], new_too)
+    if converted or converted_too:
+        said += f" Converted to other image channels: {_named(converted, converted_too)}."
+    if fresh:
+        kept = f"{_kept('generator', generator, new)}, {_kept('discriminator', discriminator, new_too)}"
+        said += f" Kept: {kept}. Reinitialized for other labels, channels or sizes: {fresh}."
+    return said
+
+
+def _named(of_generator: list[str], of_discriminator: list[str]) -> str:
+    """Name the layers that tensors belong to."""
+    both = (("generator", of_generator), ("discriminator", of_discriminator))
+    return ", ".join(f"{network} {layer}" for network, names in both for layer in layers_of(names))
 
 
 def _kept(name: str, network: HubModel, new: list[str]) -> str:
@@ -257,13 +261,11 @@ def check_frozen_origin(origin: Origin, *, is_resumed: bool) -> None:
         )
 
 
-def _load(
-    origin: Origin, network_class: type[HubModel], wanted: HubModel, *, may_adapt: bool = False
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a network, and the names of those that it does not have."""
+def _load(origin: Origin, network_class: type[HubModel], wanted: HubModel, *, may_adapt: bool = False) -> Carried:
+    """Return the weights of a model for a network."""
     source = network_class.from_pretrained(origin.folder)
     if source.config == wanted.config:
-        return source.state_dict(), []
+        return Carried(source.state_dict(), [], [])
     is_near = fits(source.config, wanted.config)
     if may_adapt and is_near:
         return carry_over(source, wanted)

@@ -1,18 +1,33 @@
-"""Carry weights over to a network for other labels, image channels or image sizes: all that these don't touch."""
+"""Carry weights over to a network for other labels, image channels or image sizes."""
 
 import dataclasses
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fagan_hf.architectures.configs import DiscriminatorConfig, GeneratorConfig
 from fagan_hf.models.hub_model import HubModel
+from fagan_hf.training.run.image_channels import convert
 
 _ABOUT_LABELS = ("label_names", "conditioning", "labels_at")
 _WITHOUT_WEIGHTS = ("key_pooling",)  # fields of layers that change with the size of a map, but have no weights
 
 Config = GeneratorConfig | DiscriminatorConfig
+
+
+class Carried(NamedTuple):
+    """Weights of a model for another network.
+
+    Attributes:
+        weights: A state dict for the network.
+        converted: Names of tensors that were converted to other image channels.
+        new: Names of tensors that the model does not have in any such form: they are the network's own.
+    """
+
+    weights: dict[str, Tensor]
+    converted: list[str]
+    new: list[str]
 
 
 def fits(source: Any, wanted: Any) -> bool:
@@ -24,16 +39,12 @@ def fits(source: Any, wanted: Any) -> bool:
     return _shared_layers(source, wanted) is not None
 
 
-def carry_over(source: HubModel, wanted: HubModel) -> tuple[dict[str, Tensor], list[str]]:
+def carry_over(source: HubModel, wanted: HubModel) -> Carried:
     """Combine the weights of a model with those of a new network.
 
     Args:
         source: The model.
         wanted: The network, whose config `fits`; it is not changed.
-
-    Returns:
-        A state dict for the network, and the names of its tensors that the model does not have in this shape: they keep
-        their values.
     """
     shared = _shared_layers(source.config, wanted.config)
     assert shared is not None, "fits"
@@ -47,13 +58,26 @@ def carry_over(source: HubModel, wanted: HubModel) -> tuple[dict[str, Tensor], l
         return known.get(f"layers.{shared[int(index)]}.{rest}") if int(index) in shared else None
 
     carried = {name: found for name in state if (found := of_source(name)) is not None}
+    converted = _convert(source, wanted, shared)
+    carried |= converted
     new = [name for name, tensor in state.items() if name not in carried or carried[name].shape != tensor.shape]
-    return {name: tensor if name in new else carried[name] for name, tensor in state.items()}, new
+    weights = {name: tensor if name in new else carried[name] for name, tensor in state.items()}
+    return Carried(weights, [*converted], new)
 
 
 def layers_of(names: list[str]) -> list[str]:
     """Return the layers that tensors belong to, such as ``layers.3``, each once; other modules by their first name."""
     return list(dict.fromkeys(".".join(name.split(".")[: 2 if name.startswith("layers.") else 1]) for name in names))
+
+
+def _convert(source: HubModel, wanted: HubModel, shared: dict[int, int]) -> dict[str, Tensor]:
+    """Convert the layer next to the image, if it is shared."""
+    config: Config = wanted.config
+    index = config.last_with_channels if isinstance(config, GeneratorConfig) else config.first_with_channels
+    if index not in shared:
+        return {}
+    old, new = source.get_submodule(f"layers.{shared[index]}"), wanted.get_submodule(f"layers.{index}")
+    return {f"layers.{index}.{name}": tensor for name, tensor in convert(old.state_dict(), old, new).items()}
 
 
 def _shared_layers(source: Config, wanted: Config) -> dict[int, int] | None:

@@ -33,19 +33,25 @@ def test_what_labels_and_channels_do_not_touch_is_kept(preset, names, channels):
         assert fits(one, other)
         source, wanted = network(one), network(other)
         before = {name: tensor.clone() for name, tensor in wanted.state_dict().items()}
-        state, new = carry_over(source, wanted)
+        state, converted, new = carry_over(source, wanted)
         wanted.load_state_dict(state)
         known = source.state_dict()
+        has_bias = preset != "dcgan-64"
+        assert bool(converted) == (channels == 1 or (channels == 4 and has_bias))
         for name, tensor in wanted.state_dict().items():
-            assert torch.equal(tensor, before[name] if name in new else known[name]), name
+            if name in converted:
+                assert tensor.shape == before[name].shape
+                assert not torch.equal(tensor, before[name])
+            else:
+                assert torch.equal(tensor, before[name] if name in new else known[name]), name
         kept = sum(tensor.numel() for name, tensor in state.items() if name not in new)
         assert kept > 0.97 * sum(tensor.numel() for tensor in state.values())
 
 
 def test_the_same_architecture_is_carried_over_whole():
     source, wanted = Generator(BASE[0]), Generator(BASE[0])
-    state, new = carry_over(source, wanted)
-    assert new == []
+    state, converted, new = carry_over(source, wanted)
+    assert converted == new == []
     assert all(torch.equal(state[name], tensor) for name, tensor in source.state_dict().items())
 
 
@@ -73,7 +79,8 @@ def test_a_model_for_another_size_keeps_what_is_away_from_the_image(small, large
     for network, one, other in zip((Generator, Discriminator), *(SIZES[size] for size in sizes), strict=True):
         assert fits(one, other)
         source, wanted = network(one), network(other)
-        state, new = carry_over(source, wanted)
+        state, converted, new = carry_over(source, wanted)
+        assert converted == []
         wanted.load_state_dict(state)
         fewer = min(len(one.layers), len(other.layers))
         for index in range(fewer - 1):  # all but the one from or to the image
@@ -122,12 +129,15 @@ def test_a_run_says_what_is_new(trained, capsys):
         dataset="gray", finetune_from=str(trained), channels=1, label_columns=["class"], upscale=True, **SHORT
     )
     said = capsys.readouterr().out
+    assert "Converted to other image channels: generator layers.3, discriminator layers.0." in said
     assert "Reinitialized for other labels, channels or sizes: generator layers.0" in said
     assert "discriminator layers.0, discriminator projection" in said
     for network in (run.generator, run.discriminator):
         before = dict(type(network).from_pretrained(trained).named_parameters())
         after = dict(network.named_parameters())
-        kept = sum(after[name].numel() for name in after if name in before and after[name].shape == before[name].shape)
+        state, _, new = carry_over(type(network).from_pretrained(trained), network)
+        kept = sum(after[name].numel() for name in after if name not in new)
+        assert all(after[name].shape == state[name].shape and name in before for name in after.keys() - new)
         whole = sum(map(torch.numel, after.values()))
         assert kept < whole
         assert f"{kept:,} of {whole:,} parameters of the {network.subfolder}" in said
