@@ -20,6 +20,7 @@ from fagan_hf.architectures.load import load_architecture
 from fagan_hf.data.image_source import ImageSource
 from fagan_hf.data.inspection import Inspection, inspect_source
 from fagan_hf.data.listing import Listing
+from fagan_hf.data.prepare import prepare_images
 from fagan_hf.hub.repository import RECIPE
 from fagan_hf.training.recipe import DEFAULTS, Precision, Recipe
 from fagan_hf.training.recipe_files import find_recipe, read_recipe_file
@@ -40,6 +41,11 @@ _TRAINING_SHARE = 0.86  # of --minutes; the rest is for grids, evaluations and s
 _MIN_EVALUATED_MINUTES = 10.0
 _SPARE_SPEED = 2  # a run that is limited by time may turn out this much faster
 _SHORTEST_STEPS = 50  # a run of fewer steps shows nothing
+_TUNED_CONTRAST = 0.45  # of the portraits that the weights of penalties were tuned on, see `contrast`
+_CONTRAST_SAMPLE = 256  # images
+_LEAST_PENALTY = 0.025  # share of the tuned weights
+_LIKE_TUNED = 0.9  # share of that contrast above which nothing changes
+_PENALTIES = ("r1_gamma", "r2_gamma")
 
 
 def choose_recipe(
@@ -86,11 +92,15 @@ def choose_recipe(
             fields |= {name: longer[name] for name in ("max_images", "max_minutes")}
         return parse(fields)
     speed = measure(recipe)
+    penalty = Choice({}, [])
+    if not recipe.streaming:
+        array = prepare_images(recipe.source(), progress=False).array  # decoded for the measurement
+        penalty = choose_penalties(recipe, contrast(array), _bundled(choice.resolution))
     plan = budget(recipe, speed, machine, minutes, (time.monotonic() - started) / 60)
-    planned = {name: value for name, value in plan.fields.items() if name not in given}
+    planned = {name: value for name, value in (penalty.fields | plan.fields).items() if name not in given}
     recipe = parse({**start, **chosen, **planned})
     where = f"The recipe is in {begun}; every choice is a flag, see fagan-hf train --help."
-    tqdm.write("\n".join([*choice.reasons, *plan.reasons, where]))
+    tqdm.write("\n".join([*choice.reasons, *penalty.reasons, *plan.reasons, where]))
     return recipe
 
 
@@ -206,6 +216,40 @@ def choose(listing: Listing, inspection: Inspection, machine: Machine, model: st
         f"Network {model} in {NAMES[machine.precision]}, on {machine.name}.",
     ]
     return Choice(fields, reasons, resolution)
+
+
+def contrast(array: np.ndarray) -> float:
+    """Return how much images differ: the variance of a pixel over the images, summed over channels, mean of all pixels.
+
+    Args:
+        array: uint8 ``[N, C, R, R]``; of many images, some are measured.
+
+    Returns:
+        The variance of values in [-1, 1].
+    """
+    rows = np.linspace(0, len(array) - 1, min(len(array), _CONTRAST_SAMPLE)).round().astype(int)
+    return float((array[rows].astype(np.float32) / 127.5).var(axis=0).sum(axis=0).mean())
+
+
+def choose_penalties(recipe: Recipe, images_contrast: float, tuned: Mapping[str, Any]) -> Choice:
+    """Choose the weights of R1 and R2, which punish a discriminator's gradient with respect to pixels.
+
+    The less images differ, the larger that gradient must be to tell real from generated ones: of images of half the
+    contrast, twice. So a weight is proportional to the variance of pixels, from a fortieth of the tuned one, the least
+    that was tried, to the tuned one, since more is not known to help.
+
+    Args:
+        recipe: The recipe so far.
+        images_contrast: See `contrast`.
+        tuned: The recipe whose weights were tuned.
+    """
+    share = images_contrast / _TUNED_CONTRAST
+    scale = min(max(share, _LEAST_PENALTY), 1.0)
+    fields = {name: float(f"{scale * tuned[name]:.2g}") for name in _PENALTIES if getattr(recipe, name) and tuned[name]}
+    if share > _LIKE_TUNED or not fields:
+        return Choice({}, [])
+    weights = " and ".join(f"{name} {value:g}" for name, value in fields.items())
+    return Choice(fields, [f"Weaker penalties, {weights}: pixels vary {share:.2g} times as much as in avatars."])
 
 
 def budget(recipe: Recipe, images_per_second: float, machine: Machine, minutes: float | None, spent: float) -> Choice:

@@ -10,7 +10,7 @@ from fagan_hf.data.listing import Listing
 from fagan_hf.hub.repository import save_repository
 from fagan_hf.models import Discriminator, Generator
 from fagan_hf.training import choices
-from fagan_hf.training.choices import Machine, budget, choose, run_name
+from fagan_hf.training.choices import Machine, budget, choose, choose_penalties, contrast, run_name
 from fagan_hf.training.flags import build_recipe, parse_recipe
 
 CPU = Machine("cpu", "2 CPU cores", precision="no")
@@ -124,6 +124,34 @@ def test_a_time_that_is_too_short():
     assert budget(recipe(), 10.0, CPU, minutes=3, spent=0.5).fields["eval_every_images"] == 0
 
 
+def test_contrast_is_the_variance_between_images():
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (2000, 3, 4, 4), dtype=np.uint8)
+    assert contrast(noise) == pytest.approx(3 * 4 / 12, rel=0.05), "of uniform values in [-1, 1], in three channels"
+    assert contrast(noise[:, :1]) == pytest.approx(contrast(noise) / 3, rel=0.1)
+    halved = noise // 2 + 64
+    assert contrast(halved) == pytest.approx(contrast(noise) / 4, rel=0.01)
+    assert contrast(np.repeat(noise[:1], 50, axis=0)) < 1e-9, "one picture, many times"
+    assert contrast(noise[:1]) == 0
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.2, 0.4), (0.5, 1), (0.0, 0.05), (0.95, None), (3.0, None)])
+def test_penalties_suit_the_contrast(share, weight):
+    choice = choose_penalties(
+        build_recipe("folder-64"), share * choices._TUNED_CONTRAST, {"r1_gamma": 2, "r2_gamma": 2}
+    )
+    assert choice.fields == ({} if weight is None else {"r1_gamma": weight, "r2_gamma": weight})
+    said = (
+        f"Weaker penalties, r1_gamma {weight} and r2_gamma {weight}: pixels vary {share:g} times as much as in avatars."
+    )
+    assert choice.reasons == ([] if weight is None else [said])
+
+
+def test_a_recipe_without_penalties_stays_without():
+    recipe = build_recipe("folder-64", loss="hinge", r1_gamma=0, r2_gamma=0)
+    assert choose_penalties(recipe, 0.01, {"r1_gamma": 2, "r2_gamma": 2}).fields == {}
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "soon", "inf", "nan"])
 def test_a_time_that_is_none(minutes, tmp_path, capsys):
     with pytest.raises(SystemExit):
@@ -181,6 +209,19 @@ def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
     assert longer.max_images > 90 * 0.8 * 60 * 50
     assert longer.sample_every_images == again.sample_every_images
     assert (again.run_dir, again.max_images, again.channels) == (run.folder.relative_to(run.folder.parents[1]), 128, 4)
+
+
+def test_penalties_are_chosen_unless_they_are_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    (tmp_path / "gray").mkdir()
+    for index, values in enumerate(np.random.default_rng(0).integers(100, 156, (40, 40, 40), dtype=np.uint8)):
+        Image.fromarray(values).save(tmp_path / "gray" / f"{index}.png")
+    recipe = parse_recipe(["gray"])
+    assert 0 < recipe.r1_gamma == recipe.r2_gamma < 0.1 * build_recipe("folder-32").r1_gamma
+    assert f"Weaker penalties, r1_gamma {recipe.r1_gamma:g} and" in capsys.readouterr().out
+    assert parse_recipe(["gray", "--r1-gamma", "0.3"]).r1_gamma == 0.3
 
 
 def test_channels_are_found_for_any_recipe(folder, monkeypatch, capsys):
