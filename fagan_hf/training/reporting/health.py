@@ -15,6 +15,7 @@ PATIENCE_LINES = 5  # consecutive lines with the metric that must show a symptom
 COLLAPSED = 0.05  # fraction of the variance of real pixels
 ALIKE = 0.25  # fraction of the diversity of real images; of drawn portraits' 0.9 after a few thousand images
 CERTAIN = 0.999  # accuracy of the discriminator
+GUESSING = 0.6  # mean accuracy of the discriminator; 0.5 is chance
 DIVERSITY = "sample_diversity"  # only in lines after a grid
 SIMILAR = "similar samples"
 _SIMILAR_SAMPLES = (
@@ -105,6 +106,13 @@ def symptoms_of(line: Mapping[str, Any]) -> dict[str, str]:
         found["certainty"] = (
             "the discriminator classifies every image correctly, so the generator learns little from it. Try "
             "r1_gamma, augmentation, or a smaller discriminator_learning_rate"
+        )
+    accuracies = [line[name] for name in ("real_accuracy", "fake_accuracy") if name in line]
+    if len(accuracies) == 2 and sum(accuracies) / 2 < GUESSING:
+        found["guessing"] = (
+            f"the discriminator hardly tells real from generated images (accuracies {accuracies[0]:.2f} and "
+            f"{accuracies[1]:.2f}), so the generator learns little from it. Unless samples.png is good already, try a "
+            "smaller r1_gamma and r2_gamma, or less augmentation"
         )
     for name, value in line.items():
         if name.endswith((".alpha", ".gamma")) and abs(value) > LARGEST_GATE:

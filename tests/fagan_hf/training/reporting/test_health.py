@@ -25,6 +25,7 @@ ILL = {
     "similar samples": {"sample_diversity": 0.24},
     "collapse": {"fake_variance": 0.009},
     "certainty": {"real_accuracy": 1.0},
+    "guessing": {"real_accuracy": 0.55, "fake_accuracy": 0.64},
     "generator.layers.0.alpha": {"generator.layers.0.alpha": -3.1},
     "discriminator.layers.2.gamma": {"discriminator.layers.2.gamma": 4.0},
     "generator.largest_sigma": {"generator.largest_sigma": 1001.0},
@@ -86,6 +87,14 @@ def test_borders_are_not_yet_symptoms():
     line |= {"sample_diversity": 0.25, "generator.layers.0.alpha": -3.0, "generator.largest_sigma": 1000.0}
     assert symptoms_of(line) == {}
     assert symptoms_of({"real_variance": 0.0, "fake_variance": 0.0}) == {}  # data of one image
+
+
+def test_guessing_is_being_right_by_chance():
+    """Being wrong about one kind and right about the other is chance, too; between 0.5 and 0.6 it is nearly."""
+    for accuracies in ((0.1, 1.0), (0.5, 0.5), (0.58, 0.61), (0.0, 0.3)):
+        assert list(symptoms_of(dict(zip(("real_accuracy", "fake_accuracy"), accuracies, strict=True)))) == ["guessing"]
+    for line in ({"real_accuracy": 0.6, "fake_accuracy": 0.6}, {"real_accuracy": 0.5}, {"fake_accuracy": 0.5}):
+        assert symptoms_of(line) == {}
 
 
 def test_certainty_is_being_right_about_both():
