@@ -36,7 +36,7 @@ _WARMUP_STEPS = 4
 SIZES = (32, 64, 128, 256)  # of the bundled recipes for folders; 256 is only used if asked for [pixels]
 _MOST_IMAGES = {"cpu": 300_000, "gpu": 3_000_000}  # seen in a run, if nothing else is asked for
 _CPU_MINUTES = 60.0
-_FEW, _MANY = 500, 20_000  # images: below, augmentation from the start; above, none
+_MANY = 20_000  # images, above which nothing is augmented
 _TRAINING_SHARE = 0.86  # of --minutes; the rest is for grids, evaluations and saving
 _MIN_EVALUATED_MINUTES = 10.0
 _SPARE_SPEED = 2  # a run that is limited by time may turn out this much faster
@@ -371,13 +371,10 @@ def _fit(inspection: Inspection, channels: int) -> tuple[str, str]:
 
 
 def _augmentation(count: int) -> tuple[dict[str, Any], str]:
-    everything = ["color", "translation", "cutout"]
     if count >= _MANY:
-        return {"augment": []}, f"No augmentation: {count:,} images are many."
-    if count < _FEW:
-        return {"augment": everything}, f"Augmentation from the start: {count:,} images would soon be memorized."
-    words = f"Adaptive augmentation: {count:,} images may be memorized later in the run."
-    return {"augment": everything, "augment_target": 0.6}, words
+        return {"augment": [], "augment_target": None}, f"No augmentation: {count:,} images are many."
+    words = f"Augmentation as soon as the discriminator begins to memorize the {count:,} images."
+    return {"augment": ["color", "translation", "cutout"], "augment_target": 0.6}, words
 
 
 def _evaluations(minutes: float) -> int:

@@ -108,6 +108,9 @@ def _parse(path: Path | None, fields: Mapping[str, Any], changes: Mapping[str, A
             raise ValueError(f"{name} is {value!r}; {suggest(str(value), [str(each) for each in choices])}")
     texts = [f"--{name}={value}" for name, value in changes.items() if isinstance(value, str)]
     plain = {name: _plain(value) for name, value in changes.items() if not isinstance(value, str)}
+    is_constant = "augment_probability" in changes or not _names(changes.get("augment", fields.get("augment", ())))
+    if is_constant and "augment_target" not in changes:  # the recipe's no longer applies
+        plain["augment_target"] = None
     sources = [path or json.dumps(fields), json.dumps(plain)]
     try:
         # Later sources take precedence; all are parsed and checked according to the fields' types.

@@ -83,10 +83,9 @@ def test_broken_images_are_left_out_and_counted():
 
 def test_augmentation_follows_the_number_of_images():
     few, some, many = (chosen(count).fields for count in (100, 3000, 50_000))
-    assert few["augment"]
-    assert "augment_target" not in few
-    assert some["augment_target"] == 0.6
-    assert many["augment"] == []
+    assert few["augment"] == some["augment"] == ["color", "translation", "cutout"]
+    assert few["augment_target"] == some["augment_target"] == 0.6
+    assert (many["augment"], many["augment_target"]) == ([], None)
 
 
 def test_precision_and_machine():
@@ -192,7 +191,7 @@ def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
         "With transparency: 100% of the images have some. They are square. 1 that can't be read are left out."
         in out.out
     )
-    assert "Augmentation from the start: 40 images would soon be memorized." in out.out
+    assert "Augmentation as soon as the discriminator begins to memorize the 40 images." in out.out
     assert out.err.count("41 images; 1 of them can't be used") == 1
     assert run.generator.config.image_channels == run.discriminator.config.image_channels == 4
     [image] = fagan_hf.FAGANPipeline(run.generator)(seeds=[3]).images

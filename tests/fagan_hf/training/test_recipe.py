@@ -219,6 +219,11 @@ def test_numbers_of_a_file_are_read_as_numbers(tmp_path):
 
 
 def test_few_pictures():
+    assert build_recipe("folder-64").augment_target == 0.6
+    for flags in (["--augment_probability", "0.5"], ["--augment", ""], ["--augment", "[]"]):
+        assert parse_recipe(["--recipe", "folder-64", *flags]).augment_target is None, flags
+    assert build_recipe("folder-64", augment=()).augment_target is None
+    assert build_recipe("folder-64", augment=("color",)).augment_target == 0.6
     flags = ["--augment", "color,rotation,scale", "--augment_target", "0.6"]
     recipe = parse_recipe([*RECIPE, *flags])
     assert (recipe.augment, recipe.augment_target) == (("color", "rotation", "scale"), 0.6)
