@@ -4,9 +4,10 @@
     python benchmarks/own_pictures.py ~/faces --minutes 60 --name faces --finetune-from model_cards/fagan-avatars-64
 
 The arms: `chosen`, what `fagan-hf train PLACE` chooses; `classic`, FAGAN's network of 2018 with its own loss, batch and
-learning rates, and all augmentation; and `fine-tuned`, like `chosen`, from a model. Their speeds are measured first, in
-turns, with steps that are thrown away; `chosen` then trains for the number of images that it manages in the time, and
-the others for as many as they manage meanwhile. So a run is the same on a machine that is busy for a while.
+learning rates, and all augmentation; and `fine-tuned`, what it chooses with `--finetune-from`. Their speeds are
+measured first, in turns, with steps that are thrown away; `chosen` then trains for the number of images that it manages
+in the time, and the others for as many as they manage meanwhile. So a run is the same on a machine that is busy for a
+while.
 
 Each generator is evaluated on the same images. Results are written after every arm; a run that was stopped resumes.
 """
@@ -59,8 +60,13 @@ def arms(options: argparse.Namespace) -> dict[str, Recipe]:
         **common,
     )
     if options.finetune_from:
-        tuned = {"finetune_from": options.finetune_from, "name": f"{options.name}-fine-tuned"}
-        found["fine-tuned"] = replace(found["chosen"], **tuned)
+        tuned = build_recipe(
+            dataset=place,
+            output_dir=str(options.output_dir),
+            cpu_threads=options.cpu_threads,
+            finetune_from=options.finetune_from,
+        )
+        found["fine-tuned"] = replace(tuned, name=f"{options.name}-fine-tuned", **common)
     return {name: recipe for name, recipe in found.items() if name in ("chosen", *options.arms)}
 
 

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 
 MEASURED_STEPS = 20
 _ABOUT_DATA = ("dataset", "split", "revision", "config_name", "image_column", "label_columns", "num_avatars", "crop")
+# What suits the length of a run and its device, rather than a network and its loss.
+_RATES = ("generator_learning_rate", "discriminator_learning_rate")
+_ABOUT_LENGTH = (
+    *_RATES,
+    *("batch_size", "gradient_accumulation", "warmup_images", "decay_after_images"),
+    *("ema_half_life_images", "ema_ramp", "keep_checkpoints", "compile", "horizontal_flip"),
+)
+_FINE_TUNED_RATE = 0.5  # of the learning rates from scratch
 _WARMUP_STEPS = 4
 SIZES = (32, 64, 128, 256)  # of the bundled recipes for folders; 256 is only used if asked for [pixels]
 _MOST_IMAGES = {"cpu": 300_000, "gpu": 3_000_000}  # seen in a run, if nothing else is asked for
@@ -80,7 +88,7 @@ def choose_recipe(
     machine = Machine.here()
     model = asked.model if base or "model" in given else None
     choice = choose(listing, inspection, machine, model)
-    start = base or _bundled(choice.resolution)
+    start, why_start = _start(base, choice.resolution)
     chosen = {name: value for name, value in choice.fields.items() if name not in given}
     recipe = parse({**start, **chosen})
     begun = recipe.run_dir / RECIPE
@@ -100,7 +108,7 @@ def choose_recipe(
     planned = {name: value for name, value in (penalty.fields | plan.fields).items() if name not in given}
     recipe = parse({**start, **chosen, **planned})
     where = f"The recipe is in {begun}; every choice is a flag, see fagan-hf train --help."
-    tqdm.write("\n".join([*choice.reasons, *penalty.reasons, *plan.reasons, where]))
+    tqdm.write("\n".join([*choice.reasons, *why_start, *penalty.reasons, *plan.reasons, where]))
     return recipe
 
 
@@ -108,6 +116,21 @@ def _bundled(resolution: int) -> dict[str, Any]:
     """Return the bundled recipe for folders of images, of the next smaller size."""
     size = max((size for size in SIZES if size <= resolution), default=SIZES[0])
     return read_recipe_file(find_recipe(f"folder-{size}"))
+
+
+def _start(base: Mapping[str, Any] | None, resolution: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields that a run starts from, and what to say about them.
+
+    A model that was trained with the bundled recipe's loss is fine-tuned by that recipe; its own had another length.
+    """
+    bundled = _bundled(resolution)
+    if base is None:
+        return bundled, []
+    if base.get("loss") != bundled["loss"]:
+        return {**base}, []
+    fields = {**base, **{name: bundled.get(name, DEFAULTS[name]) for name in _ABOUT_LENGTH}}
+    fields |= {name: _FINE_TUNED_RATE * fields[name] for name in _RATES}
+    return fields, ["Half the learning rates of a run from scratch, since it starts from a trained model."]
 
 
 @dataclass(frozen=True)

@@ -257,11 +257,29 @@ def test_nothing_to_choose_from(tmp_path, monkeypatch, capsys):
 def test_a_model_is_fine_tuned_on_a_place(folder, monkeypatch, tmp_path):
     """Its recipe is kept, but not what it says about its data."""
     save_repository(tmp_path / "first", Generator.from_preset("fagan-32"), Discriminator.from_preset("fagan-32"))
-    base = build_recipe("avatars-32", num_avatars=50, label_columns=["beard"], r1_gamma=0.75)
+    base = build_recipe(
+        "avatars-32", num_avatars=50, label_columns=["beard"], r1_gamma=0.75, batch_size=48, compile="cuda_graphs"
+    )
     (tmp_path / "first" / "recipe.yaml").write_text(base.to_yaml())
     monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
     recipe = parse_recipe([str(folder), "--finetune-from", str(tmp_path / "first")])
     assert (recipe.name, recipe.model, recipe.r1_gamma) == ("icons-32", "fagan-32", 0.75)
     assert (recipe.dataset, recipe.label_columns, recipe.num_avatars) == (str(folder), (), None)
     assert recipe.channels == 4
+    bundled = build_recipe("folder-32")
+    assert (recipe.batch_size, recipe.compile, recipe.horizontal_flip) == (bundled.batch_size, "no", True)
+    assert recipe.generator_learning_rate == bundled.generator_learning_rate / 2
+    assert recipe.discriminator_learning_rate == bundled.discriminator_learning_rate / 2
     assert recipe.max_minutes == 60
+    assert parse_recipe([str(folder), "--finetune-from", str(tmp_path / "first"), "--batch-size", "8"]).batch_size == 8
+
+
+def test_a_model_with_another_loss_is_fine_tuned_by_its_own_recipe(folder, monkeypatch, tmp_path):
+    networks = [each.from_preset("fagan-plain-32") for each in (Generator, Discriminator)]
+    save_repository(tmp_path / "first", *networks)
+    base = build_recipe("avatars-32", num_avatars=50, model="fagan-plain-32", loss="hinge", r1_gamma=0, r2_gamma=0)
+    (tmp_path / "first" / "recipe.yaml").write_text(base.to_yaml())
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    recipe = parse_recipe([str(folder), "--finetune-from", str(tmp_path / "first")])
+    assert (recipe.loss, recipe.r1_gamma, recipe.r2_gamma) == ("hinge", 0, 0)
+    assert recipe.generator_learning_rate == base.generator_learning_rate
