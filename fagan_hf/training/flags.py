@@ -84,8 +84,9 @@ def _build(recipe: str | Path | None, changes: Mapping[str, Any]) -> Recipe:
     is_found = changes.get("channels") == _AUTO
     if is_found:
         del changes["channels"]
-    if recipe is None and "dataset" in changes and "name" not in changes and not changes.get("resume_from"):
-        origin = changes.get("finetune_from")
+    origin = changes.get("finetune_from")
+    is_whole = "name" in changes and ("model" in changes or origin)  # nothing is left that must be chosen
+    if recipe is None and "dataset" in changes and not is_whole and not changes.get("resume_from"):
         base = base_recipe(origin, is_resumed=False) if origin else None
         return choose_recipe(lambda fields: _parse(None, fields, changes), base, set(changes), _as_minutes(minutes))
     if minutes is not None:

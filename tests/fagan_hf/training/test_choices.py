@@ -210,6 +210,13 @@ def test_a_folder_is_all_that_is_needed(folder, monkeypatch, capsys):
     assert (again.run_dir, again.max_images, again.channels) == (run.folder.relative_to(run.folder.parents[1]), 128, 4)
 
 
+def test_a_named_run_is_chosen_as_well(folder, monkeypatch):
+    monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    recipe = parse_recipe([str(folder), "--name", "cats"])
+    assert (recipe.name, recipe.model, recipe.channels) == ("cats", "fagan-32", 4)
+    assert parse_recipe([str(folder), "--name", "cats", "--model", "fagan-64"]).channels == 3, "all is said"
+
+
 def test_penalties_are_chosen_unless_they_are_given(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
