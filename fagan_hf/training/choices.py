@@ -51,8 +51,8 @@ _SPARE_SPEED = 2  # a run that is limited by time may turn out this much faster
 _SHORTEST_STEPS = 50  # a run of fewer steps shows nothing
 _TUNED_CONTRAST = 0.46  # of the portraits that the weights of penalties were tuned on, see `contrast`
 _CONTRAST_SAMPLE = 256  # images
-_LEAST_PENALTY = 0.025  # share of the tuned weights; less was not tried
-_LIKE_TUNED = 0.9  # share of that contrast above which nothing changes
+_LEAST_PENALTY, _LARGEST_PENALTY = 0.025, 3.0  # of the tuned weights; beyond nothing was tried
+_LIKE_TUNED = 0.1  # relative difference of contrast below which nothing changes
 _PENALTIES = ("r1_gamma", "r2_gamma")
 
 
@@ -257,9 +257,10 @@ def contrast(array: np.ndarray) -> float:
 def choose_penalties(recipe: Recipe, images_contrast: float, tuned: Mapping[str, Any]) -> Choice:
     """Choose the weights of R1 and R2, which punish a discriminator's gradient with respect to pixels.
 
-    The less images differ, the larger that gradient must be to tell real from generated ones, and on gray photographs
-    the tuned weights left the discriminator guessing. There the best of four weights were a tenth and a fortieth, for a
-    fifth of the variance; so a weight falls with its square. It is never above the tuned one, for which nothing speaks.
+    The less images differ, the larger that gradient must be to tell real from generated ones. On gray photographs, with
+    a fifth of the variance, the tuned weights left the discriminator guessing, and a tenth and a fortieth of them were
+    best of four; so weights fall with its square. On emoji, with three times the variance, three times the weight was
+    better than the tuned one, so they rise in proportion. docs/results.md has the numbers.
 
     Args:
         recipe: The recipe so far.
@@ -267,12 +268,13 @@ def choose_penalties(recipe: Recipe, images_contrast: float, tuned: Mapping[str,
         tuned: The recipe whose weights were tuned.
     """
     share = images_contrast / _TUNED_CONTRAST
-    scale = min(max(share**2, _LEAST_PENALTY), 1.0)
+    scale = max(share**2, _LEAST_PENALTY) if share < 1 else min(share, _LARGEST_PENALTY)
     fields = {name: float(f"{scale * tuned[name]:.2g}") for name in _PENALTIES if getattr(recipe, name) and tuned[name]}
-    if share > _LIKE_TUNED or not fields:
+    if 1 - _LIKE_TUNED < share < 1 + _LIKE_TUNED or not fields:
         return Choice({}, [])
+    words = "Weaker" if share < 1 else "Stronger"
     weights = " and ".join(f"{name} {value:g}" for name, value in fields.items())
-    return Choice(fields, [f"Weaker penalties, {weights}: pixels vary {share:.2g} times as much as in avatars."])
+    return Choice(fields, [f"{words} penalties, {weights}: pixels vary {share:.2g} times as much as in avatars."])
 
 
 def budget(recipe: Recipe, images_per_second: float, machine: Machine, minutes: float | None, spent: float) -> Choice:

@@ -134,15 +134,17 @@ def test_contrast_is_the_variance_between_images():
     assert contrast(noise[:1]) == 0
 
 
-@pytest.mark.parametrize(("share", "weight"), [(0.2, 0.08), (0.5, 0.5), (0.0, 0.05), (0.95, None), (3.0, None)])
+@pytest.mark.parametrize(
+    ("share", "weight"),
+    [(0.2, 0.08), (0.5, 0.5), (0.0, 0.05), (0.95, None), (1.05, None), (1.5, 3), (2.8, 5.6), (9, 6)],
+)
 def test_penalties_suit_the_contrast(share, weight):
     choice = choose_penalties(
         build_recipe("folder-64"), share * choices._TUNED_CONTRAST, {"r1_gamma": 2, "r2_gamma": 2}
     )
     assert choice.fields == ({} if weight is None else {"r1_gamma": weight, "r2_gamma": weight})
-    said = (
-        f"Weaker penalties, r1_gamma {weight} and r2_gamma {weight}: pixels vary {share:g} times as much as in avatars."
-    )
+    words = f"{'Weaker' if share < 1 else 'Stronger'} penalties, r1_gamma {weight} and r2_gamma {weight}"
+    said = f"{words}: pixels vary {share:g} times as much as in avatars."
     assert choice.reasons == ([] if weight is None else [said])
 
 
@@ -269,6 +271,7 @@ def test_a_model_is_fine_tuned_on_a_place(folder, monkeypatch, tmp_path):
     )
     (tmp_path / "first" / "recipe.yaml").write_text(base.to_yaml())
     monkeypatch.setattr(choices, "measure", lambda recipe: 50.0)
+    monkeypatch.setattr(choices, "contrast", lambda array: choices._TUNED_CONTRAST)
     recipe = parse_recipe([str(folder), "--finetune-from", str(tmp_path / "first")])
     assert (recipe.name, recipe.model, recipe.r1_gamma) == ("icons-32", "fagan-32", 0.75)
     assert (recipe.dataset, recipe.label_columns, recipe.num_avatars) == (str(folder), (), None)
