@@ -46,26 +46,21 @@ _OF_PLACE = ("dataset", "fit", "background", "channels", "upscale", "skip_broken
 
 def arms(options: argparse.Namespace) -> dict[str, Recipe]:
     """Return the recipe of each arm, and always of `chosen`, which the others are measured against."""
+    where = {"output_dir": str(options.output_dir), "cpu_threads": options.cpu_threads}
     place = str(options.place.expanduser())
-    chosen = build_recipe(dataset=place, output_dir=str(options.output_dir), cpu_threads=options.cpu_threads)
+    chosen = build_recipe(dataset=place, **where)
     common = {"eval_every_images": 0, "max_minutes": None, "snapshot_bytes": 0}
     found = {"chosen": replace(chosen, name=f"{options.name}-chosen", **common)}
     of_place = {name: getattr(chosen, name) for name in _OF_PLACE}
     found["classic"] = build_recipe(
         name=f"{options.name}-classic",
-        output_dir=str(options.output_dir),
-        cpu_threads=options.cpu_threads,
+        **where,
         **_CLASSIC,
         **of_place,
         **common,
     )
     if options.finetune_from:
-        tuned = build_recipe(
-            dataset=place,
-            output_dir=str(options.output_dir),
-            cpu_threads=options.cpu_threads,
-            finetune_from=options.finetune_from,
-        )
+        tuned = build_recipe(dataset=place, finetune_from=options.finetune_from, **where)
         found["fine-tuned"] = replace(tuned, name=f"{options.name}-fine-tuned", **common)
     return {name: recipe for name, recipe in found.items() if name in ("chosen", *options.arms)}
 

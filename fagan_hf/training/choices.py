@@ -103,7 +103,8 @@ def choose_recipe(
     penalty = Choice({}, [])
     if not recipe.streaming:
         array = prepare_images(recipe.source(), progress=False).array  # decoded for the measurement
-        penalty = choose_penalties(recipe, contrast(array), _bundled(choice.resolution))
+        tuned = {name: value for name, value in _bundled(choice.resolution).items() if name not in given}
+        penalty = choose_penalties(recipe, contrast(array), tuned)
     plan = budget(recipe, speed, machine, minutes, (time.monotonic() - started) / 60)
     planned = {name: value for name, value in (penalty.fields | plan.fields).items() if name not in given}
     recipe = parse({**start, **chosen, **planned})
@@ -265,11 +266,13 @@ def choose_penalties(recipe: Recipe, images_contrast: float, tuned: Mapping[str,
     Args:
         recipe: The recipe so far.
         images_contrast: See `contrast`.
-        tuned: The recipe whose weights were tuned.
+        tuned: The tuned weights of those to choose, by field; other fields are ignored.
     """
     share = images_contrast / _TUNED_CONTRAST
     scale = max(share**2, _LEAST_PENALTY) if share < 1 else min(share, _LARGEST_PENALTY)
-    fields = {name: float(f"{scale * tuned[name]:.2g}") for name in _PENALTIES if getattr(recipe, name) and tuned[name]}
+    fields = {
+        name: float(f"{scale * tuned[name]:.2g}") for name in _PENALTIES if getattr(recipe, name) and tuned.get(name)
+    }
     if 1 - _LIKE_TUNED < share < 1 + _LIKE_TUNED or not fields:
         return Choice({}, [])
     words = "Weaker" if share < 1 else "Stronger"

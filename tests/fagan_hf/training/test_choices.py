@@ -230,6 +230,9 @@ def test_penalties_are_chosen_unless_they_are_given(tmp_path, monkeypatch, capsy
     assert 0 < recipe.r1_gamma == recipe.r2_gamma < 0.1 * build_recipe("folder-32").r1_gamma
     assert f"Weaker penalties, r1_gamma {recipe.r1_gamma:g} and" in capsys.readouterr().out
     assert parse_recipe(["gray", "--r1-gamma", "0.3"]).r1_gamma == 0.3
+    assert f"Weaker penalties, r2_gamma {recipe.r2_gamma:g}: " in capsys.readouterr().out
+    parse_recipe(["gray", "--r1-gamma", "0.3", "--r2-gamma", "0.3"])
+    assert "penalties" not in capsys.readouterr().out
 
 
 def test_channels_are_found_for_any_recipe(folder, monkeypatch, capsys):
